@@ -1,0 +1,112 @@
+# Every target makes .venv and installs what it needs; a second call reuses it. `make` alone lists the targets.
+
+PYTHON ?= python3.11 python3
+DEVICE ?= cpu
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format docs lock clean
+
+# Nothing phones home, unless you say so.
+export DO_NOT_TRACK ?= true
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+# The locks name every package. Bytecode is compiled as it is imported: compiling all of it doubles the install's time.
+INSTALL := $(BIN)/pip install -qq --no-deps --no-compile
+
+help:
+	@echo 'Dayline: a recommender retrained every day.'
+	@echo
+	@echo '  make demo      generate a shop log, retrain three days in a row, print what came of it (5 minutes at most)'
+	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too'
+	@echo '  make lint      ruff, pyright, import-linter'
+	@echo '  make format    let ruff format and mend what it can'
+	@echo '  make docs      build the documentation into site/'
+	@echo '  make install   only .venv, with what running needs'
+	@echo '  make lock      pin every package again in requirements/; UPGRADE=1 takes newer ones where pyproject.toml allows'
+	@echo '  make clean     remove what these targets made, .venv too'
+	@echo
+	@echo 'DEVICE=gpu      install for NVIDIA GPUs (Linux on x86-64); the default, cpu, runs everywhere on Linux'
+	@echo 'PYTHON=...      the Python 3.11 to use; the default is python3.11, then python3'
+
+demo: .venv/.installed
+	$(BIN)/dayline demo
+
+install: .venv/.installed
+
+test: .venv/.installed-dev
+	@rm -f .coverage .coverage.*
+	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
+	@$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+# What its theme announces and what libraries deprecate are no faults of these pages.
+docs: export NO_MKDOCS_2_WARNING := true
+docs: export PYTHONWARNINGS := ignore::DeprecationWarning
+docs: .venv/.installed-dev
+	$(BIN)/mkdocs build --strict
+	@echo 'open site/index.html'
+
+clean:
+	rm -rf .venv site htmlcov .coverage .coverage.* *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/pyvenv.cfg:
+	@for python in $(PYTHON); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null; then \
+	        exec $$python -m venv .venv; \
+	    fi; \
+	done; \
+	echo 'Dayline needs Python 3.11, and none of these is one: $(PYTHON).' >&2; \
+	echo 'Install it, or say where it is: make PYTHON=/path/to/python3.11 ...' >&2; \
+	exit 1
+
+.venv/.locked-$(DEVICE): requirements/$(DEVICE).txt | .venv/pyvenv.cfg
+	@# Another device's packages fill the same folders.
+	@if compgen -G '.venv/.locked-*' > /dev/null; then \
+	    $(BIN)/pip uninstall -qq -y torch fbgemm-gpu fbgemm-gpu-cpu; \
+	    rm .venv/.locked-*; \
+	fi
+	@echo "Installing $$(grep -c == $<) packages into .venv: a minute or two."
+	@$(INSTALL) -r $<
+	@# Where pip finds only torch's CUDA build, torch does not load without the libraries it was built with.
+	@if ! grep -q '^nvidia' $< && grep -q '^Requires-Dist: nvidia' .venv/lib/python3.11/site-packages/torch-*.dist-info/METADATA; then \
+	    echo 'pip took the CUDA build of torch: its libraries (about 3 GB) must come along.'; \
+	    $(INSTALL) -r <(grep -E '^(cuda|nvidia|triton)' requirements/gpu.txt); \
+	fi
+	@touch $@
+
+.venv/.installed: pyproject.toml .venv/.locked-$(DEVICE)
+	@$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+.venv/.installed-dev: requirements/dev.txt .venv/.installed
+	@echo "Installing $$(grep -c == $<) tools into .venv."
+	@$(INSTALL) -r $<
+	@touch $@
+
+# The CPU's lock is the GPU's without CUDA. torchrec's metadata asks for fbgemm-gpu: fbgemm-gpu-cpu stands in for it,
+# which pip cannot know; hence complete locks and --no-deps. 3.11.0: early 3.11 needs a package more.
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11.0 --python-platform x86_64-manylinux_2_28
+lock: .venv/.installed-dev
+	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra gpu --output-file requirements/gpu.txt > /dev/null
+	$(COMPILE) pyproject.toml --extra cpu --constraints requirements/gpu.txt \
+	    | grep -vE '^(cuda|nvidia|triton|fbgemm-gpu=)' > requirements/.lock
+	mv requirements/.lock requirements/cpu.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev --constraints requirements/cpu.txt \
+	    --output-file requirements/dev.txt > /dev/null
+	grep -vxFf requirements/cpu.txt requirements/dev.txt > requirements/.lock
+	mv requirements/.lock requirements/dev.txt

@@ -1,0 +1,53 @@
+"""`python -m recsys_core STAGE --request FILE`: run one stage, as torchrun does on every rank.
+
+The request is the stage's `Request` as JSON, with paths of artifacts that exist; the artifact is written where the
+request says. Bad input ends with exit code 2 and an `error` event, anything else with a traceback.
+"""
+
+import argparse
+import importlib
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+from recsys_core import launch, progress
+from recsys_core.artifacts import Request
+
+STAGES = {
+    "train": "train",
+    "evaluate": "evaluate",
+    "export": "export",
+    "embed": "predict",
+    "index": "index",
+    "hitrate": "hitrate",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load, dispatch, and leave the artifact behind; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m recsys_core", description=__doc__)
+    parser.add_argument("stage", choices=sorted(STAGES), help="the stage to run")
+    parser.add_argument("--request", type=Path, required=True, help="JSON file of the stage's Request")
+    parser.add_argument("--events", type=Path, help="file to append progress events to, one JSON object a line")
+    parser.add_argument("--watch-stdin", action="store_true", help="exit when standard input closes: the starter died")
+    chosen = parser.parse_args(arguments)
+    # Libraries' notices to their own developers would drown a stage's log.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    if chosen.watch_stdin:
+        threading.Thread(target=launch.exit_with_starter, daemon=True, name="watch-stdin").start()
+    sink = progress.to_file(chosen.events) if chosen.events else progress.silent
+    module = importlib.import_module(f"recsys_core.{STAGES[chosen.stage]}")
+    request_type: type[Request] = module.Request
+    try:
+        module.run(request_type.model_validate_json(chosen.request.read_text()), sink)
+    except (ValueError, OSError) as error:
+        sink(progress.Event(stage=chosen.stage, error=str(error)))
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What a training step gets: encoded rows of queries and of items, as tensors.
+
+Legend: B queries, M items (the B positives, then the N negatives), S ≥ M rows of the jagged tensor, F dense fields.
+
+One KeyedJaggedTensor carries both towers, so that one sharded collection serves tables that both use. Its features all
+have S rows, as many on every rank (row-wise sharding needs that); rows that a feature does not have are empty.
+
+    row       0     1    …   B-1  |  B     …   M-1  |  …  S-1
+    query.*   q0    q1       qB-1 |  -          -   |      -
+    item.*    p0    p1       pB-1 |  n0        nN-1 |      -
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec import KeyedJaggedTensor
+
+from recsys_core.features import Encoded
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`item_rows_M` are rows of the item table; `global_rows` is the sum of B over all ranks."""
+
+    sparse: KeyedJaggedTensor
+    query_dense_BF: Tensor
+    item_dense_MF: Tensor
+    item_rows_M: Tensor
+    global_rows: int
+
+    @classmethod
+    def build(
+        cls, query: Encoded, items: Encoded, item_rows: np.ndarray, *, num_rows: int, global_rows: int
+    ) -> "Batch":
+        """Join B encoded queries with M ≥ B encoded items; item i < B is the positive of query i; S is `num_rows`."""
+        return cls(
+            sparse=jagged(query, items, num_rows),
+            query_dense_BF=torch.from_numpy(query.dense),
+            item_dense_MF=torch.from_numpy(items.dense),
+            item_rows_M=torch.from_numpy(item_rows),
+            global_rows=global_rows,
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`; copies overlap with compute where the tensors are pinned."""
+        return Batch(
+            sparse=self.sparse.to(device, non_blocking=True),
+            query_dense_BF=self.query_dense_BF.to(device, non_blocking=True),
+            item_dense_MF=self.item_dense_MF.to(device, non_blocking=True),
+            item_rows_M=self.item_rows_M.to(device, non_blocking=True),
+            global_rows=self.global_rows,
+        )
+
+
+def jagged(query: Encoded, items: Encoded, num_rows: int) -> KeyedJaggedTensor:
+    """Return both sides' sparse features over S = `num_rows` rows; keys are `query.<name>` and `item.<name>`."""
+    keys: list[str] = []
+    values: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
+    for side, encoded in (("query", query), ("item", items)):
+        for name, feature in encoded.sparse.items():
+            keys.append(f"{side}.{name}")
+            values.append(feature.values)
+            lengths.append(feature.lengths.astype(np.int32, copy=False))
+            lengths.append(np.zeros(num_rows - encoded.num_rows, np.int32))
+    return KeyedJaggedTensor(
+        keys=keys,
+        values=torch.from_numpy(np.concatenate(values)) if values else torch.empty(0, dtype=torch.int64),
+        lengths=torch.from_numpy(np.concatenate(lengths)) if lengths else torch.empty(0, dtype=torch.int32),
+        stride=num_rows,
+    )

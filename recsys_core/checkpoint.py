@@ -1,0 +1,94 @@
+"""Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_state
+from torch.distributed.checkpoint.state_dict_saver import save as save_state
+
+from recsys_core.artifacts import Frozen, move_into_place, write_text
+from recsys_core.distributed import World
+from recsys_core.loader import Interval
+
+_POSITION = "position.json"
+
+
+class Position(Frozen):
+    """Where training stands.
+
+    `consumed` are intervals of the epoch's order, gathered from all ranks, and `loss_sum` is the sum of their
+    examples' losses; `last_loss` is the mean of the epoch before.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    consumed: tuple[Interval, ...] = ()
+    loss_sum: float = 0.0
+    last_loss: float | None = None
+
+
+def save(directory: Path, state: dict[str, Any], position: Position, here: World) -> None:
+    """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this."""
+    aside = directory.with_name(f".{directory.name}.partial")
+    if here.is_first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+    here.barrier()
+    save_state(state, checkpoint_id=aside)
+    if here.is_first:
+        write_text(aside / _POSITION, position.model_dump_json())
+        move_into_place(aside, directory)
+    here.barrier()
+
+
+def position(directory: Path) -> Position:
+    """Read where the checkpoint in `directory` stood."""
+    return Position.model_validate(json.loads((directory / _POSITION).read_text()))
+
+
+def latest(directory: Path) -> Path | None:
+    """Return the checkpoint `step-<n>` of the highest step in `directory`, if any."""
+    found = [path for path in directory.glob("step-*") if (path / _POSITION).is_file()]
+    return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None:
+    """Fill `state`'s tensors in place, whatever number of ranks wrote them; `alone` reads without other ranks.
+
+    Raises:
+        ValueError: the checkpoint is of another model; every differing key is listed.
+    """
+    reader = FileSystemReader(directory)
+    stored = {
+        key: tuple(meta.size)
+        for key, meta in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(meta, TensorStorageMetadata)
+    }
+    wanted = {key: tuple(value.size()) for key, value in _flat(state).items() if hasattr(value, "size")}
+    differing = [
+        f"  {key}: checkpoint {stored.get(key, 'has none')}, model {shape}"
+        for key, shape in sorted(wanted.items())
+        if stored.get(key) != shape
+    ]
+    if differing:
+        lines = "\n".join(differing)
+        raise ValueError(
+            f"{directory} is a checkpoint of another model:\n{lines}\n"
+            "Give the features and the model the sizes it was trained with, or train from random weights with "
+            "--set train.warm_start=false"
+        )
+    load_state(state, storage_reader=reader, no_dist=alone)
+
+
+def _flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    if not isinstance(state, dict):
+        return {prefix: state}
+    flat: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

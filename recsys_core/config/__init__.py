@@ -1,0 +1,78 @@
+"""A run's whole configuration: every component's own section, in the order of the data's path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field
+
+from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.config import parsing
+from recsys_core.evaluate import Config as Evaluate
+from recsys_core.export import Config as Export
+from recsys_core.features import Config as Features
+from recsys_core.gate import Config as Gate
+from recsys_core.hitrate import Config as HitRate
+from recsys_core.index import Config as Index
+from recsys_core.ingest import Config as Data
+from recsys_core.launch import Config as Launch
+from recsys_core.lookup import OneOf
+from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
+from recsys_core.predict import Config as Embed
+from recsys_core.preprocess import Config as Preprocess
+from recsys_core.registry.publish import Config as Publish
+from recsys_core.tracking import Config as Tracking
+from recsys_core.train import Config as Train
+
+
+class RunConfig(Frozen):
+    """One YAML file. Relative paths start where the command is run."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model; its runs, experiment and releases are named so"
+    )
+    run_root: Path = Field(default=Path("runs"), description="folder that the runs are written to")
+    seed: int = Field(default=0, ge=0)
+    data: Data
+    preprocess: Preprocess = Preprocess()
+    features: Features
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    loss: SampledSoftmax = SampledSoftmax()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    embed: Embed = Embed()
+    index: Index = Index()
+    hitrate: HitRate = HitRate()
+    gate: Gate = Gate()
+    publish: Publish = Publish()
+    tracking: Tracking = Tracking()
+    launch: Launch = Launch()
+
+    @property
+    def hash(self) -> str:
+        """Digest of everything but where the runs lie, 12 hexadecimal digits."""
+        return digest_of(self.model_dump(mode="json", exclude={"run_root"}))[:12]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config; `overrides` are assignments such as `train.batch_size=512` or `features.query[0].column=id`.
+
+    Raises:
+        ValueError: one line for each mistake, with its place and the nearest valid key.
+    """
+    sections = parsing.read(path)
+    applied = {parsing.override(sections, assignment): assignment for assignment in overrides}
+    return parsing.validate(RunConfig, sections, path, applied)
+
+
+def show(config: RunConfig) -> str:
+    """Return the whole config as YAML, defaults included; `load` reads it back as it was."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema by which an editor completes and checks a config file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **parsing.schema(RunConfig)}

@@ -1,0 +1,1 @@
+"""Catalogue of logs: where a shop's interactions, users and items come from."""

@@ -1,0 +1,66 @@
+"""Ranks and devices. The only file of the core that reads them from the environment and starts process groups."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """Where this process stands among its ranks."""
+
+    rank: int
+    num_ranks: int
+    num_local_ranks: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes and reports."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        dist.barrier()
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's `value`, in the order of ranks, on every rank."""
+        gathered: list[Any] = [None] * self.num_ranks
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of `values` over the ranks."""
+        dist.all_reduce(values)
+        return values
+
+
+@contextlib.contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join the ranks that torchrun started (a process started without it is the only rank); leave them at the end.
+
+    Raises:
+        ValueError: `device` is `cuda` and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("the device asked for is cuda, but torch sees no GPU; set it to auto or cpu")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    rank, num_ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(target)
+    store = None if "RANK" in os.environ else HashStore()
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
+    try:
+        yield World(rank, num_ranks, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), target)
+    finally:
+        dist.destroy_process_group()

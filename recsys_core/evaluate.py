@@ -1,0 +1,123 @@
+"""The evaluation stage: loss and recall of a checkpoint among sampled negatives, on the day after the training's.
+
+These are the training's own figures on unseen rows, cheap and comparable along a day's training; what users get is
+measured by `hitrate`, over the whole item table.
+"""
+
+from collections import OrderedDict
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field
+
+from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.distributed import World
+from recsys_core.features import Engine
+from recsys_core.feed import Feed, ItemTable, read_all
+from recsys_core.loader import Order, Shard, prefetch
+from recsys_core.lookup import OneOf
+from recsys_core.losses import sampled_softmax
+from recsys_core.progress import Event, Sink
+from recsys_core.readers import memory, parquet
+from recsys_core.sharding import Config as Sharding
+
+
+class Config(Frozen):
+    """YAML section `evaluate`."""
+
+    batch_size: int = Field(default=1024, ge=1, description="pairs of query and item per rank and step")
+    ks: tuple[int, ...] = Field(default=(1, 5, 50), min_length=1, description="recall@K among the sampled negatives")
+
+
+class Request(artifacts.Request):
+    """What the evaluation needs."""
+
+    config: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    loss: sampled_softmax.Config
+    sharding: Sharding
+    num_ranks: int
+    seed: int
+    data: TrainingData
+    checkpoint: artifacts.Checkpoint
+
+
+def run(request: Request, sink: Sink) -> artifacts.HeldOut:
+    """Measure every pair of the ground truth exactly once, on all ranks."""
+    with distributed.world(request.sharding.device) as here:
+        engine = Engine.load(request.data.engine)
+        items = ItemTable(request.data.items, engine)
+        model = models.build(request.model, engine, tables_device="meta")
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
+        state = {"model": sharded.state_dict()}
+        checkpoint.load(request.checkpoint.state, state)
+        sharded.load_state_dict(OrderedDict(state["model"]))
+        sharded.eval()
+        feed = Feed(engine, items, request.sampler, seed=request.seed, rank=here.rank)
+        sums = here.sum(_sums(request, here, feed, sharded, _pairs(request.data, items), sink))
+        num_pairs, loss, *hits = sums.tolist()
+        recall = {str(k): hit / max(num_pairs, 1) for k, hit in zip(request.config.ks, hits, strict=True)}
+        if here.is_first:
+            with artifacts.pending(request.output) as aside:
+                aside.commit(
+                    artifacts.HeldOut,
+                    request,
+                    num_rows=round(num_pairs),
+                    loss=loss / max(num_pairs, 1),
+                    sampled_recall=recall,
+                )
+        here.barrier()
+        return artifacts.HeldOut.load(request.output)
+
+
+def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:
+    """Return a row per (query, ground-truth item), without items that are not in the table: no model can score them."""
+    queries = read_all(parquet.Reader(parquet.Config(path=str(data.ground_truth))))
+    found = queries.column("gt_items").combine_chunks()
+    flat = pa.chunked_array([pc.list_flatten(found)])
+    known = items.rows_of(flat) >= 0
+    rows = pc.list_parent_indices(found).filter(pa.array(known))
+    return (
+        queries.drop_columns(["gt_items", "seen_items"])
+        .take(rows)
+        .append_column("item_id", flat.filter(pa.array(known)))
+    )
+
+
+def _sums(
+    request: Request, here: World, feed: Feed, model: torch.nn.Module, pairs: pa.Table, sink: Sink
+) -> torch.Tensor:
+    """Return this rank's [pairs, loss, hits at each K] sums, float64."""
+    reader = memory.Reader(pairs)
+    order = Order(reader.block_rows, seed=request.seed, epoch=0, shuffle_rows=0)
+    shard = Shard(
+        reader,
+        order,
+        feed.columns,
+        batch_size=request.config.batch_size,
+        rank=here.rank,
+        num_ranks=here.num_ranks,
+    )
+    loss = sampled_softmax.Loss(request.loss.model_copy(update={"in_batch_negatives": False}))
+    log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(here.device)
+    sums = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
+    done = 0
+    with torch.no_grad():
+        for prepared, _ in prefetch(feed.batches(shard, epoch=0, step=0)):
+            batch = prepared.to(here.device)
+            query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+            correction = log_expected[batch.item_rows_M]
+            loss_B = loss(query_BD, item_MD, batch.item_rows_M, correction)
+            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, torch.zeros_like(correction))
+            rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
+            hits_BK = torch.stack([rank_B < k for k in request.config.ks], dim=1)
+            columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
+            sums += columns_BX.double().sum(dim=0)
+            done += batch.global_rows
+            if here.is_first:
+                sink(Event(stage="evaluate", done=done, total=pairs.num_rows, unit="pairs"))
+    return sums

@@ -1,0 +1,169 @@
+"""The export stage: each tower as a scripted module over plain tensors, with a signature and a parity check.
+
+An exported tower needs neither TorchRec nor its kernels: its tables are embedding bags of plain torch, so the same
+file runs in Python and in LibTorch. TorchScript is deprecated in torch 2.13; only this file and the loaders of its
+output depend on it.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from typing import Annotated
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys_core import artifacts, checkpoint, models
+from recsys_core.artifacts import Frozen, TrainingData, write_text
+from recsys_core.batch import jagged
+from recsys_core.features import Encoded, Engine, Side, SparseFeature
+from recsys_core.lookup import OneOf
+from recsys_core.models.base import RetrievalModel
+from recsys_core.progress import Event, Sink
+from recsys_core.readers import parquet
+from recsys_core.towers import MODEL, SIGNATURE, tower_inputs
+
+_SIDES: tuple[Side, Side] = ("query", "item")
+
+
+class Config(Frozen):
+    """YAML section `export`."""
+
+    parity_rows: int = Field(
+        default=1_000, ge=1, description="real rows on which scripted and eager towers are compared"
+    )
+    parity_tolerance: float = Field(default=1e-5, ge=0, description="largest absolute difference that passes")
+
+
+class Request(artifacts.Request):
+    """What the export needs."""
+
+    config: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    data: TrainingData
+    checkpoint: artifacts.Checkpoint
+
+
+class ExportedTower(nn.Module):
+    """One tower over the tensors of `towers.tower_inputs`: Dict[str, Tensor] → [rows, D]."""
+
+    def __init__(self, tower: nn.Module, features: tuple[SparseFeature, ...], weights: Mapping[str, Tensor]) -> None:
+        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
+        super().__init__()
+        self.tower = tower
+        self.names: list[str] = [feature.name for feature in features]
+        self.modes: list[str] = [feature.pooling for feature in features]
+        bags = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
+        self.tables = nn.ModuleList(bags[feature.table] for feature in features)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Pool each feature's rows and run the tower; a row without ids pools to zeros."""
+        dense = inputs["dense"]
+        pooled: list[Tensor] = []
+        for i, table in enumerate(self.tables):
+            lengths = inputs[self.names[i] + ".lengths"]
+            offsets = torch.cumsum(lengths, 0) - lengths
+            pooled.append(
+                functional.embedding_bag(
+                    inputs[self.names[i] + ".values"],
+                    table.weight,  # pyright: ignore[reportArgumentType] - an embedding's weight is a tensor
+                    offsets,
+                    mode=self.modes[i],
+                )
+            )
+        pooled.append(dense[:, :0])
+        return self.tower(torch.cat(pooled, dim=1), dense)
+
+
+def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
+    """Script both towers, save them, load them back and compare with the checkpoint on real rows.
+
+    Raises:
+        ValueError: they differ by more than the tolerance; nothing is exported then.
+    """
+    engine = Engine.load(request.data.engine)
+    model = models.build(request.model, engine)
+    state = {"model": model.state_dict()}
+    checkpoint.load(request.checkpoint.state, state, alone=True)
+    model.load_state_dict(state["model"])
+    model.eval()
+    weights = {name.split(".")[1]: weight for name, weight in model.tables.state_dict().items()}
+    rows = {
+        "query": _first_rows(request.data.ground_truth, request.config.parity_rows),
+        "item": _first_rows(request.data.items, request.config.parity_rows),
+    }
+    with artifacts.pending(request.output) as aside:
+        differences: list[float] = []
+        expected = _eager(model, engine, rows)
+        for side in _SIDES:
+            tower = ExportedTower(getattr(model, side), engine.sparse_features(side), weights).eval()
+            encoded = engine.transform(rows[side], side)
+            folder = aside.path / side
+            folder.mkdir()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                torch.jit.script(tower).save(str(folder / MODEL))
+                loaded = torch.jit.load(str(folder / MODEL))
+            write_text(folder / SIGNATURE, json.dumps(_signature(side, engine, encoded, model), indent=2))
+            with torch.no_grad():
+                found = loaded(tower_inputs(encoded))
+            differences.append(_parity(side, found, expected[side], request.config.parity_tolerance))
+            sink(Event(stage="export", done=len(differences), total=2, unit="towers"))
+        shutil.copytree(request.data.engine, aside.path / "features")
+        return aside.commit(
+            artifacts.ExportedModel,
+            request,
+            num_rows=sum(table.num_rows for table in rows.values()),
+            embedding_dim=model.embedding_dim,
+            similarity=model.similarity,
+            parity_max_abs_difference=max(differences),
+        )
+
+
+def _first_rows(directory: object, num_rows: int) -> pa.Table:
+    reader = parquet.Reader(parquet.Config(path=str(directory)))
+    held: list[pa.Table] = []
+    for block in range(len(reader.block_rows)):
+        held.append(reader.read(block, reader.schema.names))
+        if sum(table.num_rows for table in held) >= num_rows:
+            break
+    return pa.concat_tables(held).slice(0, num_rows)
+
+
+def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) -> dict[str, Tensor]:
+    """Return what the model in training form makes of the rows, by side."""
+    query, item = engine.transform(rows["query"], "query"), engine.transform(rows["item"], "item")
+    with torch.no_grad():
+        sparse = jagged(query, item, max(query.num_rows, item.num_rows))
+        query_BD, item_MD = model(sparse, torch.from_numpy(query.dense), torch.from_numpy(item.dense))
+    return {"query": query_BD, "item": item_MD}
+
+
+def _parity(side: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
+    difference = float((found - expected).abs().max())
+    if not difference <= tolerance:
+        raise ValueError(
+            f"the scripted {side} tower differs from the checkpoint by {difference:.3g} on real rows, more than "
+            f"export.parity_tolerance={tolerance:g}; nothing was exported"
+        )
+    return difference
+
+
+def _signature(side: Side, engine: Engine, encoded: Encoded, model: RetrievalModel) -> dict[str, object]:
+    inputs = [
+        {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": ["rows", *tensor.shape[1:]]}
+        if name == "dense"
+        else {"name": name, "dtype": "int64", "shape": ["values" if name.endswith(".values") else "rows"]}
+        for name, tensor in tower_inputs(encoded).items()
+    ]
+    return {
+        "side": side,
+        "columns": engine.columns(side),
+        "inputs": inputs,
+        "output": {"name": "embedding", "dtype": "float32", "shape": ["rows", model.embedding_dim]},
+        "similarity": model.similarity,
+    }

@@ -1,0 +1,300 @@
+"""Features: columns of the log become the numbers and embedding rows that a model reads.
+
+A feature's `kind` is a file of this folder (or a module of the user's own package); `Engine` holds one configured set,
+fitted. Training, batch prediction and serving all read the same saved engine, byte for byte.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import PositiveInt, model_validator
+
+from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.features.base import (
+    Encoded,
+    Encoder,
+    Feature,
+    FeatureConfig,
+    Jagged,
+    Side,
+    SparseFeature,
+    TableSpec,
+    widened,
+)
+from recsys_core.lookup import OneOf, component
+from recsys_core.uri import nearest
+
+__all__ = ["Config", "Encoded", "Engine", "FeatureConfig", "Jagged", "Side", "SparseFeature", "TableSpec"]
+
+_CATALOGUE = "recsys_core.features"
+_STATE = "engine.json"
+_Columns = Iterable[pa.RecordBatch | pa.Table]
+
+
+_FeatureConfig = Annotated[FeatureConfig, OneOf(_CATALOGUE)]
+
+
+class Config(Frozen):
+    """YAML section `features`: what the query tower and the item tower read.
+
+    `embedding_dim` is the width of every table that does not say otherwise.
+    """
+
+    embedding_dim: PositiveInt
+    query: tuple[_FeatureConfig, ...]
+    item: tuple[_FeatureConfig, ...]
+
+    @model_validator(mode="after")
+    def _builds(self) -> Self:
+        Engine.build(self)
+        return self
+
+
+class Engine:
+    """A configured set of features, with what it learnt from the data.
+
+    Attributes:
+        config: what it was built from.
+        features: by side, in the config's order.
+        encoders: by table.
+        tables: the embedding tables, in the order in which the features first name them, query side first.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Use `build` or `load`."""
+        self.config = config
+        self.features: dict[Side, list[Feature]] = {
+            "query": [_make(feature) for feature in config.query],
+            "item": [_make(feature) for feature in config.item],
+        }
+        self._types: dict[str, dict[str, str]] = {"query": {}, "item": {}}
+        self._refuse_duplicates()
+        self.encoders = self._share_encoders()
+        self.tables = self._table_specs()
+
+    @classmethod
+    def build(cls, config: Config, base: "Engine | None" = None) -> Self:
+        """Make an engine, continuing from what `base` has learnt where both have the same feature or table.
+
+        Raises:
+            ValueError: names are not unique, a `table` belongs to no feature, features that share a table disagree,
+                or a table of `base` is encoded differently, so that its rows would change their meaning.
+        """
+        engine = cls(config)
+        if base is not None:
+            engine._continue(base)
+        return engine
+
+    def fit(self, query: _Columns, item: _Columns) -> None:
+        """Learn from all rows given, on top of what is known. Chunks are read once, query first."""
+        sides: tuple[tuple[Side, _Columns], ...] = (("query", query), ("item", item))
+        for side, chunks in sides:
+            for chunk in chunks:
+                for feature in self.features[side]:
+                    self._apply(feature, chunk, feature.observe)
+                    kind = chunk.schema.field(feature.column).type
+                    if not pa.types.is_null(kind):
+                        self._types[side][feature.column] = widened(kind)
+        for encoder in self.encoders.values():
+            encoder.settle()
+        for feature in self._all():
+            feature.settle()
+
+    def transform(self, table: pa.RecordBatch | pa.Table, side: Side) -> Encoded:
+        """Encode the rows of `table`, which has at least the side's columns; dense numbers in the config's order.
+
+        Raises:
+            ValueError: a column is missing, or holds what its feature cannot take; names feature and column.
+        """
+        dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
+        sparse: dict[str, Jagged] = {}
+        filled = 0
+        for feature in self.features[side]:
+            result = self._apply(feature, table, feature.transform)
+            if isinstance(result, Jagged):
+                sparse[feature.config.name] = result
+            else:
+                dense[:, filled : filled + feature.dense_dim] = result
+                filled += feature.dense_dim
+        return Encoded(table.num_rows, dense, sparse)
+
+    def columns(self, side: Side) -> list[str]:
+        """Name the columns that `transform` reads, each once, in the config's order."""
+        return list(dict.fromkeys(feature.column for feature in self.features[side]))
+
+    def schema(self, side: Side) -> dict[str, dict[str, str]]:
+        """Return {"type": Arrow type} of each column that a fit has seen, widened: int64, float64, string, list<…>."""
+        types = self._types[side]
+        return {column: {"type": types[column]} for column in self.columns(side) if column in types}
+
+    def dense_dim(self, side: Side) -> int:
+        """Return F, how many dense numbers a row of this side has."""
+        return sum(feature.dense_dim for feature in self.features[side])
+
+    def sparse_features(self, side: Side) -> tuple[SparseFeature, ...]:
+        """Return this side's features of ids, in the config's order."""
+        return tuple(
+            SparseFeature(feature.config.name, feature.table, feature.pooling)
+            for feature in self.features[side]
+            if feature.table is not None
+        )
+
+    @property
+    def report(self) -> dict[str, dict[str, int]]:
+        """By feature with a vocabulary: ids known, ids seen but out_of_vocabulary, and the table's capacity for ids."""
+        full = {feature.config.name: feature.encoder.report() for feature in self._all() if feature.encoder is not None}
+        return {name: figures for name, figures in full.items() if figures is not None}
+
+    @property
+    def digest(self) -> str:
+        """Digest of the saved form: engines of the same digest transform alike."""
+        return digest_of({name: xxhash.xxh3_128_hexdigest(content) for name, content in self._files().items()})
+
+    def save(self, directory: Path) -> None:
+        """Write the engine's files into `directory`; the same engine writes the same bytes."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files().items():
+            (directory / name).write_bytes(content)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Read back what `save` wrote.
+
+        Raises:
+            ValueError: there is no engine in `directory`, or it is damaged.
+        """
+        if not (directory / _STATE).is_file():
+            raise ValueError(f"{directory}: no {_STATE}, so no feature engine; give the folder of a saved one")
+        try:
+            saved = json.loads((directory / _STATE).read_text())
+            engine = cls(Config.model_validate(saved["config"]))
+            engine._types = saved["types"]
+            for feature in engine._all():
+                feature.restore(saved["features"][feature.config.name])
+            for table in saved["tables"]:
+                engine.encoders[table].restore(pq.read_table(directory / f"{table}.parquet"))
+        except (json.JSONDecodeError, KeyError, OSError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{directory}: damaged feature engine ({error!r}); run preprocess again") from error
+        return engine
+
+    def _files(self) -> dict[str, bytes]:
+        learnt = {name: state for name, encoder in self.encoders.items() if (state := encoder.state()) is not None}
+        saved = {
+            "config": self.config.model_dump(mode="json"),
+            "types": self._types,
+            "features": {feature.config.name: feature.state() for feature in self._all()},
+            "tables": sorted(learnt),
+        }
+        files = {_STATE: json.dumps(saved, indent=1, sort_keys=True).encode()}
+        for name, state in learnt.items():
+            sink = io.BytesIO()
+            pq.write_table(state, sink, compression="zstd")
+            files[f"{name}.parquet"] = sink.getvalue()
+        return files
+
+    def _all(self) -> list[Feature]:
+        return self.features["query"] + self.features["item"]
+
+    def _apply(self, feature: Feature, table: pa.RecordBatch | pa.Table, use: Callable[[pa.Array], Any]) -> Any:
+        """Call `use` on the feature's column, and tell whose column it was if that refuses it."""
+        name, column = feature.config.name, feature.column
+        if column not in table.schema.names:
+            raise ValueError(f"feature {name!r}: {unknown('column', column, table.schema.names)}")
+        values = table.column(column)
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        try:
+            return use(values)
+        except ValueError as error:
+            raise ValueError(f"feature {name!r}, column {column!r}: {error}") from error
+
+    def _refuse_duplicates(self) -> None:
+        sides: dict[str, str] = {}
+        for side, features in self.features.items():
+            for feature in features:
+                name = feature.config.name
+                if name in sides:
+                    raise ValueError(
+                        f"feature {name!r} is there twice ({sides[name]} and {side}), and names are unique over both "
+                        "sides; rename one, and give it `column`"
+                    )
+                sides[name] = side
+
+    def _share_encoders(self) -> dict[str, Encoder]:
+        """Give every sparse feature its table's encoder, by table; the first feature that brings one owns the table."""
+        encoders: dict[str, Encoder] = {}
+        for feature in self._all():
+            if feature.table is not None and feature.encoder is not None:
+                owner = encoders.setdefault(feature.table, feature.encoder)
+                if owner.spec != feature.encoder.spec:
+                    raise ValueError(
+                        f"feature {feature.config.name!r}: table {feature.table!r} is {owner.spec} for another feature "
+                        f"and {feature.encoder.spec} for this one; make them agree or name another table"
+                    )
+        for feature in self._all():
+            if feature.table is not None:
+                if feature.table not in encoders:
+                    raise ValueError(
+                        f"feature {feature.config.name!r}: {unknown('table', feature.table, list(encoders))}; "
+                        "a table belongs to an id feature of either side"
+                    )
+                feature.encoder = encoders[feature.table]
+        return encoders
+
+    def _table_specs(self) -> tuple[TableSpec, ...]:
+        users: dict[str, list[tuple[Feature, Side]]] = {name: [] for name in self.encoders}
+        for side, features in self.features.items():
+            for feature in features:
+                if feature.table is not None:
+                    users[feature.table].append((feature, side))
+        specs: list[TableSpec] = []
+        for name, encoder in self.encoders.items():
+            dims = {f.config.name: f.embedding_dim for f, _ in users[name] if f.embedding_dim is not None}
+            if len(set(dims.values())) > 1:
+                raise ValueError(f"table {name!r}: features that share it have one embedding_dim, not {dims}")
+            specs.append(
+                TableSpec(
+                    name=name,
+                    num_embeddings=encoder.num_embeddings,
+                    embedding_dim=next(iter(dims.values()), self.config.embedding_dim),
+                    features=tuple((feature.config.name, side) for feature, side in users[name]),
+                )
+            )
+        return tuple(specs)
+
+    def _continue(self, base: "Engine") -> None:
+        for name, encoder in self.encoders.items():
+            before = base.encoders.get(name)
+            if before is None:
+                continue
+            if encoder.spec != before.spec:
+                raise ValueError(
+                    f"table {name!r}: {before.spec} in the engine to continue from, {encoder.spec} in the config, "
+                    "which would change what its rows stand for; restore the setting, rename the feature, or start cold"
+                )
+            state = before.state()
+            if state is not None:
+                encoder.restore(state)
+        known = {feature.config.name: feature for side in base.features.values() for feature in side}
+        for feature in self._all():
+            before = known.get(feature.config.name)
+            if before is not None and before.config == feature.config:
+                feature.restore(before.state())
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is none of `known`, and which of them is nearest."""
+    names = list(known)
+    return f"there is no {what} {name!r} (there are: {', '.join(names) or 'none'}){nearest(name, names)}"
+
+
+def _make(config: FeatureConfig) -> Feature:
+    kind: str = config.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
+    return component(_CATALOGUE, kind).Feature(config)

@@ -1,0 +1,212 @@
+"""What a feature is: the contract of this catalogue, and the arrays that features make of Arrow columns.
+
+Shape legend: B rows, F dense numbers per row, N ids of all rows together.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from recsys_core.artifacts import Frozen
+
+Side = Literal["query", "item"]
+Pooling = Literal["mean", "sum"]
+
+
+class Jagged(NamedTuple):
+    """Rows of unequal length: `values` int64 [N], row after row; `lengths` int32 [B], how many belong to each row.
+
+    values  7 8 | | 9        (three rows)
+    lengths  2   0  1
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Gather rows by number, in that order; a row may be taken many times."""
+        lengths = self.lengths[rows]
+        starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        return type(self)(self.values[spans(starts[rows], lengths)], lengths)
+
+    def last(self, count: int) -> Self:
+        """Keep the last `count` values of each row that has more."""
+        lengths = np.minimum(self.lengths, count)
+        ends = np.cumsum(self.lengths, dtype=np.int64)
+        return type(self)(self.values[spans(ends - lengths, lengths)], lengths)
+
+
+class Encoded(NamedTuple):
+    """One side's features of B rows: `dense` float32 [B, F], `sparse` by feature name, ids as rows of its table."""
+
+    num_rows: int
+    dense: np.ndarray
+    sparse: dict[str, Jagged]
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Gather rows by number, in that order; a row may be taken many times."""
+        sparse = {name: jagged.take(rows) for name, jagged in self.sparse.items()}
+        return type(self)(len(rows), self.dense[rows], sparse)
+
+
+class TableSpec(Frozen):
+    """One embedding table and the (feature name, side) pairs that look rows up in it."""
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    features: tuple[tuple[str, Side], ...]
+
+
+class SparseFeature(NamedTuple):
+    """A feature of ids: which table they are rows of, and how a row's embeddings are pooled into one."""
+
+    name: str
+    table: str
+    pooling: Pooling
+
+
+class FeatureConfig(Frozen):
+    """The keys that every kind of feature has besides `kind`; a feature without `column` reads the one of its name."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    column: str | None = None
+
+
+class Encoder(ABC):
+    """Which row of an embedding table belongs to which value; the features of a shared table share the encoder.
+
+    `spec` holds the settings that fix the meaning of a row: encoders are interchangeable where their specs are equal.
+    """
+
+    num_embeddings: int
+    spec: dict[str, Any]
+
+    def observe(self, values: pa.Array) -> None:  # noqa: B027 - not everything learns
+        """Learn from one chunk of values (flat, without nulls)."""
+
+    def settle(self) -> None:  # noqa: B027 - not everything learns
+        """End a round of `observe`: rows that were given out earlier stay as they are."""
+
+    @abstractmethod
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """int64 [N]: the row of each of the N values (flat, without nulls)."""
+
+    def state(self) -> pa.Table | None:
+        """What was learnt, or None if there is nothing to learn."""
+        return None
+
+    def restore(self, state: pa.Table) -> None:  # noqa: B027 - not everything learns
+        """Take over what `state` returned."""
+
+    def report(self) -> dict[str, int] | None:
+        """How full the table is, or None if its size is no question."""
+        return None
+
+
+class Feature(ABC):
+    """One configured feature. Dense if `dense_dim` > 0; else sparse, with `table`, `pooling` and an `encoder`."""
+
+    dense_dim: int = 0
+    table: str | None = None
+    pooling: Pooling = "mean"
+    embedding_dim: int | None = None
+    encoder: Encoder | None = None
+
+    def __init__(self, config: FeatureConfig) -> None:
+        """`config` is of the feature's own kind. A sparse feature without an `encoder` gets its table's."""
+        self.config = config
+        self.column = config.column or config.name
+
+    def observe(self, column: pa.Array) -> None:  # noqa: B027 - not everything learns
+        """Learn from one chunk of the column."""
+
+    def settle(self) -> None:  # noqa: B027 - not everything learns
+        """End a round of `observe`."""
+
+    @abstractmethod
+    def transform(self, column: pa.Array) -> np.ndarray | Jagged:
+        """float32 [B, dense_dim] of a dense feature; Jagged rows of `table` of a sparse one."""
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt besides the encoder, as JSON."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 - not everything learns
+        """Take over what `state` returned."""
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """int64 [sum of lengths]: starts[0], starts[0] + 1, … for lengths[0] numbers, then from starts[1], and so on."""
+    offsets = np.cumsum(lengths, dtype=np.int64) - lengths
+    return np.repeat(starts - offsets, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
+
+
+def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Flatten a column of values or of lists: the values that are not null, and int32 [B] how many are of each row.
+
+    A null, an empty list and a list of nulls all have length 0.
+    """
+    lengths = np.ones(len(column), dtype=np.int32)
+    if is_list(column.type):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
+        column = pc.list_flatten(column)
+    if isinstance(column, pa.DictionaryArray):
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        # Arrow has no kernel that filters views.
+        column = column.cast(pa.string())
+    if pa.types.is_nested(column.type):
+        raise ValueError(f"a column of {column.type} inside of lists is too deep; give values or lists of values")
+    if column.null_count:
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        lengths = np.bincount(rows[valid], minlength=len(lengths)).astype(np.int32)
+        column = column.drop_null()
+    return column, lengths
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a column of this type holds lists, of whatever kind."""
+    types = pa.types
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
+def widened(kind: pa.DataType) -> str:
+    """Name the widest type of the kind that a feature takes: how wide a column was written is no part of a schema."""
+    if is_list(kind):
+        return f"list<{widened(kind.value_type)}>"
+    if isinstance(kind, pa.DictionaryType):
+        return widened(kind.value_type)
+    types = pa.types
+    if types.is_boolean(kind):
+        return "bool"
+    if types.is_integer(kind):
+        return "int64"
+    return "float64" if types.is_floating(kind) or types.is_decimal(kind) else "string"
+
+
+def ids(values: pa.Array) -> pa.Array:
+    """Bring flat values to the two types that ids have: int64 or string.
+
+    Raises:
+        ValueError: the type cannot be an id, or an unsigned number does not fit into int64.
+    """
+    types, kind = pa.types, values.type
+    if types.is_int64(kind) or types.is_string(kind):
+        return values
+    if types.is_null(kind) or types.is_integer(kind) or types.is_boolean(kind):
+        return values.cast(pa.int64())
+    if types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        return values.cast(pa.string())
+    raise ValueError(f"its type {kind} cannot hold ids; cast it to an integer or a string, or use kind: raw")

@@ -1,0 +1,193 @@
+"""Feature kind `raw`: numbers of one column, either as dense inputs or, with `boundaries`, as rows of a table."""
+
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import PositiveInt, model_validator
+
+from recsys_core.features import base
+
+
+class Config(base.FeatureConfig):
+    """Keys of a raw feature.
+
+    The column holds a number per row or, with `dim` > 1, a list of exactly `dim` numbers. Nulls and NaN become `fill`
+    after normalising. With `boundaries` b0 < b1 < … a number becomes the id of its bucket, (-inf, b0) being 0 and
+    [b0, b1) being 1, in a table of the feature's own; a null then has no id.
+    """
+
+    kind: Literal["raw"] = "raw"
+    dim: PositiveInt = 1
+    normalizer: Literal["none", "log1p", "zscore", "minmax"] = "none"
+    fill: float = 0.0
+    boundaries: tuple[float, ...] | None = None
+    embedding_dim: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.boundaries is None:
+            if self.embedding_dim is not None:
+                raise ValueError("embedding_dim is of use with boundaries only; without them the feature has no table")
+            return self
+        if not self.boundaries or any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError(f"boundaries must be rising numbers, at least one; found {list(self.boundaries)}")
+        if self.dim != 1 or self.normalizer != "none":
+            raise ValueError("boundaries go with neither dim nor normalizer: they apply to the column's own numbers")
+        return self
+
+
+class Feature(base.Feature):
+    """Numbers, normalised; or, with boundaries, bucket ids."""
+
+    def __init__(self, config: Config) -> None:
+        """Zscore and minmax have to be fitted before use."""
+        super().__init__(config)
+        self._config = config
+        self._moments = _Moments(config.dim)
+        self._fitted = config.normalizer not in ("zscore", "minmax")
+        if config.boundaries is None:
+            self.dense_dim = config.dim
+        else:
+            self.table = config.name
+            self.embedding_dim = config.embedding_dim
+            self.encoder = Buckets(config.boundaries)
+
+    def observe(self, column: pa.Array) -> None:
+        """Take the column's numbers into the statistics of the normaliser."""
+        if self._config.normalizer in ("zscore", "minmax"):
+            self._moments.add(self._numbers(column))
+
+    def settle(self) -> None:
+        """End a round of `observe`."""
+        self._fitted = True
+
+    def transform(self, column: pa.Array) -> np.ndarray | base.Jagged:
+        """float32 [B, dim], or bucket ids.
+
+        Raises:
+            ValueError: not numbers, infinite, a list of another length than `dim`, or not fitted yet.
+        """
+        if self.encoder is not None:
+            values, lengths = base.bags(column)
+            return base.Jagged(self.encoder.encode(values), lengths)
+        numbers = self._numbers(column)
+        normalized = self._normalize(numbers)
+        return np.where(np.isnan(numbers), self._config.fill, normalized).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        """The statistics so far; further fits continue from them."""
+        return {} if self._config.normalizer in ("none", "log1p") else self._moments.to_json()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        if state:
+            self._moments, self._fitted = _Moments.from_json(state), True
+
+    def _numbers(self, column: pa.Array) -> np.ndarray:
+        """float64 [B, dim], missing ones NaN."""
+        num_rows, dim = len(column), self._config.dim
+        if base.is_list(column.type):
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+            # A row without a list has nothing known; all others must have every number (or an explicit null).
+            wrong = np.flatnonzero((lengths != dim) & (lengths != 0))
+            if len(wrong):
+                raise ValueError(f"row {wrong[0]} has a list of {lengths[wrong[0]]} numbers where dim is {dim}")
+            numbers = np.full((num_rows, dim), np.nan)
+            numbers[lengths != 0] = _floats(pc.list_flatten(column)).reshape(-1, dim)
+            return numbers
+        if dim != 1 and not pa.types.is_null(column.type):
+            raise ValueError(f"its type {column.type} is no list of numbers, where dim is {dim}")
+        return np.broadcast_to(_floats(column)[:, None], (num_rows, dim))
+
+    def _normalize(self, numbers: np.ndarray) -> np.ndarray:
+        kind = self._config.normalizer
+        if kind == "none":
+            return numbers
+        if kind == "log1p":
+            if (numbers <= -1).any():
+                raise ValueError(f"log1p of {numbers[numbers <= -1][0]:g}; numbers must be above -1, or use zscore")
+            return np.log1p(numbers)
+        if not self._fitted:
+            raise ValueError(f"normalizer {kind} is not fitted yet; fit or load the feature engine first")
+        shift, scale = self._moments.shift_and_scale(kind)
+        return (numbers - shift) / scale
+
+
+class Buckets(base.Encoder):
+    """The row of a number is how many boundaries are not above it."""
+
+    def __init__(self, boundaries: tuple[float, ...]) -> None:
+        """`boundaries` rise; they part the numbers into one bucket more than there are boundaries."""
+        self.num_embeddings = len(boundaries) + 1
+        self.spec = {"encoding": "boundaries", "boundaries": list(boundaries)}
+        self._boundaries = np.array(boundaries)
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the bucket numbers; NaN counts as the largest number."""
+        return np.searchsorted(self._boundaries, _floats(values), side="right")
+
+
+class _Moments:
+    """Per number of a row: how many were seen, their mean, squared differences from it, minimum and maximum."""
+
+    def __init__(self, dim: int) -> None:
+        self.count, self.mean, self.squares = np.zeros(dim), np.zeros(dim), np.zeros(dim)
+        self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
+
+    def add(self, numbers: np.ndarray) -> None:
+        """Merge float64 [B, dim], NaN left out; Chan's update, so that a large mean costs no precision."""
+        known = ~np.isnan(numbers)
+        count = known.sum(axis=0)
+        mean = np.where(known, numbers, 0).sum(axis=0) / np.maximum(count, 1)
+        squares = (np.where(known, numbers - mean, 0) ** 2).sum(axis=0)
+        total = np.maximum(self.count + count, 1)
+        difference = mean - self.mean
+        self.squares = self.squares + squares + difference**2 * self.count * count / total
+        self.mean = self.mean + difference * count / total
+        self.count = self.count + count
+        self.low = np.minimum(self.low, np.where(known, numbers, np.inf).min(axis=0, initial=np.inf))
+        self.high = np.maximum(self.high, np.where(known, numbers, -np.inf).max(axis=0, initial=-np.inf))
+
+    def shift_and_scale(self, normalizer: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what to subtract and what to divide by; a column without spread is divided by 1."""
+        if normalizer == "zscore":
+            shift, scale = self.mean, np.sqrt(self.squares / np.maximum(self.count, 1))
+        else:
+            seen = self.count > 0
+            shift, scale = np.where(seen, self.low, 0), np.where(seen, self.high - self.low, 0)
+        return shift, np.where(scale > 0, scale, 1)
+
+    def to_json(self) -> dict[str, list[float | None]]:
+        """Return the figures by name; JSON has no infinity, so the range of nothing is null."""
+        return {name: [x if np.isfinite(x) else None for x in array.tolist()] for name, array in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, state: dict[str, list[float | None]]) -> Self:
+        """Read `to_json` back."""
+        moments = cls(len(state["count"]))
+        for name, empty in vars(moments).items():
+            given = state[name]
+            setattr(moments, name, np.array([e if g is None else g for g, e in zip(given, empty, strict=True)]))
+        return moments
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    """float64 [N] of numbers or booleans, nulls as NaN."""
+    types, kind = pa.types, values.type
+    if not (
+        types.is_null(kind)
+        or types.is_boolean(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+    ):
+        raise ValueError(f"its type {kind} is no number; cast it, or use kind: id")
+    # A null type and booleans reach float64 through integers only; integers beyond 2**53 may lose their last digits.
+    if types.is_boolean(kind):
+        values = values.cast(pa.int8())
+    floats = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    if np.isinf(floats).any():
+        raise ValueError("holds an infinite number; replace it by null or a finite one")
+    return floats

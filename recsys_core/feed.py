@@ -1,0 +1,89 @@
+"""From rows to training batches: encode the queries, look up their positives, draw the negatives.
+
+The item table is encoded once and kept; a batch gathers rows of it. Legend: B queries, N negatives, M = B + N items.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from recsys_core import lookup
+from recsys_core.artifacts import Frozen
+from recsys_core.batch import Batch
+from recsys_core.features import Engine
+from recsys_core.loader import Interval, Rows, Shard
+from recsys_core.readers import parquet
+from recsys_core.readers.base import Reader
+
+
+class ItemTable:
+    """The item table of one day, encoded.
+
+    Attributes:
+        ids: [num_items] item ids; a row number stands for an item everywhere below.
+        sampling_weight: [num_items] float64.
+        num_interactions: [num_items] int64, in the popularity window.
+    """
+
+    def __init__(self, directory: Path, engine: Engine) -> None:
+        """Read and encode every item under `directory`."""
+        table = read_all(parquet.Reader(parquet.Config(path=str(directory))))
+        self.ids = table.column("item_id").combine_chunks()
+        self.encoded = engine.transform(table, "item")
+        self.sampling_weight = table.column("sampling_weight").to_numpy()
+        self.num_interactions = table.column("num_interactions").to_numpy()
+
+    def rows_of(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """Return the row of each id, [B] int64, -1 for an id that is not in the table."""
+        return pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy().astype(np.int64)
+
+
+class Feed:
+    """Batches of one rank; draws depend on (seed, epoch, step, rank) alone, so a resumed run draws the same."""
+
+    def __init__(self, engine: Engine, items: ItemTable, sampler: Frozen, *, seed: int, rank: int) -> None:
+        """`sampler` is the config of a component of `recsys_core.samplers`."""
+        self._engine, self._items, self._seed, self._rank = engine, items, seed, rank
+        kind: str = sampler.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
+        self._sampler = lookup.component("recsys_core.samplers", kind).Sampler(sampler, items.sampling_weight)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that the rows need."""
+        return ["item_id", *self._engine.columns("query")]
+
+    def log_expected(self, num_queries: int, *, in_batch: bool) -> torch.Tensor:
+        """Return the log of how often each item is expected among a batch's negatives, [num_items] float32."""
+        counts = np.exp(self._sampler.log_probability.astype(np.float64)) * self._sampler.num_negatives
+        if in_batch:
+            counts += self._items.num_interactions / max(self._items.num_interactions.sum(), 1) * num_queries
+        smallest = counts[counts > 0].min()
+        return torch.from_numpy(np.log(np.maximum(counts, smallest)).astype(np.float32))
+
+    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[Batch, list[Interval]]]:
+        """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed."""
+        for offset, rows in enumerate(shard):
+            rng = np.random.default_rng((self._seed, epoch, step + offset, self._rank))
+            yield self._build(rows, rng), rows.consumed
+
+    def _build(self, rows: Rows, rng: np.random.Generator) -> Batch:
+        positives = self._items.rows_of(rows.table.column("item_id"))
+        if (positives < 0).any():
+            missing = rows.table.column("item_id")[int(np.argmin(positives))]
+            raise ValueError(f"item {missing} has interactions but is not in the item table; preprocess the day again")
+        item_rows = np.concatenate([positives, self._sampler.draw(rng)])
+        query = self._engine.transform(rows.table, "query")
+        items = self._items.encoded.take(item_rows)
+        num_rows = rows.most_rows + self._sampler.num_negatives
+        return Batch.build(query, items, item_rows, num_rows=num_rows, global_rows=rows.global_rows)
+
+
+def read_all(reader: Reader, columns: list[str] | None = None) -> pa.Table:
+    """Return every row of `reader`, in order."""
+    names: Any = reader.schema.names if columns is None else columns
+    return pa.concat_tables([reader.read(block, names) for block in range(len(reader.block_rows))])

@@ -1,0 +1,218 @@
+"""Starts a stage on its ranks, follows what they tell, and leaves no process behind, whoever dies first.
+
+The launcher alone holds the write end of the ranks' standard input. When its process dies, even by SIGKILL, the kernel
+closes that end, every rank reads the end of the file and exits, and torchrun ends with them. When torchrun dies, the
+launcher closes it. Ranks have sessions of their own, so no process group would reach them all.
+"""
+
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from pydantic import Field
+
+from recsys_core.artifacts import Artifact, Frozen, Request, write_text
+from recsys_core.progress import Event, Sink
+
+A = TypeVar("A", bound=Artifact)
+
+_MODULE = "recsys_core"
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 10.0
+_LOG_LINES = 20
+_FULL_DISK_BYTES = 1 << 20
+
+
+class Config(Frozen):
+    """YAML section `launch`: on how many processes the ranked stages run."""
+
+    num_ranks: int = Field(default=1, ge=1, description="processes per node; one per GPU, or a few per CPU")
+    num_nodes: int = Field(default=1, ge=1, description="nodes that share the run directory")
+    rendezvous_endpoint: str | None = Field(
+        default=None, description="host:port on one of the nodes; needed with several"
+    )
+    threads_per_rank: int | None = Field(default=None, ge=1, description="null: this machine's cores shared out")
+    stage_timeout_seconds: float | None = Field(
+        default=None, gt=0, description="a stage that takes longer fails; null: never"
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Ranks on all nodes."""
+        return self.num_ranks * self.num_nodes
+
+
+def run(stage: str, record: type[A], request: Request, sink: Sink, config: Config) -> A:
+    """Run `stage` as `python -m recsys_core` on `config`'s ranks and return the artifact that it leaves at its output.
+
+    The request, the events and the log lie beside the output as `STAGE.request.json`, `.events.jsonl` and `.log`.
+
+    Raises:
+        ValueError: the stage refused its input; the message is the stage's own.
+        RuntimeError: a process of it failed; names the exit code and ends with the log's last lines.
+    """
+    beside = request.output.parent / request.output.name
+    log, events = beside.with_suffix(".log"), beside.with_suffix(".events.jsonl")
+    asked = beside.with_suffix(".request.json")
+    write_text(asked, request.model_dump_json(indent=2))
+    events.unlink(missing_ok=True)
+    arguments = ["-m", _MODULE, stage, "--request", str(asked), "--events", str(events)]
+    starter = _starter(config, request.key)
+    if config.num_nodes > 1:
+        there = shlex.join(["python", *starter, *arguments])
+        sink(Event(stage=stage, message=f"waiting for {config.num_nodes - 1} more nodes; on each of them run: {there}"))
+    with log.open("w") as output:
+        ranks = _Ranks([*starter, *arguments, "--watch-stdin"], _environment(config), output.fileno())
+        try:
+            exit_code = _follow(stage, ranks, _Tail(events, sink), config.stage_timeout_seconds)
+        finally:
+            ranks.stop()
+    if exit_code:
+        if shutil.disk_usage(log.parent).free < _FULL_DISK_BYTES:
+            raise OSError(errno.ENOSPC, f"{stage}: no space left", str(log.parent))
+        ended = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
+        lines = "".join(f"\n  {line}" for line in _last_lines(log))
+        raise RuntimeError(f"{stage}: its process {ended}; the end of {log}:{lines}")
+    return record.load(request.output)
+
+
+def exit_with_starter() -> None:
+    """Wait for the end of standard input, whose other end the starter holds; the kernel closes it when that dies."""
+    while os.read(0, 1024):
+        pass
+    os._exit(143)
+
+
+def alone(config: Config) -> Config:
+    """Return `config` for a stage that runs as one process, with all the threads that the ranks would have had."""
+    threads = config.threads_per_rank and config.threads_per_rank * config.num_ranks
+    return Config(threads_per_rank=threads, stage_timeout_seconds=config.stage_timeout_seconds)
+
+
+class _Ranks:
+    """The started processes: torchrun and the ranks below it, or the only rank."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], output: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        self._seen: dict[int, psutil.Process] = {}
+
+    def poll(self) -> int | None:
+        """Return the exit code once the first process has ended, and remember the others while it lives."""
+        exit_code = self.process.poll()
+        if exit_code is None:
+            try:
+                for process in psutil.Process(self.process.pid).children(recursive=True):
+                    self._seen.setdefault(process.pid, process)
+            except psutil.NoSuchProcess:
+                return self.process.wait()
+        return exit_code
+
+    def stop(self) -> None:
+        """End whatever still runs: politely, then by SIGKILL. Does nothing after a stage that ended by itself."""
+        if self.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        _, alive = psutil.wait_procs(self._seen.values(), timeout=_GRACE_SECONDS)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive)
+
+
+class _Tail:
+    """Reads a file of events as it grows."""
+
+    def __init__(self, path: Path, sink: Sink) -> None:
+        self._path, self._sink = path, sink
+        self._position = 0
+        self.error: str | None = None
+
+    def forward(self) -> None:
+        """Hand the complete lines since the last call to the sink."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            complete = file.read().rpartition(b"\n")[0]
+        if not complete:
+            return
+        self._position += len(complete) + 1
+        for line in complete.split(b"\n"):
+            event = Event.model_validate_json(line)
+            self.error = self.error or event.error
+            self._sink(event)
+
+
+def _follow(stage: str, ranks: _Ranks, tail: _Tail, timeout_seconds: float | None) -> int:
+    started = time.monotonic()
+    while (exit_code := ranks.poll()) is None:
+        tail.forward()
+        if timeout_seconds and time.monotonic() - started > timeout_seconds:
+            raise RuntimeError(f"{stage}: not done after launch.stage_timeout_seconds = {timeout_seconds:g}; stopped")
+        time.sleep(_POLL_SECONDS)
+    tail.forward()
+    if exit_code and tail.error:
+        raise ValueError(tail.error)
+    return exit_code
+
+
+def _starter(config: Config, key: str) -> list[str]:
+    """Return what comes before `-m recsys_core`; one process alone needs no torchrun, which takes seconds to start."""
+    if config.world_size == 1:
+        return []
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={config.num_ranks}"]
+    if config.num_nodes == 1:
+        return [*torchrun, "--standalone"]
+    if config.rendezvous_endpoint is None:
+        raise ValueError(
+            "launch.rendezvous_endpoint: missing; with launch.num_nodes > 1 it is host:port on one of them"
+        )
+    return [
+        *torchrun,
+        f"--nnodes={config.num_nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-id={key}",
+        f"--rdzv-endpoint={config.rendezvous_endpoint}",
+    ]
+
+
+def _environment(config: Config) -> dict[str, str]:
+    threads = config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // config.num_ranks)
+    # Threads that spin while they wait cost little on idle cores, but on cores shared with a Prefect or MLflow server
+    # they made a training step take ten times as long.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
+    return waiting | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+
+
+def _last_lines(log: Path) -> deque[str]:
+    """Return the end of what the ranks said, up to torchrun's own line on which of them failed and how."""
+    lines: deque[str] = deque(maxlen=_LOG_LINES)
+    with log.open(errors="replace") as file:
+        for line in file:
+            lines.append(line.rstrip("\n"))
+            if "torch/distributed/elastic" in line and "(exitcode:" in line:
+                break
+    return lines

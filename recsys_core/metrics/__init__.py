@@ -1,0 +1,1 @@
+"""Metrics, one family per file: arrays in, numbers out."""

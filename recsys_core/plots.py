@@ -1,0 +1,182 @@
+"""Pictures of a day and of a backfill, one function each, from the records alone.
+
+A colour means the same in every picture, and lines differ in their markers too, for those who cannot tell colours.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingMetrics
+
+_SIZE_INCHES = (8.0, 4.5)
+_GREY = "#8a8a8a"
+# By Evaluation's field: label, colour, marker.
+_WHO = {
+    "exact": ("two-tower, exact search", "#1f5fa8", "o"),
+    "approximate": ("two-tower, approximate search", "#4fa3d9", "s"),
+    "champion": ("live model, exact search", "#d9822b", "D"),
+    "item_item": ("item-item baseline", "#3d9970", "^"),
+    "popularity": ("popularity baseline", _GREY, "v"),
+}
+_SHADES = ("#9ecae1", "#4fa3d9", "#1f5fa8", "#0b2f5c")
+
+
+class DayPoint(Frozen):
+    """One day of a backfill: `hit_rate` by Evaluation's field name (`exact`, `popularity`, …), and if it went live."""
+
+    day: datetime.date
+    hit_rate: dict[str, float]
+    live: bool
+
+
+def loss_curve(checkpoint: Checkpoint) -> Figure:
+    """Training loss, and examples per second, against examples seen."""
+    curve = pq.read_table(checkpoint.path / "curve.parquet")
+    examples, loss, speed = (curve[name].to_numpy() for name in ("examples", "loss", "examples_per_second"))
+    start = "random weights" if checkpoint.warm_started_from is None else "the last release"
+    figure, axes = _figure(
+        f"Training loss, {checkpoint.day}",
+        f"{checkpoint.num_steps:,} steps of {checkpoint.num_ranks} rank(s) from {start}, end at {checkpoint.loss:.3f}",
+    )
+    axes.plot(examples, loss, color=_WHO["exact"][1], marker=None if len(examples) > 30 else "o", label="loss")
+    axes.set(xlabel="examples seen", ylabel="sampled-softmax loss (nats)")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    right = axes.twinx()
+    right.plot(examples, speed, color=_GREY, linewidth=0.8, alpha=0.7, label="examples/s (right)")
+    right.set_ylabel("examples per second", color=_GREY)
+    right.set_ylim(bottom=0)
+    right.yaxis.set_major_formatter(EngFormatter(sep=""))
+    right.tick_params(axis="y", colors=_GREY)
+    right.spines[["top", "left"]].set_visible(False)
+    lines = [*axes.get_lines(), *right.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
+    return figure
+
+
+def hit_rate_by_k(evaluation: Evaluation) -> Figure:
+    """Hit rate against K: exact, approximate, the live model, and both baselines."""
+    figure, axes = _figure(f"Hit rate by K on {evaluation.ground_truth_day}", _protocol(evaluation))
+    rankings = _rankings(evaluation)
+    ks = _ks(rankings["exact"].hit_rate)
+    for who, ranking in rankings.items():
+        label, colour, marker = _WHO[who]
+        style = "--" if who == "approximate" else "-"
+        rates = [ranking.hit_rate[str(k)] for k in ks]
+        axes.plot(range(len(ks)), rates, style, color=colour, marker=marker, label=label)
+        if who in ("exact", "popularity"):
+            for position, rate in enumerate(rates):
+                shift = (0, 8) if who == "exact" else (0, -15)
+                axes.annotate(
+                    f"{rate:.3f}",
+                    (position, rate),
+                    shift,
+                    textcoords="offset points",
+                    ha="center",
+                    color=colour,
+                    fontsize=9,
+                )
+    axes.set_xticks(range(len(ks)), [str(k) for k in ks])
+    axes.set(xlabel="K (items recommended)", ylabel="hit rate (hits ÷ ground-truth items)")
+    _share(axes, at_least=max(rankings["exact"].hit_rate.values()))
+    axes.margins(x=0.08)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def hit_rate_by_popularity(evaluation: Evaluation) -> Figure:
+    """Hit rate of ground-truth items that are rare, common, … in the training log."""
+    buckets = evaluation.hit_rate_by_popularity
+    figure, axes = _figure(f"Hit rate by popularity of the item, {evaluation.ground_truth_day}", _protocol(evaluation))
+    bars = axes.bar(range(len(buckets)), list(buckets.values()), color=_WHO["exact"][1], width=0.7)
+    axes.bar_label(bars, labels=[f"{rate:.3f}" for rate in buckets.values()], padding=3, fontsize=9)
+    axes.set_xticks(range(len(buckets)), list(buckets))
+    axes.set(xlabel="interactions of the item in the training log", ylabel="hit rate (hits ÷ ground-truth items)")
+    _share(axes, at_least=max(buckets.values(), default=0.0))
+    return figure
+
+
+def ann_recall(evaluation: Evaluation, parameter: str) -> Figure:
+    """Overlap with exact search against what the index visits; `parameter` is its name (`nprobe`, `ef_search`)."""
+    sweep = sorted((int(value), recalls) for value, recalls in evaluation.ann_recall_by_nprobe.items())
+    figure, axes = _figure(f"ANN recall against {parameter}, {evaluation.ground_truth_day}", _protocol(evaluation))
+    ks = _ks(evaluation.ann_recall)
+    for k, shade, marker in zip(ks, _spread(len(ks)), "osD^v" * len(ks), strict=False):
+        recalls = [recall[str(k)] for _, recall in sweep]
+        axes.plot([value for value, _ in sweep], recalls, color=shade, marker=marker, label=f"K = {k}")
+    axes.axhline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([value for value, _ in sweep], [str(value) for value, _ in sweep])
+    axes.minorticks_off()
+    axes.set(xlabel=f"{parameter} (more is slower)", ylabel="ANN recall@K (overlap with exact top K)")
+    _share(axes, at_least=1.0)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def hit_rate_by_day(points: Sequence[DayPoint], k: int) -> Figure:
+    """Hit rate@K of the days of a backfill, with the baselines; hollow: that day's model did not go live."""
+    first, last = points[0].day, points[-1].day
+    num_live = sum(point.live for point in points)
+    subtitle = f"{len(points)} days, {num_live} went live; each day is measured on the one that follows it"
+    figure, axes = _figure(f"Hit rate@{k}, {first} to {last}", subtitle)
+    days = list(range(len(points)))
+    for who, (label, colour, marker) in _WHO.items():
+        known = [(day, point) for day, point in zip(days, points, strict=True) if who in point.hit_rate]
+        if not known or who == "approximate":
+            continue
+        rates = [point.hit_rate[who] for _, point in known]
+        axes.plot([day for day, _ in known], rates, color=colour, marker=marker, label=label)
+        if who == "exact":
+            held = [(day, point.hit_rate[who]) for day, point in known if not point.live]
+            axes.plot(*zip(*held, strict=True), marker, color=colour, markerfacecolor="white") if held else None
+    axes.set_xticks(days, [f"{point.day:%b %d}" for point in points])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    axes.set(xlabel="trained up to", ylabel=f"hit rate@{k} (hits ÷ ground-truth items)")
+    _share(axes, at_least=max(rate for point in points for rate in point.hit_rate.values()))
+    axes.legend(loc="best")
+    return figure
+
+
+def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:
+    """Return an empty picture, without pyplot: its global state is no friend of threads, and keeps figures alive."""
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    figure.suptitle(title, x=0.02, ha="left", fontsize=14, fontweight="bold")
+    axes.set_title(subtitle, loc="left", fontsize=9, color="#555555")
+    axes.grid(axis="y", color="#e3e3e3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _rankings(evaluation: Evaluation) -> dict[str, RankingMetrics]:
+    found = {who: getattr(evaluation, who) for who in _WHO}
+    return {who: ranking for who, ranking in found.items() if ranking is not None}
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.num_queries:,} queries, {evaluation.num_ground_truth:,} ground-truth items, "
+        f"{evaluation.num_items:,} items ranked"
+    )
+
+
+def _ks(by_k: Mapping[str, float]) -> list[int]:
+    return sorted(int(k) for k in by_k)
+
+
+def _share(axes: Axes, *, at_least: float) -> None:
+    """Let the axis of a share start at zero, with room above the highest value."""
+    axes.set_ylim(0, max(at_least, 0.001) * 1.15 if at_least < 1 else 1.05)
+
+
+def _spread(number: int) -> list[str]:
+    """Return shades from light to dark, the darkest last."""
+    return [_SHADES[min(len(_SHADES) - 1, round(i * (len(_SHADES) - 1) / max(1, number - 1)))] for i in range(number)]

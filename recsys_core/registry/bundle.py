@@ -1,0 +1,115 @@
+"""A bundle: what is served of one day, as a folder and as an MLflow model."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_core.artifacts import MANIFEST, Embeddings, ExportedModel, Index, TrainingData
+from recsys_core.features import Engine
+from recsys_core.registry import EXPORTED_MODEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec
+
+QUERIES = "queries.parquet"
+_CORE = Path(__file__).parent.parent
+_NEEDED_TO_SERVE = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "torch", "xxhash")
+
+
+def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table) -> None:
+    """Copy the bundle's pieces into `directory`."""
+    shutil.copytree(model.path, directory, dirs_exist_ok=True)
+    (directory / MANIFEST).rename(directory / EXPORTED_MODEL)
+    (directory / "index").mkdir()
+    for source in (index.faiss, index.id_map):
+        shutil.copyfile(source, directory / "index" / source.name)
+    pq.write_table(queries, directory / QUERIES)
+
+
+def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, num_rows: int) -> pa.Table:
+    """Return the first queries of the ground truth, each with its measured vector; both folders are in one order."""
+    columns = Engine.load(model.engine).columns("query")
+    given = _head(data.ground_truth, ["user_id", *columns], num_rows)
+    measured = _head(embeddings.queries, ["user_id", "embedding"], num_rows)
+    assert given["user_id"].equals(measured["user_id"]), "embeddings are in the order of the ground truth"
+    return given.select(columns).append_column("embedding", measured["embedding"])
+
+
+def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destination: Path, record: "Model") -> None:
+    """Write the bundle's pieces to `destination` as a pyfunc model: with this code, and without a pickle."""
+    import mlflow.pyfunc
+
+    mlflow.pyfunc.save_model(
+        path=str(destination),
+        python_model=str(_CORE / "serving" / "pyfunc.py"),
+        code_paths=[str(_CORE)],
+        artifacts={name: str(path) for name, path in pieces.items()},
+        signature=_signature(model, index),
+        input_example=_example(pieces[QUERIES]),
+        pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],
+        mlflow_model=record,
+    )
+
+
+def _head(folder: Path, columns: list[str], num_rows: int) -> pa.Table:
+    tables: list[pa.Table] = []
+    for path in sorted(folder.rglob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(num_rows, columns=list(dict.fromkeys(columns))):
+            tables.append(pa.Table.from_batches([batch]))
+            if sum(table.num_rows for table in tables) >= num_rows:
+                return pa.concat_tables(tables).slice(0, num_rows)
+    return pa.concat_tables(tables)
+
+
+def _example(queries: Path) -> "pd.DataFrame":
+    """Return two queries as a client would send them."""
+    import pandas as pd
+
+    rows = pq.read_table(queries).drop_columns("embedding").slice(0, 2).to_pylist()
+    # MLflow's lists hold no nulls (an item whose brand is unknown, say), and a feature leaves them out anyway. As
+    # objects: pandas would make NaN of what is unknown, which is no JSON.
+    return pd.DataFrame([{name: _without_nulls(value) for name, value in row.items()} for row in rows], dtype=object)
+
+
+def _without_nulls(value: Any) -> Any:
+    return [entry for entry in value if entry is not None] if isinstance(value, list) else value
+
+
+def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
+    """Declare the raw user columns, the answer, and `k`: MLflow drops parameters that no signature declares."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array
+
+    schema = Engine.load(model.engine).schema("query")
+    item_id = pq.read_schema(index.id_map).field("item_id").type
+    ids = DataType.long if pa.types.is_integer(item_id) else DataType.string
+    return ModelSignature(
+        inputs=Schema([_column(name, field["type"]) for name, field in schema.items()]),
+        outputs=Schema([ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
+        params=ParamSchema([ParamSpec("k", DataType.long, 20)]),
+    )
+
+
+def _column(name: str, kind: str) -> "ColSpec":
+    """Declare one input. Whole numbers may be unknown, which MLflow's own integer types refuse: they are `any`."""
+    from mlflow.types import ColSpec, DataType
+    from mlflow.types.schema import AnyType, Array
+
+    scalars = {"int64": DataType.long, "float64": DataType.double, "string": DataType.string, "bool": DataType.boolean}
+    if kind in ("int64", "bool"):
+        return ColSpec(AnyType(), name)
+    if kind.startswith("list<"):
+        return ColSpec(Array(scalars[kind[5:-1]]), name, required=False)
+    return ColSpec(scalars[kind], name)
+
+
+def _version(distribution: str) -> str:
+    """Return the installed version without its local part: `2.13.0+cpu` is no version of the package index."""
+    return importlib.metadata.version(distribution).partition("+")[0]

@@ -1,0 +1,18 @@
+"""Exported towers: where their files lie, and what they take. Free of TorchRec, which takes seconds to import."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys_core.features import Encoded
+
+MODEL, SIGNATURE = "model.pt", "signature.json"
+
+
+def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
+    """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64."""
+    inputs = {"dense": torch.from_numpy(encoded.dense)}
+    for name, feature in encoded.sparse.items():
+        inputs[f"{name}.values"] = torch.from_numpy(feature.values)
+        inputs[f"{name}.lengths"] = torch.from_numpy(feature.lengths.astype(np.int64, copy=False))
+    return inputs

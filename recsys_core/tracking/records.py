@@ -1,0 +1,122 @@
+"""The pipeline's records in the form that MLflow keeps: params, metrics, tags and dataset inputs."""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys_core.artifacts import Checkpoint, Dataset, Evaluation, HeldOut, TrainingData, digest_of
+from recsys_core.tracking.store import redact
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
+_MAX_VALUE = 6_000  # characters of a param that MLflow keeps
+
+
+def name_of(text: str) -> str:
+    """Return `text` as a name that MLflow takes: other characters than letters, digits and `_-. /` become `_`."""
+    return re.sub(r"[^\w\-. /]", "_", text)
+
+
+def params(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested JSON values as text by dotted key (`features.query.0.kind`); lists of plain values stay whole.
+
+    Text beyond MLflow's limit is cut; its length and digest take the place of the rest, so that runs still compare.
+    """
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+            below = params({str(position): entry for position, entry in enumerate(value)})
+        else:
+            below = params(value) if isinstance(value, dict) else {}
+        if below:
+            flat |= {f"{name_of(key)}.{rest}": text for rest, text in below.items()}
+            continue
+        text = redact(value if isinstance(value, str) else json.dumps(value))
+        if len(text) > _MAX_VALUE:
+            rest = f"… ({len(text)} characters, digest {digest_of(text)})"
+            text = text[: _MAX_VALUE - len(rest)] + rest
+        flat[name_of(key)] = text
+    return flat
+
+
+def metrics(data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evaluation: Evaluation) -> dict[str, float]:
+    """Return the numbers by which days are compared, named like `exact/hit_rate_at_50`."""
+    found: dict[str, float] = {
+        "num_examples": data.num_rows,
+        "num_items": evaluation.num_items,
+        "num_queries": evaluation.num_queries,
+        "num_ground_truth": evaluation.num_ground_truth,
+        "loss": checkpoint.loss,
+        "held_out_loss": held_out.loss,
+        "examples_per_second": checkpoint.examples_per_second,
+    }
+    found |= _by_k("held_out/sampled_recall", held_out.sampled_recall)
+    for who in ("exact", "approximate", "popularity", "item_item", "champion"):
+        ranking = getattr(evaluation, who)
+        for metric in type(ranking).model_fields if ranking else ():
+            found |= _by_k(f"{who}/{metric}", getattr(ranking, metric))
+    found |= _by_k("ann_recall", evaluation.ann_recall)
+    found |= {f"hit_rate_by_popularity/{name}": rate for name, rate in evaluation.hit_rate_by_popularity.items()}
+    return {name_of(name): float(value) for name, value in found.items()}
+
+
+def dataset_input(artifact: Dataset | TrainingData, source: str) -> "DatasetInput":
+    """Return MLflow's record of what a run was made from: digest, schema and row counts."""
+    import pyarrow.dataset
+    from mlflow.entities import Dataset as MlflowDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    if isinstance(artifact, Dataset):
+        columns = {
+            f"{table}.{name}": kind for table, fields in artifact.columns.items() for name, kind in fields.items()
+        }
+        profile = {
+            "num_rows": artifact.num_rows,
+            "num_interactions": sum(day.num_interactions for day in artifact.days),
+            "num_days": len(artifact.days),
+            "first_day": str(artifact.days[0].day),
+            "last_day": str(artifact.days[-1].day),
+        }
+    else:
+        schema = pyarrow.dataset.dataset(artifact.examples).schema
+        columns = {field.name: str(field.type) for field in schema}
+        fields = {"num_rows", "num_items", "num_queries", "num_ground_truth", "first_day", "day", "ground_truth_day"}
+        profile = artifact.model_dump(mode="json", include=fields)
+    dataset = MlflowDataset(
+        name=artifact.stage,
+        digest=artifact.digest,
+        source_type=source.partition("://")[0] if "://" in source else "local",
+        source=json.dumps({"uri": redact(source)}),
+        schema=json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in columns.items()]}),
+        profile=json.dumps(profile),
+    )
+    context = "log" if isinstance(artifact, Dataset) else "training"
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def revision() -> dict[str, str]:
+    """Return the tags of the git checkout that this code runs from; nothing if it does not run from one."""
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:
+        return {}
+    sha = _git("rev-parse", "HEAD") or ""
+    dirty = "true" if _git("status", "--porcelain") else "false"
+    return {"git.sha": sha, "git.dirty": dirty, "mlflow.source.git.commit": sha}
+
+
+def _by_k(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{name}_at_{k}": value for k, value in values.items()}
+
+
+def _git(*arguments: str) -> str | None:
+    """Run git beside this file; None if there is no git, or if it says no."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,198 @@
+"""Where MLflow keeps the runs, and how it is reached.
+
+MLflow is imported inside functions: it takes seconds, and most commands never need it.
+"""
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pydantic import Field
+
+from recsys_core.artifacts import Frozen
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# What MLflow reads when it is imported, unless the user chose otherwise: it reports to nobody and loads no pickles.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # Standard output is for results.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_NOISY_LOGGERS = (
+    "alembic",
+    "mlflow.pyfunc",
+    "mlflow.store.db.utils",
+    "mlflow.store.model_registry.abstract_store",
+    "mlflow.system_metrics.system_metrics_monitor",
+)
+_DATABASE, _ASIDE = "mlflow.db", ".mlflow-"
+
+
+class Config(Frozen):
+    """YAML section `tracking`."""
+
+    uri: str | None = Field(
+        default=None,
+        description="MLflow server or database; null keeps the runs in run_root/mlflow.db, without a server",
+    )
+    experiment: str | None = Field(default=None, description="MLflow experiment; null takes the config's name")
+    system_metrics: bool = Field(
+        default=True, description="record CPU, memory, disk, network and GPU while the run lasts"
+    )
+    system_metrics_interval_seconds: int = Field(default=10, ge=1)
+    flush_seconds: float = Field(default=2, ge=0, description="points of live curves are sent together, this often")
+    check_seconds: float = Field(
+        default=5, gt=0, description="how long MLflow may take to answer before the work starts"
+    )
+
+
+def location(config: Config, run_root: Path) -> str:
+    """Return the tracking URI that `config` means; the embedded store is `mlflow.db` in `run_root`."""
+    return config.uri or f"sqlite:///{run_root.resolve()}/{_DATABASE}"
+
+
+def redact(text: str) -> str:
+    """Return `text` without the user and password of the URIs in it."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
+
+
+def set_defaults() -> None:
+    """Set what MLflow reads when it is imported, and quiet it; call it before anything imports MLflow."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for logger in _NOISY_LOGGERS:
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
+def connect(uri: str) -> "MlflowClient":
+    """Return a client of `uri`, and make it this process's tracking URI: parts of MLflow know no other.
+
+    A server's user and password move from the URI into the environment, where MLflow keeps them out of its messages.
+    """
+    set_defaults()
+    parts = urlsplit(uri)
+    if _is_server(uri) and parts.username:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+        uri = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient()
+
+
+def check(config: Config, run_root: Path) -> None:
+    """Ask MLflow one question, before any work depends on the answer.
+
+    Raises:
+        ValueError: nothing answers within `check_seconds`, or what answers is not MLflow.
+    """
+    uri = location(config, run_root)
+    shown = f"tracking.uri {redact(uri)}"
+    if config.uri is None:
+        _create(run_root / _DATABASE, shown, config.check_seconds)
+    if not _is_server(uri):
+        _check_database(uri, shown, config.check_seconds)
+    set_defaults()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with impatient(config.check_seconds):
+            connect(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ValueError(
+            f"{shown}: MLflow does not answer there ({_reason(error)}). Start it with `mlflow server --host 127.0.0.1 "
+            "--port 5000 --workers 1`, correct tracking.uri, or set it to null to keep the runs in a file in run_root"
+        ) from None
+
+
+@contextlib.contextmanager
+def impatient(seconds: float) -> Iterator[None]:
+    """Inside, a call of the server is tried once and for `seconds`; MLflow's own way is to retry for minutes."""
+    wanted = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(seconds))}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _create(database: Path, shown: str, seconds: float) -> None:
+    """Make the embedded store, which appears when it is complete: MLflow cannot go on with one that is half made.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    database.parent.mkdir(parents=True, exist_ok=True)
+    if database.exists():
+        return
+    set_defaults()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.exc import SQLAlchemyError
+
+    handle = os.open(database.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if database.exists():
+            return
+        folder = database.parent.resolve()
+        for left_behind in folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(left_behind)
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as aside:
+            uri = f"sqlite:///{aside}/{database.name}"
+            _check_database(uri, shown, seconds)
+            SqlAlchemyStore(uri, str(folder / "mlartifacts")).engine.dispose()
+            Path(aside, database.name).rename(database)
+    except SQLAlchemyError as error:
+        raise ValueError(
+            f"{shown}: the database cannot be made ({_reason(error)}); free some space, or choose another run_root"
+        ) from None
+    finally:
+        os.close(handle)
+
+
+def _check_database(uri: str, shown: str, seconds: float) -> None:
+    """Open the database once: MLflow would try for minutes to open one that is not there."""
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    option = "timeout" if uri.startswith("sqlite") else "connect_timeout"
+    try:
+        engine = create_engine(uri, connect_args={option: math.ceil(seconds)})
+        inspect(engine).get_table_names()
+        engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        raise ValueError(
+            f"{shown}: not a database that can be opened ({_reason(error)}); give the address of an MLflow server, a "
+            "database such as sqlite:////folder/mlflow.db, or null for a file in run_root"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a person needs of a message that wraps others: the innermost one, or else the first line."""
+    text = redact(str(error))
+    text = text.rpartition(": ")[2].strip("()'\"") if "Caused by" in text else text.partition("\n")[0]
+    return text[:300]

@@ -1,0 +1,157 @@
+"""The vectors of an Embeddings artifact: read and checked, and searched in masked lists by blocks of queries."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from recsys_core.metrics.retrieval import NO_ITEM, Lists, blocks, keep_unseen
+
+# Cells of one block's retrieved lists: about 100 bytes a cell with all temporaries, so 200 MB.
+_BLOCK_CELLS = 1 << 21
+
+
+class Items(NamedTuple):
+    """The item table's vectors. ids: Arrow array [I], unique; vectors: float32 [I, D], finite."""
+
+    ids: pa.Array
+    vectors: np.ndarray
+
+
+class Queries(NamedTuple):
+    """The queries of one ground-truth day. users: Arrow array [Q]; vectors: float32 [Q, D], finite, none zero.
+
+    truth: what is to be found, at least one item each; seen: what the user has interacted with before.
+    Items that the item table lacks are -1 in both.
+    """
+
+    users: pa.Array
+    vectors: np.ndarray
+    truth: Lists
+    seen: Lists
+
+
+class Search(NamedTuple):
+    """One way to rank the items for every query of the day.
+
+    find(rows [B], width) returns ids [B, width] and scores [B, width] in falling order, padded with -1;
+    tolerance [Q]: scores this close to each other are equal; costs [Q]: cells that a query needs besides its list.
+    """
+
+    find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+    tolerance: np.ndarray
+    costs: np.ndarray | int = 0
+
+
+def read_items(folder: Path) -> Items:
+    """Read `item_id` and `embedding` of an item table.
+
+    Raises:
+        ValueError: no rows, a missing column, an id twice, a vector with NaN or infinity (names the item).
+    """
+    ids, vectors = _read(folder, "item_id", [])
+    counts = pc.value_counts(ids["item_id"])
+    if len(counts) < len(vectors):
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
+        raise ValueError(f"{folder}: item_id {twice!r} stands there more than once; an item has one vector")
+    return Items(ids["item_id"], vectors)
+
+
+def read_queries(folder: Path, items: pa.Array) -> Queries:
+    """Read `user_id`, `embedding`, `gt_items`, `seen_items`; items become positions in `items`.
+
+    Raises:
+        ValueError: no rows, a missing column, a vector that is NaN, infinite or zero, a user without ground truth or
+            with the same ground-truth item twice; each names the user.
+    """
+    columns, vectors = _read(folder, "user_id", ["gt_items", "seen_items"])
+    users = columns["user_id"]
+    _refuse(folder, users, np.asarray(~vectors.any(axis=1)), "a zero vector, which ranks nothing")
+    truth = _lists(columns["gt_items"], items, folder)
+    _refuse(folder, users, truth.lengths == 0, "no ground-truth items; leave such users out")
+    _refuse(folder, users, _repeats(columns["gt_items"]), "the same ground-truth item twice")
+    return Queries(users, vectors, truth, _lists(columns["seen_items"], items, folder))
+
+
+def positions(ids: pa.Array, table: pa.Array, what: str) -> np.ndarray:
+    """int64: where each of `ids` stands in `table`; -1 where it does not.
+
+    Raises:
+        ValueError: the two hold different types of ids; `what` names them.
+    """
+    if _plain(ids.type) != _plain(table.type):
+        raise ValueError(f"{what}: ids of type {ids.type} where those to match are {table.type}; make them one type")
+    found = pc.index_in(ids.cast(_plain(ids.type)), value_set=table.cast(_plain(ids.type)))
+    return found.fill_null(NO_ITEM).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def masked_lists(
+    search: Search, seen: Lists, num_items: int, num_keep: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield every query once, block by block: rows [B], ids [B, num_keep] and scores without what was seen.
+
+    Each block is searched for `num_keep` + the largest number of seen items in it, so that the masked lists are full.
+    """
+    lengths = seen.lengths
+    for rows in blocks(np.maximum(num_keep + lengths, search.costs), _BLOCK_CELLS):
+        width = min(num_items, num_keep + int(lengths[rows].max()))
+        ids, scores = search.find(rows, width)
+        yield rows, *keep_unseen(ids, scores, seen.take(rows), num_keep)
+
+
+def _read(folder: Path, key: str, lists: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
+    source = ds.dataset(folder, format="parquet")
+    missing = [name for name in [key, *lists, "embedding"] if name not in source.schema.names]
+    if missing:
+        raise ValueError(f"{folder}: no column {missing[0]!r}; there are {', '.join(source.schema.names)}")
+    kind = source.schema.field("embedding").type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32():
+        raise ValueError(f"{folder}: embedding is {kind} where fixed_size_list<float> is needed")
+    num_rows = source.count_rows()
+    if not num_rows:
+        raise ValueError(f"{folder}: no rows, so there is nothing to search")
+    # Filled batch by batch: the vectors are most of the memory, and are held once.
+    vectors = np.empty((num_rows, kind.list_size), np.float32)
+    kept: dict[str, list[pa.Array]] = {name: [] for name in [key, *lists]}
+    start = 0
+    for batch in source.to_batches(columns=[*kept, "embedding"]):
+        for name, arrays in kept.items():
+            arrays.append(batch.column(name))
+        column = batch.column("embedding")
+        if batch.column(key).null_count or column.null_count or column.flatten().null_count:
+            raise ValueError(f"{folder}: {key} or embedding is null between rows {start} and {start + batch.num_rows}")
+        vectors[start : start + batch.num_rows] = column.flatten().to_numpy().reshape(-1, kind.list_size)
+        start += batch.num_rows
+    columns = {name: pa.chunked_array(arrays).combine_chunks() for name, arrays in kept.items()}
+    _refuse(folder, columns[key], np.asarray(~np.isfinite(vectors).all(axis=1)), "a vector with NaN or infinity")
+    return columns, vectors
+
+
+def _refuse(folder: Path, ids: pa.Array, bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        first = ids[int(bad.argmax())].as_py()
+        raise ValueError(f"{folder}: {first!r} has {what} ({int(bad.sum())} of {len(bad)} rows like it)")
+
+
+def _lists(column: pa.Array, items: pa.Array, folder: Path) -> Lists:
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Lists(positions(column.flatten(), items, str(folder)), offsets)
+
+
+def _repeats(column: pa.Array) -> np.ndarray:
+    parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
+    codes = column.flatten().dictionary_encode().indices.fill_null(NO_ITEM).to_numpy(zero_copy_only=False)
+    order = np.lexsort((codes, parents))
+    equal = (parents[order][1:] == parents[order][:-1]) & (codes[order][1:] == codes[order][:-1])
+    repeats = np.zeros(len(column), bool)
+    repeats[parents[order][1:][equal]] = True
+    return repeats
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return pa.int64() if pa.types.is_integer(kind) else pa.large_string()

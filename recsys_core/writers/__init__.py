@@ -1,0 +1,1 @@
+"""Writers, one per file: one part of a table for each rank."""

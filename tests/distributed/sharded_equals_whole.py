@@ -1,0 +1,35 @@
+"""Run by torchrun: after some steps, the sharded model gives what the same weights give unsharded, on every rank."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from recsys_core import checkpoint, distributed, models, train
+from recsys_core.features import Engine
+
+
+def main(request_file: str) -> None:
+    """Train ten steps of the request, then compare a batch of this rank."""
+    request = train.Request.model_validate_json(Path(request_file).read_text())
+    with distributed.world("cpu") as here:
+        trainer = train.Trainer(request, here)
+        batches = [batch for batch, _ in trainer.feed.batches(trainer.epoch(0, ()), epoch=0, step=0)]
+        for number, batch in enumerate(batches[:10]):
+            trainer.step(batch, number)
+        directory = request.output / "compared"
+        checkpoint.save(directory, {"model": trainer.model.state_dict()}, trainer.position, here)
+        whole = models.build(request.model, Engine.load(request.data.engine))
+        state = {"model": whole.state_dict()}
+        checkpoint.load(directory, state, alone=True)
+        whole.load_state_dict(state["model"])
+        batch = batches[-1]
+        with torch.no_grad():
+            expected = whole(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+            found = trainer.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+        for left, right in zip(expected, found, strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

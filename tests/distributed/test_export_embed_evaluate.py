@@ -1,0 +1,133 @@
+"""What follows a training: held-out figures, exported towers, and vectors of every row, on one rank and on two."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from recsys_core import evaluate, export, predict
+from recsys_core.artifacts import Embeddings, ExportedModel, HeldOut
+from recsys_core.features import Engine
+from recsys_core.progress import silent
+from recsys_core.towers import tower_inputs
+
+COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
+
+
+@pytest.fixture(scope="module")
+def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
+    request = export.Request(
+        output=tmp_path_factory.mktemp("export") / "export",
+        **COMMON,
+        config=export.Config(parity_rows=100),
+        model=sections["model"],
+        data=day,
+        checkpoint=trained,
+    )
+    return export.run(request, silent)
+
+
+@pytest.fixture
+def embed_request(exported, day, tmp_path):
+    def make(name="embed", **fields) -> predict.Request:
+        given = {"config": predict.Config(batch_size=50), "data": day, "model": exported}
+        return predict.Request(output=tmp_path / name, **COMMON, **(given | fields))
+
+    return make
+
+
+@pytest.fixture
+def evaluate_request(trained, day, sections, tmp_path):
+    def make(name="evaluate", **fields) -> evaluate.Request:
+        given = {"config": evaluate.Config(batch_size=32, ks=(1, 10)), "sharding": {}, "num_ranks": 1, "seed": 3}
+        return evaluate.Request(
+            output=tmp_path / name, **COMMON, **sections, **(given | fields), data=day, checkpoint=trained
+        )
+
+    return make
+
+
+def test_exported_towers_need_only_plain_tensors(exported, day):
+    assert exported.parity_max_abs_difference <= 1e-5
+    engine = Engine.load(exported.engine)
+    assert engine.digest == day.engine_digest
+    items = pq.read_table(day.items)
+    tower = torch.jit.load(str(exported.item / "model.pt"))
+    signature = json.loads((exported.item / "signature.json").read_text())
+    inputs = tower_inputs(engine.transform(items, "item"))
+    assert [entry["name"] for entry in signature["inputs"]] == list(inputs)
+    with torch.no_grad():
+        vectors = tower(inputs)
+    assert list(vectors.shape) == [items.num_rows, signature["output"]["shape"][1]]
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(items.num_rows), atol=1e-5)
+
+
+def test_a_shared_table_is_stored_once(exported):
+    tower = torch.jit.load(str(exported.query / "model.pt"))
+    shapes = [tuple(table.weight.shape) for table in tower.tables.children()]
+    assert (200, 8) in shapes
+
+
+def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_eager", lambda model, engine, rows: {"query": torch.zeros(100, 16)})
+    request = export.Request(
+        output=tmp_path / "export",
+        **COMMON,
+        config=export.Config(parity_rows=100),
+        model=sections["model"],
+        data=day,
+        checkpoint=trained,
+    )
+    with pytest.raises(ValueError, match="scripted query tower differs from the checkpoint"):
+        export.run(request, silent)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_ranks_embed_what_one_embeds_in_the_same_order(embed_request, torchrun, day):
+    one = predict.run(embed_request("one"), silent)
+    request = embed_request("two")
+    done = torchrun("embed", request, 2)
+    assert done.returncode == 0, done.stderr
+    two = Embeddings.load(request.output)
+    assert (two.num_items, two.num_queries) == (day.num_items, day.num_queries)
+    for folder in ("items", "queries"):
+        left, right = pq.read_table(one.path / folder), pq.read_table(two.path / folder)
+        assert left.drop_columns(["embedding"]).equals(right.drop_columns(["embedding"]))
+        vectors = [np.stack(table.column("embedding").to_numpy()) for table in (left, right)]
+        assert np.allclose(*vectors, atol=1e-6)
+    assert pq.read_table(one.items).column("item_id").equals(pq.read_table(day.items).column("item_id"))
+
+
+def test_vectors_find_the_planted_group(embed_request):
+    made = predict.run(embed_request(), silent)
+    items, queries = pq.read_table(made.items), pq.read_table(made.queries)
+    scores = np.stack(queries.column("embedding").to_numpy()) @ np.stack(items.column("embedding").to_numpy()).T
+    best = scores.argmax(axis=1)
+    assert (best % 6 == queries.column("user_id").to_numpy() % 6).mean() > 0.9
+
+
+def test_a_column_that_the_day_does_not_have_is_named(embed_request, day, tmp_path):
+    poorer = tmp_path / "poorer"
+    for folder in ("items", "ground_truth"):
+        (poorer / folder).mkdir(parents=True)
+        table = pq.read_table(day.path / folder)
+        dropped = [name for name in ("category",) if name in table.column_names]
+        pq.write_table(table.drop_columns(dropped), poorer / folder / "part-00000.parquet")
+    request = embed_request(data=day.model_copy(update={"path": poorer}))
+    with pytest.raises(ValueError, match=r"item features need column\(s\) category"):
+        predict.run(request, silent)
+
+
+def test_every_known_pair_is_evaluated_once(evaluate_request, torchrun, day):
+    one = evaluate.run(evaluate_request("one"), silent)
+    assert one.num_rows == day.num_ground_truth
+    assert 0 < one.sampled_recall["1"] < one.sampled_recall["10"] <= 1
+    assert one.sampled_recall["10"] > 0.4
+    request = evaluate_request("two", num_ranks=2)
+    done = torchrun("evaluate", request, 2)
+    assert done.returncode == 0, done.stderr
+    two = HeldOut.load(request.output)
+    assert two.num_rows == one.num_rows
+    assert two.loss == pytest.approx(one.loss, abs=0.2)

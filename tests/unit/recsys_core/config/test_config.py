@@ -1,0 +1,51 @@
+"""The whole config: what it refuses across sections, what it shows, and what an editor is told."""
+
+from pathlib import Path
+
+import pytest
+
+from recsys_core import config as configs
+
+ROOT = Path(__file__).parents[4]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_shown_reads_back_as_the_same_config(path: Path, tmp_path: Path) -> None:
+    loaded = configs.load(path)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(configs.show(loaded))
+    again = configs.load(resolved)
+    assert again == loaded
+    assert again.hash == loaded.hash
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_says_how_to_run_it(path: Path) -> None:
+    comment = path.read_text().partition("\nname:")[0]
+    assert f"dayline run {path.relative_to(ROOT)}" in comment
+
+
+def test_the_hash_tells_configs_apart_but_not_where_runs_lie() -> None:
+    plain = configs.load(CONFIGS[0])
+    assert configs.load(CONFIGS[0], ["run_root=/elsewhere"]).hash == plain.hash
+    assert configs.load(CONFIGS[0], ["seed=7"]).hash != plain.hash
+
+
+def test_mistakes_in_components_and_across_sections_are_told_together() -> None:
+    changes = ["features.query[0].tabel=x", "model.kind=two_towers", "name=My Shop", "hitrate.ks=[5, 5]"]
+    with pytest.raises(ValueError, match=".") as error:
+        configs.load(CONFIGS[0], changes)
+    lines = str(error.value).splitlines()
+    assert any("features.query[0].tabel: unknown key; did you mean table?" in line for line in lines)
+    assert any("did you mean 'two_tower'?" in line for line in lines)
+    assert any(line.startswith("--set name=My Shop: name: ") for line in lines)
+    assert any(line.startswith("--set hitrate.ks=[5, 5]: hitrate.ks: ") for line in lines)
+
+
+def test_the_schema_offers_every_kind_of_a_catalogue() -> None:
+    schema = configs.schema()
+    kinds = {kind["properties"]["kind"]["const"] for kind in schema["properties"]["data"]["oneOf"]}
+    assert {"daily", "movielens_100k", "taobao_ad", "synthetic"} <= kinds
+    assert "$ref" not in str(schema["properties"])
+    assert schema["additionalProperties"] is False

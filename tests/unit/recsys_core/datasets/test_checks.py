@@ -1,0 +1,145 @@
+"""Each way in which a log can be wrong is refused, and the refusal names where."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_core.artifacts import DayCount
+from recsys_core.datasets import _checks
+from recsys_core.progress import Event, silent
+
+MIDNIGHT = 1_704_067_200  # 2024-01-01T00:00:00Z
+DAY = 86_400
+LAST = datetime.date(2024, 1, 2)
+GOOD: dict[tuple[str, int], dict[str, Any]] = {
+    ("interactions", 1): {
+        "user_id": [1, 2, 1],
+        "item_id": [7, 7, 8],
+        "timestamp": [MIDNIGHT, MIDNIGHT + 5, MIDNIGHT + 9],
+    },
+    ("interactions", 2): {"user_id": [3], "item_id": [8], "timestamp": [MIDNIGHT + DAY + 1]},
+    ("users", 1): {"user_id": [1, 2], "age": [20, None]},
+    ("users", 2): {"user_id": [3, 1], "age": [30, 21]},
+    ("items", 1): {"item_id": [7, 8], "tags": [["a"], None]},
+}
+
+
+def write(root: Path, partitions: dict[tuple[str, int], Any]) -> Path:
+    for (name, number), columns in partitions.items():
+        path = root / name / f"ds=2024-01-{number:02d}" / "part-00000.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), path)
+    return root
+
+
+def test_a_good_log_is_counted_and_every_file_has_a_digest(tmp_path: Path):
+    events: list[Event] = []
+    later = {("users", 3): {"wrong": [1]}, ("interactions", 3): {"wrong": [1]}}
+    checked = _checks.check(write(tmp_path, GOOD | later), LAST, events.append)
+    assert checked.days == (
+        DayCount(day=datetime.date(2024, 1, 1), num_interactions=3, num_users=2, num_items=2),
+        DayCount(day=LAST, num_interactions=1, num_users=2, num_items=0),
+    )
+    assert checked.columns["users"] == {"user_id": "int64", "age": "int64"}
+    assert [file.path for file in checked.files][:2] == [
+        "interactions/ds=2024-01-01/part-00000.parquet",
+        "interactions/ds=2024-01-02/part-00000.parquet",
+    ]
+    assert len({file.digest for file in checked.files}) == len(checked.files) == 5
+    assert (events[-1].done, events[-1].total) == (10, 10)
+
+
+def test_the_digests_follow_the_content_and_not_the_place(tmp_path: Path):
+    one = _checks.check(write(tmp_path / "one", GOOD), LAST, silent)
+    two = _checks.check(write(tmp_path / "two", GOOD), LAST, silent)
+    other = write(tmp_path / "other", GOOD | {("items", 1): {"item_id": [7, 8], "tags": [["b"], None]}})
+    assert one == two
+    assert _checks.check(other, LAST, silent).files != one.files
+
+
+def test_ids_may_be_text(tmp_path: Path):
+    text = {
+        key: {
+            name: [str(value) for value in values] if name.endswith("_id") else values
+            for name, values in columns.items()
+        }
+        for key, columns in GOOD.items()
+    }
+    assert _checks.check(write(tmp_path, text), LAST, silent).columns["interactions"]["user_id"] == "string"
+
+
+def interactions(**change: Any) -> dict[tuple[str, int], Any]:
+    return {("interactions", 1): GOOD["interactions", 1] | change}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {("interactions", 1): {"user_id": [1], "item_id": [7], "timestmp": [MIDNIGHT]}},
+            (
+                r"interactions/ds=2024-01-01/part-00000.parquet: interactions has no column 'timestamp', only user_id, "
+                r"item_id, timestmp; did you mean 'timestmp'\?"
+            ),
+        ),
+        ({("items", 1): {"id": [1]}}, "items has no column 'item_id', only id"),
+        (
+            interactions(timestamp=pa.array([MIDNIGHT * 1000] * 3, pa.timestamp("ms"))),
+            r"column 'timestamp' is timestamp\[ms\] where interactions needs int64, Unix seconds in UTC; cast it",
+        ),
+        (interactions(user_id=[1.0, 2.0, 3.0]), "column 'user_id' is double where interactions needs int64 or string"),
+        ({("items", 1): {"item_id": ["7", "8"]}}, "item_id is int64 in interactions and string in items"),
+        (
+            {("interactions", 2): {"user_id": [3], "item_id": ["8"], "timestamp": [MIDNIGHT + DAY]}},
+            r"ds=2024-01-02/part-00000.parquet: column 'item_id' is string here and int64 in .*ds=2024-01-01",
+        ),
+        ({("users", 2): {"user_id": [3]}}, "column 'age' is absent here and int64 in"),
+        ({("users", 2): {"user_id": [3], "age": [1], "city": [2]}}, "column 'city' is int64 here and absent in"),
+        (interactions(item_id=[7, None, None]), "column 'item_id' is null in 2 rows; leave those rows out"),
+        (interactions(timestamp=[MIDNIGHT, None, MIDNIGHT]), "column 'timestamp' is null in 1 rows"),
+        ({("users", 2): {"user_id": [3, None], "age": [1, 1]}}, "column 'user_id' is null in 1 rows"),
+        (
+            interactions(timestamp=[MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + DAY]),
+            f"2 timestamps are not on 2024-01-01 in UTC, such as {MIDNIGHT - 1}; that day is {MIDNIGHT}",
+        ),
+        (interactions(timestamp=[MIDNIGHT * 1000] * 3), "these are milliseconds, seconds are needed"),
+        (
+            {("items", 1): {"item_id": [7, 8, 8, 7], "tags": [["a"]] * 4}},
+            r"items/ds=2024-01-01: 2 ids stand more than once in items, such as 7, 8; keep one row per item_id and day",
+        ),
+        (
+            interactions(user_id=[1, 9, 4]) | {("users", 2): {"user_id": [3, 4], "age": [1, 1]}},
+            (
+                "interactions name 2 ids that users does not know by then "
+                r"\(user_id 4 acts on 2024-01-01 but is first known on 2024-01-02; 9 acts on 2024-01-01 but is in no "
+                "partition"
+            ),
+        ),
+        (interactions(item_id=[7, 8, 9]), "interactions name 1 ids that items does not know by then"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, change: dict[tuple[str, int], Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        _checks.check(write(tmp_path, GOOD | change), LAST, silent)
+
+
+def test_a_table_without_files_is_refused(tmp_path: Path):
+    write(tmp_path, {key: columns for key, columns in GOOD.items() if key[0] != "users"})
+    (tmp_path / "users").mkdir()
+    with pytest.raises(ValueError, match="users has no file in any partition up to that day"):
+        _checks.check(tmp_path, LAST, silent)
+
+
+def test_a_file_whose_pages_are_damaged_is_named(tmp_path: Path):
+    noise = pa.table({"user_id": range(5_000), "age": [value * 7_919 % 5_003 for value in range(5_000)]})
+    path = write(tmp_path, GOOD | {("users", 1): noise}) / "users" / "ds=2024-01-01" / "part-00000.parquet"
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle - 2_000 : middle + 2_000] = bytes(4_000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path}: damaged"):
+        _checks.check(tmp_path, LAST, silent)

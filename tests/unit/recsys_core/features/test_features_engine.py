@@ -1,0 +1,215 @@
+"""The engine: sides, shared tables, continuing, saving, and what it says about bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_core.features import Config, Encoded, Engine, Jagged, SparseFeature, TableSpec
+
+QUERY: list[dict[str, Any]] = [
+    {"kind": "sequence", "name": "history", "column": "history__item_id", "table": "item_id", "max_length": 2},
+    {"kind": "raw", "name": "age", "normalizer": "zscore"},
+    {"kind": "id", "name": "gender", "num_embeddings": 8, "pooling": "sum"},
+    {"kind": "raw", "name": "tastes", "dim": 2},
+    {"kind": "raw", "name": "age_group", "column": "age", "boundaries": [18, 40], "embedding_dim": 2},
+]
+ITEM: list[dict[str, Any]] = [
+    {"kind": "id", "name": "item_id", "num_embeddings": 6},
+    {"kind": "id", "name": "similar", "table": "item_id", "num_embeddings": 6},
+]
+USERS = pa.table(
+    {
+        "history__item_id": pa.array([[11, 12, 13], None, [99]]),
+        "age": pa.chunked_array([[20, 40], [None]]),
+        "gender": pa.array(["f", None, "m"]).dictionary_encode(),
+        "tastes": pa.array([[1.0, 2.0], [3.0, None], None], pa.list_(pa.float32(), 2)),
+        "unread": pa.array([object.__name__] * 3),
+    }
+)
+ITEMS = pa.table({"item_id": [13, 12, 11], "similar": [[12, 13], [], [13]]})
+
+
+def build(query: list[dict[str, Any]] = QUERY, item: list[dict[str, Any]] = ITEM) -> Engine:
+    return Engine.build(Config.model_validate({"embedding_dim": 4, "query": query, "item": item}))
+
+
+@pytest.fixture
+def fitted() -> Engine:
+    engine = build()
+    engine.fit([USERS], ITEMS.to_batches())
+    return engine
+
+
+def lists(jagged: Jagged) -> list[list[int]]:
+    ends = np.cumsum(jagged.lengths)
+    return [jagged.values[end - n : end].tolist() for end, n in zip(ends, jagged.lengths, strict=True)]
+
+
+def test_encodes_each_side_by_hand(fitted: Engine) -> None:
+    # Seen: 13 three times, 12 twice, 11 once, over both features of the table.
+    query, item = fitted.transform(USERS, "query"), fitted.transform(ITEMS, "item")
+    assert {name: lists(jagged) for name, jagged in query.sparse.items()} == {
+        "history": [[2, 1], [], [0]],
+        "gender": [[1], [], [2]],
+        "age_group": [[1], [2], []],
+    }
+    np.testing.assert_array_equal(query.dense, np.array([[-1, 1, 2], [1, 3, 0], [0, 0, 0]], np.float32))
+    assert (query.dense.dtype, query.num_rows) == (np.float32, 3)
+    assert {name: lists(jagged) for name, jagged in item.sparse.items()} == {
+        "item_id": [[1], [2], [3]],
+        "similar": [[2, 1], [], [1]],
+    }
+    assert (item.dense.shape, item.num_rows) == ((3, 0), 3)
+
+
+def test_describes_itself(fitted: Engine) -> None:
+    assert fitted.columns("query") == ["history__item_id", "age", "gender", "tastes"]
+    assert (fitted.dense_dim("query"), fitted.dense_dim("item")) == (3, 0)
+    assert fitted.sparse_features("query") == (
+        SparseFeature("history", "item_id", "mean"),
+        SparseFeature("gender", "gender", "sum"),
+        SparseFeature("age_group", "age_group", "mean"),
+    )
+    of_items = (("history", "query"), ("item_id", "item"), ("similar", "item"))
+    assert {table.name: table for table in fitted.tables} == {
+        "gender": TableSpec(name="gender", num_embeddings=8, embedding_dim=4, features=(("gender", "query"),)),
+        "age_group": TableSpec(name="age_group", num_embeddings=3, embedding_dim=2, features=(("age_group", "query"),)),
+        "item_id": TableSpec(name="item_id", num_embeddings=6, embedding_dim=4, features=of_items),
+    }
+    assert fitted.schema("query") == {
+        "history__item_id": {"type": "list<int64>"},
+        "age": {"type": "int64"},
+        "gender": {"type": "string"},
+        "tastes": {"type": "list<float64>"},
+    }
+    assert fitted.report["item_id"] == {"known": 3, "out_of_vocabulary": 0, "capacity": 5}
+    assert set(fitted.report) == {"history", "gender", "item_id", "similar"}
+
+
+def test_schema_knows_only_what_a_fit_has_seen() -> None:
+    engine = build(
+        [{"kind": "id", "name": "vip", "num_embeddings": 3}, {"kind": "id", "name": "x", "num_embeddings": 3}]
+    )
+    engine.fit([pa.table({"vip": [True, None], "x": pa.nulls(2)})], [])
+    assert engine.schema("query") == {"vip": {"type": "bool"}}
+    assert engine.schema("item") == {}
+
+
+def test_saves_and_loads_to_the_same_bytes(fitted: Engine, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "a")
+    loaded = Engine.load(tmp_path / "a")
+    loaded.save(tmp_path / "b")
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["engine.json", "gender.parquet", "item_id.parquet"]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    assert loaded.digest == fitted.digest
+    for side, table in (("query", USERS), ("item", ITEMS)):
+        before, after = fitted.transform(table, side), loaded.transform(table, side)
+        np.testing.assert_array_equal(before.dense, after.dense)
+        assert {name: lists(j) for name, j in before.sparse.items()} == {n: lists(j) for n, j in after.sparse.items()}
+
+
+def test_a_loaded_engine_goes_on_learning_as_if_never_stopped(fitted: Engine, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    loaded = Engine.load(tmp_path)
+    more = pa.table({"item_id": [1, 2, 2, 3, 11], "similar": pa.nulls(5)})
+    for engine in (fitted, loaded):
+        engine.fit([USERS.slice(1, 1)], [more])
+    assert loaded.digest == fitted.digest
+    # 2 was seen twice; 1 comes before 3; the last row is the table's sixth.
+    assert lists(loaded.transform(more, "item").sparse["item_id"]) == [[5], [4], [4], [0], [3]]
+    assert loaded.report["item_id"] == {"known": 5, "out_of_vocabulary": 1, "capacity": 5}
+
+
+def test_digest_tells_engines_apart(fitted: Engine) -> None:
+    other = build()
+    assert other.digest != fitted.digest
+    other.fit(USERS.to_batches(max_chunksize=1), [ITEMS])
+    assert other.digest == fitted.digest
+
+
+def test_build_continues_what_is_still_there(fitted: Engine) -> None:
+    country = {"kind": "id", "name": "country", "num_embeddings": 3}
+    normalized = {"kind": "raw", "name": "age", "normalizer": "minmax"}
+    config = Config.model_validate({"embedding_dim": 4, "query": [QUERY[0], normalized, country], "item": ITEM})
+    engine = Engine.build(config, base=fitted)
+    np.testing.assert_array_equal(lists(engine.transform(ITEMS, "item").sparse["item_id"]), [[1], [2], [3]])
+    engine.fit([USERS.append_column("country", pa.array(["c"] * 3))], [])
+    np.testing.assert_array_equal(
+        engine.transform(USERS.append_column("country", pa.nulls(3)), "query").dense[:, 0], [0, 1, 0]
+    )
+    same = Engine.build(fitted.config, base=fitted)
+    same.fit([], [])
+    assert same.transform(USERS, "query").dense.tolist() == fitted.transform(USERS, "query").dense.tolist()
+
+    resized = Config.model_validate({"embedding_dim": 4, "query": [], "item": [ITEM[0] | {"num_embeddings": 7}]})
+    with pytest.raises(ValueError, match=r"table 'item_id'.*would change what its rows stand for"):
+        Engine.build(resized, base=fitted)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=8), st.data())
+def test_take_gathers_rows(rows: list[list[int]], data: st.DataObject) -> None:
+    lengths = np.array([len(row) for row in rows], np.int32)
+    jagged = Jagged(np.array([x for row in rows for x in row], np.int64), lengths)
+    dense = np.arange(len(rows), dtype=np.float32)[:, None]
+    picks = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=12))
+    taken = Encoded(len(rows), dense, {"f": jagged}).take(np.array(picks, np.int64))
+    assert lists(taken.sparse["f"]) == [rows[pick] for pick in picks]
+    assert (taken.num_rows, taken.dense[:, 0].tolist()) == (len(picks), picks)
+    assert (taken.sparse["f"].values.dtype, taken.sparse["f"].lengths.dtype) == (np.int64, np.int32)
+    count = data.draw(st.integers(0, 5))
+    assert lists(jagged.last(count)) == [row[len(row) - min(count, len(row)) :] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([QUERY[2], QUERY[2]], "feature 'gender' is there twice"),
+        ([{"kind": "id", "name": "item_id", "num_embeddings": 6}], "feature 'item_id' is there twice"),
+        ([QUERY[0] | {"table": "items"}], "no table 'items' .* did you mean 'item_id'"),
+        ([QUERY[2] | {"table": "item_id"}], "table 'item_id' is .*make them agree"),
+        (
+            [
+                QUERY[2] | {"table": "item_id", "num_embeddings": 6, "embedding_dim": 8},
+                {"kind": "id", "name": "x", "table": "item_id", "num_embeddings": 6, "embedding_dim": 4},
+            ],
+            "table 'item_id': features that share it have one embedding_dim",
+        ),
+        ([{"kind": "idd", "name": "x"}], "unknown kind 'idd'.*did you mean 'id'"),
+        ([{"kind": "raw", "name": "no-such-key"}], "String should match pattern"),
+    ],
+)
+def test_refuses_a_config_that_cannot_work(query: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(query)
+
+
+def test_names_the_feature_and_the_column_that_it_cannot_read(fitted: Engine) -> None:
+    with pytest.raises(ValueError, match=r"feature 'age': there is no column 'age' .* did you mean 'aged'"):
+        fitted.transform(USERS.rename_columns({"age": "aged"}), "query")
+    with pytest.raises(ValueError, match=r"feature 'age': there is no column 'age' .there are: x.$"):
+        build([QUERY[1]]).fit([pa.table({"x": [1]})], [])
+    bad = USERS.set_column(0, "history__item_id", pa.array([["a"]] * 3))
+    with pytest.raises(ValueError, match="feature 'history', column 'history__item_id': holds string where"):
+        fitted.transform(bad, "query")
+
+
+def test_refuses_what_is_no_saved_engine(fitted: Engine, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no engine.json"):
+        Engine.load(tmp_path)
+    fitted.save(tmp_path)
+    (tmp_path / "item_id.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="damaged feature engine"):
+        Engine.load(tmp_path)
+    (tmp_path / "engine.json").write_text(json.dumps({"config": {}}))
+    with pytest.raises(ValueError, match="embedding_dim"):
+        Engine.load(tmp_path)
+    (tmp_path / "engine.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged feature engine"):
+        Engine.load(tmp_path)

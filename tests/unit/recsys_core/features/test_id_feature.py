@@ -1,0 +1,184 @@
+"""Id features: what a column may look like, and the three encodings, each against plain Python."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_core.features import base
+from recsys_core.features.id import Config, Feature, Vocabulary
+
+
+def feature(**keys: Any) -> Feature:
+    return Feature(Config(name="f", **{"num_embeddings": 100} | keys))
+
+
+def rows_of(encoded: base.Jagged) -> list[list[int]]:
+    ends = np.cumsum(encoded.lengths)
+    return [encoded.values[end - n : end].tolist() for end, n in zip(ends, encoded.lengths, strict=True)]
+
+
+NESTED = [[3, None], None, [], [4, 3, 5], [None]]
+WANTED = [[3], [], [], [4, 3, 5], []]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array(NESTED, pa.list_(pa.int8())), WANTED),
+        (pa.array(NESTED, pa.large_list(pa.uint64())), WANTED),
+        (pa.array(NESTED, pa.list_view(pa.int64())), WANTED),
+        (pa.array(NESTED, pa.large_list_view(pa.int16())), WANTED),
+        (pa.array([[3, None], None, [4, 4]], pa.list_(pa.int32(), 2)), [[3], [], [4, 4]]),
+        (pa.array(NESTED, pa.list_(pa.int64())).slice(1, 3), WANTED[1:4]),
+        (pa.array([7, None, 9], pa.uint16()), [[7], [], [9]]),
+        (pa.array([7, None, 9]).dictionary_encode(), [[7], [], [9]]),
+        (pa.DictionaryArray.from_arrays(pa.array([0, 1, None]), pa.array([5, None])), [[5], [], []]),
+        (pa.array([True, False, None]), [[1], [0], []]),
+        (pa.nulls(2), [[], []]),
+        (pa.array([], pa.int64()), []),
+    ],
+)
+def test_takes_every_shape_of_column(column: pa.Array, expected: list[list[int]]) -> None:
+    if pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
+        encoder = feature(encoding="vocabulary")
+        encoder.observe(pa.array([0, 0, 1]))
+        encoder.encoder.settle()  # pyright: ignore[reportOptionalMemberAccess]
+        expected = [[row + 1 if row == 0 else 2 for row in rows] for rows in expected]
+    else:
+        encoder = feature(encoding="identity")
+    encoded = encoder.transform(column)
+    assert rows_of(encoded) == expected
+    assert (encoded.values.dtype, encoded.lengths.dtype) == (np.int64, np.int32)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.dictionary(pa.int8(), pa.string()),
+    ],
+)
+def test_takes_every_kind_of_text(kind: pa.DataType) -> None:
+    texts = pa.array(["a", None, "new", "b"])
+    vocabulary = feature()
+    vocabulary.observe(pa.array(["b", "a", "b", None]).cast(kind))
+    vocabulary.encoder.settle()  # pyright: ignore[reportOptionalMemberAccess]
+    assert rows_of(vocabulary.transform(texts)) == [[2], [], [0], [1]]
+    assert rows_of(vocabulary.transform(texts.cast(kind))) == [[2], [], [0], [1]]
+    listed = pa.ListArray.from_arrays(pa.array([0, 2, None, 4], pa.int32()), texts.cast(kind))
+    assert rows_of(vocabulary.transform(listed)) == [[2], [0, 1], []]
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([1.5]), pa.array([[[1]]]), pa.array([{"a": 1}]), pa.array([2**63], pa.uint64())]
+)
+def test_refuses_what_cannot_be_an_id(column: pa.Array) -> None:
+    with pytest.raises(ValueError, match=r"cannot hold ids|too deep|out of bounds|not in range"):
+        feature().observe(column)
+
+
+def test_identity_refuses_ids_outside_of_the_table() -> None:
+    identity = feature(encoding="identity", num_embeddings=4)
+    assert rows_of(identity.transform(pa.array([0, 3]))) == [[0], [3]]
+    for outside in (4, -1):
+        with pytest.raises(ValueError, match=f"id {outside} is not in 0..3"):
+            identity.transform(pa.array([0, outside]))
+    with pytest.raises(ValueError, match="identity needs integers, found string"):
+        identity.transform(pa.array(["1"]))
+
+
+@given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 5))), st.integers(2, 50))
+def test_hash_is_xxh3_of_the_text(ids: list[int], num_embeddings: int) -> None:
+    hashed = feature(encoding="hash", num_embeddings=num_embeddings)
+    expected = [xxhash.xxh3_64_intdigest(str(i).encode()) % num_embeddings for i in ids]
+    assert hashed.transform(pa.array(ids, pa.int64())).values.tolist() == expected
+    assert hashed.transform(pa.array([str(i) for i in ids], pa.string())).values.tolist() == expected
+
+
+def test_hash_of_a_known_text() -> None:
+    # The reference implementation's xxh3-64 of the empty text.
+    hashed = feature(encoding="hash", num_embeddings=1_000_000).transform(pa.array([""]))
+    assert hashed.values.tolist() == [0x2D06800538D394C2 % 1_000_000]
+
+
+def slow_fit(rounds: list[list[Any]], capacity: int, min_count: int) -> dict[Any, int]:
+    """Rows by id, by the definition: sort what earned a row in each round, append, stop when full."""
+    counts: Counter[Any] = Counter()
+    rows: dict[Any, int] = {}
+    for ids in rounds:
+        counts.update(ids)
+        earned = [i for i in counts if counts[i] >= min_count and i not in rows]
+        for i in sorted(earned, key=lambda i: (-counts[i], i)):
+            if len(rows) < capacity:
+                rows[i] = len(rows) + 1
+    return rows
+
+
+IDS = st.one_of(st.integers(-3, 8), st.sampled_from([-(2**63), 2**63 - 1, 10**12]))
+ROUNDS = st.one_of(
+    st.lists(st.lists(IDS, max_size=15), min_size=1, max_size=3),
+    st.lists(st.lists(st.sampled_from(["", "a", "B", "b", "é", "zz"]), max_size=15), min_size=1, max_size=3),
+)
+
+
+@given(ROUNDS, st.integers(1, 6), st.integers(1, 3), st.data())
+def test_vocabulary_agrees_with_a_slow_fit_whatever_the_chunks(
+    rounds: list[list[Any]], capacity: int, min_count: int, data: st.DataObject
+) -> None:
+    kind = pa.string() if any(isinstance(i, str) for ids in rounds for i in ids) else pa.int64()
+    vocabulary = Vocabulary(capacity + 1, min_count)
+    for ids in rounds:
+        cut = data.draw(st.integers(0, len(ids)))
+        for chunk in (ids[:cut], ids[cut:]):
+            vocabulary.observe(pa.array(chunk, kind))
+        vocabulary.settle()
+        state = vocabulary.state()
+        assert state is not None
+        vocabulary = Vocabulary(capacity + 1, min_count)
+        vocabulary.restore(state)
+    rows = slow_fit(rounds, capacity, min_count)
+    asked = list({i for ids in rounds for i in ids})
+    asked += ["unseen"] if kind == pa.string() else [77, -77]
+    assert vocabulary.encode(pa.array(asked, kind)).tolist() == [rows.get(i, 0) for i in asked]
+    report = vocabulary.report()
+    seen = len({i for ids in rounds for i in ids})
+    assert report == {"known": len(rows), "out_of_vocabulary": seen - len(rows), "capacity": capacity}
+
+
+def test_vocabulary_counts_stay_exact_when_there_is_much_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys_core.features.id._PENDING_ROWS", 3)
+    ids = np.random.default_rng(0).zipf(1.5, 500) % 20
+    vocabulary = Vocabulary(8, 1)
+    for chunk in np.array_split(ids, 50):
+        vocabulary.observe(pa.array(chunk))
+    vocabulary.settle()
+    assert {i: row for i, row in enumerate(vocabulary.encode(pa.array(range(20)))) if row} == slow_fit(
+        [ids.tolist()], 7, 1
+    )
+
+
+def test_vocabulary_must_be_fitted_and_keeps_its_type() -> None:
+    vocabulary = Vocabulary(4, 1)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        vocabulary.encode(pa.array([1]))
+    assert vocabulary.report() == {"known": 0, "out_of_vocabulary": 0, "capacity": 3}
+    vocabulary.settle()
+    assert vocabulary.encode(pa.array(["a"])).tolist() == [0]
+    vocabulary.observe(pa.array(["a"]))
+    with pytest.raises(ValueError, match="holds int64 where the vocabulary was fitted on string"):
+        vocabulary.observe(pa.array([1]))
+    vocabulary.settle()
+    with pytest.raises(ValueError, match="holds int64 where the vocabulary was fitted on string"):
+        vocabulary.encode(pa.array([1]))
+    with pytest.raises(ValueError, match="holds int64"):
+        vocabulary.observe(pa.array([1]))

@@ -1,0 +1,22 @@
+"""The example that goes with a released model."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_core.registry import bundle
+
+
+def test_the_example_has_no_nulls_inside_of_lists(tmp_path):
+    path = tmp_path / "queries.parquet"
+    table = pa.table(
+        {
+            "history__brand": pa.array([[1, None, 3], [None], None], pa.list_(pa.int64())),
+            "age": pa.array([30, None, 40]),
+            "embedding": [[0.5], [0.5], [0.5]],
+        }
+    )
+    pq.write_table(table, path)
+    example = bundle._example(path)
+    assert example["history__brand"].tolist() == [[1, 3], []]
+    assert example["age"].tolist() == [30, None]
+    assert list(example.columns) == ["history__brand", "age"]

@@ -1,0 +1,175 @@
+"""Which release is live, which one before it, and what training continues, in a real registry."""
+
+import datetime
+import json
+
+import pytest
+
+from recsys_core import registry, tracking
+
+FIRST = datetime.date(2024, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    return tracking.location(tracking.Config.model_validate({}), tmp_path_factory.mktemp("runs"))
+
+
+class Shop:
+    """A registered model whose versions are cheap: models without files."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.uri, self.name = uri, name
+        self.client = tracking.connect(uri)
+        self.client.create_registered_model(name)
+
+    def register(self, day: int, *, checked: bool = True) -> registry.ReleaseInfo:
+        model = self.client.create_logged_model("0", name="bundle")
+        self.client.finalize_logged_model(model.model_id, "READY")
+        run = self.client.create_run("0")
+        tags = {
+            "day": str(FIRST + datetime.timedelta(days=day - 1)),
+            "run_id": f"run-{day}",
+            "bundle_digest": "b" * 32,
+            "ground_truth_digest": "g" * 32,
+            "metrics": json.dumps({"hit_rate_at_50": 0.2}),
+            "checkpoint": f"{self.name}/{day}/train",
+            "model": f"{self.name}/{day}/export",
+        } | ({"checked": "true"} if checked else {})
+        version = self.client.create_model_version(
+            self.name,
+            f"models:/{model.model_id}",
+            run_id=run.info.run_id,
+            tags={f"dayline.{key}": value for key, value in tags.items()},
+        )
+        return next(info for info in registry.releases(self.uri, self.name) if info.version == int(version.version))
+
+    def go_live(self, day: int) -> registry.ReleaseInfo:
+        live = registry.champion(self.uri, self.name)
+        info = self.register(day)
+        registry.tag(self.client, info, replaced=live.version if live else 0)
+        registry.make_live(self.client, info)
+        return info
+
+    def marks(self) -> dict[int, str]:
+        """By version: L(ive), P(revious), R(olled back)."""
+        return {
+            info.version: "L" * info.live + "P" * info.previous + "R" * info.rolled_back
+            for info in registry.releases(self.uri, self.name)
+        }
+
+    def base(self, day: int) -> int | None:
+        info = registry.base_release(self.uri, self.name, FIRST + datetime.timedelta(days=day - 1))
+        return info.version if info else None
+
+
+@pytest.fixture
+def shop(uri, request):
+    return Shop(uri, request.node.name)
+
+
+def test_nothing_was_published_yet(uri):
+    assert registry.releases(uri, "unknown") == []
+    assert registry.champion(uri, "unknown") is None
+    assert registry.base_release(uri, "unknown", FIRST) is None
+    with pytest.raises(ValueError, match="unknown: nothing is live"):
+        registry.rollback(uri, "unknown")
+
+
+def test_each_day_replaces_the_one_before(shop):
+    for day in (1, 2, 3):
+        shop.go_live(day)
+    assert shop.marks() == {3: "L", 2: "P", 1: ""}
+    newest = registry.releases(shop.uri, shop.name)[0]
+    assert (newest.day, newest.run_id, newest.metrics) == (datetime.date(2024, 3, 3), "run-3", {"hit_rate_at_50": 0.2})
+    assert [shop.base(day) for day in (1, 2, 3, 4, 9)] == [None, 1, 2, 3, 3]
+
+
+def test_rolling_back_goes_back_step_by_step_until_the_first(shop):
+    for day in (1, 2, 3):
+        shop.go_live(day)
+    assert registry.rollback(shop.uri, shop.name).version == 2
+    assert shop.marks() == {3: "R", 2: "L", 1: "P"}
+    assert shop.base(4) == 2
+    assert registry.rollback(shop.uri, shop.name).version == 1
+    assert shop.marks() == {3: "R", 2: "R", 1: "L"}
+    with pytest.raises(ValueError, match="version 1 of 2024-03-01 is live and there is no release before it"):
+        registry.rollback(shop.uri, shop.name)
+    assert shop.marks() == {3: "R", 2: "R", 1: "L"}
+
+
+def test_rolling_back_further_marks_all_that_is_left_behind(shop):
+    for day in (1, 2, 3, 4):
+        shop.go_live(day)
+    registry.rollback(shop.uri, shop.name, 2)
+    assert shop.marks() == {4: "R", 3: "R", 2: "L", 1: "P"}
+    shop.go_live(5)
+    assert shop.marks() == {5: "L", 4: "R", 3: "R", 2: "P", 1: ""}
+    assert registry.rollback(shop.uri, shop.name).version == 2
+
+
+def test_a_rollback_can_be_taken_back(shop):
+    for day in (1, 2, 3):
+        shop.go_live(day)
+    registry.rollback(shop.uri, shop.name)
+    assert registry.rollback(shop.uri, shop.name, 3).version == 3
+    assert shop.marks() == {3: "L", 2: "P", 1: ""}
+
+
+def test_a_release_that_never_was_live_can_be_chosen(shop):
+    shop.go_live(2)
+    shop.go_live(3)
+    shop.register(1)
+    registry.rollback(shop.uri, shop.name, 3)
+    assert shop.marks() == {3: "L", 2: "P", 1: ""}
+    assert registry.rollback(shop.uri, shop.name).version == 2
+    older = shop.register(1)
+    shop.go_live(4)
+    registry.rollback(shop.uri, shop.name, older.version)
+    assert shop.marks() == {5: "R", 4: "L", 3: "R", 2: "P", 1: ""}
+
+
+def test_a_first_release_that_replaces_none(shop):
+    shop.register(1)
+    shop.go_live(2)
+    assert registry.rollback(shop.uri, shop.name, 1).version == 1
+    assert shop.marks() == {2: "R", 1: "L"}
+
+
+def test_what_cannot_be_chosen_is_said(shop):
+    shop.go_live(1)
+    shop.go_live(2)
+    unchecked = shop.register(3, checked=False)
+    with pytest.raises(ValueError, match="no version 9"):
+        registry.rollback(shop.uri, shop.name, 9)
+    with pytest.raises(ValueError, match="version 2 is live already"):
+        registry.rollback(shop.uri, shop.name, 2)
+    with pytest.raises(ValueError, match=f"version {unchecked.version} was never loaded back"):
+        registry.rollback(shop.uri, shop.name, unchecked.version)
+    assert shop.base(9) == 2
+    assert shop.marks() == {3: "", 2: "L", 1: "P"}
+
+
+def test_versions_that_others_registered_are_none_of_ours(shop):
+    shop.go_live(1)
+    model = shop.client.create_logged_model("0", name="by hand")
+    shop.client.finalize_logged_model(model.model_id, "READY")
+    shop.client.create_model_version(shop.name, f"models:/{model.model_id}")
+    assert shop.marks() == {1: "L"}
+
+
+def test_more_versions_than_a_page(shop, monkeypatch):
+    for day in (1, 2, 3):
+        shop.go_live(day)
+    search = type(shop.client).search_model_versions
+    monkeypatch.setattr(
+        type(shop.client),
+        "search_model_versions",
+        lambda self, text, **fields: search(self, text, max_results=1, **fields),
+    )
+    assert len(registry.releases(shop.uri, shop.name)) == 3
+
+
+def test_a_checkpoint_that_is_gone_leaves_a_way_out(shop, tmp_path):
+    with pytest.raises(ValueError, match=r"version 1 of 2024-03-01 cannot be continued: .*train\.warm_start=false"):
+        registry.load_checkpoint(shop.go_live(1), tmp_path)

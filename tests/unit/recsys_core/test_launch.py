@@ -1,0 +1,202 @@
+"""Real processes under a real torchrun; the stage itself is a few lines that do what each test asks."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import psutil
+import pytest
+
+from recsys_core import artifacts, launch
+from recsys_core.artifacts import Artifact
+from recsys_core.progress import Event, silent
+
+# What `python -m recsys_core` is to the launcher, with a stage that obeys its request.
+_STAGE = """
+import os, pathlib, signal, sys, time
+from recsys_core import __main__ as main, progress
+from test_launch_stage import Note, Request
+from recsys_core.artifacts import pending
+
+def run(request, sink):
+    rank = os.environ.get("RANK", "0")
+    (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
+    sink(progress.Event(stage="note", done=1, total=2, message=os.environ["OMP_NUM_THREADS"]))
+    if request.does == "refuse":
+        raise ValueError("column 'x' is missing; add it")
+    if request.does == "crash":
+        raise KeyError("bug")
+    if request.does == "sleep":
+        if request.deaf:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(600)
+    if rank == "0":
+        with pending(request.output) as work:
+            (work.path / "note.txt").write_text("done")
+            work.commit(Note, request, num_rows=1, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+
+sys.modules["recsys_core.note"] = sys.modules[__name__]
+main.STAGES["note"] = "note"
+if __name__ == "__main__":
+    sys.exit(main.main())
+"""
+
+
+class Note(Artifact):
+    """What the stage leaves."""
+
+    stage: ClassVar[str] = "note"
+    world_size: int
+
+
+class Request(artifacts.Request):
+    """What the stage is to do."""
+
+    does: Literal["write", "refuse", "crash", "sleep"]
+    deaf: bool = False
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the stage's module where the started processes find it; return an empty run directory."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "stand_in_stage.py").write_text(_STAGE)
+    (code / "test_launch_stage.py").symlink_to(__file__)
+    monkeypatch.setenv("PYTHONPATH", f"{code}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setattr(launch, "_MODULE", "stand_in_stage")
+    return tmp_path / "run"
+
+
+def request(directory: Path, does: str, *, deaf: bool = False) -> Request:
+    """Ask the stage to do something."""
+    fields = {"output": directory / "note", "config_hash": "c", "code_version": "v", "does": does, "deaf": deaf}
+    return Request.model_validate(fields)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_it_returns_the_artifact_and_forwards_events(stage: Path, num_ranks: int) -> None:
+    heard: list[Event] = []
+    config = launch.Config(num_ranks=num_ranks, threads_per_rank=3)
+    note = launch.run("note", Note, request(stage, "write"), heard.append, config)
+    assert note.world_size == num_ranks
+    assert [event.message for event in heard] == ["3"] * num_ranks
+    assert (stage / "note.request.json").is_file()
+
+
+def test_refused_input_is_a_value_error_with_the_stages_own_words(stage: Path) -> None:
+    with pytest.raises(ValueError, match=r"^column 'x' is missing; add it$"):
+        launch.run("note", Note, request(stage, "refuse"), silent, launch.Config())
+    assert not (stage / "note").exists()
+
+
+def test_a_crash_names_the_stage_the_code_and_the_end_of_the_log(stage: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*KeyError: 'bug'"):
+        launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2))
+
+
+def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
+    stage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.5)
+    asked = request(stage, "sleep", deaf=True)
+    with pytest.raises(RuntimeError, match="note: not done after launch.stage_timeout_seconds = 8"):
+        launch.run("note", Note, asked, silent, launch.Config(num_ranks=2, stage_timeout_seconds=8))
+    assert len(ranks_of(stage)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
+
+
+def test_several_nodes_need_a_place_to_meet(stage: Path) -> None:
+    with pytest.raises(ValueError, match="launch.rendezvous_endpoint: missing"):
+        launch.run("note", Note, request(stage, "write"), silent, launch.Config(num_nodes=2))
+
+
+def test_another_node_joins_by_the_command_that_is_told(stage: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    joined: list[subprocess.Popen[bytes]] = []
+
+    def join(event: Event) -> None:
+        if event.message and "on each of them run: " in event.message:
+            told = shlex.split(event.message.partition("run: ")[2])
+            joined.append(subprocess.Popen([sys.executable, *told[1:]], stdin=subprocess.DEVNULL))
+
+    config = launch.Config(num_nodes=2, num_ranks=2, rendezvous_endpoint=endpoint)
+    note = launch.run("note", Note, request(stage, "write"), join, config)
+    assert note.world_size == 4
+    assert joined[0].wait(60) == 0
+
+
+def test_one_process_gets_the_threads_of_all_ranks() -> None:
+    assert launch.alone(launch.Config(num_ranks=4, threads_per_rank=2)) == launch.Config(threads_per_rank=8)
+    assert launch.alone(launch.Config(num_ranks=4)) == launch.Config()
+
+
+def test_a_full_disk_is_named(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_FULL_DISK_BYTES", 1 << 60)
+    with pytest.raises(OSError, match="note: no space left"):
+        launch.run("note", Note, request(stage, "crash"), silent, launch.Config())
+
+
+@pytest.fixture
+def launcher(stage: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own that launches two sleeping ranks, as a flow's process does."""
+    request_file = stage.with_name("request.json")
+    request_file.write_text(request(stage, "sleep").model_dump_json())
+    code = (
+        # Started in the background of a shell, a process inherits that SIGINT is ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import sys, pathlib; from recsys_core import launch, progress; from test_launch_stage import Note, Request;"
+        "launch._MODULE = 'stand_in_stage';"
+        f"asked = Request.model_validate_json(pathlib.Path({str(request_file)!r}).read_text());"
+        "launch.run('note', Note, asked, progress.silent, launch.Config(num_ranks=2))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    wait_for(lambda: len(ranks_of(stage)) == 2)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("victim", ["launcher", "torchrun", "rank"])
+def test_no_process_outlives_a_kill(stage: Path, launcher: subprocess.Popen[bytes], victim: str) -> None:
+    ranks = [psutil.Process(pid) for pid in ranks_of(stage)]
+    (torchrun,) = psutil.Process(launcher.pid).children()
+    target = {"launcher": psutil.Process(launcher.pid), "torchrun": torchrun, "rank": ranks[1]}[victim]
+    target.send_signal(signal.SIGKILL)
+    launcher.wait(60)
+    _, alive = psutil.wait_procs([torchrun, *ranks], timeout=30)
+    assert not alive
+    assert launcher.stderr is not None
+    told = launcher.stderr.read().decode()
+    expected = {"launcher": "", "torchrun": "was killed by SIGKILL", "rank": "exitcode: -9"}[victim]
+    assert expected in told
+    assert not (stage / "note").exists()
+
+
+def test_sigint_of_the_launcher_ends_the_ranks(stage: Path, launcher: subprocess.Popen[bytes]) -> None:
+    ranks = [psutil.Process(pid) for pid in ranks_of(stage)]
+    launcher.send_signal(signal.SIGINT)
+    launcher.wait(60)
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
+
+
+def ranks_of(directory: Path) -> list[int]:
+    """Return the process ids that the ranks wrote down."""
+    return [int(text) for file in sorted(directory.glob("pid-*")) if (text := file.read_text())]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "gave up waiting"
+        time.sleep(0.05)

@@ -1,0 +1,126 @@
+"""The order, the cut and the shards: every row once, whatever the number of ranks and wherever they stop."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_core.loader import Order, Shard, cut, merge, prefetch, remaining
+from recsys_core.readers.base import Reader
+
+
+class Blocks(Reader):
+    """A table of one column, 0, 1, 2, …, in blocks of the given sizes; counts its reads."""
+
+    def __init__(self, block_rows: list[int]) -> None:
+        self.schema = pa.schema([("row", pa.int64())])
+        self.block_rows = np.array(block_rows, dtype=np.int64)
+        self.reads: list[int] = []
+
+    def read(self, block, columns):
+        self.reads.append(block)
+        start = int(self.block_rows[:block].sum())
+        return pa.table({"row": np.arange(start, start + self.block_rows[block])}).select(list(columns))
+
+
+def _shard(reader, order, rank, num_ranks, batch_size, consumed=()):
+    return Shard(reader, order, ["row"], batch_size=batch_size, rank=rank, num_ranks=num_ranks, consumed=consumed)
+
+
+def test_merge_and_remaining_by_hand():
+    assert merge([(5, 7), (0, 2), (2, 3), (4, 4)]) == [(0, 3), (5, 7)]
+    assert remaining([(5, 7), (0, 3)], 9) == [(3, 5), (7, 9)]
+    assert remaining([], 4) == [(0, 4)]
+    assert remaining([(0, 4)], 4) == []
+    with pytest.raises(ValueError, match=r"rows \[1, 2\) were consumed twice"):
+        merge([(0, 2), (1, 3)])
+
+
+def test_cut_by_hand():
+    # 5 positions: 0 1 | 10 11 12; two parts of 2 and 3.
+    assert cut([(0, 2), (10, 13)], 0, 2) == [(0, 2)]
+    assert cut([(0, 2), (10, 13)], 1, 2) == [(10, 13)]
+    assert cut([(0, 2), (10, 13)], 1, 3) == [(1, 2), (10, 11)]
+
+
+def test_unshuffled_order_is_the_tables():
+    reader = Blocks([3, 0, 4, 2])
+    order = Order(reader.block_rows, seed=1, epoch=0, shuffle_rows=0)
+    rows = pa.concat_tables(order.read(reader, (2, 8), ["row"])).column("row").to_pylist()
+    assert rows == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_shuffle_mixes_rows_of_different_blocks_and_changes_with_the_epoch():
+    reader = Blocks([10] * 8)
+    rows = {}
+    for epoch in (0, 1):
+        order = Order(reader.block_rows, seed=3, epoch=epoch, shuffle_rows=40)
+        rows[epoch] = pa.concat_tables(order.read(reader, (0, 80), ["row"])).column("row").to_pylist()
+    assert sorted(rows[0]) == sorted(rows[1]) == list(range(80))
+    assert rows[0] != rows[1]
+    assert len({row // 10 for row in rows[0][:10]}) > 1
+
+
+def test_a_rank_reads_only_the_chunks_it_owns():
+    reader = Blocks([10] * 8)
+    order = Order(reader.block_rows, seed=3, epoch=0, shuffle_rows=20)
+    list(_shard(reader, order, 0, 4, 5))
+    assert len(reader.reads) == 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    block_rows=st.lists(st.integers(0, 12), min_size=1, max_size=7).filter(any),
+    shuffle_rows=st.sampled_from([0, 1, 5, 1000]),
+    seed=st.integers(0, 3),
+    stops=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(0, 4)), max_size=3),
+)
+def test_any_sequence_of_interruptions_reads_every_row_once(block_rows, shuffle_rows, seed, stops):
+    reader = Blocks(block_rows)
+    order = Order(reader.block_rows, seed=seed, epoch=0, shuffle_rows=shuffle_rows)
+    consumed, seen = [], []
+    for num_ranks, batch_size, num_steps in [*stops, (2, 3, None)]:
+        shards = [_shard(reader, order, rank, num_ranks, batch_size, consumed) for rank in range(num_ranks)]
+        assert len({shard.num_batches for shard in shards}) == 1
+        for step in itertools.islice(zip(*shards, strict=True), num_steps):
+            sizes = [rows.table.num_rows for rows in step]
+            assert {(rows.most_rows, rows.global_rows) for rows in step} == {(max(sizes), sum(sizes))}
+            assert 1 <= max(sizes) <= batch_size
+            for rows in step:
+                kept = rows.table.column("row").to_pylist()
+                assert len(kept) == sum(b - a for a, b in rows.consumed)
+                seen += kept
+                consumed = merge([*consumed, *rows.consumed])
+    assert sorted(seen) == list(range(reader.num_rows))
+    assert consumed == [(0, reader.num_rows)]
+
+
+def test_prefetch_yields_in_order_and_passes_errors_on():
+    def items():
+        yield from range(10)
+        raise ValueError("bad row")
+
+    taken = []
+    with pytest.raises(ValueError, match="bad row"):
+        taken.extend(prefetch(items(), depth=2))
+    assert list(prefetch(iter(range(5)))) == [0, 1, 2, 3, 4]
+
+
+def test_a_consumer_that_stops_early_stops_the_thread():
+    closed = []
+
+    def items():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    source = items()
+    ahead = prefetch(source, depth=2)
+    assert next(ahead) == 0
+    ahead.close()
+    source.close()
+    assert closed == [True]

@@ -1,0 +1,60 @@
+"""The catalogue: the folder is the list, and a wrong name is answered with the nearest."""
+
+from typing import Annotated
+
+import pytest
+from pydantic import ValidationError
+
+from recsys_core import lookup
+from recsys_core.artifacts import Frozen
+from recsys_core.lookup import OneOf
+
+
+class Run(Frozen):
+    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    feature: Annotated[Frozen, OneOf("recsys_core.features")] | None = None
+
+
+def test_kinds_are_the_files_but_the_contract():
+    assert lookup.kinds("recsys_core.features") == ["id", "raw", "sequence"]
+
+
+def test_a_wrong_kind_is_answered_with_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"features: unknown kind 'sequense' \(known: id, raw, sequence\); did you mean 'seq"
+    ):
+        lookup.component("recsys_core.features", "sequense")
+
+
+def test_a_users_own_module_is_a_kind(tmp_path, monkeypatch):
+    package = tmp_path / "mypackage"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "mysampler.py").write_text(
+        "from typing import Literal\nfrom recsys_core.artifacts import Frozen\n"
+        "class Config(Frozen):\n    kind: Literal['mypackage.mysampler']\n    depth: int = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = Run.model_validate({"sampler": {"kind": "mypackage.mysampler", "depth": 4}})
+    assert Run.model_validate_json(run.model_dump_json()) == run
+    for missing in ("mypackage.other", "nopackage.other"):
+        with pytest.raises(ValueError, match="no such module; is its package installed"):
+            lookup.component("recsys_core.samplers", missing)
+
+
+def test_a_section_round_trips_and_its_only_kind_may_be_left_out():
+    run = Run.model_validate({"sampler": {"num_negatives": 5}})
+    assert run.model_dump(mode="json")["sampler"] == {"kind": "weighted", "num_negatives": 5}
+    assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_bad_sections_name_the_key():
+    with pytest.raises(ValidationError, match=r"sampler\.num_negativs"):
+        Run.model_validate({"sampler": {"num_negativs": 5}})
+    with pytest.raises(ValidationError, match="kind: missing; say which of id, raw, sequence"):
+        Run.model_validate({"sampler": {}, "feature": {"name": "x"}})
+
+
+def test_the_json_schema_lists_the_kinds():
+    properties = Run.model_json_schema()["properties"]
+    assert [entry["properties"]["kind"]["const"] for entry in properties["sampler"]["oneOf"]] == ["weighted"]

@@ -1,0 +1,83 @@
+"""The pictures say what they show: titles, labelled axes, one line per series, the series' numbers."""
+
+import datetime
+
+import pytest
+from matplotlib.figure import Figure
+
+from recsys_core import plots
+
+DAY = datetime.date(2024, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def made(made_day, tmp_path_factory):
+    return made_day(tmp_path_factory.mktemp("run"), DAY, 3)
+
+
+def _texts(figure: Figure) -> list[str]:
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    return [text.get_text() for text in legend.get_texts()] if legend else []
+
+
+def _labelled(figure: Figure) -> bool:
+    return all(axes.get_ylabel() for axes in figure.axes) and bool(figure.axes[0].get_xlabel())
+
+
+def test_loss_curve_has_loss_and_speed(made):
+    figure = plots.loss_curve(made["checkpoint"])
+    assert _texts(figure) == ["loss", "examples/s (right)"]
+    assert _labelled(figure)
+    assert "random weights" in figure.axes[0].get_title(loc="left")
+    assert figure.axes[0].get_lines()[0].get_ydata()[0] > figure.axes[0].get_lines()[0].get_ydata()[-1]
+    warm = made["checkpoint"].model_copy(update={"warm_started_from": "d" * 32})
+    assert "the last release" in plots.loss_curve(warm).axes[0].get_title(loc="left")
+
+
+def test_hit_rate_by_k_has_a_line_for_everyone_measured(made):
+    figure = plots.hit_rate_by_k(made["evaluation"])
+    assert len(_texts(figure)) == 5
+    assert _labelled(figure)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["20", "50", "200"]
+    exact = figure.axes[0].get_lines()[0].get_ydata()
+    assert list(exact) == [made["evaluation"].exact.hit_rate[k] for k in ("20", "50", "200")]
+    alone = made["evaluation"].model_copy(update={"champion": None})
+    assert len(_texts(plots.hit_rate_by_k(alone))) == 4
+
+
+def test_hit_rate_by_popularity_has_a_bar_per_bucket(made):
+    figure = plots.hit_rate_by_popularity(made["evaluation"])
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.4, 0.2, 0.1]
+    assert _labelled(figure)
+
+
+def test_ann_recall_is_in_order_of_the_parameter(made):
+    figure = plots.ann_recall(made["evaluation"], "nprobe")
+    assert _texts(figure) == ["K = 20", "K = 50", "K = 200"]
+    assert _labelled(figure)
+    assert list(figure.axes[0].get_lines()[0].get_xdata()) == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_ann_recall_of_an_index_without_a_parameter_is_empty(made):
+    figure = plots.ann_recall(made["evaluation"].model_copy(update={"ann_recall_by_nprobe": {}}), "nprobe")
+    assert len(_texts(figure)) == 3
+
+
+def test_hit_rate_by_day_marks_days_that_did_not_go_live():
+    points = [
+        plots.DayPoint(
+            day=DAY + datetime.timedelta(days=number),
+            hit_rate={"exact": 0.2, "approximate": 0.19, "popularity": 0.1} | ({"champion": 0.2} if number else {}),
+            live=number != 1,
+        )
+        for number in range(3)
+    ]
+    figure = plots.hit_rate_by_day(points, 50)
+    assert _texts(figure) == ["two-tower, exact search", "live model, exact search", "popularity baseline"]
+    hollow = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[1]]
+    assert "3 days, 2 went live" in figure.axes[0].get_title(loc="left")
+    everything = plots.hit_rate_by_day([point.model_copy(update={"live": True}) for point in points], 50)
+    assert len(everything.axes[0].get_lines()) == 3

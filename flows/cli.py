@@ -1,0 +1,188 @@
+"""The `dayline` command. Results go to stdout, all else to stderr."""
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows import config_commands, data_commands, demo, release_commands
+
+if TYPE_CHECKING:
+    from recsys_core.progress import Sink
+    from tasks.report import DayResult
+
+# Not even the message of a failed flow: it comes as our own one line, and Prefect's page has the traceback.
+_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_CONFIGURE_LOGGING": "false"}
+
+app = typer.Typer(
+    name="dayline",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Retrain a recommender every day: ingest, preprocess, train, evaluate, export, embed, index, hit rate, gate,
+    publish.
+
+    Try it with made-up data: `dayline demo`
+
+    One day of your own: `dayline run configs/movielens_two_tower.yaml --day 1998-04-15`
+
+    Every run is in MLflow and Prefect; see `dayline run --help`.""",
+)
+app.add_typer(config_commands.app, name="config")
+app.add_typer(data_commands.app, name="data")
+app.add_typer(release_commands.app, name="release")
+
+Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key of the config, as in features.query[0].column=id; repeatable"
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON instead of a table")]
+Day = typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", show_default=False)
+
+
+@app.command()
+def run(
+    config: Config,
+    day: Annotated[datetime | None, Day] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain one day, measure it on the next one, and publish it if the gate lets it pass.
+
+    Without `--day` it is the last day that has a following day with data. What was done before with the same inputs is
+    not done again, so a run that was killed goes on where it was.
+
+    `dayline run configs/demo.yaml --day 2024-01-15`
+
+    `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
+    """
+    with _flows(config, overrides) as (path, changes):
+        from flows.daily import daily_retrain
+
+        result = daily_retrain(path, day and day.date(), changes)
+    _print([result], as_json=as_json, single=True)
+
+
+@app.command()
+def backfill(
+    config: Config,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], metavar="YYYY-MM-DD")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Retrain several days in order, each continuing the release of the one before.
+
+    A day that the gate turns down does not stop it; an error does.
+
+    Example: `dayline backfill configs/movielens_two_tower.yaml --from 1998-04-01 --to 1998-04-14`
+    """
+    if last < first:
+        raise typer.BadParameter(f"--to {last.date()} is before --from {first.date()}")
+    with _flows(config, overrides) as (path, changes):
+        from flows import daily
+
+        results = daily.backfill(path, first.date(), last.date(), changes)
+    _print(results, as_json=as_json)
+
+
+@app.command("demo")
+def run_demo() -> None:
+    """Generate a small shop's log in data/shop, retrain three days with configs/demo.yaml, and print one table.
+
+    Run it in a checkout of the project. It takes a few minutes on a laptop; a second call finds everything done.
+    """
+    with _flows(demo.CONFIG, None, demo.generate) as (path, changes):
+        from flows import daily
+
+        first, last = demo.days()
+        results = daily.backfill(path, first, last, changes)
+    _print(results, as_json=False)
+    typer.echo(demo.farewell(), err=True)
+
+
+def main() -> None:
+    """Run the command; an error that has a message of its own is one line on stderr and exit code 1."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(prog_name="dayline")
+    except Exception as error:
+        if not isinstance(error, (ValueError, RuntimeError, OSError)) and not _is_of_mlflow(error):
+            raise
+        for line in _message(error).splitlines():
+            typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
+        sys.exit(1)
+
+
+def _is_of_mlflow(error: Exception) -> bool:
+    # Not by its class: importing that takes seconds.
+    return type(error).__module__ == "mlflow.exceptions"
+
+
+def _message(error: Exception) -> str:
+    if _is_of_mlflow(error):
+        return f"MLflow: {str(error).splitlines()[0]}; run it again when it answers: finished stages are kept"
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    place = f"{error.filename}: " if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{place}{error.strerror}" + ("; free some space and run it again: finished stages are kept" if full else "")
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    # Unlike death by the signal itself this unwinds, so that the run is marked as killed.
+    sys.exit(128 + number)
+
+
+@contextlib.contextmanager
+def _flows(
+    config: Path, overrides: Sequence[str] | None, prepare: "Callable[[Sink], None] | None" = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Check the config while a Prefect server starts, if none is there; then let flows run, their progress shown."""
+    from flows import console, server
+
+    changes = list(overrides or ())
+    with contextlib.ExitStack() as inside:
+        temporary = inside.enter_context(server.temporary())
+        config_commands.load(config, changes)
+        sink = inside.enter_context(console.progress())
+        if prepare is not None:
+            prepare(sink)
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from tasks.perform import listening
+
+        # Their messages are on their own pages or in the error that is raised; elsewhere they would bury it.
+        for name in ("prefect", "mlflow"):
+            logging.getLogger(name).propagate = False
+            logging.getLogger(name).addHandler(logging.NullHandler())
+        if temporary is not None:
+            inside.enter_context(temporary_settings({PREFECT_API_URL: temporary.address()}))
+        inside.enter_context(listening(sink))
+        yield str(config), changes
+
+
+def _print(results: "Sequence[DayResult]", *, as_json: bool, single: bool = False) -> None:
+    if not as_json:
+        from flows import console
+
+        console.table(results)
+        return
+    values = [result.model_dump(mode="json") for result in results]
+    typer.echo(json.dumps(values[0] if single else values, indent=2))

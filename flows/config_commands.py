@@ -1,0 +1,62 @@
+"""`dayline config`: read a config the way a run does, without running."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recsys_core.config import RunConfig
+
+app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
+
+_Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
+_Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; repeatable")]
+
+
+def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig":
+    """Load a config, or tell every mistake in it and exit with code 2."""
+    from recsys_core import config as configs
+
+    try:
+        return configs.load(config, overrides or ())
+    except ValueError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def check(config: _Config, overrides: _Overrides = None) -> None:
+    """Say whether a config is valid; every mistake is told at once, with the nearest valid key.
+
+    Example: `dayline config check configs/demo.yaml --set train.batch_size=512`
+    """
+    loaded = load(config, overrides)
+    typer.echo(f"{config}: valid, {loaded.name}, config hash {loaded.hash}")
+
+
+@app.command()
+def show(config: _Config, overrides: _Overrides = None) -> None:
+    """Print the whole config as YAML, with every default that it leaves out.
+
+    Example: `dayline config show configs/demo.yaml > resolved.yaml`
+    """
+    loaded = load(config, overrides)
+    from recsys_core import config as configs
+
+    typer.echo(configs.show(loaded), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of configs, with which editors complete keys and mark mistakes.
+
+    Example: `dayline config schema > dayline.schema.json`, and as the first line of a config:
+    `# yaml-language-server: $schema=../dayline.schema.json`
+    """
+    from recsys_core import config as configs
+
+    typer.echo(json.dumps(configs.schema(), indent=2))

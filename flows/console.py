@@ -1,0 +1,127 @@
+"""What a person at a terminal sees: bars that move and a table on stderr and stdout, and one line for an error."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from recsys_core.progress import Event, Sink
+
+if TYPE_CHECKING:
+    from tasks.report import DayResult
+
+_LINE_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Sink]:
+    """Show the stages' events on stderr: a bar for each on a terminal, lines otherwise."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description:>14}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield _Bars(bars)
+
+
+def table(results: Sequence["DayResult"], k: str | None = None) -> None:
+    """Print one row per day on stdout; the hit rates are those of `k`, by default the middle one that was measured."""
+    ks = list(results[0].metrics.hit_rate)
+    k = k or ks[len(ks) // 2]
+    shown = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, caption=f"hit rate@{k}; the model's by exact search and by the index"
+    )
+    for name in ("day", "rows", "examples/s", "loss", "exact", "approximate", "popularity", "item-item", "gate"):
+        shown.add_column(name, justify="left" if name in ("day", "gate") else "right", no_wrap=True)
+    shown.add_column("release", no_wrap=True)
+    for result in results:
+        metrics = result.metrics
+        rates = (
+            metrics.hit_rate[k],
+            metrics.approximate_hit_rate[k],
+            metrics.baselines.popularity[k],
+            metrics.baselines.item_item[k],
+        )
+        shown.add_row(
+            str(result.day),
+            f"{metrics.num_examples:,}",
+            f"{metrics.examples_per_second:,.0f}",
+            f"{metrics.loss:.3f}",
+            *(f"{rate:.4f}" for rate in rates),
+            "passed" if result.gate.passed else "rejected",
+            f"v{result.release} {result.decision}" if result.release else "none",
+        )
+    on_stdout(shown)
+
+
+def on_stdout(shown: Table) -> None:
+    """Print a table whole: a narrow terminal breaks its lines, and a pipe has no width."""
+    width = Measurement.get(Console(width=1_000), Console(width=1_000).options, shown).maximum
+    Console(highlight=False, width=max(width, Console().width)).print(shown)
+
+
+class _Lines:
+    """Plain lines: a stage's beginning, its end, and now and then between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if now >= self._next.get(event.stage, now) or _ended(event):
+            self._next[event.stage] = now + _LINE_SECONDS
+            self._console.print(_line(event), soft_wrap=True)
+
+
+class _Bars:
+    """A bar for each stage that is being done, and a line for each that has been."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._open: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        if _ended(event):
+            if event.stage in self._open:
+                self._bars.remove_task(self._open.pop(event.stage))
+            self._bars.console.print(_line(event))
+            return
+        if event.stage not in self._open:
+            self._open[event.stage] = self._bars.add_task(event.stage, total=None, count="", note="")
+        shown = {"count": _count(event)} | ({"note": note} if (note := _note(event)) else {})
+        self._bars.update(self._open[event.stage], completed=event.done, total=event.total, **shown)  # pyright: ignore[reportArgumentType] - rich's own fields
+
+
+def _line(event: Event) -> str:
+    return f"{event.stage}: {', '.join(filter(None, (_count(event), _note(event))))}"
+
+
+def _ended(event: Event) -> bool:
+    return event.message is not None and event.message.startswith(("done", "failed"))
+
+
+def _count(event: Event) -> str:
+    if not event.done and not event.total:
+        return ""
+    total = f"/{event.total:,}" if event.total is not None and event.total != event.done else ""
+    speed = event.metrics.get("examples_per_second")
+    return f"{event.done:,}{total} {event.unit}" + (f" ({speed:,.0f}/s)" if speed else "")
+
+
+def _note(event: Event) -> str:
+    loss = event.metrics.get("loss")
+    return ", ".join(filter(None, (f"loss {loss:.3f}" if loss is not None else "", event.message)))

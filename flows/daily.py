@@ -1,0 +1,64 @@
+"""The pipeline: one day, and several days in order. The bodies are the table of contents."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.notes import leave_notes
+from tasks.embed import embed, embed_champion
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.gate import gate
+from tasks.hit_rate import hit_rate
+from tasks.index import index
+from tasks.ingest import ingest
+from tasks.preprocess import preprocess
+from tasks.publish import publish
+from tasks.report import DayResult, report
+from tasks.start_run import start_run
+from tasks.train import train
+
+
+def _name() -> str:
+    asked = flow_run.parameters
+    days = asked.get("day") or " to ".join(str(asked[end]) for end in ("first", "last") if end in asked)
+    return f"{Path(asked['config']).stem} {days or 'newest day'}"
+
+
+@flow(name="daily-retrain", flow_run_name=_name)
+def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str] = ()) -> DayResult:
+    """Retrain on the days up to `day`, measure on the next one, and publish if the gate lets it pass.
+
+    Args:
+        config: path of the YAML file.
+        day: the last day to train on; by default the last one that has a following day with data.
+        overrides: assignments such as `train.batch_size=512`, applied to the file's values.
+    """
+    with start_run(config, day, overrides) as run:
+        dataset = ingest(run)
+        data = preprocess(run, dataset)
+        checkpoint = train(run, data)
+        held_out = evaluate(run, data, checkpoint)
+        model = export(run, data, checkpoint)
+        embeddings = embed(run, data, model)
+        champion = embed_champion(run, data)
+        search_index = index(run, embeddings)
+        evaluation = hit_rate(run, dataset, data, embeddings, search_index, champion)
+        decision = gate(run, evaluation)
+        release = publish(run, data, checkpoint, model, embeddings, search_index, evaluation, decision)
+        result = report(run, data, checkpoint, held_out, evaluation, decision, release)
+    leave_notes(result)
+    return result
+
+
+@flow(name="backfill", flow_run_name=_name)
+def backfill(config: str, first: date, last: date, overrides: Sequence[str] = ()) -> list[DayResult]:
+    """Retrain for each day from `first` to `last`, each continuing the release of the one before.
+
+    A day that the gate turns down does not stop it; an error does.
+    """
+    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+    return [daily_retrain(config, day, overrides) for day in days]

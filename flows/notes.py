@@ -1,0 +1,64 @@
+"""What the Prefect page of a day shows: the result as a table and in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from tasks.report import DayResult
+
+
+def rows(result: DayResult) -> list[dict[str, Any]]:
+    """Return one row per K: the model's hit rate by exact and approximate search beside what it must beat."""
+    metrics = result.metrics
+    return [
+        {
+            "K": int(k),
+            "hit rate": round(rate, 4),
+            "approximate": round(metrics.approximate_hit_rate[k], 4),
+            "live model": round(metrics.champion_hit_rate[k], 4) if metrics.champion_hit_rate else None,
+            "popularity": round(metrics.baselines.popularity[k], 4),
+            "item-item": round(metrics.baselines.item_item[k], 4),
+            "recall": round(metrics.recall[k], 4),
+            "NDCG": round(metrics.ndcg[k], 4),
+            "ANN recall": round(metrics.ann_recall[k], 4),
+        }
+        for k, rate in metrics.hit_rate.items()
+    ]
+
+
+def verdict(result: DayResult) -> str:
+    """Return in words what became of the day's model."""
+    version = f"version {result.release}" if result.release else "nothing"
+    return {
+        "live": f"{version} is live",
+        "registered": f"{version} is registered, not live",
+        "rejected": "rejected by the gate; what was live stays live",
+    }[result.decision]
+
+
+def leave_notes(result: DayResult) -> None:
+    """Put the result on the flow run's page."""
+    metrics = result.metrics
+    lines = [
+        f"## {result.day}: {verdict(result)}",
+        *(f"- {reason}" for reason in result.gate.reasons),
+        "",
+        f"- {metrics.num_examples:,} examples at {metrics.examples_per_second:,.0f}/s",
+        f"- loss {metrics.loss:.4f}, on the next day's rows {metrics.held_out_loss:.4f}",
+        "",
+        "| stage | seconds | rows | done before |",
+        "|---|---|---|---|",
+        *_stages(result),
+        "",
+        f"MLflow run `{result.mlflow_run_id}`, run `{result.run_id}`",
+    ]
+    create_markdown_artifact("\n".join(lines), key="day", description=str(result.day))
+    create_table_artifact(rows(result), key="hit-rate", description=f"Hit rate by K, {result.day}")
+
+
+def _stages(result: DayResult) -> Sequence[str]:
+    return [
+        f"| {name} | {stage.seconds:.1f} | {stage.rows:,} | {'yes' if stage.cached else ''} |"
+        for name, stage in result.stages.items()
+    ]

@@ -1,0 +1,127 @@
+"""A Prefect server for the length of one command, for who has not started one.
+
+Prefect would start one by itself, but that one stays behind when our process is killed, and starts only when the flow
+does; this one boots while the flow's code is being imported. Its records are in Prefect's own database, so
+`prefect server start` shows the runs afterwards.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from recsys_core.launch import exit_with_starter
+
+# First start: Prefect creates its database, 15 s on a small machine.
+_TIMEOUT_SECONDS = 180
+_GRACE_SECONDS = 10
+_ANSWER_SECONDS = 10
+# What Prefect sets for its own temporary server: no pages, and no services for schedules and workers.
+_ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+class Server:
+    """A server that is starting; `address` waits until it answers."""
+
+    def __init__(self) -> None:
+        """Start it on a free port of the loopback interface."""
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self._port: int = listening.getsockname()[1]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flows.server", str(listening.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=self._told,
+                stderr=subprocess.STDOUT,
+                env=os.environ | _ENVIRONMENT,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,
+            )
+
+    def address(self) -> str:
+        """Return the API's address once it answers.
+
+        Raises:
+            RuntimeError: it ended, or did not answer in time.
+        """
+        import httpx
+
+        address = f"http://127.0.0.1:{self._port}/api"
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            # The port accepts from the start; the answer comes when the application is up.
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{address}/health", timeout=_TIMEOUT_SECONDS).raise_for_status()
+                return address
+            if self._process.poll() is not None:
+                break
+        self._told.seek(0)
+        told = self._told.read().decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(
+            f"Prefect's temporary server did not start: {told or 'it gives no answer'}. Start one with `prefect server "
+            "start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+
+    def stop(self) -> None:
+        """Let it write down what it has heard, then end it."""
+        self._process.terminate()
+        try:
+            self._process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._told.close()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Server | None]:
+    """Start a server if neither the environment nor Prefect's profile names one.
+
+    Raises:
+        ValueError: one is named, and does not answer.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if named := PREFECT_API_URL.value():
+        _require(named)
+        yield None
+        return
+    server = Server()
+    try:
+        yield server
+    finally:
+        for handler in logging.getLogger("prefect.flow_runs").handlers:
+            handler.flush()
+        server.stop()
+
+
+def _require(named: str) -> None:
+    import httpx
+
+    try:
+        httpx.get(f"{named}/health", timeout=_ANSWER_SECONDS)
+    except httpx.TransportError as error:
+        raise ValueError(
+            f"PREFECT_API_URL {named}: no Prefect server answers there ({error}); start it, `prefect server start`, "
+            "or unset PREFECT_API_URL, and one is started for the length of the command"
+        ) from None
+
+
+def _serve(listening: int) -> None:
+    import uvicorn
+
+    threading.Thread(target=exit_with_starter, daemon=True).start()
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,29 @@
+"""Measure the checkpoint's loss on the next day's rows."""
+
+from functools import partial
+
+from recsys_core import evaluate as stage
+from recsys_core import launch
+from recsys_core.artifacts import Checkpoint, HeldOut, TrainingData
+from tasks.perform import Run, perform, stage_task
+
+
+@stage_task("evaluate")
+def evaluate(run: Run, data: TrainingData, checkpoint: Checkpoint) -> HeldOut:
+    """Return the loss and recall among sampled negatives, on days that training has not seen."""
+    config = run.config
+    request = run.request(
+        stage.Request,
+        "evaluate",
+        config=config.evaluate,
+        model=config.model,
+        sampler=config.sampler,
+        loss=config.loss,
+        sharding=config.train.sharding,
+        num_ranks=config.launch.world_size,
+        seed=config.seed,
+        data=data,
+        checkpoint=checkpoint,
+    )
+    work = partial(launch.run, "evaluate", HeldOut, config=config.launch)
+    return perform(run, "evaluate", HeldOut, request, work)

@@ -1,0 +1,224 @@
+"""What every stage's task shares: do the work once per distinct input, tell who listens, and keep the time.
+
+A stage's result is remembered under `RUN_ROOT/NAME/cache/STAGE/KEY.json`, where KEY is the digest of everything that
+goes into it. Prefect's own caching is not used: it would hand out results whose files are gone.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+from prefect.tasks import Task
+
+from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request, write_text
+from recsys_core.config import RunConfig
+from recsys_core.progress import Event, Sink
+from recsys_core.tracking import Tracker
+
+A = TypeVar("A", bound=Artifact)
+R = TypeVar("R", bound=Request)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOG_SECONDS = 15.0
+_RETRY_DELAYS_SECONDS = [5.0, 30.0]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+_HOPELESS = (*_FULL, errno.ENOENT, errno.EACCES, errno.EROFS)
+
+
+class StageResult(Frozen):
+    """What a stage cost this time; `cached`: it had been done before and was not done again."""
+
+    seconds: float
+    rows: int
+    cached: bool
+
+
+class Base(Frozen):
+    """The release that training continues."""
+
+    version: int
+    day: date
+    checkpoint: Checkpoint
+    model: ExportedModel
+    engine_digest: str
+
+
+class Champion(Frozen):
+    """The release to compare with."""
+
+    version: int
+    day: date
+    model: ExportedModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """One day's run, as `start_run` made it; a context that ends it: MLflow is told, and the directory is let go.
+
+    `stages` and `artifacts` are filled as the stages end.
+    """
+
+    run_id: str
+    day: date
+    config: RunConfig
+    code_version: str
+    directory: Path
+    import_root: Path
+    fingerprint: str
+    base: Base | None
+    champion: Champion | None
+    tracker: Tracker
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    stages: dict[str, StageResult] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.closing.__exit__(kind, error, traceback)
+
+    @property
+    def home(self) -> Path:
+        """The folder of all runs of this name."""
+        return self.directory.parents[1]
+
+    def request(self, record: type[R], stage: str, /, **fields: Any) -> R:
+        """Make a stage's request, which writes to the run's directory."""
+        output = self.directory / stage
+        return record(output=output, config_hash=self.config.hash, code_version=self.code_version, **fields)
+
+
+def perform(run: Run, stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:
+    """Return the artifact of `request`: the one there is, or else what `work(request, sink)` makes."""
+    started = time.monotonic()
+    tell = listener()
+    entry = run.home / "cache" / stage / f"{request.key}.json"
+    artifact = _recall(entry, record, request, run.home)
+    cached = artifact is not None
+    if artifact is None:
+        tell(Event(stage=stage, message="started"))
+        with _naming_a_full_disk(run.directory), run.tracker.stage(stage) as child:
+
+            def hear(event: Event) -> None:
+                child.sink(event)
+                tell(event)
+
+            artifact = work(request, hear)
+            child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
+            child.log_tags({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
+        write_text(entry, json.dumps({"path": str(artifact.path.relative_to(run.home))}))
+    cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
+    run.stages[stage] = cost
+    run.artifacts[stage] = artifact
+    told = "done before" if cached else f"done in {cost.seconds:.1f} s"
+    tell(Event(stage=stage, done=artifact.num_rows, total=artifact.num_rows, message=told))
+    return artifact
+
+
+@contextlib.contextmanager
+def _naming_a_full_disk(directory: Path) -> Iterator[None]:
+    """Turn what libraries and ranks say of a disk without space left into one error that names the place."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if full or any(words in str(error) for words in _FULL_WORDS):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
+        raise
+
+
+def _recall(entry: Path, record: type[A], request: Request, home: Path) -> A | None:
+    """Find the finished artifact of `request`, also one whose writer was killed before it could remember it."""
+    remembered = [home / json.loads(entry.read_text())["path"]] if entry.is_file() else []
+    for directory in [*remembered, request.output]:
+        with contextlib.suppress(ValueError):
+            artifact = record.load(directory)
+            if artifact.key == request.key:
+                return artifact
+    return None
+
+
+def stage_task(verb: str) -> Callable[[Callable[P, T]], Task[P, T]]:
+    """Return the decorator of a stage's task, whose first argument is `run`."""
+    return task(
+        task_run_name=verb + " {run.config.name} {run.day}",
+        retries=len(_RETRY_DELAYS_SECONDS),
+        retry_delay_seconds=_RETRY_DELAYS_SECONDS,
+        retry_condition_fn=_can_help,
+        cache_policy=NO_CACHE,
+        result_serializer="json",
+    )
+
+
+def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """Tell Prefect whether to try again: a dead rank, a busy disk, a server that restarts; not wrong input or code."""
+    from mlflow.exceptions import MlflowException
+
+    # Not `state.result()`: where an event loop runs, as in a notebook, that is a coroutine.
+    error = state.data
+    if isinstance(error, OSError):
+        hopeful = error.errno not in _HOPELESS
+    else:
+        hopeful = isinstance(error, (RuntimeError, MlflowException)) and not isinstance(error, NotImplementedError)
+    if hopeful:
+        first, _, _ = str(error).partition("\n")
+        listener()(Event(stage=task.name, message=f"failed and is tried again: {first}"))
+    return hopeful
+
+
+@contextlib.contextmanager
+def listening(sink: Sink) -> Iterator[None]:
+    """Inside, stages tell `sink` how far they are; elsewhere they tell Prefect's log of the task."""
+    token = _listener.set(sink)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def listener() -> Sink:
+    """Return who listens to the stages: see `listening`."""
+    return _listener.get() or _TaskLog()
+
+
+class _TaskLog:
+    """Listens where nobody else does: a line in the task's log every so often, and one at the end."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if TaskRunContext.get() is not None and (time.monotonic() >= self._next or event.done == event.total):
+            self._next = time.monotonic() + _LOG_SECONDS
+            get_run_logger().info(line(event))
+
+
+_listener: ContextVar[Sink | None] = ContextVar("listener", default=None)
+
+
+def line(event: Event) -> str:
+    """Return an event in words: `train: 12,288 of 60,000 examples, loss 4.213 (message)`."""
+    total = f" of {event.total:,}" if event.total is not None and event.total != event.done else ""
+    parts = [f"{event.done:,}{total} {event.unit}"] if event.done or event.total else []
+    parts += [f"{name} {value:,.4g}" for name, value in event.metrics.items()]
+    parts += [event.message] if event.message else []
+    return f"{event.stage}: {', '.join(parts)}"

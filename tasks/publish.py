@@ -1,0 +1,37 @@
+"""Register the bundle and make it live, if the gate let it pass."""
+
+from recsys_core.artifacts import Checkpoint, Embeddings, Evaluation, ExportedModel, Index, Release, TrainingData
+from recsys_core.gate import Decision
+from recsys_core.registry import publish as stage
+from tasks.perform import Run, perform, stage_task
+
+
+@stage_task("publish")
+def publish(
+    run: Run,
+    data: TrainingData,
+    checkpoint: Checkpoint,
+    model: ExportedModel,
+    embeddings: Embeddings,
+    index: Index,
+    evaluation: Evaluation,
+    decision: Decision,
+) -> Release:
+    """Return what became of the bundle; a second try finds what the first one registered."""
+    request = run.request(
+        stage.Request,
+        "publish",
+        config=run.config.publish,
+        name=run.config.name,
+        run_id=run.run_id,
+        passed=decision.passed,
+        reasons=decision.reasons,
+        data=data,
+        checkpoint=checkpoint,
+        model=model,
+        embeddings=embeddings,
+        index=index,
+        evaluation=evaluation,
+        run_root=run.config.run_root,
+    )
+    return perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))

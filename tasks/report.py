@@ -1,0 +1,109 @@
+"""Write down what a day's run came to: for the command that asked, for MLflow, and for whoever looks tomorrow."""
+
+import datetime
+import json
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from recsys_core import plots
+from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, HeldOut, Release, TrainingData, write_text
+from recsys_core.gate import Decision
+from recsys_core.tracking import records
+from tasks.perform import Run, StageResult
+
+RESULT = "result.json"
+
+
+class Baselines(Frozen):
+    """Hit rate by K of what costs nothing to train."""
+
+    popularity: dict[str, float]
+    item_item: dict[str, float]
+
+
+class Metrics(Frozen):
+    """What was measured, by exact search where not said otherwise; by K where there is one."""
+
+    hit_rate: dict[str, float]
+    recall: dict[str, float]
+    ndcg: dict[str, float]
+    mrr: dict[str, float]
+    coverage: dict[str, float]
+    ann_recall: dict[str, float]
+    approximate_hit_rate: dict[str, float]
+    champion_hit_rate: dict[str, float] | None
+    baselines: Baselines
+    num_examples: int
+    examples_per_second: float
+    loss: float
+    held_out_loss: float
+
+
+class DayResult(Frozen):
+    """One day's run, as `dayline run --json` prints it.
+
+    `release` is the version that was registered, if any, and `decision` says if it is live; see `publish`.
+    """
+
+    run_id: str
+    mlflow_run_id: str
+    day: datetime.date
+    release: str | None
+    decision: str
+    gate: Decision
+    metrics: Metrics
+    stages: dict[str, StageResult]
+    artifacts: dict[str, Path]
+
+
+@task(task_run_name="report {run.config.name} {run.day}", cache_policy=NO_CACHE, result_serializer="json")
+def report(
+    run: Run,
+    data: TrainingData,
+    checkpoint: Checkpoint,
+    held_out: HeldOut,
+    evaluation: Evaluation,
+    decision: Decision,
+    release: Release,
+) -> DayResult:
+    """Return the result; it is in `result.json` of the run's directory too, and its figures and plots in MLflow."""
+    result = DayResult(
+        run_id=run.run_id,
+        mlflow_run_id=run.tracker.mlflow_run_id,
+        day=run.day,
+        release=release.version,
+        decision=release.decision,
+        gate=decision,
+        metrics=Metrics(
+            **evaluation.exact.model_dump(),
+            ann_recall=evaluation.ann_recall,
+            approximate_hit_rate=evaluation.approximate.hit_rate,
+            champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
+            baselines=Baselines(popularity=evaluation.popularity.hit_rate, item_item=evaluation.item_item.hit_rate),
+            num_examples=data.num_rows,
+            examples_per_second=checkpoint.examples_per_second,
+            loss=checkpoint.loss,
+            held_out_loss=held_out.loss,
+        ),
+        stages=run.stages,
+        artifacts={stage: artifact.path for stage, artifact in run.artifacts.items()},
+    )
+    written = run.directory / RESULT
+    if not written.exists() or not all(stage.cached for stage in run.stages.values()):
+        _track(run, data, checkpoint, held_out, evaluation)
+        run.tracker.log_tags({"decision": release.decision, "release": release.version or "none"})
+    write_text(written, result.model_dump_json(indent=2))
+    return result
+
+
+def _track(run: Run, data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evaluation: Evaluation) -> None:
+    """Put the figures by which days are compared, and the pictures, on the day's MLflow run."""
+    run.tracker.log_metrics(records.metrics(data, checkpoint, held_out, evaluation))
+    run.tracker.log_figure(plots.loss_curve(checkpoint), "loss")
+    run.tracker.log_figure(plots.hit_rate_by_k(evaluation), "hit_rate_by_k")
+    run.tracker.log_figure(plots.hit_rate_by_popularity(evaluation), "hit_rate_by_popularity")
+    parameter = json.loads((evaluation.path / "sweep.json").read_text())["parameter"]
+    if evaluation.ann_recall_by_nprobe:
+        run.tracker.log_figure(plots.ann_recall(evaluation, parameter), "ann_recall")

@@ -1,0 +1,136 @@
+"""Begin a day's run: everything that is cheap to find wrong is found wrong here, before hours of work depend on it."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import deployment, flow_run
+
+from recsys_core import config as configs
+from recsys_core import ingest, registry, tracking
+from recsys_core.artifacts import code_version, digest_of, write_text
+from recsys_core.config import RunConfig
+from recsys_core.features import Engine
+from recsys_core.registry import ReleaseInfo
+from tasks.perform import Base, Champion, Run, listener
+
+_ID_DIGITS = 12
+
+
+@task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
+def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> Run:
+    """Return the run of `day`, to be used as a context: it holds the run's lock and its MLflow run open.
+
+    Raises:
+        ValueError: the config, the day, the source or the tracking server is not as it must be, a release that is to
+            be continued is gone, or another process is at this very run.
+    """
+    loaded = configs.load(Path(config), overrides)
+    root = loaded.run_root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"run_root {root}: cannot be made ({error.strerror}); --set run_root=… names another"
+        ) from None
+    tracking.check(loaded.tracking, root)
+    import_root = root / "imports"
+    day = day or ingest.last_day(loaded.data, import_root, listener())
+    fingerprint = ingest.fingerprint(loaded.data, day)
+    uri = tracking.location(loaded.tracking, root)
+    releases = registry.releases(uri, loaded.name)
+    base = _base(loaded, uri, day, releases)
+    version = code_version()
+    base_version = base.version if base else None
+    run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version])[:_ID_DIGITS]
+    directory = root / loaded.name / str(day) / run_id
+    closing = contextlib.ExitStack()
+    with closing:
+        closing.enter_context(_locked(directory))
+        write_text(directory / "config.yaml", tracking.redact(configs.show(loaded)))
+        identity = tracking.Identity(
+            name=loaded.name,
+            day=day,
+            run_id=run_id,
+            config_hash=loaded.hash,
+            code_version=version,
+            flow_run_id=flow_run.id,
+            deployment=deployment.name,
+        )
+        params = loaded.model_dump(mode="json")
+        tracker = closing.enter_context(tracking.open_run(loaded.tracking, root, identity, params))
+        return Run(
+            run_id=run_id,
+            day=day,
+            config=loaded,
+            code_version=version,
+            directory=directory,
+            import_root=import_root,
+            fingerprint=fingerprint,
+            base=base,
+            champion=_champion(loaded, uri, day, run_id, releases),
+            tracker=tracker,
+            closing=closing.pop_all(),
+        )
+    raise AssertionError("unreachable: nothing above suppresses an error")
+
+
+def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo]) -> Base | None:
+    """Load what training continues."""
+    if not config.train.warm_start or not releases:
+        return None
+    info = registry.base_release(uri, config.name, day)
+    if info is None:
+        return None
+    model = registry.load_model(info, uri, config.run_root)
+    return Base(
+        version=info.version,
+        day=info.day,
+        checkpoint=registry.load_checkpoint(info, config.run_root),
+        model=model,
+        engine_digest=Engine.load(model.engine).digest,
+    )
+
+
+def _champion(config: RunConfig, uri: str, day: date, run_id: str, releases: Sequence[ReleaseInfo]) -> Champion | None:
+    """Load what the gate compares with, if it does."""
+    info = contender(releases, day, run_id) if config.gate.maximum_drop is not None else None
+    if info is None:
+        return None
+    return Champion(version=info.version, day=info.day, model=registry.load_model(info, uri, config.run_root))
+
+
+def contender(releases: Sequence[ReleaseInfo], day: date, run_id: str) -> ReleaseInfo | None:
+    """Return the live release as a run of `day` should see it, so that a rerun sees what the first run saw.
+
+    A release of a later day has been trained on the very rows that it would be measured on, and the run's own is what
+    is to be judged: in their place stands what they replaced.
+    """
+    known = {info.version: info for info in releases}
+    info = next((info for info in releases if info.live), None)
+    while info is not None and (info.day > day or info.run_id == run_id or info.rolled_back):
+        info = known.get(info.replaced or 0)
+    return info
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the run's directory. The lock ends with the process, however that ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{directory}: process {file.read().strip() or 'unknown'} is at this run; wait for it, or end it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,28 @@
+"""Train the towers on all ranks, from the base release's state or from random weights."""
+
+from functools import partial
+
+from recsys_core import launch
+from recsys_core import train as stage
+from recsys_core.artifacts import Checkpoint, TrainingData
+from tasks.perform import Run, perform, stage_task
+
+
+@stage_task("train")
+def train(run: Run, data: TrainingData) -> Checkpoint:
+    """Return the trained state; a second try goes on from the last checkpoint of the first."""
+    config = run.config
+    request = run.request(
+        stage.Request,
+        "train",
+        config=config.train,
+        model=config.model,
+        sampler=config.sampler,
+        loss=config.loss,
+        num_ranks=config.launch.world_size,
+        seed=config.seed,
+        data=data,
+        base=run.base.checkpoint if run.base else None,
+    )
+    work = partial(launch.run, "train", Checkpoint, config=config.launch)
+    return perform(run, "train", Checkpoint, request, work)

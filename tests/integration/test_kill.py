@@ -1,0 +1,109 @@
+"""SIGKILL of the flow, of torchrun and of a rank: nothing half-written, nobody left behind, and the same result."""
+
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DAY = datetime.date(2024, 1, 2)
+RANKS = "launch.num_ranks=2"
+
+
+class Command:
+    """`dayline run` in a process of its own, with a Prefect home of its own."""
+
+    def __init__(self, config: Path, prefect_home: Path) -> None:
+        arguments = ["run", str(config), "--day", str(DAY), "--set", RANKS, "--json"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PREFECT_HOME": str(prefect_home), "PREFECT_API_URL": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.flow = psutil.Process(self.process.pid)
+
+    def wait(self) -> tuple[int, str, str]:
+        """Return exit code, stdout and stderr."""
+        out, err = self.process.communicate(timeout=500)
+        return self.process.returncode, out, err
+
+    def victims(self, stage: str) -> dict[str, psutil.Process]:
+        """Wait for `stage`'s ranks; return who can be killed."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            found = {}
+            for process in self.flow.children(recursive=True):
+                try:
+                    line = process.cmdline()
+                except psutil.Error:
+                    continue
+                if stage in line:
+                    found["torchrun" if "torch.distributed.run" in line else "rank"] = process
+            if len(found) == 2:
+                return found | {"flow": self.flow}
+            time.sleep(0.02)
+        raise AssertionError(f"no ranks of {stage} seen; the command said: {self.wait()}")
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory, prefect_home: Path
+) -> dict:
+    code, out, err = Command(write_config(tmp_path_factory.mktemp("undisturbed")), prefect_home).wait()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def what_counts(result: dict) -> dict:
+    """Leave out what differs from run to run: speed, times and places."""
+    return {key: value for key, value in result["metrics"].items() if key != "examples_per_second"} | {
+        key: result[key] for key in ("day", "release", "decision", "gate")
+    }
+
+
+def kill(command: Command, stage: str, victim: str, after_seconds: float) -> None:
+    """Kill somebody a while after `stage` began."""
+    victims = command.victims(stage)
+    time.sleep(after_seconds)
+    victims[victim].send_signal(signal.SIGKILL)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
+    undisturbed: dict, write_config: Callable[[Path], Path], tmp_path: Path, prefect_home: Path
+) -> None:
+    config = write_config(tmp_path)
+    command = Command(config, prefect_home)
+    command.victims("train")
+    everyone = [command.flow, *command.flow.children(recursive=True)]
+    kill(command, "train", "flow", 6.0)
+    assert command.wait()[0] == -signal.SIGKILL
+    _, alive = psutil.wait_procs(everyone, timeout=30)
+    assert not alive
+    run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
+    assert {path.parent.name for path in run.glob("*/manifest.json")} == {"ingest", "preprocess"}
+    # Prefect gives a stage that lost a process another try, in the same command.
+    command = Command(config, prefect_home)
+    kill(command, "train", "rank", 4.0)
+    kill(command, "embed", "torchrun", 1.0)
+    code, out, err = command.wait()
+    assert code == 0, err
+    result = json.loads(out)
+    assert what_counts(result) == what_counts(undisturbed)
+    assert result["stages"]["preprocess"]["cached"]
+    assert not list(run.glob(".*.partial"))

@@ -1,0 +1,141 @@
+"""The whole flow, day after day, on planted structure: what is learnt, kept, refused and remembered."""
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import StateType
+
+from flows.daily import backfill, daily_retrain
+from recsys_core import config as configs
+from recsys_core import registry, tracking
+from recsys_core.artifacts import Checkpoint, TrainingData
+from tasks.report import DayResult
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST_DAY = datetime.date(2024, 1, 1)
+DAYS = [FIRST_DAY + datetime.timedelta(days=number) for number in (2, 3)]
+STAGES = ["ingest", "preprocess", "train", "evaluate", "export", "embed", "index", "hitrate", "publish"]
+
+
+@pytest.fixture(scope="module")
+def config(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("days"))
+
+
+@pytest.fixture(scope="module")
+def days(config: Path) -> list[DayResult]:
+    """Two days, each continuing the one before."""
+    return backfill(str(config), DAYS[0], DAYS[1], [])
+
+
+def releases(config: Path) -> list[registry.ReleaseInfo]:
+    loaded = configs.load(config)
+    return registry.releases(tracking.location(loaded.tracking, loaded.run_root), loaded.name)
+
+
+def test_each_day_beats_popularity_and_goes_live(days: list[DayResult], config: Path) -> None:
+    for result, day in zip(days, DAYS, strict=True):
+        assert result.day == day
+        assert result.metrics.hit_rate["20"] > 1.5 * result.metrics.baselines.popularity["20"]
+        assert (result.gate.passed, result.decision) == (True, "live")
+    assert [(info.day, info.live, info.previous) for info in releases(config)] == [
+        (DAYS[1], True, False),
+        (DAYS[0], False, True),
+    ]
+
+
+def test_the_second_day_continues_the_first_and_reads_no_row_twice(days: list[DayResult]) -> None:
+    first, second = (Checkpoint.load(result.artifacts["train"]) for result in days)
+    assert first.warm_started_from is None
+    assert second.warm_started_from == first.digest
+    data = [TrainingData.load(result.artifacts["preprocess"]) for result in days]
+    assert [(one.first_day, one.day) for one in data] == [(FIRST_DAY, DAYS[0]), (DAYS[1], DAYS[1])]
+
+
+def test_the_first_champion_is_what_the_second_is_measured_against(days: list[DayResult]) -> None:
+    assert days[0].metrics.champion_hit_rate is None
+    assert "embed_champion" not in days[0].stages
+    champion = days[1].metrics.champion_hit_rate
+    assert champion is not None
+    assert champion.keys() == days[1].metrics.hit_rate.keys()
+
+
+def test_the_result_is_on_disk_as_it_is_printed(days: list[DayResult], config: Path) -> None:
+    written = config.parent / "runs" / "tiny" / str(DAYS[0]) / days[0].run_id / "result.json"
+    result = json.loads(written.read_text())
+    assert result.keys() >= {"run_id", "mlflow_run_id", "day", "release", "gate", "metrics", "stages", "artifacts"}
+    assert result["metrics"].keys() >= {"hit_rate", "recall", "ndcg", "ann_recall", "baselines"}
+    assert list(result["stages"]) == STAGES
+    assert all(Path(path).is_dir() for path in result["artifacts"].values())
+
+
+def test_a_second_identical_call_does_nothing_again(days: list[DayResult], config: Path) -> None:
+    again = backfill(str(config), DAYS[0], DAYS[1], [])
+    for before, after in zip(days, again, strict=True):
+        assert all(stage.cached for stage in after.stages.values())
+        assert after.model_dump(exclude={"stages"}) == before.model_dump(exclude={"stages"})
+        assert after.stages.keys() == before.stages.keys()
+    assert len(releases(config)) == 2
+
+
+def test_stages_run_again_from_where_the_inputs_differ(days: list[DayResult], config: Path) -> None:
+    changes = ["index.kind=flat"]
+    result = daily_retrain(str(config), DAYS[0], changes)
+    assert [name for name, stage in result.stages.items() if not stage.cached] == [
+        "embed_champion",
+        "index",
+        "hitrate",
+        "publish",
+    ]
+    assert result.run_id != days[0].run_id
+    # The newer day's model stays live.
+    assert result.decision == "registered"
+
+
+def test_a_failed_gate_is_a_completed_run_that_leaves_yesterday_live(days: list[DayResult], config: Path) -> None:
+    live = next(info for info in releases(config) if info.live)
+    changes = ["gate.minimum=1"]
+    state = daily_retrain(str(config), DAYS[1], changes, return_state=True)
+    assert state.is_completed()
+    result = state.result()
+    assert (result.gate.passed, result.decision, result.release) == (False, "rejected", None)
+    assert "below the minimum of 1.0000" in result.gate.reasons[0]
+    assert next(info for info in releases(config) if info.live) == live
+    client = tracking.connect(f"sqlite:///{config.parent}/runs/mlflow.db")
+    assert client.get_run(result.mlflow_run_id).data.tags["decision"] == "rejected"
+
+
+def test_the_flow_page_shows_runs_by_day_and_the_result(days: list[DayResult]) -> None:
+    with get_client(sync_client=True) as client:
+        of_day = [run for run in client.read_flow_runs() if run.name == f"tiny {DAYS[0]}"]
+        notes = {one.flow_run_id: one for one in client.read_artifacts() if one.key == "day"}
+        shown = next(run for run in of_day if "version 1 is live" in str(notes[run.id].data))
+        assert shown.state is not None
+        assert shown.state.type == StateType.COMPLETED
+        only = FlowRunFilter.model_validate({"id": {"any_": [shown.id]}})
+        tasks = {task.name for task in client.read_task_runs(flow_run_filter=only)}
+        assert {f"train tiny {DAYS[0]}", f"publish tiny {DAYS[0]}", f"gate tiny {DAYS[0]}"} <= tasks
+        keys = {one.key for one in client.read_artifacts() if one.flow_run_id == shown.id}
+    assert keys == {"day", "hit-rate"}
+
+
+@pytest.mark.parametrize(
+    ("day", "changes", "expected"),
+    [
+        (datetime.date(2023, 1, 1), [], r"no interactions for 2023-01-01 .*the nearest that can be run: 2024-01-01"),
+        (FIRST_DAY + datetime.timedelta(days=5), [], "no interactions for 2024-01-07"),
+        (None, ["data.source=/nowhere"], "/nowhere: has no folder 'interactions'"),
+        (None, ["tracking.uri=http://127.0.0.1:9"], "tracking.uri http://127.0.0.1:9: MLflow does not answer"),
+        (None, ["train.batch_sizes=1"], "train.batch_sizes: unknown key; did you mean batch_size?"),
+    ],
+)
+def test_bad_input_is_one_clear_error(
+    config: Path, day: datetime.date | None, changes: list[str], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        daily_retrain(str(config), day, changes)

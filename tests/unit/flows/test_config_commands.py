@@ -1,0 +1,53 @@
+"""`dayline config`: mistakes before a run, the whole config, and the schema."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+
+DEMO = str(Path(__file__).parents[3] / "configs" / "demo.yaml")
+
+
+def test_check_says_what_is_valid() -> None:
+    done = CliRunner().invoke(app, ["config", "check", DEMO, "--set", "seed=3"])
+    assert done.exit_code == 0
+    assert "demo.yaml: valid, shop, config hash " in done.stdout
+
+
+def test_check_tells_every_mistake_on_stderr() -> None:
+    done = CliRunner().invoke(app, ["config", "check", DEMO, "--set", "trian.x=1", "--set", "seed=many"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("error: --set ") for line in lines)
+    assert len(lines) == 2
+    assert "trian: unknown key; did you mean train?" in done.stderr
+
+
+def test_show_fills_in_the_defaults() -> None:
+    shown = yaml.safe_load(CliRunner().invoke(app, ["config", "show", DEMO, "--set", "launch.num_ranks=4"]).stdout)
+    assert shown["launch"]["num_ranks"] == 4
+    assert shown["export"]["parity_rows"] > 0
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(CliRunner().invoke(app, ["config", "schema"]).stdout)
+    assert schema["properties"].keys() >= {"data", "train", "launch"}
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["backfill"], ["demo"], ["config"], ["data"], ["release"], ["release", "rollback"]]
+)
+def test_help_teaches(command: list[str]) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert "Usage" in done.stdout
+
+
+def test_a_backfill_backwards_is_refused() -> None:
+    done = CliRunner().invoke(app, ["backfill", DEMO, "--from", "2024-01-05", "--to", "2024-01-04"])
+    assert done.exit_code == 2
+    assert "is before" in done.stderr

@@ -1,0 +1,65 @@
+"""`dayline data`: what it says, what it writes, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.data_commands import app
+
+SMALL = ["--days", "2", "--users", "50", "--items", "30", "--interactions", "90"]
+
+
+def test_generate_makes_a_log_and_says_how_to_use_it(tmp_path: Path):
+    out = tmp_path / "shop"
+    arguments = ["generate", "--out", str(out), *SMALL, "--first-day", "2023-12-31", "--set", "new_users_per_day=3"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{out}: ")
+    assert "on 2 days from 2023-12-31 to 2024-01-01, 53 rows of users, 70 of items" in result.stdout
+    assert f"--set data.kind=daily --set data.source={out}" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["interactions", "items", "users"]
+
+
+def test_import_takes_the_published_names_of_data_sets(tmp_path: Path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "u.data").write_text("1\t1\t3\t874724710\n1\t2\t5\t874724720\n")
+    (raw / "u.user").write_text("1|24|M|writer|85711\n")
+    (raw / "u.genre").write_text("unknown|0\nDrama|1\n")
+    (raw / "u.item").write_text("1|A (1990)|||x|0|1\n2|B|||x|1|0\n")
+    arguments = ["import", "movielens-100k", str(raw), "--out", str(tmp_path / "log"), "--set", "min_rating=4"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "log: 1 interactions on 1 days from 1997-09-20 to 1997-09-20, 1 rows of users, 2 of items" in result.stdout
+    again = CliRunner().invoke(app, [*arguments, "--overwrite"], catch_exceptions=False)
+    assert again.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "movielens-10k", "raw"], r"unknown kind 'movielens_10k' .*did you mean 'movielens_100k'"),
+        (["import", "movielens-1m", "{0}/none.zip"], r"none.zip: no such file or directory"),
+        (["import", "taobao-ad", "https://127.0.0.1:1/a.zip"], "needs a pinned checksum"),
+        (
+            ["import", "taobao-ad", "raw", "--set", "clicks=false"],
+            "clicks=false: clicks: unknown key; did you mean clicks_o",
+        ),
+        (["import", "movielens-1m", "{0}", "--checksum", "md5:1"], "checksum 'md5:1': write sha256"),
+        (
+            ["generate", "--days", "0"],
+            "dayline data generate: num_days: input should be greater than or equal to 2, found 0",
+        ),
+        (["generate", "--set", "drift=much"], "--set drift=much: drift: input should be a valid number"),
+    ],
+)
+def test_a_mistake_is_named_and_nothing_is_written(tmp_path: Path, arguments: list[str], message: str):
+    given = [argument.format(tmp_path) for argument in arguments]
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(app, [*given, "--out", str(tmp_path / "log")], catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_teaches():
+    for command in ("generate", "import"):
+        assert f"dayline data {command}" in " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())

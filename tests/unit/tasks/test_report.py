@@ -1,0 +1,50 @@
+"""The tasks after the measuring: gate, publish and report, on one made-up day, without a Prefect server."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run as MlflowRun
+
+from tasks.gate import gate
+from tasks.perform import Run, StageResult
+from tasks.publish import publish
+from tasks.report import DayResult, report
+
+
+@pytest.fixture(scope="module")
+def ended(made_day: Callable[..., dict[str, Any]], open_run: Callable[..., Run]) -> tuple[Run, DayResult, MlflowRun]:
+    """A day that the gate turns down."""
+    with open_run(None, "gate.minimum=0.9", "hitrate.ks=[20, 50]") as run:
+        made = made_day(run.directory, run.day, 3)
+        (made["evaluation"].path / "sweep.json").write_text(json.dumps({"parameter": "nprobe"}))
+        decision = gate.fn(run, made["evaluation"])
+        held_out = made.pop("held_out")
+        release = publish.fn(run, decision=decision, **made)
+        arguments = (made["data"], made["checkpoint"], held_out, made["evaluation"], decision, release)
+        result = report.fn(run, *arguments)
+        run.stages["publish"] = StageResult(seconds=0, rows=0, cached=True)
+        assert report.fn(run, *arguments).metrics == result.metrics
+    return run, result, run.tracker.client.get_run(run.tracker.mlflow_run_id)
+
+
+def test_the_gate_says_no_in_words_and_figures(ended: tuple[Run, DayResult, MlflowRun]) -> None:
+    _, result, tracked = ended
+    assert not result.gate.passed
+    assert result.gate.reasons == ("hit_rate@50 is 0.2121, below the minimum of 0.9000.",)
+    assert (result.decision, result.release) == ("rejected", None)
+    assert tracked.data.tags["gate"] == "rejected"
+    assert tracked.data.tags["gate.reasons"] == result.gate.reasons[0]
+    assert tracked.data.tags["decision"] == "rejected"
+
+
+def test_the_result_is_written_and_tracked(ended: tuple[Run, DayResult, MlflowRun]) -> None:
+    run, result, tracked = ended
+    written = json.loads((run.directory / "result.json").read_text())
+    assert written["metrics"] == result.model_dump(mode="json")["metrics"]
+    assert result.artifacts == {"publish": run.directory / "publish"}
+    assert tracked.data.metrics["exact/hit_rate_at_50"] == result.metrics.hit_rate["50"]
+    plots = {Path(found.path).name for found in run.tracker.client.list_artifacts(tracked.info.run_id, "plots")}
+    assert plots == {"loss.png", "hit_rate_by_k.png", "hit_rate_by_popularity.png", "ann_recall.png"}

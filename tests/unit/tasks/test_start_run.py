@@ -1,0 +1,81 @@
+"""Whom a day is measured against, and that a run has one process."""
+
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys_core.registry import ReleaseInfo
+from tasks import start_run
+
+DAY = datetime.date(2024, 3, 5)
+
+
+def release(version: int, day: int, run_id: str = "other", **changed: Any) -> ReleaseInfo:
+    fields = {
+        "name": "shop",
+        "version": version,
+        "created": datetime.datetime(2024, 3, 1, tzinfo=datetime.UTC),
+        "mlflow_run_id": "m",
+        "day": datetime.date(2024, 3, day),
+        "run_id": run_id,
+        "bundle_digest": "b",
+        "ground_truth_digest": "g",
+        "metrics": {},
+        "checkpoint": "c",
+        "model": "m",
+        "checked": True,
+        "live": False,
+        "previous": False,
+    }
+    return ReleaseInfo.model_validate(fields | changed)
+
+
+@pytest.mark.parametrize(
+    ("releases", "expected"),
+    [
+        ([], None),
+        ([release(1, 4)], None),
+        ([release(1, 4, live=True)], 1),
+        ([release(2, 5, live=True, replaced=1), release(1, 4)], 2),
+        # The run's own release, found again by a rerun.
+        ([release(2, 5, "mine", live=True, replaced=1), release(1, 4)], 1),
+        ([release(1, 5, "mine", live=True, replaced=0)], None),
+        # Later days have seen the ground truth.
+        ([release(3, 7, live=True, replaced=2), release(2, 6, replaced=1), release(1, 4)], 1),
+        ([release(3, 7, live=True, replaced=2), release(2, 4, rolled_back=True, replaced=1), release(1, 3)], 1),
+    ],
+)
+def test_a_day_is_measured_against_what_was_live_before_it(releases: list[ReleaseInfo], expected: int | None) -> None:
+    found = start_run.contender(releases, DAY, "mine")
+    assert (found.version if found else None) == expected
+
+
+def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time; from tasks.start_run import _locked\n"
+        f"with _locked(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(ValueError, match=f"{tmp_path}: process {holder.pid} is at this run; wait for it, or end it"),
+        start_run._locked(tmp_path),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with start_run._locked(tmp_path):
+        pass
+
+
+def test_a_run_root_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = Path(__file__).parents[3] / "configs" / "demo.yaml"
+    with pytest.raises(ValueError, match=r"run_root .*/file/runs: cannot be made \(Not a directory\)"):
+        start_run.start_run.fn(str(config), None, [f"run_root={tmp_path}/file/runs"])

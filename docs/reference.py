@@ -1,0 +1,99 @@
+"""Write the parts of the documentation that the code knows best: every key of a config, every kind of component.
+
+A hook of mkdocs: `{{ configuration }}` and `{{ components }}` in a page are replaced when the site is built.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from recsys_core import config, lookup
+
+_CATALOGUES = ("datasets", "readers", "writers", "features", "models", "samplers")
+_LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def on_page_markdown(markdown: str, **_context: Any) -> str:
+    """Fill in what a page asks for."""
+    for name, lines in (("configuration", _configuration), ("components", _components)):
+        marker = "{{ " + name + " }}"
+        if marker in markdown:
+            markdown = markdown.replace(marker, "\n".join(lines()))
+    return markdown
+
+
+def _components() -> Iterator[str]:
+    yield "| catalogue | kind | what it is |"
+    yield "|---|---|---|"
+    for catalogue in _CATALOGUES:
+        for kind in lookup.kinds(f"recsys_core.{catalogue}"):
+            summary = (lookup.component(f"recsys_core.{catalogue}", kind).__doc__ or "").partition("\n\n")[0]
+            yield f"| `{catalogue}` | `{kind}` | {_cell(summary)} |"
+
+
+def _configuration() -> Iterator[str]:
+    sections = config.schema()["properties"]
+    plain = {name: schema for name, schema in sections.items() if not _nested(schema)}
+    yield from _table({"properties": plain, "required": [name for name in plain if "default" not in plain[name]]}, "")
+    for name, schema in sections.items():
+        if name not in plain:
+            yield from ("", f"### `{name}`", "")
+            yield from _section(schema, f"{name}.")
+
+
+def _section(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    if "properties" in schema:
+        yield from _described(schema, prefix)
+    choices = {json.dumps(choice): (choice, prefix) for choice in schema.get("oneOf", ())}
+    # Lists of components: the same kinds may stand in several of them.
+    for found in schema.get("properties", {}).values():
+        choices |= {json.dumps(choice): (choice, "") for choice in found.get("items", {}).get("oneOf", ())}
+    for choice, start in choices.values():
+        yield from ("", f"#### `kind: {choice['properties']['kind']['const']}`", "")
+        yield from _described(choice, start)
+
+
+def _described(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    description = schema.get("description", "")
+    if not description.startswith("YAML section"):
+        yield from (description, "")
+    yield from _table(schema, prefix)
+
+
+def _nested(schema: dict[str, Any]) -> bool:
+    return "properties" in schema or "oneOf" in schema
+
+
+def _table(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    yield from ("| key | value | default | |", "|---|---|---|---|")
+    yield from _rows(schema, prefix)
+
+
+def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, found in schema["properties"].items():
+        if "properties" in found:
+            yield from _rows(found, f"{prefix}{name}.")
+        elif not (name == "kind" and "const" in found):
+            default = f"`{json.dumps(found['default'])}`" if "default" in found else "(must be given)"
+            cells = (f"`{prefix}{name}`", _type(found), default, found.get("description", ""))
+            yield f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _type(schema: dict[str, Any]) -> str:
+    if "oneOf" in schema:
+        kinds = [choice["properties"]["kind"]["const"] for choice in schema["oneOf"]]
+        return "one of the kinds " + ", ".join(f"`{kind}`" for kind in kinds)
+    if "anyOf" in schema:
+        return " or ".join(_type(choice) for choice in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_type(schema['items'])}" if schema.get("items") else "list"
+    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"mapping to {_type(schema['additionalProperties'])}"
+    limits = [f"{sign} {schema[word]:g}" for word, sign in _LIMITS.items() if word in schema]
+    return " ".join([schema.get("format") or schema.get("type", "anything"), *limits])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,6 +36,19 @@ class World:
         gathered: list[Any] = [None] * self.num_ranks
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def share(self, make: Callable[[], T]) -> T:
+        """Return on every rank what `make` returns on the first; a ValueError of it is raised on every rank."""
+        made: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                made = [make(), None]
+            except ValueError as error:
+                made = [None, str(error)]
+        dist.broadcast_object_list(made)
+        if made[1] is not None:
+            raise ValueError(made[1])
+        return made[0]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over the ranks."""

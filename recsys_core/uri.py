@@ -17,7 +17,15 @@ from fsspec.implementations.local import LocalFileSystem
 
 from recsys_core.artifacts import digest_of
 
-SUFFIXES = (".parquet", ".orc", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_FORMATS = {
+    ".parquet": "parquet",
+    ".orc": "orc",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".csv.gz": "csv",
+    ".tsv.gz": "csv",
+}
+SUFFIXES = tuple(_FORMATS)
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # What a store calls the version of an object's content, whichever it reports.
 _VERSION_KEYS = ("ETag", "etag", "Content-MD5", "md5Hash", "generation", "LastModified", "last_modified", "mtime")
@@ -29,6 +37,11 @@ class Location(NamedTuple):
     filesystem: fsspec.AbstractFileSystem
     path: str
     partitions: dict[str, str | None]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `path` is one of this machine's."""
+        return isinstance(self.filesystem, LocalFileSystem)
 
 
 def resolve(source: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Location]:
@@ -52,6 +65,34 @@ def resolve(source: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Location]
     return locations
 
 
+def reopen(addresses: list[str]) -> list[Location]:
+    """Return the files at these addresses, as `address` tells them, without asking the store if they are there."""
+    opened = [fsspec.core.url_to_fs(address) for address in addresses]
+    return [Location(filesystem, path, partitions(path)) for filesystem, path in opened]
+
+
+def address(location: Location) -> str:
+    """Return the file's name with its scheme, `file://` for a local one."""
+    return location.filesystem.unstrip_protocol(location.path)
+
+
+def format_of(source: str) -> str:
+    """Return the format that the files of `source` share, by their suffixes: `parquet`, `orc` or `csv`.
+
+    Raises:
+        ValueError: see `resolve`; or files of two formats, or of none, by their names.
+    """
+    first: dict[str, str] = {}
+    for location in resolve(source):
+        suffix = next((end for end in SUFFIXES if location.path.endswith(end)), None)
+        if suffix is None:
+            raise ValueError(f"{location.path}: its name ends in none of {', '.join(SUFFIXES)}; rename it, or say kind")
+        first.setdefault(_FORMATS[suffix], location.path)
+    if len(first) > 1:
+        raise ValueError(f"{source}: files of several formats ({', '.join(first.values())}); name those of one")
+    return next(iter(first))
+
+
 def partitions(path: str) -> dict[str, str | None]:
     """Return the Hive partition values in the folders of `path`; Hive's name for null becomes None."""
     pairs = (folder.split("=", 1) for folder in posixpath.dirname(path).split("/") if "=" in folder)
@@ -64,12 +105,15 @@ def fingerprint(locations: list[Location]) -> str:
     Local files count by size and time of change, remote ones by size and what their store calls a version. The folder
     that holds them all does not count, so a source that was moved with its times kept is the same source.
     """
-    identities = []
-    for filesystem, path, values in locations:
-        info = filesystem.info(path)
-        version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
-        identities.append([values, posixpath.basename(path), info["size"], version])
-    return digest_of(identities)
+    return digest_of([[at.partitions, posixpath.basename(at.path), version(at)] for at in locations])
+
+
+def version(location: Location) -> str:
+    """Return a file's size and what tells that its content is the same: its time of change, or the store's version."""
+    filesystem, path, _ = location
+    info = filesystem.info(path)
+    told = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
+    return f"{info['size']} bytes, {told}"
 
 
 def is_remote(source: str) -> bool:

@@ -1,1 +1,25 @@
 """Readers, one per file: a table in blocks that any rank can read alone."""
+
+from typing import Any
+
+from recsys_core import lookup, uri
+from recsys_core.artifacts import Frozen
+from recsys_core.readers.base import Reader
+
+__all__ = ["Reader", "build", "infer"]
+
+
+def build(config: Frozen, state: dict[str, Any] | None = None) -> Reader:
+    """Open the table that `config`, of any reader's kind, names; `state` is what another process's reader told."""
+    kind: str = config.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
+    return lookup.component(__name__, kind).Reader(config, state)
+
+
+def infer(path: str) -> Frozen:
+    """Return the config of the reader that fits `path`: by its scheme, else by what its files are called.
+
+    Raises:
+        ValueError: `path` names nothing, files of different formats, or a format that nothing reads; named.
+    """
+    kind = "odps" if path.startswith("odps://") else uri.format_of(path)
+    return lookup.component(__name__, kind).Config(path=path)

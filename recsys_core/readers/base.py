@@ -1,7 +1,8 @@
-"""The contract of a reader: a table cut into blocks that can be read alone, in any order, by any rank."""
+"""The contract of a reader: a table cut into blocks that can be read alone, in any order, by any rank and thread."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,20 @@ import pyarrow as pa
 class Reader(ABC):
     """A table of `num_rows` rows in blocks (a Parquet row group, say); opening one reads no rows.
 
+    A component of this catalogue has a `Config`, and its `Reader(config, state=None)` opens the table. With `state`,
+    what a reader of the same config told in another process, the store is not asked again: one rank opens the table,
+    and all ranks see the same blocks.
+
     Attributes:
-        schema: the table's schema.
+        schema: the table's schema, partition columns included.
         block_rows: [num_blocks] int64, rows of each block, in the table's order.
+        fingerprint: by file or table, what tells that its content is still the same (size and time of change, a
+            version). A position in the table holds for these contents only.
     """
 
     schema: pa.Schema
     block_rows: np.ndarray
+    fingerprint: dict[str, str]
 
     @property
     def num_rows(self) -> int:
@@ -25,8 +33,12 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, block: int, columns: Sequence[str]) -> pa.Table:
-        """Return the rows of one block, in order, with just `columns`.
+        """Return the rows of one block, in order, with just `columns`; several threads may ask at once.
 
         Raises:
-            ValueError: the block cannot be read; names the file and what to do.
+            ValueError: the block cannot be read; names the file or table, the rows, and what to do.
         """
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return what opening the table found out, as JSON, for `Reader(config, state)` in another process."""

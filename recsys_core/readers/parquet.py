@@ -1,16 +1,19 @@
 """Parquet files and folders; a block is a row group."""
 
+import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core import uri
 from recsys_core.artifacts import Frozen
-from recsys_core.readers import base
+from recsys_core.readers import _files, base
+from recsys_core.uri import Location
+
+_FOOTER_THREADS = 16
 
 
 class Config(Frozen):
@@ -20,41 +23,81 @@ class Config(Frozen):
     path: str
 
 
-class Reader(base.Reader):
-    """Reads row groups; footers are read once, when it is opened."""
+class _Footer(NamedTuple):
+    schema: pa.Schema
+    group_rows: list[int]
 
-    def __init__(self, config: Config) -> None:
-        """Read the footers of `config.path`'s files.
+
+class Reader(base.Reader):
+    """Reads row groups. The first to open a table reads all footers, at once; others read those of files they use."""
+
+    def __init__(self, config: Config, state: dict[str, Any] | None = None) -> None:
+        """Open `config.path`'s files.
 
         Raises:
             ValueError: no such file, a file that is not Parquet, or files of different schemas (both are named).
         """
-        self._blocks: list[tuple[Path, int]] = []
-        self._open: tuple[Path, pq.ParquetFile] | None = None
-        rows: list[int] = []
-        first: Path | None = None
-        for path in (Path(source.path) for source in uri.resolve(config.path)):
-            try:
-                footer = pq.read_metadata(path)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(
-                    f"{path}: not a readable Parquet file ({error}); write it again or remove it"
-                ) from None
-            schema = footer.schema.to_arrow_schema().remove_metadata()
-            if first is None:
-                first, self.schema = path, schema
-            elif schema != self.schema:
-                raise ValueError(f"{path}: its schema differs from that of {first}:\n{schema}\nversus\n{self.schema}")
-            self._blocks.extend((path, group) for group in range(footer.num_row_groups))
-            rows.extend(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
-        self.block_rows = np.array(rows, dtype=np.int64)
+        self._files = _files.Files(config.path, state["files"] if state else None)
+        self._opened = threading.local()
+        if state is None:
+            with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+                footers = list(pool.map(_footer, self._files.locations))
+            own = _files.same_schema(
+                [(location.path, f.schema) for location, f in zip(self._files.locations, footers, strict=True)]
+            )
+            self._group_rows = [footer.group_rows for footer in footers]
+        else:
+            own = _files.schema_from(state["schema"])
+            self._group_rows = state["group_rows"]
+        self._own = own
+        self.schema = self._files.with_partitions(own)
+        self.fingerprint = self._files.fingerprint
+        self._blocks = [(file, group) for file, rows in enumerate(self._group_rows) for group in range(len(rows))]
+        self.block_rows = np.array([rows for file in self._group_rows for rows in file], dtype=np.int64)
 
     def read(self, block: int, columns: Sequence[str]) -> pa.Table:
         """See `base.Reader.read`."""
-        path, group = self._blocks[block]
+        file, group = self._blocks[block]
+        location = self._files.locations[file]
         try:
-            if self._open is None or self._open[0] != path:
-                self._open = path, pq.ParquetFile(path)
-            return self._open[1].read_row_group(group, columns=list(columns))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: row group {group} cannot be read ({error}); write the file again") from None
+            table = self._file(file, location).read_row_group(
+                group, columns=[name for name in columns if name in self._own.names], use_threads=False
+            )
+        except (pa.ArrowException, OSError) as error:
+            first = sum(self._group_rows[file][:group])
+            raise ValueError(
+                f"{location.path}: row group {group} (rows {first} to {first + self._group_rows[file][group]}) cannot "
+                f"be read ({error}); write the file again"
+            ) from None
+        return self._files.completed(table, file, columns)
+
+    def state(self) -> dict[str, Any]:
+        """See `base.Reader.state`."""
+        return {
+            "files": self._files.state(),
+            "schema": _files.schema_to_text(self._own),
+            "group_rows": self._group_rows,
+        }
+
+    def _file(self, file: int, location: Location) -> pq.ParquetFile:
+        """Return the file as this thread opened it last, or open it."""
+        if getattr(self._opened, "number", None) != file:
+            self._opened.file = _open(location)
+            self._opened.number = file
+        return self._opened.file
+
+
+def _open(location: Location) -> pq.ParquetFile:
+    source = location.path if location.is_local else location.filesystem.open(location.path)
+    return pq.ParquetFile(source, memory_map=location.is_local)
+
+
+def _footer(location: Location) -> _Footer:
+    try:
+        metadata = _open(location).metadata
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{location.path}: not a readable Parquet file ({error}); write it again or remove it"
+        ) from None
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return _Footer(metadata.schema.to_arrow_schema().remove_metadata(), rows)

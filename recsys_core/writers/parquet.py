@@ -1,27 +1,70 @@
-"""Parquet parts, `part-00000.parquet` and so on, one for each rank."""
+"""Parquet folders: `part-00000.parquet` and so on, one for each rank."""
 
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from recsys_core.writers import base
+from recsys_core.artifacts import Frozen
+from recsys_core.writers import _folder, base
+
+
+class Config(Frozen):
+    """`path` is a folder, local or of a scheme that fsspec opens; it is replaced as a whole."""
+
+    kind: Literal["parquet"] = "parquet"
+    path: str
+    compression: Literal["zstd", "snappy", "none"] = "zstd"
+    rows_per_group: int = Field(default=16_384, ge=1)
 
 
 class Writer(base.Writer):
-    """Writes one zstd-compressed part; fixed-size lists stay fixed-size, so a vector costs its bytes and no more."""
+    """Writes one part; fixed-size lists stay fixed-size, so a vector costs its bytes and no more."""
 
-    def __init__(self, directory: Path, part: int, schema: pa.Schema, rows_per_group: int = 16_384) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        part: int,
+        schema: pa.Schema,
+        rows_per_group: int = 16_384,
+        compression: str = "zstd",
+    ) -> None:
         """Create `directory` and open its part number `part`."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._rows_per_group = rows_per_group
-        self._file = pq.ParquetWriter(directory / f"part-{part:05d}.parquet", schema, compression="zstd")
+        self._part, self._rows_per_group = part, rows_per_group
+        self._path = directory / f"part-{part:05d}.parquet"
+        self._file = pq.ParquetWriter(self._path, schema, compression=compression)
 
     def write(self, table: pa.Table) -> None:
         """See `base.Writer.write`."""
         self._file.write_table(table, row_group_size=self._rows_per_group)
         self.num_rows += table.num_rows
 
-    def close(self) -> None:
+    def close(self) -> base.Receipt:
         """See `base.Writer.close`."""
         self._file.close()
+        return base.Receipt(part=self._part, num_rows=self.num_rows, told=(self._path.name,))
+
+    def drop(self) -> None:
+        """See `base.Writer.drop`."""
+        self._file.close()
+        self._path.unlink()
+
+
+class Table(_folder.Table):
+    """See `_folder.Table`."""
+
+    def __init__(self, config: Config) -> None:
+        """Write to `config.path`."""
+        super().__init__(config.path)
+        self._config = config
+
+    def open(self, directory: Path, number: int, schema: pa.Schema) -> Writer:
+        """See `_folder.Table.open`."""
+        return Writer(directory, number, schema, self._config.rows_per_group, self._config.compression)
+
+    def count(self, file: Path) -> int:
+        """See `_folder.Table.count`."""
+        return pq.read_metadata(file).num_rows

@@ -18,12 +18,16 @@ class Blocks(Reader):
     def __init__(self, block_rows: list[int]) -> None:
         self.schema = pa.schema([("row", pa.int64())])
         self.block_rows = np.array(block_rows, dtype=np.int64)
+        self.fingerprint = {}
         self.reads: list[int] = []
 
     def read(self, block, columns):
         self.reads.append(block)
         start = int(self.block_rows[:block].sum())
         return pa.table({"row": np.arange(start, start + self.block_rows[block])}).select(list(columns))
+
+    def state(self):
+        return {}
 
 
 def _shard(reader, order, rank, num_ranks, batch_size, consumed=()):

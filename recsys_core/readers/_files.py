@@ -1,0 +1,89 @@
+"""What readers of files share: which files there are, their partition columns, and that they fit together."""
+
+import base64
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from recsys_core import uri
+
+
+class Files:
+    """The files of one source, in order.
+
+    Attributes:
+        locations: the files; partition values are in their folders' names.
+        fingerprint: by file, its size and the time or version of its last change.
+    """
+
+    def __init__(self, path: str, state: list[str] | None = None) -> None:
+        """Find the files that `path` names, or take those that `state` tells.
+
+        Raises:
+            ValueError: see `uri.resolve`; or files whose folders name different partition keys.
+        """
+        self.locations = uri.resolve(path) if state is None else uri.reopen(state)
+        keys = [tuple(location.partitions) for location in self.locations]
+        other = next((i for i, key in enumerate(keys) if key != keys[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.locations[other].path}: its folders name the partition keys {list(keys[other])}, those of "
+                f"{self.locations[0].path} name {list(keys[0])}; name files of one table"
+            )
+        self.fingerprint = {location.path: uri.version(location) for location in self.locations}
+
+    def state(self) -> list[str]:
+        """Return the files' addresses, for `Files` in another process."""
+        return [uri.address(location) for location in self.locations]
+
+    def with_partitions(self, schema: pa.Schema) -> pa.Schema:
+        """Return `schema` with a text column for each partition key that the files do not hold themselves."""
+        for key in self.locations[0].partitions:
+            if key not in schema.names:
+                schema = schema.append(pa.field(key, pa.string()))
+        return schema
+
+    def completed(self, table: pa.Table, file: int, columns: Sequence[str]) -> pa.Table:
+        """Return `table`, read from file number `file`, with exactly `columns`, partition values included."""
+        if table.column_names == list(columns):
+            return table
+        values = self.locations[file].partitions
+        for key in columns:
+            if key not in table.column_names:
+                table = table.append_column(key, pa.repeat(pa.scalar(values[key], pa.string()), table.num_rows))
+        return table.select(list(columns))
+
+
+def same_schema(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
+    """Return the schema that all files, named with theirs, share.
+
+    Raises:
+        ValueError: two differ; both files and the columns that differ are named.
+    """
+    first_path, first = schemas[0]
+    for path, schema in schemas[1:]:
+        if schema == first:
+            continue
+        names = list(dict.fromkeys([*first.names, *schema.names]))
+        differing = [
+            f"{name} is {_type(schema, name)} there and {_type(first, name)} here"
+            for name in names
+            if _type(schema, name) != _type(first, name)
+        ]
+        told = "; ".join(differing) or f"the columns' order is {schema.names} there and {first.names} here"
+        raise ValueError(f"{path}: its schema differs from that of {first_path}: {told}; write the files alike")
+    return first
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """Return `schema` in a form that JSON can hold."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from(text: str) -> pa.Schema:
+    """Read `schema_to_text` back."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def _type(schema: pa.Schema, name: str) -> str:
+    return str(schema.field(name).type) if name in schema.names else "absent"

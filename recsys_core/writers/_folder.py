@@ -1,0 +1,75 @@
+"""What the file formats share: parts in a folder beside the final one, counted, then renamed into its place."""
+
+import base64
+import shutil
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from recsys_core import uri
+from recsys_core.artifacts import move_into_place
+from recsys_core.writers import base
+
+
+class Table(base.Table):
+    """A folder of part files on a file system that all ranks share."""
+
+    def __init__(self, path: str) -> None:
+        """`path` is the folder that will be replaced.
+
+        Raises:
+            ValueError: it is on a store that cannot rename a folder, or is a file.
+        """
+        if uri.is_remote(path):
+            raise ValueError(
+                f"{path}: tables are written to local folders and to odps://, which can replace them whole"
+            )
+        self._path = Path(path).expanduser().absolute()
+        if self._path.is_file():
+            raise ValueError(f"{path}: a file is there; name a folder for the table's parts")
+
+    @abstractmethod
+    def open(self, directory: Path, number: int, schema: pa.Schema) -> base.Writer:
+        """Open part `number` in `directory`; its receipt tells the file's name."""
+
+    @abstractmethod
+    def count(self, file: Path) -> int:
+        """Return the number of rows that a finished part has on the disk."""
+
+    def begin(self, schema: pa.Schema) -> dict[str, Any]:
+        """See `base.Table.begin`."""
+        aside = self._path.with_name(f".{self._path.name}.partial")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        except OSError as error:
+            raise ValueError(f"{self._path}: cannot be written ({error.strerror}); name a folder that can") from None
+        return {"aside": str(aside), "schema": base64.b64encode(schema.serialize().to_pybytes()).decode()}
+
+    def part(self, state: dict[str, Any], number: int) -> base.Writer:
+        """See `base.Table.part`."""
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["schema"])))
+        return self.open(Path(state["aside"]), number, schema)
+
+    def commit(self, state: dict[str, Any], receipts: Sequence[base.Receipt]) -> int:
+        """See `base.Table.commit`."""
+        aside = Path(state["aside"])
+        told = {name: receipt for receipt in receipts for name in receipt.told}
+        there = {file.name for file in aside.iterdir()}
+        if there != set(told):
+            raise ValueError(
+                f"{aside}: holds {sorted(there)} where the ranks wrote {sorted(told)}; run the stage again"
+            )
+        for name, receipt in told.items():
+            num_rows = self.count(aside / name)
+            if num_rows != receipt.num_rows:
+                raise ValueError(f"{aside / name}: {num_rows} rows where {receipt.num_rows} were written; run it again")
+        move_into_place(aside, self._path)
+        return sum(receipt.num_rows for receipt in receipts)
+
+    def abandon(self, state: dict[str, Any]) -> None:
+        """See `base.Table.abandon`."""
+        shutil.rmtree(state["aside"], ignore_errors=True)

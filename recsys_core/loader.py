@@ -5,19 +5,22 @@ in that order. Ranks own disjoint intervals of positions; what was consumed is a
 ranks can take up what is left.
 """
 
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_core.readers.base import Reader
 
 Interval = tuple[int, int]
 T = TypeVar("T")
-_ROWS_PER_TAKE = 8_192  # the first batch need not wait until a whole chunk is shuffled
+_MAX_THREADS = 4
+_FEWEST_TURNS = 16  # also where a whole chunk has fewer rows than a turn
 
 
 class Rows(NamedTuple):
@@ -32,44 +35,130 @@ class Rows(NamedTuple):
     global_rows: int
 
 
+class Piece(NamedTuple):
+    """`num_rows` rows from row `start` on of the permuted block `block`; they stand at `position` of the order."""
+
+    block: int
+    start: int
+    num_rows: int
+    position: int
+
+
 class Order:
     """The rows of one epoch in the order of their positions.
 
-    Blocks are permuted, then grouped into chunks of about `shuffle_rows` rows, then rows are permuted inside a chunk:
-    rows of different blocks mix, and no more than one chunk is in memory. `shuffle_rows=0` keeps the table's order.
+    Blocks are permuted and grouped into chunks of about `shuffle_rows` rows. The rows of each block are permuted, and
+    a chunk deals its blocks out in turns: every turn takes some of the rows of each of its blocks, as many as keeps
+    them in proportion. So a batch mixes rows of all the chunk's blocks, a gather never leaves a block, which a
+    processor's cache can hold, and no more than two chunks are in memory. `shuffle_rows=0` keeps the table's order.
+
+        chunk   block 4: d a c b      block 1: p r q s t u
+        turns   d a | p r q | c b | s t u                       (two turns)
     """
 
-    def __init__(self, block_rows: np.ndarray, *, seed: int, epoch: int, shuffle_rows: int) -> None:
-        """Draw the order; costs no reading."""
-        self._seed, self._epoch, self._shuffle = seed, epoch, shuffle_rows > 0
+    def __init__(
+        self, block_rows: np.ndarray, *, seed: int, epoch: int, shuffle_rows: int, rows_per_turn: int = 1_024
+    ) -> None:
+        """Draw the order; costs no reading. A turn has about `rows_per_turn` rows: let it be a batch's or fewer."""
+        self._seed, self._epoch, self.shuffles = seed, epoch, shuffle_rows > 0
+        self._rows_per_turn = rows_per_turn
+        self._block_rows = block_rows
+        self._permutations: dict[int, np.ndarray] = {}
         blocks = np.flatnonzero(block_rows)
-        if self._shuffle:
+        if self.shuffles:
             blocks = np.random.default_rng((seed, epoch)).permutation(blocks)
         rows = block_rows[blocks]
         before = np.cumsum(rows) - rows
-        chunk_of = before // max(shuffle_rows, 1) if self._shuffle else np.arange(len(blocks))
+        chunk_of = before // max(shuffle_rows, 1) if self.shuffles else np.arange(len(blocks))
         starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
         self._chunks = np.split(blocks, starts[1:]) if len(blocks) else []
         self._starts = np.append(before[starts], rows.sum()).astype(np.int64) if len(blocks) else np.zeros(1, np.int64)
         self.num_rows = int(rows.sum())
 
-    def read(self, reader: Reader, interval: Interval, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the rows at the positions of `interval`, in order, a few thousand at a time."""
+    def chunks(self, interval: Interval) -> Iterator[list[Piece]]:
+        """Yield the pieces at the positions of `interval`, in order, chunk by chunk."""
         begin, stop = interval
         first = int(np.searchsorted(self._starts, begin, side="right")) - 1
         for chunk in range(first, len(self._chunks)):
-            low, high = int(self._starts[chunk]), int(self._starts[chunk + 1])
+            low = int(self._starts[chunk])
             if low >= stop:
                 return
-            table = pa.concat_tables([reader.read(int(block), columns) for block in self._chunks[chunk]])
-            a, b = max(begin, low) - low, min(stop, high) - low
-            if not self._shuffle:
-                yield table.slice(a, b - a)
-                continue
-            permutation = np.random.default_rng((self._seed, self._epoch, chunk)).permutation(high - low)
-            together = table.combine_chunks()
-            for start in range(a, b, _ROWS_PER_TAKE):
-                yield together.take(pa.array(permutation[start : min(start + _ROWS_PER_TAKE, b)]))
+            yield [part for piece in self._dealt(chunk) if (part := _clipped(piece, begin, stop)) is not None]
+
+    def permutation(self, block: int) -> np.ndarray | None:
+        """Return which row of the block comes when, or None where a block keeps its order.
+
+        Blocks of one size share a permutation, which each turns by an offset of its own: drawing one takes longer than
+        reading what it permutes.
+        """
+        if not self.shuffles:
+            return None
+        num_rows = int(self._block_rows[block])
+        if (shared := self._permutations.get(num_rows)) is None:
+            shared = np.random.default_rng((self._seed, self._epoch, num_rows)).permutation(num_rows)
+            self._permutations[num_rows] = shared
+        turned = shared + np.random.default_rng((self._seed, self._epoch, 0, block)).integers(num_rows)
+        turned[turned >= num_rows] -= num_rows
+        return turned
+
+    def _dealt(self, chunk: int) -> Iterator[Piece]:
+        blocks, position = self._chunks[chunk], int(self._starts[chunk])
+        rows = self._block_rows[blocks]
+        num_turns = max(_FEWEST_TURNS, -(-int(rows.sum()) // self._rows_per_turn)) if self.shuffles else 1
+        edges = np.arange(num_turns + 1)[:, None] * rows // num_turns
+        for turn in range(num_turns):
+            for at, block in enumerate(blocks):
+                start, stop = int(edges[turn, at]), int(edges[turn + 1, at])
+                if start < stop:
+                    yield Piece(int(block), start, stop - start, position)
+                    position += stop - start
+
+
+def read(
+    reader: Reader,
+    order: Order,
+    intervals: Iterable[Interval],
+    columns: Sequence[str],
+    num_threads: int | None = None,
+) -> Iterator[pa.Table]:
+    """Yield the rows at the positions of `intervals`, in order, as many small tables.
+
+    Blocks are read and permuted by `num_threads` threads (Arrow releases the interpreter's lock), which run one chunk
+    ahead of the consumer, or a few blocks where nothing is shuffled; no further, so memory is bounded.
+    """
+    threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+    chunks = (pieces for interval in intervals for pieces in order.chunks(interval))
+    ahead: deque[tuple[list[Piece], dict[int, Future[pa.Table]]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+
+    def start_next() -> None:
+        if (pieces := next(chunks, None)) is not None:
+            blocks = dict.fromkeys(piece.block for piece in pieces)
+            ahead.append((pieces, {block: pool.submit(_permuted, reader, order, block, columns) for block in blocks}))
+
+    try:
+        for _ in range(1 if order.shuffles else threads + 1):
+            start_next()
+        while ahead:
+            pieces, reading = ahead.popleft()
+            start_next()
+            for piece in pieces:
+                yield reading[piece.block].result().slice(piece.start, piece.num_rows)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _permuted(reader: Reader, order: Order, block: int, columns: Sequence[str]) -> pa.Table:
+    table = reader.read(block, columns)
+    permutation = order.permutation(block)
+    return table if permutation is None else table.take(pa.array(permutation))
+
+
+def _clipped(piece: Piece, begin: int, stop: int) -> Piece | None:
+    low, high = max(begin, piece.position), min(stop, piece.position + piece.num_rows)
+    if low >= high:
+        return None
+    return Piece(piece.block, piece.start + low - piece.position, high - low, low)
 
 
 def merge(intervals: Sequence[Interval]) -> list[Interval]:
@@ -114,32 +203,99 @@ class Shard:
         rank: int,
         num_ranks: int,
         consumed: Sequence[Interval] = (),
+        budget: "Budget | None" = None,
+        gather: Callable[[list[int]], list[list[int]]] | None = None,
+        num_threads: int | None = None,
     ) -> None:
-        """Cut what `consumed` leaves of `order` into `num_ranks` parts and take the part of `rank`."""
+        """Cut what `consumed` leaves of `order` into `num_ranks` parts and take the part of `rank`.
+
+        With a `budget`, batches have up to `batch_size` rows, and fewer where these cost too much. How many batches
+        a rank then has depends on its rows; `gather` (`World.gather`; None for a single rank) tells it to the others.
+
+        Raises:
+            ValueError: a row that alone costs more than the budget; it is named.
+        """
         left = remaining(consumed, order.num_rows)
-        self._rows_by_rank = [sum(b - a for a, b in cut(left, r, num_ranks)) for r in range(num_ranks)]
-        self._reader, self._order, self._columns, self._batch_size = reader, order, columns, batch_size
+        self._reader, self._order, self._columns, self._num_threads = reader, order, columns, num_threads
         self._mine = cut(left, rank, num_ranks)
-        self.num_batches = -(-max(self._rows_by_rank) // batch_size)
+        if budget is None:
+            rows = [sum(b - a for a, b in cut(left, r, num_ranks)) for r in range(num_ranks)]
+            sizes = [_even(count, batch_size) for count in rows]
+        else:
+            mine = budget.batches(read(reader, order, self._mine, [budget.column], num_threads), batch_size)
+            sizes = [mine] if gather is None else gather(mine)
+        self.num_batches = max(len(batches) for batches in sizes)
+        self._sizes = sizes[rank] + [0] * (self.num_batches - len(sizes[rank]))
+        by_step = [
+            [batches[step] if step < len(batches) else 0 for batches in sizes] for step in range(self.num_batches)
+        ]
+        self._most, self._sums = [max(rows) for rows in by_step], [sum(rows) for rows in by_step]
 
     def __iter__(self) -> Iterator[Rows]:
         """Yield the batches; a rank that has run out of rows yields empty ones, to keep step with the others."""
-        pieces = (piece for interval in self._mine for piece in self._order.read(self._reader, interval, self._columns))
-        empty = self._reader.schema.empty_table().select(self._columns)
-        held: list[pa.Table] = []
-        num_held = num_out = 0
-        for step in range(self.num_batches):
-            while num_held < self._batch_size and (piece := next(pieces, None)) is not None:
-                held.append(piece)
-                num_held += piece.num_rows
-            together = pa.concat_tables(held) if held else empty
-            batch = together.slice(0, self._batch_size).combine_chunks()
-            held = [together.slice(batch.num_rows)] if num_held > batch.num_rows else []
-            num_held -= batch.num_rows
-            consumed = _slice(self._mine, num_out, num_out + batch.num_rows)
-            num_out += batch.num_rows
-            by_rank = [min(max(rows - step * self._batch_size, 0), self._batch_size) for rows in self._rows_by_rank]
-            yield Rows(batch, consumed, max(by_rank), sum(by_rank))
+        pieces = read(self._reader, self._order, self._mine, self._columns, self._num_threads)
+        rest = self._reader.schema.empty_table().select(self._columns)
+        num_out = 0
+        for size, most_rows, global_rows in zip(self._sizes, self._most, self._sums, strict=True):
+            held, num_held = [rest], rest.num_rows
+            while num_held < size:
+                held.append(next(pieces))
+                num_held += held[-1].num_rows
+            held[-1], rest = (
+                held[-1].slice(0, held[-1].num_rows - num_held + size),
+                held[-1].slice(held[-1].num_rows - num_held + size),
+            )
+            batch = pa.concat_tables(held).combine_chunks()
+            consumed = _slice(self._mine, num_out, num_out + size)
+            num_out += size
+            yield Rows(batch, consumed, most_rows, global_rows)
+
+
+class Budget(NamedTuple):
+    """Batches by cost: the sum of `column` over a batch's rows is at most `limit`. A list costs its length."""
+
+    column: str
+    limit: float
+
+    def batches(self, tables: Iterable[pa.Table], batch_size: int) -> list[int]:
+        """Return how many rows each batch has: as many of the next ones as the limit and `batch_size` allow.
+
+        Raises:
+            ValueError: a row costs more than the limit, nothing that can be counted, or less than nothing.
+        """
+        costs = [_costs(table.column(self.column), self.column) for table in tables]
+        total = np.concatenate([[0.0], *costs]).cumsum()
+        single = np.diff(total)
+        if (single > self.limit).any():
+            worst = int(np.argmax(single))
+            raise ValueError(
+                f"a row's {self.column} is {single[worst]:g}, which alone is more than the {self.limit:g} of a batch "
+                f"(row {worst} of this rank's in the epoch's order); raise the limit, or filter such rows out"
+            )
+        sizes: list[int] = []
+        start, num_rows = 0, len(single)
+        while start < num_rows:
+            end = int(np.searchsorted(total, total[start] + self.limit, side="right")) - 1
+            end = min(max(end, start + 1), start + batch_size, num_rows)
+            sizes.append(end - start)
+            start = end
+        return sizes
+
+
+def _costs(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    if pa.types.is_nested(column.type):
+        column = pc.fill_null(pc.list_value_length(column), 0)
+    elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise ValueError(f"cost column {name!r} is {column.type}; name a column of numbers or of lists")
+    costs = column.cast(pa.float64()).to_numpy()
+    if not (costs >= 0).all():
+        raise ValueError(f"cost column {name!r} has a null, a NaN or a number below 0; a cost is a number from 0 on")
+    return costs
+
+
+def _even(num_rows: int, batch_size: int) -> list[int]:
+    sizes = [batch_size] * (num_rows // batch_size)
+    return [*sizes, num_rows % batch_size] if num_rows % batch_size else sizes
 
 
 def _slice(intervals: Sequence[Interval], start: int, stop: int) -> list[Interval]:

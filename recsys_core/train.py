@@ -48,7 +48,7 @@ class Config(Frozen):
     )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
     shuffle_rows: int = Field(
-        default=262_144, ge=0, description="rows that are mixed in memory; 0 keeps the table's order"
+        default=131_072, ge=0, description="rows that are mixed in memory; 0 keeps the table's order"
     )
     checkpoint_every_steps: int = Field(
         default=1_000, ge=1, description="a killed training loses no more steps than this"
@@ -129,7 +129,13 @@ class Trainer:
     def epoch(self, number: int, consumed: tuple[Interval, ...]) -> Shard:
         """Return this rank's share of what is left of an epoch."""
         config = self.request.config
-        order = Order(self.reader.block_rows, seed=self.request.seed, epoch=number, shuffle_rows=config.shuffle_rows)
+        order = Order(
+            self.reader.block_rows,
+            seed=self.request.seed,
+            epoch=number,
+            shuffle_rows=config.shuffle_rows,
+            rows_per_turn=config.batch_size,
+        )
         return Shard(
             self.reader,
             order,

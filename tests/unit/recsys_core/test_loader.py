@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_core.loader import Order, Shard, cut, merge, prefetch, remaining
+from recsys_core.loader import Budget, Order, Shard, cut, merge, prefetch, read, remaining
+from recsys_core.readers import memory
 from recsys_core.readers.base import Reader
 
 
@@ -53,7 +54,7 @@ def test_cut_by_hand():
 def test_unshuffled_order_is_the_tables():
     reader = Blocks([3, 0, 4, 2])
     order = Order(reader.block_rows, seed=1, epoch=0, shuffle_rows=0)
-    rows = pa.concat_tables(order.read(reader, (2, 8), ["row"])).column("row").to_pylist()
+    rows = pa.concat_tables(read(reader, order, [(2, 8)], ["row"])).column("row").to_pylist()
     assert rows == [2, 3, 4, 5, 6, 7]
 
 
@@ -62,10 +63,97 @@ def test_a_shuffle_mixes_rows_of_different_blocks_and_changes_with_the_epoch():
     rows = {}
     for epoch in (0, 1):
         order = Order(reader.block_rows, seed=3, epoch=epoch, shuffle_rows=40)
-        rows[epoch] = pa.concat_tables(order.read(reader, (0, 80), ["row"])).column("row").to_pylist()
+        rows[epoch] = pa.concat_tables(read(reader, order, [(0, 80)], ["row"])).column("row").to_pylist()
     assert sorted(rows[0]) == sorted(rows[1]) == list(range(80))
     assert rows[0] != rows[1]
     assert len({row // 10 for row in rows[0][:10]}) > 1
+
+
+def test_the_order_is_dealt_in_turns_by_hand():
+    order = Order(np.array([4, 0, 6]), seed=0, epoch=0, shuffle_rows=100, rows_per_turn=1)
+    (pieces,) = order.chunks((0, 10))
+    # 16 turns of blocks of 4 and 6 rows: after turn t, 4t/16 and 6t/16 of their rows are out, rounded down.
+    dealt = {0: 0, 2: 0}
+    for piece in pieces:
+        assert (piece.start, piece.num_rows) == (dealt[piece.block], 1)
+        dealt[piece.block] += 1
+    assert dealt == {0: 4, 2: 6}
+    assert [piece.position for piece in pieces] == list(range(10))
+    # Half of the rows are half of each block's, whichever block the chunk begins with.
+    assert sorted(piece.block for piece in pieces[:5]) == [0, 0, 2, 2, 2]
+    for block, num_rows in ((0, 4), (2, 6)):
+        assert sorted(order.permutation(block)) == list(range(num_rows))
+
+
+def test_blocks_of_one_size_are_permuted_differently():
+    order = Order(np.full(3, 1_000), seed=0, epoch=0, shuffle_rows=3_000)
+    first, second = order.permutation(0), order.permutation(1)
+    assert sorted(first) == sorted(second) == list(range(1_000))
+    assert (first == second).mean() < 0.01
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    costs=st.lists(st.integers(0, 9), min_size=1, max_size=40),
+    batch_size=st.integers(1, 6),
+    num_ranks=st.integers(1, 3),
+    shuffle_rows=st.sampled_from([0, 7]),
+)
+def test_batches_by_cost_keep_to_the_limit_and_read_every_row_once(costs, batch_size, num_ranks, shuffle_rows):
+    table = pa.table({"row": np.arange(len(costs)), "cost": costs})
+    reader = memory.Reader(table)
+    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=shuffle_rows)
+    budget = Budget("cost", 9)
+    mine = cut([(0, len(costs))], 0, 1)
+    by_rank = [
+        budget.batches(read(reader, order, cut(mine, rank, num_ranks), ["cost"]), batch_size)
+        for rank in range(num_ranks)
+    ]
+    shards = [
+        Shard(
+            reader,
+            order,
+            ["row", "cost"],
+            batch_size=batch_size,
+            rank=rank,
+            num_ranks=num_ranks,
+            budget=budget,
+            gather=lambda _: by_rank,
+        )
+        for rank in range(num_ranks)
+    ]
+    seen = []
+    for step in zip(*shards, strict=True):
+        sizes = [rows.table.num_rows for rows in step]
+        assert {(rows.most_rows, rows.global_rows) for rows in step} == {(max(sizes), sum(sizes))}
+        for rows in step:
+            assert sum(rows.table["cost"].to_pylist()) <= 9
+            assert rows.table.num_rows <= batch_size
+            seen += rows.table["row"].to_pylist()
+    assert sorted(seen) == list(range(len(costs)))
+
+
+def test_batches_by_cost_by_hand():
+    tables = [pa.table({"cost": [3, 3, 4, 1]}), pa.table({"cost": [0, 9, 2]})]
+    # 3 3 4 | 1 0 9 | 2: ten fit exactly, and the next would be eleven.
+    assert Budget("cost", 10).batches(tables, 100) == [3, 3, 1]
+    assert Budget("cost", 10).batches(tables, 2) == [2, 2, 2, 1]
+    lists = pa.table({"history": pa.array([[1, 2], None, [3], [4, 5, 6]], pa.list_(pa.int64()))})
+    assert Budget("history", 3).batches([lists], 100) == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([1.0, 12.0, 3.0]), r"cost is 12, which alone is more than the 10 of a batch \(row 1 of"),
+        (pa.array([1.0, None]), "null, a NaN or a number below 0"),
+        (pa.array([1.0, -1.0]), "null, a NaN or a number below 0"),
+        (pa.array(["a"]), "'cost' is string; name a column of numbers or of lists"),
+    ],
+)
+def test_costs_that_cannot_be_kept_to_are_refused(column, message):
+    with pytest.raises(ValueError, match=message):
+        Budget("cost", 10).batches([pa.table({"cost": column})], 100)
 
 
 def test_a_rank_reads_only_the_chunks_it_owns():

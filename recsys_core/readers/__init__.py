@@ -4,9 +4,10 @@ from typing import Any
 
 from recsys_core import lookup, uri
 from recsys_core.artifacts import Frozen
+from recsys_core.readers._selected import Selected, Selection
 from recsys_core.readers.base import Reader
 
-__all__ = ["Reader", "build", "infer"]
+__all__ = ["Reader", "Selected", "Selection", "build", "infer"]
 
 
 def build(config: Frozen, state: dict[str, Any] | None = None) -> Reader:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 class Reader(ABC):
@@ -38,6 +39,10 @@ class Reader(ABC):
         Raises:
             ValueError: the block cannot be read; names the file or table, the rows, and what to do.
         """
+
+    def may_hold(self, condition: pc.Expression) -> np.ndarray:  # noqa: ARG002 - a store without statistics cannot say
+        """Return for each block whether a row of it may fulfil `condition`, as far as can be told without reading."""
+        return np.ones(len(self.block_rows), dtype=bool)
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

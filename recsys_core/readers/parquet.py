@@ -1,12 +1,17 @@
 """Parquet files and folders; a block is a row group."""
 
+import operator
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from recsys_core.artifacts import Frozen
@@ -70,6 +75,20 @@ class Reader(base.Reader):
                 f"be read ({error}); write the file again"
             ) from None
         return self._files.completed(table, file, columns)
+
+    def may_hold(self, condition: pc.Expression) -> np.ndarray:
+        """See `base.Reader.may_hold`: by partition values and the statistics of row groups."""
+        groups = dict.fromkeys(self._blocks, False)
+        for file, location in enumerate(self._files.locations):
+            # The values of the folders' names are known of every row below.
+            known = [pc.field(key) == pa.scalar(value) for key, value in location.partitions.items()]
+            store = pafs.PyFileSystem(pafs.FSSpecHandler(location.filesystem))
+            fragment = pads.ParquetFileFormat().make_fragment(
+                location.path, store, reduce(operator.and_, known) if known else None
+            )
+            for row_group in fragment.subset(condition, schema=self.schema).row_groups:
+                groups[file, row_group.id] = True
+        return np.array(list(groups.values()), dtype=bool)
 
     def state(self) -> dict[str, Any]:
         """See `base.Reader.state`."""

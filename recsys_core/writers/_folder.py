@@ -14,8 +14,33 @@ from recsys_core.artifacts import move_into_place
 from recsys_core.writers import base
 
 
+class Part(base.Writer):
+    """One part file."""
+
+    def __init__(self, file: Path, number: int) -> None:
+        """`file` is where the part is written, `number` its place among the parts."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._number = file, number
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Write what is still held, and close the file; a second call does nothing."""
+
+    def close(self) -> base.Receipt:
+        """See `base.Writer.close`."""
+        self.finish()
+        return base.Receipt(part=self._number, num_rows=self.num_rows, told=(self._path.name,))
+
+    def drop(self) -> None:
+        """See `base.Writer.drop`."""
+        self.finish()
+        self._path.unlink(missing_ok=True)
+
+
 class Table(base.Table):
-    """A folder of part files on a file system that all ranks share."""
+    """A folder of part files on a file system that all ranks share. `suffix` ends the files' names."""
+
+    suffix: str
 
     def __init__(self, path: str) -> None:
         """`path` is the folder that will be replaced.
@@ -32,8 +57,8 @@ class Table(base.Table):
             raise ValueError(f"{path}: a file is there; name a folder for the table's parts")
 
     @abstractmethod
-    def open(self, directory: Path, number: int, schema: pa.Schema) -> base.Writer:
-        """Open part `number` in `directory`; its receipt tells the file's name."""
+    def open(self, file: Path, number: int, schema: pa.Schema) -> Part:
+        """Open part `number`, which is to be written to `file`."""
 
     @abstractmethod
     def count(self, file: Path) -> int:
@@ -52,7 +77,7 @@ class Table(base.Table):
     def part(self, state: dict[str, Any], number: int) -> base.Writer:
         """See `base.Table.part`."""
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["schema"])))
-        return self.open(Path(state["aside"]), number, schema)
+        return self.open(Path(state["aside"]) / f"part-{number:05d}{self.suffix}", number, schema)
 
     def commit(self, state: dict[str, Any], receipts: Sequence[base.Receipt]) -> int:
         """See `base.Table.commit`."""

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from recsys_core.artifacts import Frozen
-from recsys_core.writers import _folder, base
+from recsys_core.writers import _folder
 
 
 class Config(Frozen):
-    """`path` is a folder, local or of a scheme that fsspec opens; it is replaced as a whole."""
+    """`path` is a local folder; it is replaced as a whole."""
 
     kind: Literal["parquet"] = "parquet"
     path: str
@@ -20,7 +20,7 @@ class Config(Frozen):
     rows_per_group: int = Field(default=16_384, ge=1)
 
 
-class Writer(base.Writer):
+class Writer(_folder.Part):
     """Writes one part; fixed-size lists stay fixed-size, so a vector costs its bytes and no more."""
 
     def __init__(
@@ -32,9 +32,8 @@ class Writer(base.Writer):
         compression: str = "zstd",
     ) -> None:
         """Create `directory` and open its part number `part`."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self._part, self._rows_per_group = part, rows_per_group
-        self._path = directory / f"part-{part:05d}.parquet"
+        super().__init__(directory / f"part-{part:05d}.parquet", part)
+        self._rows_per_group = rows_per_group
         self._file = pq.ParquetWriter(self._path, schema, compression=compression)
 
     def write(self, table: pa.Table) -> None:
@@ -42,28 +41,24 @@ class Writer(base.Writer):
         self._file.write_table(table, row_group_size=self._rows_per_group)
         self.num_rows += table.num_rows
 
-    def close(self) -> base.Receipt:
-        """See `base.Writer.close`."""
+    def finish(self) -> None:
+        """See `_folder.Part.finish`."""
         self._file.close()
-        return base.Receipt(part=self._part, num_rows=self.num_rows, told=(self._path.name,))
-
-    def drop(self) -> None:
-        """See `base.Writer.drop`."""
-        self._file.close()
-        self._path.unlink()
 
 
 class Table(_folder.Table):
     """See `_folder.Table`."""
+
+    suffix = ".parquet"
 
     def __init__(self, config: Config) -> None:
         """Write to `config.path`."""
         super().__init__(config.path)
         self._config = config
 
-    def open(self, directory: Path, number: int, schema: pa.Schema) -> Writer:
+    def open(self, file: Path, number: int, schema: pa.Schema) -> Writer:
         """See `_folder.Table.open`."""
-        return Writer(directory, number, schema, self._config.rows_per_group, self._config.compression)
+        return Writer(file.parent, number, schema, self._config.rows_per_group, self._config.compression)
 
     def count(self, file: Path) -> int:
         """See `_folder.Table.count`."""

@@ -1,0 +1,110 @@
+"""ORC files and folders; a block is a stripe."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import orc
+
+from recsys_core.artifacts import Frozen
+from recsys_core.readers import _files, base
+from recsys_core.uri import Location
+
+_OPENING_THREADS = 4
+
+
+class Config(Frozen):
+    """`path` is anything that the path grammar of `uri` takes."""
+
+    kind: Literal["orc"] = "orc"
+    path: str
+
+
+class _Footer(NamedTuple):
+    schema: pa.Schema
+    stripe_rows: list[int]
+
+
+class Reader(base.Reader):
+    """Reads stripes. Arrow does not tell how many rows a stripe has, so opening a table reads its cheapest column."""
+
+    def __init__(self, config: Config, state: dict[str, Any] | None = None) -> None:
+        """Open `config.path`'s files.
+
+        Raises:
+            ValueError: no such file, a file that is not ORC, or files of different schemas (both are named).
+        """
+        self._files = _files.Files(config.path, state["files"] if state else None)
+        self._opened = threading.local()
+        if state is None:
+            with ThreadPoolExecutor(_OPENING_THREADS) as pool:
+                footers = list(pool.map(_footer, self._files.locations))
+            paths = [location.path for location in self._files.locations]
+            self._own = _files.same_schema([(path, f.schema) for path, f in zip(paths, footers, strict=True)])
+            self._stripe_rows = [footer.stripe_rows for footer in footers]
+        else:
+            self._own = _files.schema_from(state["schema"])
+            self._stripe_rows = state["stripe_rows"]
+        self.schema = self._files.with_partitions(self._own)
+        self.fingerprint = self._files.fingerprint
+        self._blocks = [(file, stripe) for file, rows in enumerate(self._stripe_rows) for stripe in range(len(rows))]
+        self.block_rows = np.array([rows for file in self._stripe_rows for rows in file], dtype=np.int64)
+
+    def read(self, block: int, columns: Sequence[str]) -> pa.Table:
+        """See `base.Reader.read`."""
+        file, stripe = self._blocks[block]
+        location, first = self._files.locations[file], sum(self._stripe_rows[file][:stripe])
+        own = [name for name in columns if name in self._own.names]
+        try:
+            # Without columns, Arrow does not count the rows.
+            rows = self._file(file, location).read_stripe(stripe, columns=own or [_cheapest(self._own)])
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{location.path}: stripe {stripe} (rows {first} to {first + self._stripe_rows[file][stripe]}) cannot "
+                f"be read ({error}); write the file again"
+            ) from None
+        return self._files.completed(pa.Table.from_batches([rows]), file, columns)
+
+    def state(self) -> dict[str, Any]:
+        """See `base.Reader.state`."""
+        return {
+            "files": self._files.state(),
+            "schema": _files.schema_to_text(self._own),
+            "stripe_rows": self._stripe_rows,
+        }
+
+    def _file(self, file: int, location: Location) -> orc.ORCFile:
+        """Return the file as this thread opened it last, or open it."""
+        if getattr(self._opened, "number", None) != file:
+            self._opened.file = _open(location)
+            self._opened.number = file
+        return self._opened.file
+
+
+def _open(location: Location) -> orc.ORCFile:
+    return orc.ORCFile(pa.memory_map(location.path) if location.is_local else location.filesystem.open(location.path))
+
+
+def _footer(location: Location) -> _Footer:
+    try:
+        file = _open(location)
+        cheapest = _cheapest(file.schema)
+        rows = [file.read_stripe(stripe, columns=[cheapest]).num_rows for stripe in range(file.nstripes)]
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{location.path}: not a readable ORC file ({error}); write it again or remove it") from None
+    return _Footer(file.schema.remove_metadata(), rows)
+
+
+def _cheapest(schema: pa.Schema) -> str:
+    """Return the column that is likely to be read soonest: of the narrowest numbers, else of whatever there is."""
+    return min(schema, key=lambda field: _width(field.type)).name
+
+
+def _width(kind: pa.DataType) -> int:
+    try:
+        return kind.bit_width
+    except ValueError:
+        return 1_000_000 if pa.types.is_nested(kind) else 1_000

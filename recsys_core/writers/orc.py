@@ -1,0 +1,65 @@
+"""ORC folders: `part-00000.orc` and so on, one for each rank."""
+
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pyarrow import orc
+from pydantic import Field
+
+from recsys_core.artifacts import Frozen
+from recsys_core.writers import _folder
+
+
+class Config(Frozen):
+    """`path` is a local folder; it is replaced as a whole."""
+
+    kind: Literal["orc"] = "orc"
+    path: str
+    compression: Literal["zstd", "zlib", "snappy", "none"] = "zstd"
+    stripe_bytes: int = Field(default=64 << 20, ge=1)
+
+
+class Writer(_folder.Part):
+    """Writes one part. ORC has no lists of a fixed size: they become lists."""
+
+    def __init__(self, file: Path, number: int, schema: pa.Schema, config: Config) -> None:
+        """Open the part."""
+        super().__init__(file, number)
+        self._schema = pa.schema([(field.name, _stored(field.type)) for field in schema])
+        compression = "uncompressed" if config.compression == "none" else config.compression
+        self._file = orc.ORCWriter(file, compression=compression, stripe_size=config.stripe_bytes)
+        # Without a row, ORC would write no schema.
+        self._file.write(self._schema.empty_table())
+
+    def write(self, table: pa.Table) -> None:
+        """See `base.Writer.write`."""
+        self._file.write(table.cast(self._schema))
+        self.num_rows += table.num_rows
+
+    def finish(self) -> None:
+        """See `_folder.Part.finish`."""
+        self._file.close()
+
+
+class Table(_folder.Table):
+    """See `_folder.Table`."""
+
+    suffix = ".orc"
+
+    def __init__(self, config: Config) -> None:
+        """Write to `config.path`."""
+        super().__init__(config.path)
+        self._config = config
+
+    def open(self, file: Path, number: int, schema: pa.Schema) -> Writer:
+        """See `_folder.Table.open`."""
+        return Writer(file, number, schema, self._config)
+
+    def count(self, file: Path) -> int:
+        """See `_folder.Table.count`."""
+        return orc.ORCFile(file).nrows
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind

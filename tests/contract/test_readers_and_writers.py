@@ -1,0 +1,232 @@
+"""What every reader and writer of files promises: every row and type read back, whatever the layout and the ranks."""
+
+import datetime
+import decimal
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_core import loader, lookup, readers, writers
+from recsys_core.loader import Order, Shard, merge
+
+FILES = [kind for kind in lookup.kinds("recsys_core.writers") if kind != "odps"]
+_DAY = datetime.date(2024, 1, 31)
+
+
+def write(path, table, kind, num_parts=1, **keys):
+    """Write `table` in `num_parts` parts, as that many ranks would; return the number of rows committed."""
+    config = lookup.component("recsys_core.writers", kind).Config(path=str(path), **keys)
+    place = writers.build(config)
+    state = json.loads(json.dumps(place.begin(table.schema)))
+    receipts = []
+    for part in range(num_parts):
+        low, high = (len(table) * at // num_parts for at in (part, part + 1))
+        with place.part(state, part) as writer:
+            writer.write(table.slice(low, high - low))
+        receipts.append(writer.close())
+    return place.commit(state, receipts)
+
+
+def _write_and_die(writer, table):
+    writer.write(table)
+    raise RuntimeError("killed")
+
+
+def read_all(reader, columns=None):
+    names = columns or reader.schema.names
+    return pa.concat_tables([reader.read(block, names) for block in range(len(reader.block_rows))])
+
+
+def reopened(reader, config):
+    return type(reader)(config, json.loads(json.dumps(reader.state())))
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_is_written_is_read_back_in_order_by_any_process(tmp_path, kind):
+    table = pa.table({"row": np.arange(1_000), "text": [f"ä{i}" for i in range(1_000)], "x": np.arange(1_000) / 8})
+    assert write(tmp_path / "out", table, kind, num_parts=3) == 1_000
+    config = readers.infer(str(tmp_path / "out"))
+    assert config.kind == kind
+    reader = readers.build(config)
+    other = reopened(reader, config)
+    assert reader.num_rows == other.num_rows == 1_000
+    assert reader.fingerprint == other.fingerprint
+    assert other.schema == reader.schema
+    for opened in (reader, other):
+        assert read_all(opened).to_pydict() == table.to_pydict()
+    assert read_all(other, ["x", "row"]).column_names == ["x", "row"]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_second_table_replaces_a_larger_one_and_an_abandoned_one_changes_nothing(tmp_path, kind):
+    table = pa.table({"row": np.arange(100)})
+    write(tmp_path / "out", table, kind, num_parts=4)
+    write(tmp_path / "out", table.slice(0, 10), kind, num_parts=1)
+    place = writers.build(lookup.component("recsys_core.writers", kind).Config(path=str(tmp_path / "out")))
+    state = place.begin(table.schema)
+    with pytest.raises(RuntimeError, match="killed"), place.part(state, 0) as writer:
+        _write_and_die(writer, table)
+    place.abandon(state)
+    reader = readers.build(readers.infer(str(tmp_path / "out")))
+    assert read_all(reader).column("row").to_pylist() == list(range(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_parts_that_are_not_what_the_receipts_say_are_not_committed(tmp_path, kind):
+    table = pa.table({"row": np.arange(10)})
+    place = writers.build(lookup.component("recsys_core.writers", kind).Config(path=str(tmp_path / "out")))
+    state = place.begin(table.schema)
+    with place.part(state, 0) as writer:
+        writer.write(table)
+    receipt = writer.close()
+    with pytest.raises(ValueError, match="10 rows where 11 were written"):
+        place.commit(state, [receipt.model_copy(update={"num_rows": 11})])
+    with pytest.raises(ValueError, match="where the ranks wrote"):
+        place.commit(state, [])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    config = lookup.component("recsys_core.writers", kind).Config
+    with pytest.raises(ValueError, match="a file is there"):
+        writers.build(config(path=str(tmp_path / "file")))
+    with pytest.raises(ValueError, match="local folders and to odps"):
+        writers.build(config(path="s3://bucket/table"))
+    with pytest.raises(ValueError, match="cannot be written"):
+        writers.build(config(path=str(tmp_path / "file" / "below"))).begin(pa.schema([]))
+
+
+_TYPES = {
+    "int8": pa.array([1, None, -3], pa.int8()),
+    "int16": pa.array([1, None, -3], pa.int16()),
+    "int32": pa.array([1, None, -3], pa.int32()),
+    "int64": pa.array([2**62, None, -3], pa.int64()),
+    "float32": pa.array([1.5, None, -3], pa.float32()),
+    "float64": pa.array([1.5, None, -3], pa.float64()),
+    "bool": pa.array([True, None, False]),
+    "string": pa.array(["ä", None, ""]),
+    "binary": pa.array([b"\x00\xff", None, b""]),
+    "date": pa.array([_DAY, None, _DAY]),
+    "timestamp": pa.array([1_706_662_923_000_000_001, None, 0], pa.timestamp("ns")),
+    "decimal": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-3.25")], pa.decimal128(10, 2)),
+    "list": pa.array([[1, 2], None, []], pa.list_(pa.int64())),
+    "list_of_list": pa.array([[[1], []], None, []], pa.list_(pa.list_(pa.int64()))),
+    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())),
+    "struct": pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]),
+}
+_OF_PARQUET = {
+    "uint8": pa.array([1, None, 255], pa.uint8()),
+    "uint64": pa.array([2**63, None, 3], pa.uint64()),
+    "float16": pa.array(np.array([1.5, 2, -3], np.float16)),
+    "large_string": pa.array(["a", None, "b"], pa.large_string()),
+    "dictionary": pa.array(["a", None, "a"]).dictionary_encode(),
+    "fixed_size_list": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [("orc", _TYPES), ("parquet", _TYPES | _OF_PARQUET)],
+)
+def test_every_type_is_read_back(tmp_path, kind, values):
+    table = pa.table(values)
+    write(tmp_path / "out", table, kind)
+    reader = readers.build(readers.infer(str(tmp_path / "out")))
+    assert reader.schema.equals(table.schema)
+    assert read_all(reader).to_pydict() == table.to_pydict()
+
+
+def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):
+    table = pa.table({"id": pa.array([1, None]), "list": pa.array([[1, 2], None])})
+    write(tmp_path / "out", table, "csv", delimiter="\t")
+    assert (tmp_path / "out" / "part-00000.tsv").read_text() == '"id"\t"list"\n1\t"[1, 2]"\n\t\n'
+    with pytest.raises(ValueError, match="'text' holds a text with a line break"):
+        write(tmp_path / "out", pa.table({"text": ["a\nb"]}), "csv")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    file_rows=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
+    kind=st.sampled_from(["parquet", "orc", "csv", "csv.gz"]),
+    rows_per_block=st.sampled_from([3, 7, 1_000]),
+    shuffle_rows=st.sampled_from([0, 5, 1_000]),
+    seed=st.integers(0, 3),
+    kept=st.sampled_from([None, 3, 40]),
+    stops=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(0, 3)), max_size=3),
+)
+def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
+    tmp_path_factory, file_rows, kind, rows_per_block, shuffle_rows, seed, kept, stops
+):
+    folder = tmp_path_factory.mktemp("layout")
+    _lay_out(folder, file_rows, kind, rows_per_block)
+    config = readers.infer(str(folder))
+    rows = sum(file_rows)
+    consumed, seen = [], []
+    for num_ranks, num_threads, batch_size, num_steps in [*stops, (2, 2, 3, None)]:
+        # Every attempt opens the table anew, as another process would.
+        first = readers.build(config)
+        table = reopened(first, config)
+        if kept is not None:
+            table = readers.Selected(table, readers.Selection(filter=(("row", "<", kept),)))
+        order = Order(table.block_rows, seed=seed, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=4)
+        shards = [
+            Shard(
+                table,
+                order,
+                ["row"],
+                batch_size=batch_size,
+                rank=rank,
+                num_ranks=num_ranks,
+                consumed=consumed,
+                num_threads=num_threads,
+            )
+            for rank in range(num_ranks)
+        ]
+        for taken, step in enumerate(zip(*shards, strict=True)):
+            if taken == num_steps:
+                break
+            for part in step:
+                seen += part.table.column("row").to_pylist()
+                consumed = merge([*consumed, *part.consumed])
+    assert sorted(seen) == list(range(rows if kept is None else min(kept, rows)))
+
+
+def _lay_out(folder, file_rows, kind, rows_per_block):
+    start = 0
+    for number, num_rows in enumerate(file_rows):
+        table = pa.table(
+            {"row": np.arange(start, start + num_rows), "text": pa.array(["x" * 50] * num_rows, pa.string())}
+        )
+        start += num_rows
+        if kind == "parquet":
+            pa.parquet.write_table(table, folder / f"{number}.parquet", row_group_size=rows_per_block)
+        elif kind == "orc":
+            pa.orc.write_table(table, folder / f"{number}.orc")
+        else:
+            lines = "".join(f"{row},{text}\n" for row, text in zip(*table.to_pydict().values(), strict=True))
+            text = f"row,text\n{lines}".encode()
+            (folder / f"{number}.{kind}").write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
+
+
+def test_the_same_seed_gives_the_same_order_with_any_number_of_ranks(tmp_path):
+    _lay_out(tmp_path, [50, 30, 40], "parquet", 8)
+    table = readers.build(readers.infer(str(tmp_path)))
+    order = Order(table.block_rows, seed=5, epoch=1, shuffle_rows=30, rows_per_turn=10)
+    orders = []
+    for num_ranks in (1, 2, 3, 7):
+        rows = []
+        for rank in range(num_ranks):
+            mine = loader.cut([(0, 120)], rank, num_ranks)
+            tables = loader.read(table, order, mine, ["row"])
+            rows += [row for piece in tables for row in piece.column("row").to_pylist()]
+        orders.append(rows)
+    assert orders[0] != sorted(orders[0])
+    assert all(rows == orders[0] for rows in orders)

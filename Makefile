@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11 python3
 DEVICE ?= cpu
+JOBS ?= 2
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -23,7 +24,7 @@ help:
 	@echo 'Dayline: a recommender retrained every day.'
 	@echo
 	@echo '  make demo      generate a shop log, retrain three days in a row, print what came of it (5 minutes at most)'
-	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too'
+	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too, JOBS=n runs n at once'
 	@echo '  make lint      ruff, pyright, import-linter'
 	@echo '  make format    let ruff format and mend what it can'
 	@echo '  make docs      build the documentation into site/'
@@ -41,7 +42,7 @@ install: .venv/.installed
 
 test: .venv/.installed-dev
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
 	@$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows
 
 lint: .venv/.installed-dev

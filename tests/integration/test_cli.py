@@ -51,7 +51,10 @@ def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
     assert all(stage["cached"] for stage in again["stages"].values())
     assert again["run_id"] == result["run_id"]
     assert "train: 10,507 rows, done before" in second.stderr
-    assert "done before" in second.stderr
+
+    table = dayline("run", config, "--day", "2024-01-05", "--set", "train.num_epochs=1")
+    assert "v1 live" in table.stdout
+    assert "hit rate@20" in table.stdout
 
     listed = dayline("release", "list", config, "--json")
     (release,) = json.loads(listed.stdout)

@@ -158,6 +158,48 @@ class TrainingData(Artifact):
         return self.path / "features"
 
 
+class LabelledSplit(Frozen):
+    """One table of labelled rows: what it is for (`train`, `valid` or `test`), and how many rows are positive."""
+
+    name: str
+    num_rows: int
+    num_positives: int
+
+
+class LabelledData(Artifact):
+    """Labelled tables `root/{train,valid,test}/*.parquet`, checked; `features/` is the engine fitted on `train`.
+
+    `num_rows` counts the training rows. The rows themselves stay where they are.
+    """
+
+    stage: ClassVar[str] = "prepare"
+
+    root: Path
+    splits: tuple[LabelledSplit, ...]
+    columns: dict[str, str]
+    engine_digest: str
+
+    @property
+    def train(self) -> Path:
+        """Parquet folder of the training rows."""
+        return self.root / "train"
+
+    @property
+    def valid(self) -> Path | None:
+        """Parquet folder of the rows that decide when training stops, if there are any."""
+        return self.root / "valid" if any(split.name == "valid" for split in self.splits) else None
+
+    @property
+    def test(self) -> Path | None:
+        """Parquet folder of the rows that are measured at the end, if there are any."""
+        return self.root / "test" if any(split.name == "test" for split in self.splits) else None
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine."""
+        return self.path / "features"
+
+
 class Checkpoint(Artifact):
     """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`."""
 

@@ -86,7 +86,7 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         ValueError: they differ by more than the tolerance; nothing is exported then.
     """
     engine = Engine.load(request.data.engine)
-    model = models.build(request.model, engine)
+    model = models.build(request.model, engine, RetrievalModel)
     state = {"model": model.state_dict()}
     checkpoint.load(request.checkpoint.state, state, alone=True)
     model.load_state_dict(state["model"])

@@ -39,9 +39,9 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any, here: World) -> Tensor:
-        """Return this rank's share of a batch's loss: over all ranks the shares add up to the loss times `global_rows`."""
+        """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
 
-    def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002 - what there is to measure with
+    def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002
         """Measure `model` on rows that are not trained on; every rank gets the same figures.
 
         Raises:
@@ -77,7 +77,7 @@ class Retrieval(Objective):
         self._loss = sampled_softmax.Loss(loss)
         self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
 
-    def loss(self, model: nn.Module, batch: Batch, here: World) -> Tensor:  # noqa: ARG002 - rows of other ranks do not matter
+    def loss(self, model: nn.Module, batch: Batch, here: World) -> Tensor:  # noqa: ARG002
         """See `Objective.loss`."""
         query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
         return self._loss.total(query_BD, item_MD, batch.item_rows_M, self._log_expected[batch.item_rows_M])

@@ -7,12 +7,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -49,9 +49,26 @@ class Config(Frozen):
         default=1_000, ge=1, description="a killed training loses no more steps than this"
     )
     log_every_steps: int = Field(default=20, ge=1)
+    evaluate_every_steps: int | None = Field(
+        default=None, ge=1, description="measure the split `valid` so often and keep the best state; null: the last one"
+    )
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, description="stop after so many evaluations in a row without a better one; null: never"
+    )
+    best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy"] = Field(
+        default="auc", description="the metric by which the best state is chosen"
+    )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
     sharding: Sharding = Sharding()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
+            raise ValueError(
+                "early_stopping_patience counts evaluations; set evaluate_every_steps too, or leave it out"
+            )
+        return self
 
 
 class Request(artifacts.Request):
@@ -145,6 +162,31 @@ class Trainer:
             consumed=self.position.consumed,
         )
 
+    def judge(self, best: Path) -> dict[str, float]:
+        """Validate, save the state to `best` if none was better, and return the figures.
+
+        Raises:
+            ValueError: there is nothing to validate on, or it does not have `train.best_metric`.
+        """
+        name, position = self.config.best_metric, self.position
+        found = self.objective.validate(self.model, self.here)
+        if name not in found:
+            raise ValueError(f"train.best_metric: the validation rows have no {name}, only {', '.join(found)}")
+        sign = 1 if name in ("auc", "gauc") else -1
+        if position.best_value is None or sign * found[name] > sign * position.best_value:
+            update = {"best_value": found[name], "best_step": position.step, "num_stale": 0}
+            self.position = position.model_copy(update=update)
+            self.save(best)
+        else:
+            self.position = position.model_copy(update={"num_stale": position.num_stale + 1})
+        return found
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether enough evaluations in a row were no better."""
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.position.num_stale >= patience
+
     def save(self, directory: Path) -> None:
         """Write a checkpoint; every rank calls this."""
         checkpoint.save(directory, self.state(), self.position, self.here)
@@ -164,11 +206,14 @@ def fit(
         trainer.position = checkpoint.position(resumed)
     elif base is not None:
         trainer.restore(base.state)
-    curve = _train(trainer, steps, sink)
+    curve = _train(trainer, work.path, sink)
     if resumed != state:
+        if trainer.position.best_step:
+            trainer.restore(work.path / "best")
         trainer.save(state)
     if here.is_first:
-        shutil.rmtree(steps, ignore_errors=True)
+        for kept in (steps, work.path / "best"):
+            shutil.rmtree(kept, ignore_errors=True)
         work.commit(
             artifacts.Checkpoint,
             request,
@@ -184,10 +229,10 @@ def fit(
     return artifacts.Checkpoint.load(request.output)
 
 
-def _train(trainer: Trainer, steps: Path, sink: Sink) -> list[dict[str, float]]:
+def _train(trainer: Trainer, work: Path, sink: Sink) -> list[dict[str, float]]:
     """Run the epochs that are left; return the points of the loss curve."""
     config = trainer.config
-    meter = _Meter(trainer, steps, sink)
+    meter = _Meter(trainer, work / "curve.parquet", sink)
     for epoch in range(trainer.position.epoch, trainer.num_epochs):
         batches = prefetch(trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step))
         for batch, consumed in meter.waiting(batches):
@@ -195,29 +240,36 @@ def _train(trainer: Trainer, steps: Path, sink: Sink) -> list[dict[str, float]]:
             meter.count(loss, batch, consumed)
             if trainer.position.step % config.log_every_steps == 0:
                 meter.report()
+            if config.evaluate_every_steps and trainer.position.step % config.evaluate_every_steps == 0:
+                meter.report()
+                meter.tell(trainer.judge(work / "best"))
+                if trainer.is_stale:
+                    break
             if trainer.position.step % config.checkpoint_every_steps == 0:
                 meter.report()
                 meter.settle()
-                trainer.save(steps / f"step-{trainer.position.step}")
+                trainer.save(work / "steps" / f"step-{trainer.position.step}")
                 if trainer.here.is_first:
-                    _keep_last(steps)
+                    _keep_last(work / "steps")
         meter.end_epoch()
+        if trainer.is_stale:
+            break
     meter.report()
     if trainer.here.is_first:
-        _write_curve(steps.parent / "curve.parquet", meter.curve)
+        _write_curve(work / "curve.parquet", meter.curve)
     return meter.curve
 
 
 class _Meter:
     """Counts examples and losses without waiting for the device; keeps `trainer.position` up to date."""
 
-    def __init__(self, trainer: Trainer, steps: Path, sink: Sink) -> None:
+    def __init__(self, trainer: Trainer, curve_path: Path, sink: Sink) -> None:
         self._trainer, self._sink = trainer, sink
         self._num_rows = trainer.objective.reader.num_rows
         self._total = self._num_rows * trainer.num_epochs
         self._loss_sum = torch.zeros(1, dtype=torch.float64, device=trainer.here.device)
         self._consumed: list[Interval] = []
-        self._curve_path = steps.parent / "curve.parquet"
+        self._curve_path = curve_path
         self._since, self._waited = time.monotonic(), 0.0
         self._done = self._reported = trainer.position.epoch * self._num_rows + sum(
             b - a for a, b in trainer.position.consumed
@@ -272,6 +324,15 @@ class _Meter:
             event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
             self._sink(event)
 
+    def tell(self, validation: dict[str, float]) -> None:
+        """Tell what was measured on the validation rows; the time that took is not the training's."""
+        self._since = time.monotonic()
+        if self._trainer.here.is_first:
+            step, metrics = self._trainer.position.step, {f"valid_{name}": value for name, value in validation.items()}
+            self._sink(
+                Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
+            )
+
     def settle(self) -> None:
         """Bring all ranks' counts together in `trainer.position`, and save the curve beside the checkpoint."""
         here, position = self._trainer.here, self._trainer.position
@@ -286,12 +347,19 @@ class _Meter:
             _write_curve(self._curve_path, self.curve)
 
     def end_epoch(self) -> None:
-        """Check that no row was lost or read twice, and start the next epoch's count."""
+        """Check that no row was lost or read twice, and start the next epoch's count, if there is one."""
         self.settle()
         position, num_rows = self._trainer.position, self._num_rows
-        assert position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows consumed {position.consumed}"
-        self._trainer.position = Position(
-            step=position.step, epoch=position.epoch + 1, last_loss=position.loss_sum / num_rows
+        num_read = sum(b - a for a, b in position.consumed)
+        stopped = self._trainer.is_stale
+        assert stopped or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
+        self._trainer.position = position.model_copy(
+            update={
+                "epoch": self._trainer.num_epochs if stopped else position.epoch + 1,
+                "consumed": (),
+                "loss_sum": 0.0,
+                "last_loss": position.loss_sum / num_read,
+            }
         )
 
 

@@ -8,28 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from recsys_core.artifacts import Frozen
-
-
-class Metrics(Frozen):
-    """What rows of which `num_positives` are positive measure; None where it is not defined (rows of one label only).
-
-    auc: the share of pairs (positive, negative) in which the positive scores higher, ties half, pairs weighted by
-        the product of their weights; the area under the ROC curve.
-    gauc: the mean of the groups' AUCs, weighted by the groups' weight of rows, over groups with both labels
-        (Zhou et al. 2018, section 6.2); None without groups.
-    logloss: the mean binary cross-entropy in nats.
-    normalized_entropy: logloss over that of always predicting the share of positives (He et al. 2014, section 3).
-    calibration: predicted positives over actual ones.
-    """
-
-    num_rows: int
-    num_positives: int
-    auc: float | None
-    gauc: float | None
-    logloss: float
-    normalized_entropy: float | None
-    calibration: float | None
+from recsys_core.artifacts import LabelledMetrics
 
 
 class Scored(NamedTuple):
@@ -50,7 +29,7 @@ class Scored(NamedTuple):
         assert weights is not None
         return cls(logits, labels, weights, groups)
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> LabelledMetrics:
         """Measure the rows.
 
         Raises:
@@ -63,7 +42,7 @@ class Scored(NamedTuple):
         rate = positive / total
         mixed = 0 < rate < 1
         predicted = float(self.weights @ sigmoid(self.logits))
-        return Metrics(
+        return LabelledMetrics(
             num_rows=len(self.logits),
             num_positives=int(self.labels.sum()),
             auc=auc(self.logits, self.labels, self.weights),
@@ -72,6 +51,30 @@ class Scored(NamedTuple):
             normalized_entropy=loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if mixed else None,
             calibration=predicted / positive if positive else None,
         )
+
+
+def roc(scored: Scored, num_points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Return false and true positive rates along the ROC curve, from (0, 0) to (1, 1), for a picture."""
+    order = np.argsort(-scored.logits, kind="stable")
+    positive, negative = (
+        np.cumsum(scored.weights[order] * wanted[order]) for wanted in (scored.labels, ~scored.labels)
+    )
+    ends = np.append(np.flatnonzero(np.diff(scored.logits[order])), len(order) - 1)
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, num_points).round().astype(int))]
+    rates = [np.append(0, sums[ends] / max(sums[-1], np.finfo(float).tiny)) for sums in (negative, positive)]
+    return rates[0], rates[1]
+
+
+def calibration(scored: Scored, num_bins: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean prediction, share of positives, and rows, of bins with equally many rows by rising prediction."""
+    order = np.argsort(scored.logits, kind="stable")
+    bins = [part for part in np.array_split(order, num_bins) if scored.weights[part].sum() > 0]
+    predicted = sigmoid(scored.logits)
+    means = [
+        np.array([np.average(v[part], weights=scored.weights[part]) for part in bins])
+        for v in (predicted, scored.labels)
+    ]
+    return means[0], means[1], np.array([len(part) for part in bins])
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:

@@ -16,7 +16,7 @@ from recsys_core.features import Engine
 from recsys_core.feed import LabelledFeed
 from recsys_core.loader import Order, Rows, Shard, prefetch
 from recsys_core.losses import binary_cross_entropy
-from recsys_core.metrics.ranking import Metrics, Scored
+from recsys_core.metrics.ranking import Scored
 from recsys_core.models.base import RankingModel
 from recsys_core.objective import Objective
 from recsys_core.ranking import Config
@@ -52,16 +52,17 @@ class Ranking(Objective):
             raise ValueError(
                 "train.evaluate_every_steps: the data has no split `valid`; give it one, or leave this out"
             )
-        found = measure(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
+        rows = gathered(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
+        found = rows.metrics()
         return {name: value for name, value in found.model_dump().items() if value is not None}
 
 
-def measure(
+def gathered(
     model: nn.Module, engine: Engine, config: Config, reader: Reader, here: World, *, batch_size: int
-) -> Metrics:
-    """Return the metrics of all of `reader`'s rows, each counted once, on every rank."""
+) -> Scored:
+    """Return all of `reader`'s rows, scored, each once, on every rank."""
     parts = [part for part, _ in scored(model, engine, config, reader, here, batch_size=batch_size)]
-    return Scored.joined(here.gather(Scored.joined(parts))).metrics()
+    return Scored.joined(here.gather(Scored.joined(parts)))
 
 
 def scored(

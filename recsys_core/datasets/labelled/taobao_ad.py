@@ -146,7 +146,11 @@ class _Rows:
         places = np.repeat(stops, lengths) - back
         own = np.repeat(np.where(inside, place, -1), lengths)
         places -= places <= own
-        return self._sorted_items[places], offsets.astype(np.int32)
+        # Earlier clicks of the same ad go too: no negative is ever an ad of its own sequence.
+        values = self._sorted_items[places]
+        others = values != np.repeat(self._item[clicks], lengths)
+        kept = np.concatenate([[0], np.cumsum(others)])[offsets]
+        return values[others], kept.astype(np.int32)
 
 
 def _read(paths: list[Path], columns: list[str] | None) -> pa.Table:

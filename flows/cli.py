@@ -20,6 +20,7 @@ from flows import config_commands, data_commands, demo, release_commands
 if TYPE_CHECKING:
     from recsys_core.progress import Sink
     from tasks.report import DayResult
+    from tasks.report_ranking import RankingResult
 
 # Not even the message of a failed flow: it comes as our own one line, and Prefect's page has the traceback.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_CONFIGURE_LOGGING": "false"}
@@ -63,17 +64,27 @@ def run(
 ) -> None:
     """Retrain one day, measure it on the next one, and publish it if the gate lets it pass.
 
+    A config with a section `ranking` trains a ranking model instead, on labelled tables: it is measured on their test
+    rows, exported, and its scores of a table are written.
+
     Without `--day` it is the last day that has a following day with data. What was done before with the same inputs is
     not done again, so a run that was killed goes on where it was.
 
     `dayline run configs/demo.yaml --day 2024-01-15`
 
+    `dayline run configs/dlrm_frappe.yaml`
+
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
     with _flows(config, overrides) as (path, changes):
-        from flows.daily import daily_retrain
+        if config_commands.ranks(config, changes):
+            from flows.ranking import ranking
 
-        result = daily_retrain(path, day and day.date(), changes)
+            result = ranking(path, day and day.date(), changes)
+        else:
+            from flows.daily import daily_retrain
+
+            result = daily_retrain(path, day and day.date(), changes)
     _print([result], as_json=as_json, single=True)
 
 
@@ -178,7 +189,7 @@ def _flows(
         yield str(config), changes
 
 
-def _print(results: "Sequence[DayResult]", *, as_json: bool, single: bool = False) -> None:
+def _print(results: "Sequence[DayResult | RankingResult]", *, as_json: bool, single: bool = False) -> None:
     if not as_json:
         from flows import console
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from recsys_core.config import RunConfig
+    from recsys_core.config import RankingConfig, RunConfig
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
 
@@ -16,7 +16,7 @@ _Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.y
 _Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; repeatable")]
 
 
-def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig":
+def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":
     """Load a config, or tell every mistake in it and exit with code 2."""
     from recsys_core import config as configs
 
@@ -26,6 +26,13 @@ def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig":
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from None
+
+
+def ranks(config: Path, overrides: Sequence[str]) -> bool:
+    """Whether a config that `load` took is one of a ranking model."""
+    from recsys_core import config as configs
+
+    return isinstance(configs.load(config, overrides), configs.RankingConfig)
 
 
 @app.command()
@@ -51,7 +58,7 @@ def show(config: _Config, overrides: _Overrides = None) -> None:
 
 
 @app.command()
-def schema() -> None:
+def schema(ranking: Annotated[bool, typer.Option("--ranking", help="of ranking configs")] = False) -> None:
     """Print the JSON schema of configs, with which editors complete keys and mark mistakes.
 
     Example: `dayline config schema > dayline.schema.json`, and as the first line of a config:
@@ -59,4 +66,4 @@ def schema() -> None:
     """
     from recsys_core import config as configs
 
-    typer.echo(json.dumps(configs.schema(), indent=2))
+    typer.echo(json.dumps(configs.schema(ranking=ranking), indent=2))

@@ -15,6 +15,7 @@ from recsys_core.progress import Event, Sink
 
 if TYPE_CHECKING:
     from tasks.report import DayResult
+    from tasks.report_ranking import RankingResult
 
 _LINE_SECONDS = 10.0
 
@@ -37,7 +38,43 @@ def progress() -> Iterator[Sink]:
         yield _Bars(bars)
 
 
-def table(results: Sequence["DayResult"], k: str | None = None) -> None:
+def table(results: Sequence["DayResult | RankingResult"]) -> None:
+    """Print one row per run on stdout."""
+    from tasks.report import DayResult
+
+    if days := [result for result in results if isinstance(result, DayResult)]:
+        days_table(days)
+    for result in results:
+        if not isinstance(result, DayResult):
+            ranking_table(result)
+
+
+def ranking_table(result: "RankingResult") -> None:
+    """Print a ranking run's figures on stdout."""
+    found = result.metrics
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"on the {found.num_rows:,} rows of {result.split}")
+    figures = {
+        "day": str(result.day),
+        "train rows": f"{result.num_examples:,}",
+        "examples/s": f"{result.examples_per_second:,.0f}",
+        "loss": f"{result.loss:.4f}",
+        "AUC": _figure(found.auc),
+        "GAUC": _figure(found.gauc),
+        "logloss": _figure(found.logloss),
+        "NE": _figure(found.normalized_entropy),
+        "calibration": _figure(found.calibration),
+    }
+    for name in figures:
+        shown.add_column(name, justify="left" if name == "day" else "right", no_wrap=True)
+    shown.add_row(*figures.values())
+    on_stdout(shown)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def days_table(results: Sequence["DayResult"], k: str | None = None) -> None:
     """Print one row per day on stdout; the hit rates are those of `k`, by default the middle one that was measured."""
     ks = list(results[0].metrics.hit_rate)
     k = k or ks[len(ks) // 2]

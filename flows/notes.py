@@ -6,6 +6,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.report import DayResult
+from tasks.report_ranking import RankingResult
 
 
 def rows(result: DayResult) -> list[dict[str, Any]]:
@@ -57,7 +58,27 @@ def leave_notes(result: DayResult) -> None:
     create_table_artifact(rows(result), key="hit-rate", description=f"Hit rate by K, {result.day}")
 
 
-def _stages(result: DayResult) -> Sequence[str]:
+def leave_ranking_notes(result: RankingResult) -> None:
+    """Put the result of a ranking run on its flow run's page."""
+    figures = {name: value for name, value in result.metrics.model_dump().items() if value is not None}
+    lines = [
+        f"## {result.day}: measured on {result.split}",
+        *(
+            f"- {name} {value:,.4f}" if isinstance(value, float) else f"- {name} {value:,}"
+            for name, value in figures.items()
+        ),
+        f"- {result.num_examples:,} examples at {result.examples_per_second:,.0f}/s, {result.num_steps:,} steps",
+        "",
+        "| stage | seconds | rows | done before |",
+        "|---|---|---|---|",
+        *_stages(result),
+        "",
+        f"MLflow run `{result.mlflow_run_id}`, run `{result.run_id}`",
+    ]
+    create_markdown_artifact("\n".join(lines), key="ranking", description=str(result.day))
+
+
+def _stages(result: DayResult | RankingResult) -> Sequence[str]:
     return [
         f"| {name} | {stage.seconds:.1f} | {stage.rows:,} | {'yes' if stage.cached else ''} |"
         for name, stage in result.stages.items()

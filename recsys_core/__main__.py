@@ -21,6 +21,10 @@ STAGES = {
     "embed": "predict",
     "index": "index",
     "hitrate": "hitrate",
+    "rank_train": "ranking.train",
+    "rank_evaluate": "ranking.evaluate",
+    "rank_export": "ranking.export",
+    "rank_predict": "ranking.predict",
 }
 
 

@@ -158,6 +158,48 @@ class TrainingData(Artifact):
         return self.path / "features"
 
 
+class LabelledSplit(Frozen):
+    """One table of labelled rows: what it is for (`train`, `valid` or `test`), and how many rows are positive."""
+
+    name: str
+    num_rows: int
+    num_positives: int
+
+
+class LabelledData(Artifact):
+    """Labelled tables `root/{train,valid,test}/*.parquet`, checked; `features/` is the engine fitted on `train`.
+
+    `num_rows` counts the training rows. The rows themselves stay where they are.
+    """
+
+    stage: ClassVar[str] = "prepare"
+
+    root: Path
+    splits: tuple[LabelledSplit, ...]
+    columns: dict[str, str]
+    engine_digest: str
+
+    @property
+    def train(self) -> Path:
+        """Parquet folder of the training rows."""
+        return self.root / "train"
+
+    @property
+    def valid(self) -> Path | None:
+        """Parquet folder of the rows that decide when training stops, if there are any."""
+        return self.root / "valid" if any(split.name == "valid" for split in self.splits) else None
+
+    @property
+    def test(self) -> Path | None:
+        """Parquet folder of the rows that are measured at the end, if there are any."""
+        return self.root / "test" if any(split.name == "test" for split in self.splits) else None
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine."""
+        return self.path / "features"
+
+
 class Checkpoint(Artifact):
     """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`."""
 
@@ -289,6 +331,63 @@ class HeldOut(Artifact):
 
     loss: float
     sampled_recall: dict[str, float]
+
+
+class LabelledMetrics(Frozen):
+    """What labelled rows measure; None where it is not defined (rows of one label only, no groups).
+
+    auc: the share of pairs (positive, negative) in which the positive scores higher, ties half, pairs weighted by
+        the product of their weights; the area under the ROC curve.
+    gauc: the mean of the groups' AUCs by their weight of rows, over groups with both labels (Zhou et al. 2018,
+        section 6.2).
+    logloss: the mean binary cross-entropy in nats.
+    normalized_entropy: logloss over that of always predicting the share of positives (He et al. 2014, section 3).
+    calibration: predicted positives over actual ones.
+    """
+
+    num_rows: int
+    num_positives: int
+    auc: float | None
+    gauc: float | None
+    logloss: float
+    normalized_entropy: float | None
+    calibration: float | None
+
+
+class RankingEvaluation(Artifact):
+    """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    split: str
+    metrics: LabelledMetrics
+
+
+class ExportedRanker(Artifact):
+    """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine."""
+
+    stage: ClassVar[str] = "export"
+
+    parity_max_abs_difference: float
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine, a byte-for-byte copy of the one trained with."""
+        return self.path / "features"
+
+
+class Predictions(Artifact):
+    """Scored rows in `rows/`, in the order of the table they come from: its columns, `score` and `probability`."""
+
+    stage: ClassVar[str] = "predict"
+
+    source: str
+    model_digest: str
+
+    @property
+    def rows(self) -> Path:
+        """Parquet folder."""
+        return self.path / "rows"
 
 
 class Release(Artifact):

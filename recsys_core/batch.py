@@ -1,4 +1,4 @@
-"""What a training step gets: encoded rows of queries and of items, as tensors.
+"""What a training step gets: encoded rows of queries and of items, or labelled rows that have both, as tensors.
 
 Legend: B queries, M items (the B positives, then the N negatives), S ≥ M rows of the jagged tensor, F dense fields.
 
@@ -52,6 +52,39 @@ class Batch:
             item_rows_M=self.item_rows_M.to(device, non_blocking=True),
             global_rows=self.global_rows,
         )
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """B labelled rows, each with features of a query and of an item; `weights_B` is None where rows count alike.
+
+    `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks.
+    """
+
+    sparse: KeyedJaggedTensor
+    dense_BF: Tensor
+    labels_B: Tensor
+    weights_B: Tensor | None
+    global_rows: int
+
+    def to(self, device: torch.device) -> "LabelledBatch":
+        """Return the batch on `device`; copies overlap with compute where the tensors are pinned."""
+        if device.type == "cpu":
+            return self
+        return LabelledBatch(
+            sparse=self.sparse.to(device, non_blocking=True),
+            dense_BF=self.dense_BF.to(device, non_blocking=True),
+            labels_B=self.labels_B.to(device, non_blocking=True),
+            weights_B=None if self.weights_B is None else self.weights_B.to(device, non_blocking=True),
+            global_rows=self.global_rows,
+        )
+
+
+def dense(query: Encoded, item: Encoded) -> Tensor:
+    """Return the dense fields of rows that have both sides, the query's first."""
+    if not item.dense.shape[1]:
+        return torch.from_numpy(query.dense)
+    return torch.from_numpy(np.concatenate([query.dense, item.dense], axis=1))
 
 
 def jagged(query: Encoded, items: Encoded, num_rows: int) -> KeyedJaggedTensor:

@@ -22,7 +22,8 @@ class Position(Frozen):
     """Where training stands.
 
     `consumed` are intervals of the epoch's order, gathered from all ranks, and `loss_sum` is the sum of their
-    examples' losses; `last_loss` is the mean of the epoch before.
+    examples' losses; `last_loss` is the mean of the epoch before. `best_value` is the best validation so far, that of
+    step `best_step`, and `num_stale` how many have been worse since.
     """
 
     step: int = 0
@@ -30,6 +31,9 @@ class Position(Frozen):
     consumed: tuple[Interval, ...] = ()
     loss_sum: float = 0.0
     last_loss: float | None = None
+    best_value: float | None = None
+    best_step: int = 0
+    num_stale: int = 0
 
 
 def save(directory: Path, state: dict[str, Any], position: Position, here: World) -> None:

@@ -20,6 +20,7 @@ from recsys_core.feed import Feed, ItemTable, read_all
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
+from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import memory, parquet
 from recsys_core.sharding import Config as Sharding
@@ -51,7 +52,7 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
     with distributed.world(request.sharding.device) as here:
         engine = Engine.load(request.data.engine)
         items = ItemTable(request.data.items, engine)
-        model = models.build(request.model, engine, tables_device="meta")
+        model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
         sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
         state = {"model": sharded.state_dict()}
         checkpoint.load(request.checkpoint.state, state)

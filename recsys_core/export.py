@@ -9,6 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import pyarrow as pa
@@ -86,15 +87,15 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         ValueError: they differ by more than the tolerance; nothing is exported then.
     """
     engine = Engine.load(request.data.engine)
-    model = models.build(request.model, engine)
+    model = models.build(request.model, engine, RetrievalModel)
     state = {"model": model.state_dict()}
     checkpoint.load(request.checkpoint.state, state, alone=True)
     model.load_state_dict(state["model"])
     model.eval()
     weights = {name.split(".")[1]: weight for name, weight in model.tables.state_dict().items()}
     rows = {
-        "query": _first_rows(request.data.ground_truth, request.config.parity_rows),
-        "item": _first_rows(request.data.items, request.config.parity_rows),
+        "query": first_rows(request.data.ground_truth, request.config.parity_rows),
+        "item": first_rows(request.data.items, request.config.parity_rows),
     }
     with artifacts.pending(request.output) as aside:
         differences: list[float] = []
@@ -111,7 +112,7 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
             write_text(folder / SIGNATURE, json.dumps(_signature(side, engine, encoded, model), indent=2))
             with torch.no_grad():
                 found = loaded(tower_inputs(encoded))
-            differences.append(_parity(side, found, expected[side], request.config.parity_tolerance))
+            differences.append(parity(f"{side} tower", found, expected[side], request.config.parity_tolerance))
             sink(Event(stage="export", done=len(differences), total=2, unit="towers"))
         shutil.copytree(request.data.engine, aside.path / "features")
         return aside.commit(
@@ -124,7 +125,8 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         )
 
 
-def _first_rows(directory: object, num_rows: int) -> pa.Table:
+def first_rows(directory: Path, num_rows: int) -> pa.Table:
+    """Return the first rows of a Parquet folder, as many as there are up to `num_rows`."""
     reader = parquet.Reader(parquet.Config(path=str(directory)))
     held: list[pa.Table] = []
     for block in range(len(reader.block_rows)):
@@ -143,27 +145,36 @@ def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) 
     return {"query": query_BD, "item": item_MD}
 
 
-def _parity(side: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
+def parity(what: str, found: Tensor, expected: Tensor, tolerance: float) -> float:
+    """Return the largest difference.
+
+    Raises:
+        ValueError: it is more than `tolerance`.
+    """
     difference = float((found - expected).abs().max())
     if not difference <= tolerance:
         raise ValueError(
-            f"the scripted {side} tower differs from the checkpoint by {difference:.3g} on real rows, more than "
+            f"the scripted {what} differs from the checkpoint by {difference:.3g} on real rows, more than "
             f"export.parity_tolerance={tolerance:g}; nothing was exported"
         )
     return difference
 
 
 def _signature(side: Side, engine: Engine, encoded: Encoded, model: RetrievalModel) -> dict[str, object]:
-    inputs = [
-        {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": ["rows", *tensor.shape[1:]]}
-        if name == "dense"
-        else {"name": name, "dtype": "int64", "shape": ["values" if name.endswith(".values") else "rows"]}
-        for name, tensor in tower_inputs(encoded).items()
-    ]
     return {
         "side": side,
         "columns": engine.columns(side),
-        "inputs": inputs,
+        "inputs": described(tower_inputs(encoded)),
         "output": {"name": "embedding", "dtype": "float32", "shape": ["rows", model.embedding_dim]},
         "similarity": model.similarity,
     }
+
+
+def described(inputs: Mapping[str, Tensor]) -> list[dict[str, object]]:
+    """Return names, types and shapes of an exported module's inputs, for its signature."""
+    return [
+        {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": ["rows", *tensor.shape[1:]]}
+        if name == "dense"
+        else {"name": name, "dtype": "int64", "shape": ["values" if name.endswith(".values") else "rows"]}
+        for name, tensor in inputs.items()
+    ]

@@ -1,8 +1,11 @@
-"""From rows to training batches: encode the queries, look up their positives, draw the negatives.
+"""From rows to training batches.
 
-The item table is encoded once and kept; a batch gathers rows of it. Legend: B queries, N negatives, M = B + N items.
+For retrieval: encode the queries, look up their positives, draw the negatives. The item table is encoded once and kept;
+a batch gathers rows of it. For ranking: encode both sides of each row and take its label along.
+Legend: B queries or examples, N negatives, M = B + N items.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import Frozen
-from recsys_core.batch import Batch
+from recsys_core.batch import Batch, LabelledBatch, dense, jagged
 from recsys_core.features import Engine
 from recsys_core.loader import Interval, Rows, Shard
 from recsys_core.readers import parquet
@@ -43,7 +46,21 @@ class ItemTable:
         return pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy().astype(np.int64)
 
 
-class Feed:
+class Source(ABC):
+    """Makes one rank's batches of its rows.
+
+    Attributes:
+        columns: what the rows need.
+    """
+
+    columns: list[str]
+
+    @abstractmethod
+    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[Any, list[Interval]]]:
+        """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed."""
+
+
+class Feed(Source):
     """Batches of one rank; draws depend on (seed, epoch, step, rank) alone, so a resumed run draws the same."""
 
     def __init__(self, engine: Engine, items: ItemTable, sampler: Frozen, *, seed: int, rank: int) -> None:
@@ -51,11 +68,7 @@ class Feed:
         self._engine, self._items, self._seed, self._rank = engine, items, seed, rank
         kind: str = sampler.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
         self._sampler = lookup.component("recsys_core.samplers", kind).Sampler(sampler, items.sampling_weight)
-
-    @property
-    def columns(self) -> list[str]:
-        """Columns that the rows need."""
-        return ["item_id", *self._engine.columns("query")]
+        self.columns = ["item_id", *engine.columns("query")]
 
     def log_expected(self, num_queries: int, *, in_batch: bool) -> torch.Tensor:
         """Return the log of how often each item is expected among a batch's negatives, [num_items] float32."""
@@ -66,7 +79,7 @@ class Feed:
         return torch.from_numpy(np.log(np.maximum(counts, smallest)).astype(np.float32))
 
     def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[Batch, list[Interval]]]:
-        """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed."""
+        """See `Source.batches`."""
         for offset, rows in enumerate(shard):
             rng = np.random.default_rng((self._seed, epoch, step + offset, self._rank))
             yield self._build(rows, rng), rows.consumed
@@ -81,6 +94,36 @@ class Feed:
         items = self._items.encoded.take(item_rows)
         num_rows = rows.most_rows + self._sampler.num_negatives
         return Batch.build(query, items, item_rows, num_rows=num_rows, global_rows=rows.global_rows)
+
+
+class LabelledFeed(Source):
+    """Batches of labelled rows. Without a `label` (a table to be scored) every label is 0."""
+
+    def __init__(self, engine: Engine, *, label: str | None, weight: str | None = None) -> None:
+        """`label` and `weight` are columns of the rows."""
+        self._engine, self._label, self._weight = engine, label, weight
+        used = [*engine.columns("query"), *engine.columns("item"), *filter(None, (label, weight))]
+        self.columns = list(dict.fromkeys(used))
+
+    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[LabelledBatch, list[Interval]]]:  # noqa: ARG002 - nothing is drawn here
+        """See `Source.batches`."""
+        for rows in shard:
+            yield self.batch(rows.table, num_rows=rows.most_rows, global_rows=rows.global_rows), rows.consumed
+
+    def batch(self, table: pa.Table, *, num_rows: int, global_rows: int) -> LabelledBatch:
+        """Encode `table`'s rows; the jagged tensor has `num_rows` rows, as many on every rank."""
+        query, item = self._engine.transform(table, "query"), self._engine.transform(table, "item")
+        return LabelledBatch(
+            sparse=jagged(query, item, num_rows),
+            dense_BF=dense(query, item),
+            labels_B=_floats(table, self._label) if self._label else torch.zeros(table.num_rows),
+            weights_B=_floats(table, self._weight) if self._weight else None,
+            global_rows=global_rows,
+        )
+
+
+def _floats(table: pa.Table, column: str) -> torch.Tensor:
+    return torch.from_numpy(table.column(column).cast(pa.float32()).to_numpy().copy())
 
 
 def read_all(reader: Reader, columns: list[str] | None = None) -> pa.Table:

@@ -68,7 +68,7 @@ def fingerprint(config: base.Config, day: datetime.date) -> str:
     """
     if config.in_place:
         return daily.fingerprint(_in_place(config), day)
-    return _source_fingerprint(config)
+    return source_fingerprint(config)
 
 
 def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.date:
@@ -80,14 +80,14 @@ def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.dat
     return daily.last_day(prepare(config, import_root, sink))
 
 
-def prepare(config: base.Config, import_root: Path, sink: Sink) -> Path:
-    """Return the log's root in the daily layout, importing what is not in it; an earlier import is used again."""
+def prepare(config: base.Config, import_root: Path, sink: Sink, catalogue: str = CATALOGUE) -> Path:
+    """Return the root of what `config` names in its catalogue's layout, importing it unless that has been done."""
     if config.in_place:
         return _in_place(config)
-    destination = import_root / f"{config.kind}-{_source_fingerprint(config)}"
+    destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
     with _locked(destination.parent):
         if not destination.exists():
-            _import(config, destination, sink)
+            _import(config, destination, sink, catalogue)
     return destination.absolute()
 
 
@@ -105,12 +105,12 @@ def import_log(config: base.Config, destination: Path, sink: Sink, *, overwrite:
         return _import(config, destination, sink)
 
 
-def _import(config: base.Config, destination: Path, sink: Sink) -> base.Counts:
+def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str = CATALOGUE) -> base.Counts:
     aside = destination.with_name(f".{destination.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)
     try:
-        counts = lookup.component(CATALOGUE, config.kind).write(config, aside, sink)
+        counts = lookup.component(catalogue, config.kind).write(config, aside, sink)
         artifacts.move_into_place(aside, destination)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -136,12 +136,16 @@ def _in_place(config: base.Config) -> Path:
     return Path(config.source).expanduser().absolute()
 
 
-def _source_fingerprint(config: base.Config) -> str:
-    module = lookup.component(CATALOGUE, config.kind)
+def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
+    """Return a digest of a source that is imported whole, and of the code that imports it; no content is read."""
+    module = lookup.component(catalogue, config.kind)
     # An importer that was changed must import again.
-    code = [*sorted(Path(base.__file__).parent.glob("*.py")), Path(str(module.__file__))]
+    own = Path(str(module.__file__))
+    code = sorted({*Path(base.__file__).parent.glob("*.py"), *own.parent.glob("*.py")})
     # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
     where: str | None = config.source
     read = where is not None and not where.startswith(("http://", "https://"))
     source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
-    return digest_of([config.model_dump(mode="json", exclude={"source"}), source, [digest_of_file(f) for f in code]])
+    # A ranking table's day is only what its runs are named by.
+    fields = config.model_dump(mode="json", exclude={"source", "day"})
+    return digest_of([fields, source, [digest_of_file(file) for file in code]])

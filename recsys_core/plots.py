@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingMetrics
+from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingEvaluation, RankingMetrics
 
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
@@ -35,7 +35,7 @@ class DayPoint(Frozen):
     live: bool
 
 
-def loss_curve(checkpoint: Checkpoint) -> Figure:
+def loss_curve(checkpoint: Checkpoint, loss_name: str = "sampled-softmax loss") -> Figure:
     """Training loss, and examples per second, against examples seen."""
     curve = pq.read_table(checkpoint.path / "curve.parquet")
     examples, loss, speed = (curve[name].to_numpy() for name in ("examples", "loss", "examples_per_second"))
@@ -45,7 +45,7 @@ def loss_curve(checkpoint: Checkpoint) -> Figure:
         f"{checkpoint.num_steps:,} steps of {checkpoint.num_ranks} rank(s) from {start}, end at {checkpoint.loss:.3f}",
     )
     axes.plot(examples, loss, color=_WHO["exact"][1], marker=None if len(examples) > 30 else "o", label="loss")
-    axes.set(xlabel="examples seen", ylabel="sampled-softmax loss (nats)")
+    axes.set(xlabel="examples seen", ylabel=f"{loss_name} (nats)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     right = axes.twinx()
     right.plot(examples, speed, color=_GREY, linewidth=0.8, alpha=0.7, label="examples/s (right)")
@@ -117,6 +117,36 @@ def ann_recall(evaluation: Evaluation, parameter: str) -> Figure:
     _share(axes, at_least=1.0)
     axes.legend(loc="lower right")
     return figure
+
+
+def roc(evaluation: RankingEvaluation) -> Figure:
+    """True against false positive rate; the area below is the AUC."""
+    figure, axes = _figure(f"ROC curve of {evaluation.split}", _measured(evaluation))
+    points = pq.read_table(evaluation.path / "roc.parquet")
+    axes.plot(points["false_positives"], points["true_positives"], color=_WHO["exact"][1], label="model")
+    axes.plot([0, 1], [0, 1], ":", color=_GREY, label="chance")
+    axes.set(
+        xlabel="negatives above the threshold", ylabel="positives above the threshold", xlim=(0, 1), ylim=(0, 1.02)
+    )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def calibration(evaluation: RankingEvaluation) -> Figure:
+    """Share of positives against mean prediction, in bins of equally many rows."""
+    figure, axes = _figure(f"Calibration on {evaluation.split}", _measured(evaluation))
+    points = pq.read_table(evaluation.path / "calibration.parquet")
+    axes.plot(points["predicted"], points["observed"], color=_WHO["exact"][1], marker="o", label="model")
+    axes.plot([0, 1], [0, 1], ":", color=_GREY, label="as predicted")
+    axes.set(xlabel="mean predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="upper left")
+    return figure
+
+
+def _measured(evaluation: RankingEvaluation) -> str:
+    found = evaluation.metrics
+    auc = "no AUC" if found.auc is None else f"AUC {found.auc:.4f}"
+    return f"{found.num_rows:,} rows, {found.num_positives:,} positive; {auc}, logloss {found.logloss:.4f}"
 
 
 def hit_rate_by_day(points: Sequence[DayPoint], k: int) -> Figure:

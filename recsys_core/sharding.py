@@ -9,6 +9,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
@@ -47,6 +48,14 @@ class Sharder(EmbeddingBagCollectionSharder):
         return list(dict.fromkeys([*super().sharding_types(compute_device_type), "row_wise"]))
 
 
+class RowsSharder(EmbeddingCollectionSharder):
+    """Likewise for collections of unpooled embeddings."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return the sharding types that the planner may choose from."""
+        return list(dict.fromkeys([*super().sharding_types(compute_device_type), "row_wise"]))
+
+
 def shard(model: nn.Module, tables: list[str], config: Config, here: World, seed: int) -> DistributedModelParallel:
     """Plan where `tables` go, shard them, replicate the rest, and draw the tables' start weights.
 
@@ -70,7 +79,7 @@ def shard(model: nn.Module, tables: list[str], config: Config, here: World, seed
         constraints=constraints,
         storage_reservation=FixedPercentageStorageReservation(_RESERVED_SHARE),
     )
-    sharders: list[Any] = [Sharder()]
+    sharders: list[Any] = [Sharder(), RowsSharder()]
     group = dist.group.WORLD
     assert group is not None
     plan = planner.collective_plan(model, sharders, group)

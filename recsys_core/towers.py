@@ -1,4 +1,4 @@
-"""Exported towers: where their files lie, and what they take. Free of TorchRec, which takes seconds to import."""
+"""Exported modules: where their files lie, and what they take. Free of TorchRec, which takes seconds to import."""
 
 import numpy as np
 import torch
@@ -16,3 +16,9 @@ def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
         inputs[f"{name}.values"] = torch.from_numpy(feature.values)
         inputs[f"{name}.lengths"] = torch.from_numpy(feature.lengths.astype(np.int64, copy=False))
     return inputs
+
+
+def ranker_inputs(query: Encoded, item: Encoded) -> dict[str, Tensor]:
+    """Return rows that have both sides as a ranker takes them: as towers do, the query's dense fields first."""
+    dense = torch.from_numpy(np.concatenate([query.dense, item.dense], axis=1))
+    return tower_inputs(query) | tower_inputs(item) | {"dense": dense}

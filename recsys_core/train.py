@@ -1,36 +1,31 @@
-"""The training stage: every rank of torchrun runs `run`, and the first one writes the artifact.
+"""The training stage: every rank of torchrun runs `run`, and the first one writes the artifact."""
 
-Legend: B queries, M items.
-"""
-
+import datetime
 import itertools
 import math
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from recsys_core import artifacts, checkpoint, distributed, models, optim, sharding
+from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
-from recsys_core.batch import Batch
 from recsys_core.checkpoint import Position
 from recsys_core.distributed import World
-from recsys_core.features import Engine
-from recsys_core.feed import Feed, ItemTable
 from recsys_core.loader import Interval, Order, Shard, merge, prefetch
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
+from recsys_core.objective import Objective, Retrieval
 from recsys_core.progress import Event, Sink
-from recsys_core.readers import parquet
 from recsys_core.sharding import Config as Sharding
 
 _STAGE = "train"
@@ -54,13 +49,30 @@ class Config(Frozen):
         default=1_000, ge=1, description="a killed training loses no more steps than this"
     )
     log_every_steps: int = Field(default=20, ge=1)
+    evaluate_every_steps: int | None = Field(
+        default=None, ge=1, description="measure the split `valid` so often and keep the best state; null: the last one"
+    )
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, description="stop after so many evaluations in a row without a better one; null: never"
+    )
+    best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy"] = Field(
+        default="auc", description="the metric by which the best state is chosen"
+    )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
     sharding: Sharding = Sharding()
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
+            raise ValueError(
+                "early_stopping_patience counts evaluations; set evaluate_every_steps too, or leave it out"
+            )
+        return self
+
 
 class Request(artifacts.Request):
-    """What training needs; `base` is the checkpoint to continue from."""
+    """What the training of a retrieval model needs; `base` is the checkpoint to continue from."""
 
     config: Config
     model: Annotated[Frozen, OneOf("recsys_core.models")]
@@ -72,34 +84,46 @@ class Request(artifacts.Request):
     base: artifacts.Checkpoint | None
 
 
+def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
+    """Train on every example of `request.data` and return the checkpoint.
+
+    A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
+    """
+    with distributed.world(request.config.sharding.device) as here:
+        return fit(trainer(request, here), request, request.base, sink, day=request.data.day)
+
+
+def trainer(request: Request, here: World) -> "Trainer":
+    """Return what trains a retrieval model on this rank."""
+    objective = Retrieval(
+        request.model,
+        request.sampler,
+        request.loss,
+        request.data,
+        batch_size=request.config.batch_size,
+        seed=request.seed,
+        here=here,
+    )
+    return Trainer(objective, request.config, here, seed=request.seed, warm=request.base is not None)
+
+
 class Trainer:
     """The state of one training on one rank: model, optimizers, and where it stands."""
 
-    def __init__(self, request: Request, here: World) -> None:
-        """Build and shard the model, then fill it from `request.base`, if there is one."""
-        self.request, self.here = request, here
-        engine = Engine.load(request.data.engine)
-        self.feed = Feed(
-            engine, ItemTable(request.data.items, engine), request.sampler, seed=request.seed, rank=here.rank
-        )
-        self.reader = parquet.Reader(parquet.Config(path=str(request.data.examples)))
-        torch.manual_seed(request.seed)
-        model = models.build(request.model, engine, tables_device="meta")
-        optim.fuse(request.config.sparse_optimizer, model.tables, here.device)
-        tables = [table.name for table in engine.tables]
-        self.model: DistributedModelParallel = sharding.shard(
-            model, tables, request.config.sharding, here, request.seed
-        )
+    def __init__(self, objective: Objective, config: Config, here: World, *, seed: int, warm: bool = False) -> None:
+        """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
+        self.objective, self.config, self.here, self.seed = objective, config, here, seed
+        self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
+        torch.manual_seed(seed)
+        optim.fuse(config.sparse_optimizer, objective.tables, here.device)
+        tables = [table.name for table in objective.engine.tables]
+        self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
         towers = KeyedOptimizerWrapper(
             dict(in_backward_optimizer_filter(self.model.named_parameters())),
-            lambda parameters: optim.dense(request.config.dense_optimizer, parameters),
+            lambda parameters: optim.dense(config.dense_optimizer, parameters),
         )
         towers.init_state()
         self.optimizer = CombinedOptimizer([self.model.fused_optimizer, towers])
-        self.loss = sampled_softmax.Loss(request.loss)
-        self.log_expected = self.feed.log_expected(
-            request.config.batch_size, in_batch=request.loss.in_batch_negatives
-        ).to(here.device)
         self.position = Position()
 
     def state(self) -> dict[str, Any]:
@@ -113,105 +137,147 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def step(self, batch: Batch, number: int) -> torch.Tensor:
-        """Make one update; return the sum of the rank's example losses, a tensor that nobody has waited for."""
-        torch.manual_seed((self.request.seed * 1_000_003 + number) * 4_099 + self.here.rank)
+    def step(self, batch: Any, number: int) -> torch.Tensor:
+        """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
+        torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
         batch = batch.to(self.here.device)
         self.optimizer.zero_grad()
-        query_BD, item_MD = self.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
-        loss_B = self.loss(query_BD, item_MD, batch.item_rows_M, self.log_expected[batch.item_rows_M])
-        total = loss_B.sum()
+        loss = self.objective.loss(self.model, batch, self.here)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
-        (total * self.here.num_ranks / batch.global_rows).backward()
+        (loss * self.here.num_ranks / batch.global_rows).backward()
         self.optimizer.step()
-        return total.detach()
+        return loss.detach()
 
-    def epoch(self, number: int, consumed: tuple[Interval, ...]) -> Shard:
-        """Return this rank's share of what is left of an epoch."""
-        config = self.request.config
+    def epoch(self) -> Shard:
+        """Return this rank's share of what is left of the epoch."""
+        config, reader = self.config, self.objective.reader
         order = Order(
-            self.reader.block_rows,
-            seed=self.request.seed,
-            epoch=number,
+            reader.block_rows,
+            seed=self.seed,
+            epoch=self.position.epoch,
             shuffle_rows=config.shuffle_rows,
             rows_per_turn=config.batch_size,
         )
         return Shard(
-            self.reader,
+            reader,
             order,
-            self.feed.columns,
+            self.objective.feed.columns,
             batch_size=config.batch_size,
             rank=self.here.rank,
             num_ranks=self.here.num_ranks,
-            consumed=consumed,
+            consumed=self.position.consumed,
         )
 
+    def judge(self, best: Path) -> dict[str, float]:
+        """Validate, save the state to `best` if none was better, and return the figures.
 
-def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
-    """Train on every example of `request.data` and return the checkpoint.
+        Raises:
+            ValueError: there is nothing to validate on, or it does not have `train.best_metric`.
+        """
+        name, position = self.config.best_metric, self.position
+        found = self.objective.validate(self.model, self.here)
+        if name not in found:
+            raise ValueError(f"train.best_metric: the validation rows have no {name}, only {', '.join(found)}")
+        sign = 1 if name in ("auc", "gauc") else -1
+        if position.best_value is None or sign * found[name] > sign * position.best_value:
+            update = {"best_value": found[name], "best_step": position.step, "num_stale": 0}
+            self.position = position.model_copy(update=update)
+            self.save(best)
+        else:
+            self.position = position.model_copy(update={"num_stale": position.num_stale + 1})
+        return found
 
-    A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
-    """
-    with distributed.world(request.config.sharding.device) as here:
-        work = Pending(request.output)
-        if here.is_first:
-            work.path.mkdir(parents=True, exist_ok=True)
-        here.barrier()
-        trainer = Trainer(request, here)
-        steps, state = work.path / "steps", work.path / "state"
-        if resumed := state if state.exists() else checkpoint.latest(steps):
-            trainer.restore(resumed)
-            trainer.position = checkpoint.position(resumed)
-        elif request.base is not None:
-            trainer.restore(request.base.state)
-        curve = _train(trainer, steps, sink)
-        if resumed != state:
-            checkpoint.save(state, trainer.state(), trainer.position, here)
-        if here.is_first:
-            _commit(work, request, trainer.position, curve)
-        here.barrier()
-        return artifacts.Checkpoint.load(request.output)
+    @property
+    def is_stale(self) -> bool:
+        """Whether enough evaluations in a row were no better."""
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.position.num_stale >= patience
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint; every rank calls this."""
+        checkpoint.save(directory, self.state(), self.position, self.here)
 
 
-def _train(trainer: Trainer, steps: Path, sink: Sink) -> list[dict[str, float]]:
+def fit(
+    trainer: Trainer, request: artifacts.Request, base: artifacts.Checkpoint | None, sink: Sink, *, day: datetime.date
+) -> artifacts.Checkpoint:
+    """Train to the end, from the last checkpoint of a killed try, from `base`, or from random weights."""
+    here, work = trainer.here, Pending(request.output)
+    if here.is_first:
+        work.path.mkdir(parents=True, exist_ok=True)
+    here.barrier()
+    steps, state = work.path / "steps", work.path / "state"
+    if resumed := state if state.exists() else checkpoint.latest(steps):
+        trainer.restore(resumed)
+        trainer.position = checkpoint.position(resumed)
+    elif base is not None:
+        trainer.restore(base.state)
+    curve = _train(trainer, work.path, sink)
+    if resumed != state:
+        if trainer.position.best_step:
+            trainer.restore(work.path / "best")
+        trainer.save(state)
+    if here.is_first:
+        for kept in (steps, work.path / "best"):
+            shutil.rmtree(kept, ignore_errors=True)
+        work.commit(
+            artifacts.Checkpoint,
+            request,
+            num_rows=trainer.objective.reader.num_rows,
+            day=day,
+            num_steps=trainer.position.step,
+            loss=trainer.position.last_loss,
+            examples_per_second=_speed(curve),
+            num_ranks=here.num_ranks,
+            warm_started_from=base.digest if base else None,
+        )
+    here.barrier()
+    return artifacts.Checkpoint.load(request.output)
+
+
+def _train(trainer: Trainer, work: Path, sink: Sink) -> list[dict[str, float]]:
     """Run the epochs that are left; return the points of the loss curve."""
-    config = trainer.request.config
-    num_epochs = config.num_epochs if trainer.request.base is None else config.num_warm_epochs
-    meter = _Meter(trainer, num_epochs, steps, sink)
-    for epoch in range(trainer.position.epoch, num_epochs):
-        shard = trainer.epoch(epoch, trainer.position.consumed)
-        batches = prefetch(trainer.feed.batches(shard, epoch=epoch, step=trainer.position.step))
+    config = trainer.config
+    meter = _Meter(trainer, work / "curve.parquet", sink)
+    for epoch in range(trainer.position.epoch, trainer.num_epochs):
+        batches = prefetch(trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step))
         for batch, consumed in meter.waiting(batches):
             loss = trainer.step(batch, trainer.position.step)
             meter.count(loss, batch, consumed)
             if trainer.position.step % config.log_every_steps == 0:
                 meter.report()
+            if config.evaluate_every_steps and trainer.position.step % config.evaluate_every_steps == 0:
+                meter.report()
+                meter.tell(trainer.judge(work / "best"))
+                if trainer.is_stale:
+                    break
             if trainer.position.step % config.checkpoint_every_steps == 0:
                 meter.report()
                 meter.settle()
-                checkpoint.save(
-                    steps / f"step-{trainer.position.step}", trainer.state(), trainer.position, trainer.here
-                )
+                trainer.save(work / "steps" / f"step-{trainer.position.step}")
                 if trainer.here.is_first:
-                    _keep_last(steps)
+                    _keep_last(work / "steps")
         meter.end_epoch()
+        if trainer.is_stale:
+            break
     meter.report()
     if trainer.here.is_first:
-        _write_curve(steps.parent / "curve.parquet", meter.curve)
+        _write_curve(work / "curve.parquet", meter.curve)
     return meter.curve
 
 
 class _Meter:
     """Counts examples and losses without waiting for the device; keeps `trainer.position` up to date."""
 
-    def __init__(self, trainer: Trainer, num_epochs: int, steps: Path, sink: Sink) -> None:
+    def __init__(self, trainer: Trainer, curve_path: Path, sink: Sink) -> None:
         self._trainer, self._sink = trainer, sink
-        self._total = trainer.reader.num_rows * num_epochs
+        self._num_rows = trainer.objective.reader.num_rows
+        self._total = self._num_rows * trainer.num_epochs
         self._loss_sum = torch.zeros(1, dtype=torch.float64, device=trainer.here.device)
         self._consumed: list[Interval] = []
-        self._curve_path = steps.parent / "curve.parquet"
+        self._curve_path = curve_path
         self._since, self._waited = time.monotonic(), 0.0
-        self._done = self._reported = trainer.position.epoch * trainer.reader.num_rows + sum(
+        self._done = self._reported = trainer.position.epoch * self._num_rows + sum(
             b - a for a, b in trainer.position.consumed
         )
         self._recent = torch.zeros_like(self._loss_sum)
@@ -227,7 +293,7 @@ class _Meter:
                 return
             yield item
 
-    def count(self, loss: torch.Tensor, batch: Batch, consumed: list[Interval]) -> None:
+    def count(self, loss: torch.Tensor, batch: Any, consumed: list[Interval]) -> None:
         """Book one step."""
         self._loss_sum += loss
         self._recent += loss
@@ -264,6 +330,15 @@ class _Meter:
             event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
             self._sink(event)
 
+    def tell(self, validation: dict[str, float]) -> None:
+        """Tell what was measured on the validation rows; the time that took is not the training's."""
+        self._since = time.monotonic()
+        if self._trainer.here.is_first:
+            step, metrics = self._trainer.position.step, {f"valid_{name}": value for name, value in validation.items()}
+            self._sink(
+                Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
+            )
+
     def settle(self) -> None:
         """Bring all ranks' counts together in `trainer.position`, and save the curve beside the checkpoint."""
         here, position = self._trainer.here, self._trainer.position
@@ -278,28 +353,20 @@ class _Meter:
             _write_curve(self._curve_path, self.curve)
 
     def end_epoch(self) -> None:
-        """Check that no row was lost or read twice, and start the next epoch's count."""
+        """Check that no row was lost or read twice, and start the next epoch's count, if there is one."""
         self.settle()
-        position, num_rows = self._trainer.position, self._trainer.reader.num_rows
-        assert position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows consumed {position.consumed}"
-        self._trainer.position = Position(
-            step=position.step, epoch=position.epoch + 1, last_loss=position.loss_sum / num_rows
+        position, num_rows = self._trainer.position, self._num_rows
+        num_read = sum(b - a for a, b in position.consumed)
+        stopped = self._trainer.is_stale
+        assert stopped or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
+        self._trainer.position = position.model_copy(
+            update={
+                "epoch": self._trainer.num_epochs if stopped else position.epoch + 1,
+                "consumed": (),
+                "loss_sum": 0.0,
+                "last_loss": position.loss_sum / num_read,
+            }
         )
-
-
-def _commit(work: Pending, request: Request, position: Position, curve: list[dict[str, float]]) -> None:
-    shutil.rmtree(work.path / "steps", ignore_errors=True)
-    work.commit(
-        artifacts.Checkpoint,
-        request,
-        num_rows=request.data.num_rows,
-        day=request.data.day,
-        num_steps=position.step,
-        loss=position.last_loss,
-        examples_per_second=_speed(curve),
-        num_ranks=request.num_ranks,
-        warm_started_from=request.base.digest if request.base else None,
-    )
 
 
 def _speed(curve: list[dict[str, float]]) -> float:

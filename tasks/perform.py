@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -25,7 +25,7 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request, write_text
-from recsys_core.config import RunConfig
+from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink
 from recsys_core.tracking import Tracker
 
@@ -33,6 +33,7 @@ A = TypeVar("A", bound=Artifact)
 R = TypeVar("R", bound=Request)
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", RunConfig, RankingConfig)
 
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
@@ -67,22 +68,20 @@ class Champion(Frozen):
     model: ExportedModel
 
 
-@dataclass(frozen=True)
-class Run:
-    """One day's run, as `start_run` made it; a context that ends it: MLflow is told, and the directory is let go.
+@dataclass(frozen=True, kw_only=True)
+class AnyRun(Generic[C]):
+    """One run, as `start_run` made it; a context that ends it: MLflow is told, and the directory is let go.
 
     `stages` and `artifacts` are filled as the stages end.
     """
 
     run_id: str
     day: date
-    config: RunConfig
+    config: C
     code_version: str
     directory: Path
     import_root: Path
     fingerprint: str
-    base: Base | None
-    champion: Champion | None
     tracker: Tracker
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     stages: dict[str, StageResult] = field(default_factory=dict)
@@ -107,7 +106,20 @@ class Run:
         return record(output=output, config_hash=self.config.hash, code_version=self.code_version, **fields)
 
 
-def perform(run: Run, stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:
+@dataclass(frozen=True, kw_only=True)
+class Run(AnyRun[RunConfig]):
+    """One day's run of a retrieval model."""
+
+    base: Base | None
+    champion: Champion | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingRun(AnyRun[RankingConfig]):
+    """One run of a ranking model."""
+
+
+def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:
     """Return the artifact of `request`: the one there is, or else what `work(request, sink)` makes."""
     started = time.monotonic()
     tell = listener()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,10 +15,11 @@ from prefect.runtime import deployment, flow_run
 from recsys_core import config as configs
 from recsys_core import ingest, registry, tracking
 from recsys_core.artifacts import code_version, digest_of, write_text
-from recsys_core.config import RunConfig
+from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.features import Engine
+from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
-from tasks.perform import Base, Champion, Run, listener
+from tasks.perform import Base, Champion, RankingRun, Run, listener
 
 _ID_DIGITS = 12
 
@@ -31,6 +33,40 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
             be continued is gone, or another process is at this very run.
     """
     loaded = configs.load(Path(config), overrides)
+    if not isinstance(loaded, RunConfig):
+        told = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
+        raise ValueError(told)  # noqa: TRY004 - the file is wrong, not a type
+    _make_root(loaded)
+    import_root = loaded.run_root / "imports"
+    day = day or ingest.last_day(loaded.data, import_root, listener())
+    fingerprint = ingest.fingerprint(loaded.data, day)
+    uri = tracking.location(loaded.tracking, loaded.run_root)
+    releases = registry.releases(uri, loaded.name)
+    base = _base(loaded, uri, day, releases)
+    opened = _open(loaded, day, fingerprint, base.version if base else None)
+    with contextlib.ExitStack() as closing:
+        closing.push(opened.pop("closing"))
+        champion = _champion(loaded, uri, day, opened["run_id"], releases)
+        return Run(**opened, base=base, champion=champion, closing=closing.pop_all())
+    raise AssertionError("unreachable: nothing above suppresses an error")
+
+
+@task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
+def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> RankingRun:
+    """Return the run of a ranking config, to be used as a context; `day` takes the place of `data.day`.
+
+    Raises:
+        ValueError: the config, the source or the tracking server is not as it must be, or another process is at it.
+    """
+    changes = [*overrides, *([f"data.day={day}"] if day else [])]
+    loaded = configs.load(Path(config), changes)
+    if not isinstance(loaded, RankingConfig):
+        raise ValueError(f"{config}: has no section `ranking`, so it is no ranking config")  # noqa: TRY004
+    _make_root(loaded)
+    return RankingRun(**_open(loaded, loaded.data.day, prepare.fingerprint(loaded.data), None))
+
+
+def _make_root(loaded: RunConfig | RankingConfig) -> None:
     root = loaded.run_root
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -39,18 +75,14 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
             f"run_root {root}: cannot be made ({error.strerror}); --set run_root=… names another"
         ) from None
     tracking.check(loaded.tracking, root)
-    import_root = root / "imports"
-    day = day or ingest.last_day(loaded.data, import_root, listener())
-    fingerprint = ingest.fingerprint(loaded.data, day)
-    uri = tracking.location(loaded.tracking, root)
-    releases = registry.releases(uri, loaded.name)
-    base = _base(loaded, uri, day, releases)
-    version = code_version()
-    base_version = base.version if base else None
+
+
+def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_version: int | None) -> dict[str, Any]:
+    """Lock the run's directory, write its config down, and open its MLflow run; return the fields of a run."""
+    root, version = loaded.run_root, code_version()
     run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
-    closing = contextlib.ExitStack()
-    with closing:
+    with contextlib.ExitStack() as closing:
         closing.enter_context(_locked(directory))
         write_text(directory / "config.yaml", tracking.redact(configs.show(loaded)))
         identity = tracking.Identity(
@@ -64,19 +96,17 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
         )
         params = loaded.model_dump(mode="json")
         tracker = closing.enter_context(tracking.open_run(loaded.tracking, root, identity, params))
-        return Run(
-            run_id=run_id,
-            day=day,
-            config=loaded,
-            code_version=version,
-            directory=directory,
-            import_root=import_root,
-            fingerprint=fingerprint,
-            base=base,
-            champion=_champion(loaded, uri, day, run_id, releases),
-            tracker=tracker,
-            closing=closing.pop_all(),
-        )
+        return {
+            "run_id": run_id,
+            "day": day,
+            "config": loaded,
+            "code_version": version,
+            "directory": directory,
+            "import_root": root / "imports",
+            "fingerprint": fingerprint,
+            "tracker": tracker,
+            "closing": closing.pop_all(),
+        }
     raise AssertionError("unreachable: nothing above suppresses an error")
 
 

@@ -1,14 +1,16 @@
-"""A run's whole configuration: every component's own section, in the order of the data's path."""
+"""A run's whole configuration, in the order of the data's path: of retrieval here, of ranking in `ranking`."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from recsys_core import models
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.config import parsing
+from recsys_core.config.ranking import RankingConfig
 from recsys_core.evaluate import Config as Evaluate
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
@@ -19,6 +21,7 @@ from recsys_core.ingest import Config as Data
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
+from recsys_core.models.base import RetrievalModel
 from recsys_core.predict import Config as Embed
 from recsys_core.preprocess import Config as Preprocess
 from recsys_core.registry.publish import Config as Publish
@@ -51,28 +54,36 @@ class RunConfig(Frozen):
     tracking: Tracking = Tracking()
     launch: Launch = Launch()
 
+    @model_validator(mode="after")
+    def _retrieves(self) -> Self:
+        models.refuse_other(self.model, RetrievalModel)
+        return self
+
     @property
     def hash(self) -> str:
         """Digest of everything but where the runs lie, 12 hexadecimal digits."""
         return digest_of(self.model_dump(mode="json", exclude={"run_root"}))[:12]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config; `overrides` are assignments such as `train.batch_size=512` or `features.query[0].column=id`.
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig | RankingConfig:
+    """Read a config, a ranking one if it has a section `ranking`.
+
+    `overrides` are assignments such as `train.batch_size=512` or `features.query[0].column=id`.
 
     Raises:
         ValueError: one line for each mistake, with its place and the nearest valid key.
     """
     sections = parsing.read(path)
     applied = {parsing.override(sections, assignment): assignment for assignment in overrides}
-    return parsing.validate(RunConfig, sections, path, applied)
+    return parsing.validate(RankingConfig if "ranking" in sections else RunConfig, sections, path, applied)
 
 
-def show(config: RunConfig) -> str:
+def show(config: RunConfig | RankingConfig) -> str:
     """Return the whole config as YAML, defaults included; `load` reads it back as it was."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema by which an editor completes and checks a config file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **parsing.schema(RunConfig)}
+def schema(*, ranking: bool = False) -> dict[str, Any]:
+    """Return the JSON schema by which an editor completes and checks a config file, one of `ranking` if so."""
+    record = RankingConfig if ranking else RunConfig
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **parsing.schema(record)}

@@ -15,6 +15,7 @@ from recsys_core.artifacts import Frozen
 
 Side = Literal["query", "item"]
 Pooling = Literal["mean", "sum"]
+SequencePooling = Literal["mean", "sum", "none"]
 
 
 class Jagged(NamedTuple):
@@ -63,11 +64,11 @@ class TableSpec(Frozen):
 
 
 class SparseFeature(NamedTuple):
-    """A feature of ids: which table they are rows of, and how a row's embeddings are pooled into one."""
+    """A feature of ids: which table they are rows of, and how a row's embeddings are pooled into one (none: not)."""
 
     name: str
     table: str
-    pooling: Pooling
+    pooling: SequencePooling
 
 
 class FeatureConfig(Frozen):
@@ -113,7 +114,7 @@ class Feature(ABC):
 
     dense_dim: int = 0
     table: str | None = None
-    pooling: Pooling = "mean"
+    pooling: SequencePooling = "mean"
     embedding_dim: int | None = None
     encoder: Encoder | None = None
 

@@ -12,13 +12,14 @@ class Config(base.FeatureConfig):
     """Keys of a sequence feature.
 
     `table` is the table of an id feature, of either side, whose encoding the sequence's ids share; it learns nothing
-    from the sequence. Of a longer row the last `max_length` ids are kept: histories end with the most recent.
+    from the sequence. Of a longer row the last `max_length` ids are kept: histories end with the most recent. With
+    `pooling: none` a model gets every id's embedding, for attention over them.
     """
 
     kind: Literal["sequence"] = "sequence"
     table: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     max_length: PositiveInt | None = None
-    pooling: base.Pooling = "mean"
+    pooling: base.SequencePooling = "mean"
 
 
 class Feature(base.Feature):

@@ -47,6 +47,10 @@ class Loss(nn.Module):
         positive_B, negative_BN = self.logits(query_BD, item_MD, item_rows_M, log_expected_M)
         return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
 
+    def total(self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, log_expected_M: Tensor) -> Tensor:
+        """Return the sum of the losses, see `forward`."""
+        return self(query_BD, item_MD, item_rows_M, log_expected_M).sum()
+
     def logits(
         self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,8 @@
-"""The contract of a retrieval model: a batch in, embeddings of queries and items out; no loss, rank, path or label."""
+"""The contracts of models: a batch in, embeddings (retrieval) or logits (ranking) out; no loss, rank, path or label.
+
+A model file has a `Config` and a `Model` of one of the two contracts. Legend: B queries or examples, M items,
+P pooled widths, F dense fields, D embedding, N ids of all rows together.
+"""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -7,6 +11,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
 
 from recsys_core.features import SparseFeature
+from recsys_core.models.blocks.embeddings import Embeddings
 
 
 class TowerInputs(NamedTuple):
@@ -38,3 +43,22 @@ class RetrievalModel(nn.Module, ABC):
         self, sparse: KeyedJaggedTensor, query_dense_BF: Tensor, item_dense_MF: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the embeddings (query [B, D], item [M, D]) of a batch laid out as in `batch`."""
+
+
+class RankingModel(nn.Module, ABC):
+    """One logit per example, which has the features of a query and of an item.
+
+    Attributes:
+        tables: what looks the features up; its collections are replaced by their sharded form in training.
+        head: scriptable module, (pooled [B, P], dense [B, F], a list of unpooled features' embeddings [N, D], a list of
+            their lengths [B]) → logits [B]; the features stand as in `tables.pooled_features` and
+            `tables.unpooled_features`, the query's dense fields before the item's.
+    """
+
+    tables: Embeddings
+    head: nn.Module
+
+    def forward(self, sparse: KeyedJaggedTensor, dense_BF: Tensor) -> Tensor:
+        """Return the logits [B] of a batch laid out as in `batch`: of `sparse`'s rows the first B are examples."""
+        found = self.tables(sparse, len(dense_BF))
+        return self.head(found.pooled_BP, dense_BF, found.unpooled_ND, found.lengths_B)

@@ -7,19 +7,20 @@ import torch
 
 from recsys_core import checkpoint, distributed, models, train
 from recsys_core.features import Engine
+from recsys_core.models.base import RetrievalModel
 
 
 def main(request_file: str) -> None:
     """Train ten steps of the request, then compare a batch of this rank."""
     request = train.Request.model_validate_json(Path(request_file).read_text())
     with distributed.world("cpu") as here:
-        trainer = train.Trainer(request, here)
-        batches = [batch for batch, _ in trainer.feed.batches(trainer.epoch(0, ()), epoch=0, step=0)]
+        trainer = train.trainer(request, here)
+        batches = [batch for batch, _ in trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)]
         for number, batch in enumerate(batches[:10]):
             trainer.step(batch, number)
         directory = request.output / "compared"
         checkpoint.save(directory, {"model": trainer.model.state_dict()}, trainer.position, here)
-        whole = models.build(request.model, Engine.load(request.data.engine))
+        whole = models.build(request.model, Engine.load(request.data.engine), RetrievalModel)
         state = {"model": whole.state_dict()}
         checkpoint.load(directory, state, alone=True)
         whole.load_state_dict(state["model"])

@@ -1,0 +1,52 @@
+"""A ranking run's whole configuration: every component's own section, in the order of the data's path."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from recsys_core import models
+from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.export import Config as Export
+from recsys_core.features import Config as Features
+from recsys_core.launch import Config as Launch
+from recsys_core.lookup import OneOf
+from recsys_core.losses.binary_cross_entropy import Config as BinaryCrossEntropy
+from recsys_core.models.base import RankingModel
+from recsys_core.ranking import Config as Ranking
+from recsys_core.ranking.evaluate import Config as Evaluate
+from recsys_core.ranking.predict import Config as Predict
+from recsys_core.ranking.prepare import Data
+from recsys_core.tracking import Config as Tracking
+from recsys_core.train import Config as Train
+
+
+class RankingConfig(Frozen):
+    """One YAML file; its section `ranking` makes it one of these. Relative paths start where the command is run."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model; its runs and experiment are named so"
+    )
+    run_root: Path = Field(default=Path("runs"), description="folder that the runs are written to")
+    seed: int = Field(default=0, ge=0)
+    data: Data
+    ranking: Ranking
+    features: Features
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    loss: BinaryCrossEntropy = BinaryCrossEntropy()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    predict: Predict = Predict()
+    tracking: Tracking = Tracking()
+    launch: Launch = Launch()
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Self:
+        models.refuse_other(self.model, RankingModel)
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Digest of everything but where the runs lie, 12 hexadecimal digits."""
+        return digest_of(self.model_dump(mode="json", exclude={"run_root"}))[:12]

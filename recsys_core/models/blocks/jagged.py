@@ -1,0 +1,68 @@
+"""Sums over the rows of a jagged tensor and their inverse, without padding.
+
+values_ND    a0 a1 | | b0          three rows of lengths 2 0 1
+segment_sum  a0+a1 0   b0          one per row
+spread       r0 r0     r2          a row's own vector at each of its values
+
+Autograd's ways back are slow on CPUs: `index_select` scatters row by row on one thread, although the rows lie in
+order. Each of these is the other's gradient, and both run as a gather or a bag. Legend: B rows, N values, D width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def row_numbers(lengths_B: Tensor) -> Tensor:
+    """Return the row that each value belongs to, [N] int64: 0 0 2 for lengths 2 0 1."""
+    return torch.repeat_interleave(torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B)
+
+
+def segment_sum(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the sum of each row's values, [B, D]; zeros for a row without."""
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        return _bags(values_ND, lengths_B)
+    else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
+        return _SegmentSum.apply(values_ND, lengths_B)
+
+
+def spread(rows_BD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return each value's row, [N, D]."""
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        return rows_BD.index_select(0, row_numbers(lengths_B))
+    else:  # noqa: RET505
+        return _Spread.apply(rows_BD, lengths_B)
+
+
+def _bags(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+    if values_ND.shape[0] == 0:
+        return values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1])
+    lengths_B = lengths_B.to(torch.int64)
+    every_N = torch.arange(values_ND.shape[0], device=values_ND.device)
+    return functional.embedding_bag(every_N, values_ND, torch.cumsum(lengths_B, 0) - lengths_B, mode="sum")
+
+
+class _SegmentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+        ctx.save_for_backward(lengths_B)
+        return _bags(values_ND, lengths_B)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (lengths_B,) = ctx.saved_tensors
+        return gradients[0].index_select(0, row_numbers(lengths_B)), None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_BD: Tensor, lengths_B: Tensor) -> Tensor:
+        ctx.save_for_backward(lengths_B)
+        return rows_BD.index_select(0, row_numbers(lengths_B))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (lengths_B,) = ctx.saved_tensors
+        return _bags(gradients[0], lengths_B), None

@@ -1,0 +1,93 @@
+"""DLRM: dense fields and embeddings meet in the dot products of all pairs.
+
+Naumov et al. 2019, Deep Learning Recommendation Model for Personalization and Recommendation Systems (section 2).
+Legend: B examples, P pooled widths, F dense fields, K vectors (embeddings and the dense fields' one), D their width.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_core.artifacts import Frozen
+from recsys_core.features import TableSpec
+from recsys_core.models import base
+from recsys_core.models.blocks.embeddings import Embeddings
+from recsys_core.models.blocks.interaction import DotInteraction
+from recsys_core.models.blocks.mlp import mlp
+
+
+class Config(Frozen):
+    """YAML section `model`."""
+
+    kind: Literal["dlrm"] = "dlrm"
+    bottom_hidden: tuple[int, ...] = Field(
+        default=(64,), description="hidden widths of the MLP over dense fields, which ends in the embeddings' width"
+    )
+    top_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over the interactions")
+    concat_pooled: bool = Field(
+        default=False,
+        description="the top MLP reads all embeddings too, not only the dense fields' vector and the pairs",
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the top MLP")
+
+
+class Head(nn.Module):
+    """(pooled [B, P], dense [B, F], unused lists) → logits [B]."""
+
+    def __init__(self, config: Config, num_features: int, dim: int, num_dense: int) -> None:
+        """`num_features` embeddings of width `dim`."""
+        super().__init__()
+        self.has_dense: bool = num_dense > 0
+        self.bottom = (
+            nn.Sequential(mlp(num_dense, config.bottom_hidden, dim), nn.ReLU()) if num_dense else nn.Identity()
+        )
+        num_vectors = num_features + self.has_dense
+        self.dim = dim
+        kept = num_vectors * dim if config.concat_pooled else dim * self.has_dense
+        self.interaction = DotInteraction(num_vectors, kept)
+        self.top = mlp(self.interaction.num_outputs, config.top_hidden, 1, config.dropout)
+
+    def forward(self, pooled: Tensor, dense: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:  # noqa: ARG002
+        """Return the examples' logits."""
+        vectors_BX = torch.cat([self.bottom(dense), pooled], dim=1) if self.has_dense else pooled
+        # Not -1: a batch may have no rows.
+        vectors_BKD = vectors_BX.view(vectors_BX.shape[0], vectors_BX.shape[1] // self.dim, self.dim)
+        return self.top(self.interaction(vectors_BKD)).squeeze(1)
+
+
+class Model(base.RankingModel):
+    """All features of ids, of query and item alike, as one set of vectors."""
+
+    def __init__(
+        self,
+        config: Config,
+        tables: tuple[TableSpec, ...],
+        query: base.TowerInputs,
+        item: base.TowerInputs,
+        *,
+        tables_device: torch.device,
+    ) -> None:
+        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+
+        Raises:
+            ValueError: embeddings of different widths, a sequence that is not pooled, or fewer than two vectors.
+        """
+        super().__init__()
+        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
+        if self.tables.unpooled_features:
+            name = self.tables.unpooled_features[0].name
+            raise ValueError(
+                f"feature {name!r}: pooling none, and dlrm pools every feature; give it mean or sum, or use "
+                "model.kind: multi_tower_din"
+            )
+        widths = {f.name: w for f, w in zip(self.tables.pooled_features, self.tables.pooled_widths, strict=True)}
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                f"dlrm multiplies embeddings with each other, so they have one embedding_dim, not {widths}"
+            )
+        num_dense = query.num_dense + item.num_dense
+        if len(widths) + (num_dense > 0) < 2:
+            raise ValueError("dlrm needs two vectors to interact: name another feature of ids, or a dense one")
+        self.head = Head(config, len(widths), self.tables.pooled_widths[0], num_dense)

@@ -1,0 +1,83 @@
+"""What a training minimises: the model, the rows and how they become batches, and a batch's loss.
+
+`train` knows the loop, checkpoints and optimizers; an objective knows what is trained. Legend: B queries, M items.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from recsys_core import models
+from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.batch import Batch
+from recsys_core.distributed import World
+from recsys_core.features import Engine
+from recsys_core.feed import Feed, ItemTable, Source
+from recsys_core.losses import sampled_softmax
+from recsys_core.models.base import RetrievalModel
+from recsys_core.readers import parquet
+from recsys_core.readers.base import Reader
+
+
+class Objective(ABC):
+    """One thing to train, on one rank.
+
+    Attributes:
+        engine: the fitted features.
+        reader: the training rows.
+        feed: makes batches of them; a batch has `to(device)` and `global_rows`.
+        model: on the CPU, its tables on the meta device.
+        tables: the part of `model` that holds its embedding tables.
+    """
+
+    engine: Engine
+    reader: Reader
+    feed: Source
+    model: nn.Module
+    tables: nn.Module
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any, here: World) -> Tensor:
+        """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
+
+    def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002
+        """Measure `model` on rows that are not trained on; every rank gets the same figures.
+
+        Raises:
+            ValueError: this objective has no such rows.
+        """
+        raise ValueError(
+            "train.evaluate_every_steps: retrieval has no rows to validate on, it is measured on the next day when "
+            "training is done; leave it out"
+        )
+
+
+class Retrieval(Objective):
+    """Queries find their items among negatives: sampled softmax."""
+
+    def __init__(
+        self,
+        model: Frozen,
+        sampler: Frozen,
+        loss: sampled_softmax.Config,
+        data: TrainingData,
+        *,
+        batch_size: int,
+        seed: int,
+        here: World,
+    ) -> None:
+        """Read the item table of `data`; `model` and `sampler` are configs of components."""
+        self.engine = Engine.load(data.engine)
+        feed = Feed(self.engine, ItemTable(data.items, self.engine), sampler, seed=seed, rank=here.rank)
+        self.feed = feed
+        self.reader = parquet.Reader(parquet.Config(path=str(data.examples)))
+        towers = models.build(model, self.engine, RetrievalModel, tables_device="meta")
+        self.model, self.tables = towers, towers.tables
+        self._loss = sampled_softmax.Loss(loss)
+        self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
+
+    def loss(self, model: nn.Module, batch: Batch, here: World) -> Tensor:  # noqa: ARG002
+        """See `Objective.loss`."""
+        query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+        return self._loss.total(query_BD, item_MD, batch.item_rows_M, self._log_expected[batch.item_rows_M])

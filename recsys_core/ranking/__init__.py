@@ -1,0 +1,17 @@
+"""Ranking: one logit per labelled row, from a table with splits to a checked, exported scorer."""
+
+from pydantic import Field
+
+from recsys_core.artifacts import Frozen
+
+
+class Config(Frozen):
+    """YAML section `ranking`: what the columns of labelled tables mean; a config that has it is a ranking one."""
+
+    label: str = Field(default="label", description="column of 0 and 1 (or booleans) that is to be predicted")
+    sample_weight: str | None = Field(
+        default=None, description="column of weights ≥ 0 of training rows; null: rows count alike"
+    )
+    group: str | None = Field(
+        default=None, description="column by which GAUC groups the evaluated rows, such as user_id; null: no GAUC"
+    )

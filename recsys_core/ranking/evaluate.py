@@ -1,0 +1,78 @@
+"""The evaluation stage of ranking: exact metrics of a checkpoint over every row of a split, each row once."""
+
+from collections import OrderedDict
+from typing import Annotated, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core.artifacts import Frozen, LabelledData, RankingEvaluation
+from recsys_core.features import Engine
+from recsys_core.lookup import OneOf
+from recsys_core.metrics.ranking import Scored, calibration, roc
+from recsys_core.models.base import RankingModel
+from recsys_core.progress import Event, Sink
+from recsys_core.ranking import Config as Ranking
+from recsys_core.ranking.objective import scored
+from recsys_core.readers import parquet
+from recsys_core.sharding import Config as Sharding
+
+
+class Config(Frozen):
+    """YAML section `evaluate` of a ranking config."""
+
+    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+    split: Literal["train", "valid", "test"] = Field(default="test", description="the rows that are measured")
+
+
+class Request(artifacts.Request):
+    """What the evaluation needs."""
+
+    config: Config
+    ranking: Ranking
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    sharding: Sharding
+    num_ranks: int
+    seed: int
+    data: LabelledData
+    checkpoint: artifacts.Checkpoint
+
+
+def run(request: Request, sink: Sink) -> RankingEvaluation:
+    """Score every row on all ranks, and measure all of them together.
+
+    Raises:
+        ValueError: the data has no such split.
+    """
+    split = request.config.split
+    known = {part.name: part for part in request.data.splits}
+    if split not in known:
+        raise ValueError(f"evaluate.split: the data has no split {split!r}, only {', '.join(known)}")
+    with distributed.world(request.sharding.device) as here:
+        engine = Engine.load(request.data.engine)
+        model = models.build(request.model, engine, RankingModel, tables_device="meta")
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
+        state = {"model": sharded.state_dict()}
+        checkpoint.load(request.checkpoint.state, state)
+        sharded.load_state_dict(OrderedDict(state["model"]))
+        reader = parquet.Reader(parquet.Config(path=str(request.data.root / split)))
+        parts: list[Scored] = []
+        batches = scored(sharded, engine, request.ranking, reader, here, batch_size=request.config.batch_size)
+        for part, done in batches:
+            parts.append(part)
+            if here.is_first:
+                sink(Event(stage="evaluate", done=done, total=reader.num_rows))
+        rows = Scored.joined(here.gather(Scored.joined(parts)))
+        assert len(rows.logits) == reader.num_rows, f"{len(rows.logits)} of {reader.num_rows} rows were scored"
+        if here.is_first:
+            with artifacts.pending(request.output) as aside:
+                false, true = roc(rows)
+                pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
+                names = ("predicted", "observed", "num_rows")
+                bins = pa.table(dict(zip(names, calibration(rows), strict=True)))
+                pq.write_table(bins, aside.path / "calibration.parquet")
+                aside.commit(RankingEvaluation, request, num_rows=reader.num_rows, split=split, metrics=rows.metrics())
+        here.barrier()
+        return RankingEvaluation.load(request.output)

@@ -1,0 +1,103 @@
+"""The export stage of ranking: one scripted module over plain tensors, with a signature and a parity check.
+
+As with towers the exported module needs neither TorchRec nor its kernels; see `recsys_core.export`.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys_core import artifacts, checkpoint, models
+from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
+from recsys_core.batch import dense, jagged
+from recsys_core.export import Config, described, first_rows, parity
+from recsys_core.features import Engine
+from recsys_core.lookup import OneOf
+from recsys_core.models.base import RankingModel
+from recsys_core.progress import Event, Sink
+from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
+
+
+class Request(artifacts.Request):
+    """What the export needs."""
+
+    config: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    data: LabelledData
+    checkpoint: artifacts.Checkpoint
+
+
+class Ranker(nn.Module):
+    """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
+
+    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor]) -> None:
+        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
+        super().__init__()
+        self.head = model.head
+        tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
+        pooled, unpooled = model.tables.pooled_features, model.tables.unpooled_features
+        self.pooled_names: list[str] = [feature.name for feature in pooled]
+        self.modes: list[str] = [str(feature.pooling) for feature in pooled]
+        self.pooled_tables = nn.ModuleList(tables[feature.table] for feature in pooled)
+        self.unpooled_names: list[str] = [feature.name for feature in unpooled]
+        self.unpooled_tables = nn.ModuleList(tables[feature.table] for feature in unpooled)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Look each feature's rows up and run the head; a row without ids pools to zeros."""
+        pooled: list[Tensor] = []
+        for i, table in enumerate(self.pooled_tables):
+            lengths = inputs[self.pooled_names[i] + ".lengths"]
+            pooled.append(
+                functional.embedding_bag(
+                    inputs[self.pooled_names[i] + ".values"],
+                    table.weight,  # pyright: ignore[reportArgumentType] - an embedding's weight is a tensor
+                    torch.cumsum(lengths, 0) - lengths,
+                    mode=self.modes[i],
+                )
+            )
+        unpooled: list[Tensor] = []
+        counts: list[Tensor] = []
+        for i, table in enumerate(self.unpooled_tables):
+            unpooled.append(table(inputs[self.unpooled_names[i] + ".values"]))
+            counts.append(inputs[self.unpooled_names[i] + ".lengths"])
+        return self.head(torch.cat(pooled, dim=1), inputs["dense"], unpooled, counts)
+
+
+def run(request: Request, sink: Sink) -> ExportedRanker:
+    """Script the model, save it, load it back and compare with the checkpoint on real rows.
+
+    Raises:
+        ValueError: they differ by more than the tolerance; nothing is exported then.
+    """
+    engine = Engine.load(request.data.engine)
+    model = models.build(request.model, engine, RankingModel)
+    state = {"model": model.state_dict()}
+    checkpoint.load(request.checkpoint.state, state, alone=True)
+    model.load_state_dict(state["model"])
+    model.eval()
+    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    rows = first_rows(request.data.test or request.data.train, request.config.parity_rows)
+    query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
+    with artifacts.pending(request.output) as aside, torch.no_grad():
+        expected = model(jagged(query, item, rows.num_rows), dense(query, item))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.script(Ranker(model, weights).eval()).save(str(aside.path / MODEL))
+            loaded = torch.jit.load(str(aside.path / MODEL))
+        inputs = ranker_inputs(query, item)
+        difference = parity("ranker", loaded(inputs), expected, request.config.parity_tolerance)
+        signature = {
+            "columns": list(dict.fromkeys([*engine.columns("query"), *engine.columns("item")])),
+            "inputs": described(inputs),
+            "output": {"name": "score", "dtype": "float32", "shape": ["rows"], "probability": "sigmoid(score)"},
+        }
+        write_text(aside.path / SIGNATURE, json.dumps(signature, indent=2))
+        shutil.copytree(request.data.engine, aside.path / "features")
+        sink(Event(stage="export", done=rows.num_rows, total=rows.num_rows))
+        return aside.commit(ExportedRanker, request, num_rows=rows.num_rows, parity_max_abs_difference=difference)

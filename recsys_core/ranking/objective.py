@@ -1,0 +1,103 @@
+"""Labelled rows: binary cross-entropy, and exact metrics over rows that are not trained on. Legend: B examples."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from recsys_core import models
+from recsys_core.artifacts import Frozen, LabelledData
+from recsys_core.batch import LabelledBatch
+from recsys_core.distributed import World
+from recsys_core.features import Engine
+from recsys_core.feed import LabelledFeed
+from recsys_core.loader import Order, Rows, Shard, prefetch
+from recsys_core.losses import binary_cross_entropy
+from recsys_core.metrics.ranking import Scored
+from recsys_core.models.base import RankingModel
+from recsys_core.objective import Objective
+from recsys_core.ranking import Config
+from recsys_core.readers import parquet
+from recsys_core.readers.base import Reader
+
+
+class Ranking(Objective):
+    """Predict the label of a row."""
+
+    def __init__(self, config: Config, model: Frozen, data: LabelledData, *, batch_size: int) -> None:
+        """`model` is the config of a component; `batch_size` is that of validation, per rank."""
+        self.engine = Engine.load(data.engine)
+        self.feed = LabelledFeed(self.engine, label=config.label, weight=config.sample_weight)
+        self.reader = parquet.Reader(parquet.Config(path=str(data.train)))
+        ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
+        self.model, self.tables = ranker, ranker.tables
+        self._loss = binary_cross_entropy.Loss()
+        self._config, self._batch_size = config, batch_size
+        self._valid = parquet.Reader(parquet.Config(path=str(data.valid))) if data.valid else None
+
+    def loss(self, model: nn.Module, batch: LabelledBatch, here: World) -> Tensor:
+        """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
+        losses_B = self._loss(model(batch.sparse, batch.dense_BF), batch.labels_B)
+        if batch.weights_B is None:
+            return losses_B.sum()
+        total = here.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+        return (losses_B * batch.weights_B).sum() * (batch.global_rows / total)
+
+    def validate(self, model: nn.Module, here: World) -> dict[str, float]:
+        """See `Objective.validate`: the metrics of the split `valid`."""
+        if self._valid is None:
+            raise ValueError(
+                "train.evaluate_every_steps: the data has no split `valid`; give it one, or leave this out"
+            )
+        rows = gathered(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
+        found = rows.metrics()
+        return {name: value for name, value in found.model_dump().items() if value is not None}
+
+
+def gathered(
+    model: nn.Module, engine: Engine, config: Config, reader: Reader, here: World, *, batch_size: int
+) -> Scored:
+    """Return all of `reader`'s rows, scored, each once, on every rank."""
+    parts = [part for part, _ in scored(model, engine, config, reader, here, batch_size=batch_size)]
+    return Scored.joined(here.gather(Scored.joined(parts)))
+
+
+def scored(
+    model: nn.Module, engine: Engine, config: Config, reader: Reader, here: World, *, batch_size: int
+) -> Iterator[tuple[Scored, int]]:
+    """Score this rank's share of the rows; yield each batch with how many rows all ranks have scored by it."""
+    feed = LabelledFeed(engine, label=config.label, weight=config.sample_weight)
+    columns = list(dict.fromkeys([*feed.columns, *filter(None, [config.group])]))
+    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    shard = Shard(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
+    training, done = model.training, 0
+    model.eval()
+    with torch.no_grad():
+        for prepared, groups in prefetch(_prepared(shard, feed, config.group)):
+            batch = prepared.to(here.device)
+            logits = model(batch.sparse, batch.dense_BF).double().cpu().numpy()
+            weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
+            done += batch.global_rows
+            yield Scored(logits, batch.labels_B.cpu().numpy() > 0.5, weights, groups), done
+    model.train(training)
+
+
+def _prepared(shard: Shard, feed: LabelledFeed, group: str | None) -> Iterator[tuple[LabelledBatch, np.ndarray | None]]:
+    for rows in shard:
+        batch = feed.batch(rows.table, num_rows=rows.most_rows, global_rows=rows.global_rows)
+        yield batch, _group_numbers(rows, group) if group else None
+
+
+def _group_numbers(rows: Rows, group: str) -> np.ndarray:
+    """Return a number for each row's group, the same on every rank: the value itself, or the hash of its text."""
+    column = rows.table.column(group).combine_chunks()
+    if pa.types.is_integer(column.type) and not column.null_count:
+        return column.cast(pa.int64()).to_numpy()
+    distinct = column.dictionary_encode()
+    texts = [str(value).encode() for value in distinct.dictionary.to_pylist()]
+    # A null is no group of one user: its rows are together all the same, as those of "nobody known".
+    hashes = np.array([*map(xxhash.xxh3_64_intdigest, texts), 0], dtype=np.uint64).view(np.int64)
+    return hashes[distinct.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)]

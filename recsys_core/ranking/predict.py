@@ -1,0 +1,104 @@
+"""Batch scoring of ranking: every row of a table through the exported module, on all ranks, in the table's order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from recsys_core import artifacts, distributed
+from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
+from recsys_core.features import Engine
+from recsys_core.loader import Order, Shard, prefetch
+from recsys_core.progress import Event, Sink
+from recsys_core.readers import parquet
+from recsys_core.towers import MODEL, ranker_inputs
+from recsys_core.writers.parquet import Writer
+
+_ADDED = ("score", "probability")
+
+
+class Config(Frozen):
+    """YAML section `predict` of a ranking config."""
+
+    source: str | None = Field(
+        default=None, description="path of the table to score; null: the split that is evaluated"
+    )
+    reserved_columns: tuple[str, ...] | None = Field(
+        default=None, description="columns of it that are written beside score and probability; null: all"
+    )
+    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+
+
+class Request(artifacts.Request):
+    """What scoring a table needs; `source_digest` stands for the table's content."""
+
+    config: Config
+    source: str
+    source_digest: str
+    model: ExportedRanker
+
+
+def run(request: Request, sink: Sink) -> Predictions:
+    """Write each row's reserved columns, `score` (the logit) and `probability`; all rows, or nothing is there.
+
+    Raises:
+        ValueError: the table lacks a column that the features or `reserved_columns` need, or already has `score`.
+    """
+    with distributed.world("cpu") as here:
+        work = Pending(request.output)
+        if here.is_first:
+            work.path.mkdir(parents=True, exist_ok=True)
+        here.barrier()
+        engine = Engine.load(request.model.engine)
+        reader = parquet.Reader(parquet.Config(path=request.source))
+        kept = list(request.config.reserved_columns or reader.schema.names)
+        columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
+        _check(request.source, reader.schema, kept, columns)
+        ranker = torch.jit.load(str(request.model.path / MODEL))
+        order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+        size = request.config.batch_size
+        shard = Shard(reader, order, columns, batch_size=size, rank=here.rank, num_ranks=here.num_ranks)
+        fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in _ADDED)]
+        done = 0
+        with Writer(work.path / "rows", here.rank, pa.schema(fields)) as writer:
+            for table, global_rows in prefetch(_scored(shard, engine, ranker, kept)):
+                writer.write(table)
+                done += global_rows
+                if here.is_first:
+                    sink(Event(stage="predict", done=done, total=reader.num_rows))
+        num_rows = sum(here.gather(writer.num_rows))
+        if num_rows != reader.num_rows:
+            raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
+        if here.is_first:
+            source, digest = request.source, request.model.digest
+            work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)
+        here.barrier()
+        return Predictions.load(request.output)
+
+
+def _check(source: str | Path, schema: pa.Schema, kept: list[str], columns: list[str]) -> None:
+    if missing := [column for column in columns if column not in schema.names]:
+        raise ValueError(
+            f"{source}: no column {', '.join(missing)}, which the model's features or predict.reserved_columns need "
+            f"(it has {', '.join(schema.names)})"
+        )
+    if taken := [name for name in _ADDED if name in kept]:
+        raise ValueError(
+            f"{source}: already has a column {taken[0]!r}; name the others in predict.reserved_columns, or rename it"
+        )
+
+
+def _scored(
+    shard: Shard, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
+) -> Iterator[tuple[pa.Table, int]]:
+    for rows in shard:
+        with torch.no_grad():
+            inputs = ranker_inputs(engine.transform(rows.table, "query"), engine.transform(rows.table, "item"))
+            logits = ranker(inputs)
+            added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]
+        table = rows.table.select(kept)
+        for name, values in zip(_ADDED, added, strict=True):
+            table = table.append_column(name, values)
+        yield table, rows.global_rows

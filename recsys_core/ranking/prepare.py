@@ -1,0 +1,132 @@
+"""The first stage of ranking: import the labelled tables, check all of them, and fit the features on `train`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_core import artifacts, ingest, lookup
+from recsys_core.artifacts import LabelledData, LabelledSplit, digest_of_file
+from recsys_core.datasets.labelled import base
+from recsys_core.features import Config as Features
+from recsys_core.features import Engine
+from recsys_core.progress import Event, Sink
+from recsys_core.ranking import Config
+from recsys_core.readers import parquet
+
+CATALOGUE = "recsys_core.datasets.labelled"
+Data = Annotated[base.Config, lookup.OneOf(CATALOGUE)]
+"""The YAML section `data` of a ranking config: the `Config` of whichever kind it names."""
+
+
+class Request(artifacts.Request):
+    """`fingerprint` is that of the source: where the tables lie or are imported to does not count."""
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"import_root"}
+
+    config: Config
+    data: Data
+    features: Features
+    import_root: Path
+    fingerprint: str
+
+
+def fingerprint(data: base.Config) -> str:
+    """Return a digest of the source, from names, sizes and times; no content is read."""
+    return ingest.source_fingerprint(data, CATALOGUE)
+
+
+def run(request: Request, sink: Sink) -> LabelledData:
+    """Import what is not yet in splits, check labels and weights, and fit the feature engine.
+
+    Raises:
+        ValueError: a bad source, a split without one of the columns, or labels other than 0 and 1; nothing is written.
+    """
+    root = ingest.prepare(request.data, request.import_root, sink, CATALOGUE)
+    readers = {name: _reader(root / name) for name in base.SPLITS if (root / name).is_dir()}
+    if "train" not in readers:
+        raise ValueError(f"{root}: has no folder train; labelled tables lie in {', '.join(base.SPLITS)}")
+    engine = Engine.build(request.features)
+    total, done = sum(reader.num_rows for reader in readers.values()), 0
+    splits: list[LabelledSplit] = []
+    for name, reader in readers.items():
+        _require_columns(root / name, reader, engine, request.config)
+        num_positives = 0
+        for table in _blocks(reader, [*filter(None, (request.config.label, request.config.sample_weight))]):
+            num_positives += _positives(root / name, table, request.config)
+            done += table.num_rows
+            sink(Event(stage="prepare", done=done, total=total))
+        splits.append(LabelledSplit(name=name, num_rows=reader.num_rows, num_positives=num_positives))
+    if not 0 < splits[0].num_positives < splits[0].num_rows:
+        raise ValueError(
+            f"{root / 'train'}: {splits[0].num_positives} of {splits[0].num_rows} rows are positive; a model learns "
+            "from rows of both labels"
+        )
+    train = readers["train"]
+    engine.fit(_blocks(train, engine.columns("query")), _blocks(train, engine.columns("item")))
+    with artifacts.pending(request.output) as aside:
+        # The digest of these files is the data's, so it follows from the content and not from where it lies.
+        digests = [
+            (str(f.relative_to(root)), digest_of_file(f)) for n in readers for f in sorted((root / n).rglob("*"))
+        ]
+        artifacts.write_text(aside.path / "files.json", "\n".join(f"{name} {digest}" for name, digest in digests))
+        engine.save(aside.path / "features")
+        return aside.commit(
+            LabelledData,
+            request,
+            num_rows=train.num_rows,
+            root=root,
+            splits=tuple(splits),
+            columns={field.name: str(field.type) for field in train.schema},
+            engine_digest=engine.digest,
+        )
+
+
+def _reader(directory: Path) -> parquet.Reader:
+    return parquet.Reader(parquet.Config(path=str(directory)))
+
+
+def _blocks(reader: parquet.Reader, columns: list[str]) -> Iterator[pa.Table]:
+    for block in range(len(reader.block_rows)) if columns else ():
+        yield reader.read(block, columns)
+
+
+def _require_columns(where: Path, reader: parquet.Reader, engine: Engine, config: Config) -> None:
+    asked = {
+        "ranking.label": config.label,
+        "ranking.sample_weight": config.sample_weight,
+        "ranking.group": config.group,
+    }
+    wanted = {column: key for key, column in asked.items() if column is not None}
+    wanted = {column: "features" for side in ("query", "item") for column in engine.columns(side)} | wanted
+    for column, key in wanted.items():
+        if column not in reader.schema.names:
+            raise ValueError(
+                f"{where}: no column {column!r}, which {key} names (there are: {', '.join(reader.schema.names)})"
+            )
+    if config.label in {column for side in ("query", "item") for column in engine.columns(side)}:
+        raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
+
+
+def _positives(where: Path, table: pa.Table, config: Config) -> int:
+    labels = table.column(config.label)
+    if pa.types.is_boolean(labels.type):
+        labels = labels.cast(pa.int8())
+    known = pc.is_in(labels, value_set=pa.array([0, 1]).cast(labels.type)) if _is_number(labels.type) else None
+    if known is None or not pc.all(known).as_py():
+        bad = labels.type if known is None else labels.filter(pc.invert(known))[0].as_py()
+        raise ValueError(f"{where}: column {config.label!r} holds {bad}; a label is 0 or 1 (ranking.label)")
+    if config.sample_weight is not None:
+        weights = table.column(config.sample_weight)
+        if not _is_number(weights.type) or weights.null_count or pc.min(weights).as_py() < 0:
+            raise ValueError(
+                f"{where}: column {config.sample_weight!r} holds something else than a number ≥ 0 in every row "
+                "(ranking.sample_weight)"
+            )
+    return int(pc.sum(labels).as_py() or 0)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)

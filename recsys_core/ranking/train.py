@@ -1,0 +1,39 @@
+"""The training stage of ranking: every rank of torchrun runs `run`, and the first one writes the artifact."""
+
+import datetime
+from typing import Annotated
+
+from recsys_core import artifacts, distributed
+from recsys_core import train as training
+from recsys_core.artifacts import Frozen, LabelledData
+from recsys_core.distributed import World
+from recsys_core.lookup import OneOf
+from recsys_core.losses import binary_cross_entropy
+from recsys_core.progress import Sink
+from recsys_core.ranking import Config
+from recsys_core.ranking.objective import Ranking
+
+
+class Request(artifacts.Request):
+    """What the training of a ranking model needs; `day` names it."""
+
+    config: training.Config
+    ranking: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    loss: binary_cross_entropy.Config
+    num_ranks: int
+    seed: int
+    day: datetime.date
+    data: LabelledData
+
+
+def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
+    """Train on every row of the split `train` and return the checkpoint; a rerun takes up where a killed one was."""
+    with distributed.world(request.config.sharding.device) as here:
+        return training.fit(trainer(request, here), request, None, sink, day=request.day)
+
+
+def trainer(request: Request, here: World) -> training.Trainer:
+    """Return what trains a ranking model on this rank."""
+    objective = Ranking(request.ranking, request.model, request.data, batch_size=request.config.batch_size)
+    return training.Trainer(objective, request.config, here, seed=request.seed)

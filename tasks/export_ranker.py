@@ -1,0 +1,18 @@
+"""Script a ranking model, and prove that it computes what was trained."""
+
+from functools import partial
+
+from recsys_core import launch
+from recsys_core.artifacts import Checkpoint, ExportedRanker, LabelledData
+from recsys_core.ranking import export as stage
+from tasks.perform import RankingRun, perform, stage_task
+
+
+@stage_task("export")
+def export_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint) -> ExportedRanker:
+    """Return the scripted module with the fitted features."""
+    request = run.request(
+        stage.Request, "export", config=run.config.export, model=run.config.model, data=data, checkpoint=checkpoint
+    )
+    work = partial(launch.run, "rank_export", ExportedRanker, config=launch.alone(run.config.launch))
+    return perform(run, "export", ExportedRanker, request, work)

@@ -1,0 +1,28 @@
+"""Train a ranking model on all ranks, from random weights."""
+
+from functools import partial
+
+from recsys_core import launch
+from recsys_core.artifacts import Checkpoint, LabelledData
+from recsys_core.ranking import train as stage
+from tasks.perform import RankingRun, perform, stage_task
+
+
+@stage_task("train")
+def train_ranker(run: RankingRun, data: LabelledData) -> Checkpoint:
+    """Return the trained state, the best one if the training is evaluated; a second try goes on from the first's."""
+    config = run.config
+    request = run.request(
+        stage.Request,
+        "train",
+        config=config.train,
+        ranking=config.ranking,
+        model=config.model,
+        loss=config.loss,
+        num_ranks=config.launch.world_size,
+        seed=config.seed,
+        day=run.day,
+        data=data,
+    )
+    work = partial(launch.run, "rank_train", Checkpoint, config=config.launch)
+    return perform(run, "train", Checkpoint, request, work)

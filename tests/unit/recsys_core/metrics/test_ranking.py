@@ -1,0 +1,103 @@
+"""AUC, GAUC, logloss and normalised entropy, by hand and against the definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys_core.metrics.ranking import Scored, auc, calibration, cross_entropy, gauc, roc, sigmoid
+
+ONES = np.ones(4)
+
+
+def _pairs(scores, labels, weights):
+    """The definition: every pair of a positive and a negative."""
+    won = total = 0.0
+    for s, y, w in zip(scores, labels, weights, strict=True):
+        for t, z, v in zip(scores, labels, weights, strict=True):
+            if y and not z:
+                total += w * v
+                won += w * v * (1.0 if s > t else 0.5 if s == t else 0.0)
+    return won / total if total else None
+
+
+def test_auc_by_hand():
+    # Positives .8 and .4, negatives .4 and .1: of four pairs three are won and one is a tie.
+    scores, labels = np.array([0.8, 0.4, 0.4, 0.1]), np.array([True, True, False, False])
+    assert auc(scores, labels, ONES) == pytest.approx(3.5 / 4)
+    # The tied negative counts three times: pairs .8>.4 (3), .8>.1 (1), .4=.4 (3 / 2), .4>.1 (1) of 8.
+    assert auc(scores, labels, np.array([1.0, 1, 3, 1])) == pytest.approx(6.5 / 8)
+
+
+def test_auc_is_undefined_for_rows_of_one_label():
+    assert auc(np.array([1.0, 2.0]), np.array([True, True]), np.ones(2)) is None
+    assert auc(np.zeros(0), np.zeros(0, bool), np.zeros(0)) is None
+    assert gauc(np.array([1.0, 2.0]), np.array([True, False]), np.ones(2), np.array([1, 2])) is None
+
+
+def test_gauc_is_weighted_by_rows_and_leaves_out_groups_of_one_label():
+    scores = np.array([0.9, 0.1, 0.2, 0.7, 0.3, 0.5])
+    labels = np.array([True, False, True, False, False, True])
+    groups = np.array([7, 7, 3, 3, 3, 9])
+    # Group 7: AUC 1 of 2 rows; group 3: its positive .2 loses against .7 and .3, 0 of 3 rows; group 9: one label.
+    assert gauc(scores, labels, np.ones(6), groups) == pytest.approx(2 / 5)
+
+
+def test_logloss_normalized_entropy_and_calibration_by_hand():
+    logits = np.log(np.array([0.8, 0.5, 0.2]) / (1 - np.array([0.8, 0.5, 0.2])))
+    found = Scored(logits, np.array([True, False, False]), np.array([1.0, 1, 2]), None).metrics()
+    loss = -(np.log(0.8) + np.log(0.5) + 2 * np.log(0.8)) / 4
+    base = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert found.logloss == pytest.approx(loss)
+    assert found.normalized_entropy == pytest.approx(loss / base)
+    assert found.calibration == pytest.approx((0.8 + 0.5 + 2 * 0.2) / 1)
+    assert (found.num_rows, found.num_positives, found.gauc) == (3, 1, None)
+
+
+def test_extreme_logits_stay_finite():
+    assert cross_entropy(np.array([1e4, -1e4]), np.array([False, False])).tolist() == [1e4, 0.0]
+    assert sigmoid(np.array([1e4, -1e4, 0.0])).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_rows_that_weigh_nothing_cannot_be_measured():
+    with pytest.raises(ValueError, match="2 rows with a total weight of 0"):
+        Scored(np.zeros(2), np.array([True, False]), np.zeros(2), None).metrics()
+
+
+def test_parts_join_to_the_same_figures_in_any_cut():
+    rng = np.random.default_rng(0)
+    rows = Scored(rng.normal(size=50).round(1), rng.random(50) < 0.4, rng.random(50), rng.integers(0, 5, 50))
+    parts = [Scored(*(column[a:b] for column in rows)) for a, b in ((0, 7), (7, 7), (7, 50))]
+    assert Scored.joined(parts).metrics() == rows.metrics()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(0, 3), st.integers(0, 2)), max_size=14))
+def test_auc_and_gauc_equal_the_definition(rows):
+    scores, labels, weights, groups = (np.array([row[i] for row in rows]) for i in range(4))
+    labels, weights, groups = labels.astype(bool), weights.astype(float), groups.astype(np.int64)
+    expected = _pairs(scores, labels, weights)
+    found = auc(scores, labels, weights)
+    assert found == (None if expected is None else pytest.approx(expected))
+    by_group = [
+        (_pairs(*(c[groups == g] for c in (scores, labels, weights))), weights[groups == g].sum()) for g in range(3)
+    ]
+    mixed = [(value, share) for value, share in by_group if value is not None]
+    mean = sum(v * s for v, s in mixed) / sum(s for _, s in mixed) if mixed else None
+    assert gauc(scores, labels, weights, groups) == (None if mean is None else pytest.approx(mean))
+
+
+def test_the_area_below_the_roc_curve_is_the_auc():
+    rng = np.random.default_rng(1)
+    labels = rng.random(300) < 0.3
+    rows = Scored((rng.normal(size=300) + labels).round(1), labels, rng.random(300), None)
+    false, true = roc(rows)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, pytest.approx(1), pytest.approx(1))
+    assert np.trapezoid(true, false) == pytest.approx(rows.metrics().auc)
+
+
+def test_calibration_bins_hold_equally_many_rows():
+    rows = Scored(np.array([-9.0, -8, 8, 9]), np.array([False, False, True, True]), ONES, None)
+    predicted, observed, counts = calibration(rows, num_bins=2)
+    assert (observed.tolist(), counts.tolist()) == ([0.0, 1.0], [2, 2])
+    assert predicted[0] < 0.001 < 0.999 < predicted[1]

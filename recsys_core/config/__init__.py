@@ -9,6 +9,7 @@ from pydantic import Field
 
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.config import parsing
+from recsys_core.config.overrides import override
 from recsys_core.evaluate import Config as Evaluate
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
@@ -58,13 +59,17 @@ class RunConfig(Frozen):
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a config; `overrides` are assignments such as `train.batch_size=512` or `features.query[0].column=id`.
+    """Read a config; `overrides` are such as `train.batch_size=512` or `features.query[name=city].column=town`.
+
+    They may also be JSON objects of paths and values; see `overrides`.
 
     Raises:
         ValueError: one line for each mistake, with its place and the nearest valid key.
     """
     sections = parsing.read(path)
-    applied = {parsing.override(sections, assignment): assignment for assignment in overrides}
+    applied: dict[tuple[parsing.Key, ...], str] = {}
+    for change in overrides:
+        applied |= override(sections, change)
     return parsing.validate(RunConfig, sections, path, applied)
 
 

@@ -9,15 +9,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys_core import artifacts, checkpoint, distributed, models, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
@@ -54,9 +52,17 @@ class Config(Frozen):
         default=1_000, ge=1, description="a killed training loses no more steps than this"
     )
     log_every_steps: int = Field(default=20, ge=1)
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the forward pass; weights, losses and optimizers stay float32"
+    )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
     sharding: Sharding = Sharding()
+
+    @model_validator(mode="after")
+    def _can_run(self) -> Self:
+        optim.check(self.sparse_optimizer, self.sharding.device)
+        return self
 
 
 class Request(artifacts.Request):
@@ -90,12 +96,7 @@ class Trainer:
         self.model: DistributedModelParallel = sharding.shard(
             model, tables, request.config.sharding, here, request.seed
         )
-        towers = KeyedOptimizerWrapper(
-            dict(in_backward_optimizer_filter(self.model.named_parameters())),
-            lambda parameters: optim.dense(request.config.dense_optimizer, parameters),
-        )
-        towers.init_state()
-        self.optimizer = CombinedOptimizer([self.model.fused_optimizer, towers])
+        self.optimizer = optim.Optimizer(request.config.sparse_optimizer, request.config.dense_optimizer, self.model)
         self.loss = sampled_softmax.Loss(request.loss)
         self.log_expected = self.feed.log_expected(
             request.config.batch_size, in_batch=request.loss.in_batch_negatives
@@ -104,26 +105,28 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), **self.optimizer.state()}
 
-    def restore(self, directory: Path) -> None:
-        """Take weights and optimizer state from the checkpoint in `directory`."""
-        state = self.state()
+    def restore(self, directory: Path, *sections: str) -> None:
+        """Take everything that `state` holds from the checkpoint in `directory`, or only `sections` of it."""
+        state = {section: held for section, held in self.state().items() if not sections or section in sections}
         checkpoint.load(directory, state)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restored(state)
 
     def step(self, batch: Batch, number: int) -> torch.Tensor:
         """Make one update; return the sum of the rank's example losses, a tensor that nobody has waited for."""
         torch.manual_seed((self.request.seed * 1_000_003 + number) * 4_099 + self.here.rank)
         batch = batch.to(self.here.device)
-        self.optimizer.zero_grad()
-        query_BD, item_MD = self.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+        self.optimizer.begin(number, self.position.epoch)
+        with torch.autocast(self.here.device.type, torch.bfloat16, enabled=self.request.config.precision == "bfloat16"):
+            query_BD, item_MD = self.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+        query_BD, item_MD = query_BD.float(), item_MD.float()
         loss_B = self.loss(query_BD, item_MD, batch.item_rows_M, self.log_expected[batch.item_rows_M])
         total = loss_B.sum()
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
-        (total * self.here.num_ranks / batch.global_rows).backward()
-        self.optimizer.step()
+        self.optimizer.backward(total * self.here.num_ranks / batch.global_rows)
+        self.optimizer.end()
         return total.detach()
 
     def epoch(self, number: int, consumed: tuple[Interval, ...]) -> Shard:
@@ -157,8 +160,9 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
             trainer.restore(resumed)
             trainer.position = checkpoint.position(resumed)
         elif request.base is not None:
-            trainer.restore(request.base.state)
+            trainer.restore(request.base.state, "model", "optimizer")
         curve = _train(trainer, steps, sink)
+        trainer.optimizer.finish()
         if resumed != state:
             checkpoint.save(state, trainer.state(), trainer.position, here)
         if here.is_first:

@@ -48,7 +48,10 @@ Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.ya
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="change a key of the config, as in features.query[0].column=id; repeatable"
+        "--set",
+        "--edit-config-json",
+        metavar="KEY=VALUE|JSON",
+        help="change a key of the config, as in features.query[name=city].column=town; repeatable",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON instead of a table")]

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
 
 _Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
-_Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; repeatable")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "--edit-config-json", metavar="KEY=VALUE|JSON", help="change a key; repeatable"),
+]
 
 
 def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":

@@ -20,7 +20,9 @@ _Out = Annotated[Path, typer.Option(help="folder to make; it appears when it is 
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the folder if it exists")]
 _Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="any other key of the kind's config; repeatable"),
+    typer.Option(
+        "--set", "--edit-config-json", metavar="KEY=VALUE|JSON", help="any other key of the kind's config; repeatable"
+    ),
 ]
 
 
@@ -96,10 +98,13 @@ def _write(command: str, given: dict[str, Any], settings: Sequence[str] | None, 
     from flows import console
     from recsys_core import ingest, lookup
     from recsys_core.config import parsing
+    from recsys_core.config.overrides import override
 
-    overrides = {parsing.override(given, setting): setting for setting in settings or ()}
+    applied: dict[tuple[parsing.Key, ...], str] = {}
+    for setting in settings or ():
+        applied |= override(given, setting)
     record = lookup.component(ingest.CATALOGUE, given["kind"]).Config
-    config = parsing.validate(record, given, Path(f"dayline data {command}"), overrides)
+    config = parsing.validate(record, given, Path(f"dayline data {command}"), applied)
     with console.progress() as sink:
         counts = ingest.import_log(config, out, sink, overwrite=overwrite)
     typer.echo(

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List the releases of a model, and go back to an earlier one.")
 
 _Config = Annotated[Path, typer.Argument(help="YAML file of the model, such as configs/demo.yaml", show_default=False)]
-_Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; repeatable")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "--edit-config-json", metavar="KEY=VALUE|JSON", help="change a key; repeatable"),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 

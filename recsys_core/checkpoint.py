@@ -61,6 +61,23 @@ def latest(directory: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
+def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = False) -> None:
+    """Fill the model's `weights` in place as evaluation and export use them: by their moving average, if one is kept.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    averaged = {
+        name.removeprefix("average.")
+        for name in FileSystemReader(directory).read_metadata().state_dict_metadata
+        if name.startswith("average.")
+    }
+    state: dict[str, Any] = {"model": {name: value for name, value in weights.items() if name not in averaged}}
+    if averaged:
+        state["average"] = {name: value for name, value in weights.items() if name in averaged}
+    load(directory, state, alone=alone)
+
+
 def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None:
     """Fill `state`'s tensors in place, whatever number of ranks wrote them; `alone` reads without other ranks.
 

@@ -54,9 +54,9 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
         items = ItemTable(request.data.items, engine)
         model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
         sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
-        state = {"model": sharded.state_dict()}
-        checkpoint.load(request.checkpoint.state, state)
-        sharded.load_state_dict(OrderedDict(state["model"]))
+        weights = sharded.state_dict()
+        checkpoint.load_weights(request.checkpoint.state, weights)
+        sharded.load_state_dict(OrderedDict(weights))
         sharded.eval()
         feed = Feed(engine, items, request.sampler, seed=request.seed, rank=here.rank)
         sums = here.sum(_sums(request, here, feed, sharded, _pairs(request.data, items), sink))

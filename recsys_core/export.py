@@ -88,9 +88,9 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
     """
     engine = Engine.load(request.data.engine)
     model = models.build(request.model, engine, RetrievalModel)
-    state = {"model": model.state_dict()}
-    checkpoint.load(request.checkpoint.state, state, alone=True)
-    model.load_state_dict(state["model"])
+    state = model.state_dict()
+    checkpoint.load_weights(request.checkpoint.state, state, alone=True)
+    model.load_state_dict(state)
     model.eval()
     weights = {name.split(".")[1]: weight for name, weight in model.tables.state_dict().items()}
     rows = {

@@ -4,6 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class Objective(ABC):
     tables: nn.Module
 
     @abstractmethod
-    def loss(self, model: nn.Module, batch: Any, here: World) -> Tensor:
+    def loss(self, model: Callable[..., Any], batch: Any, here: World) -> Tensor:
         """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
 
     def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002
@@ -77,7 +78,7 @@ class Retrieval(Objective):
         self._loss = sampled_softmax.Loss(loss)
         self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
 
-    def loss(self, model: nn.Module, batch: Batch, here: World) -> Tensor:  # noqa: ARG002
+    def loss(self, model: Callable[..., Any], batch: Batch, here: World) -> Tensor:  # noqa: ARG002
         """See `Objective.loss`."""
         query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
         return self._loss.total(query_BD, item_MD, batch.item_rows_M, self._log_expected[batch.item_rows_M])

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
@@ -58,12 +56,16 @@ class Config(Frozen):
     best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy"] = Field(
         default="auc", description="the metric by which the best state is chosen"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the forward pass; weights, losses and optimizers stay float32"
+    )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
     sharding: Sharding = Sharding()
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _can_run(self) -> Self:
+        optim.check(self.sparse_optimizer, self.sharding.device)
         if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
             raise ValueError(
                 "early_stopping_patience counts evaluations; set evaluate_every_steps too, or leave it out"
@@ -118,35 +120,36 @@ class Trainer:
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
         tables = [table.name for table in objective.engine.tables]
         self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
-        towers = KeyedOptimizerWrapper(
-            dict(in_backward_optimizer_filter(self.model.named_parameters())),
-            lambda parameters: optim.dense(config.dense_optimizer, parameters),
-        )
-        towers.init_state()
-        self.optimizer = CombinedOptimizer([self.model.fused_optimizer, towers])
+        self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {"model": self.model.state_dict(), **self.optimizer.state()}
 
-    def restore(self, directory: Path) -> None:
-        """Take weights and optimizer state from the checkpoint in `directory`."""
-        state = self.state()
+    def restore(self, directory: Path, *sections: str) -> None:
+        """Take everything that `state` holds from the checkpoint in `directory`, or only `sections` of it."""
+        state = {section: held for section, held in self.state().items() if not sections or section in sections}
         checkpoint.load(directory, state)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restored(state)
 
     def step(self, batch: Any, number: int) -> torch.Tensor:
         """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
         batch = batch.to(self.here.device)
-        self.optimizer.zero_grad()
-        loss = self.objective.loss(self.model, batch, self.here)
+        self.optimizer.begin(number, self.position.epoch)
+        loss = self.objective.loss(self._forward, batch, self.here)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
-        (loss * self.here.num_ranks / batch.global_rows).backward()
-        self.optimizer.step()
+        self.optimizer.backward(loss * self.here.num_ranks / batch.global_rows)
+        self.optimizer.end()
         return loss.detach()
+
+    def _forward(self, *inputs: Any) -> Any:
+        """Call the model in the precision that the config says; what comes out is float32."""
+        with torch.autocast(self.here.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            outputs = self.model(*inputs)
+        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
 
     def epoch(self) -> Shard:
         """Return this rank's share of what is left of the epoch."""
@@ -211,8 +214,9 @@ def fit(
         trainer.restore(resumed)
         trainer.position = checkpoint.position(resumed)
     elif base is not None:
-        trainer.restore(base.state)
+        trainer.restore(base.state, "model", "optimizer")
     curve = _train(trainer, work.path, sink)
+    trainer.optimizer.finish()
     if resumed != state:
         if trainer.position.best_step:
             trainer.restore(work.path / "best")

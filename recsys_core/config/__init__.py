@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from recsys_core import models
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.config import parsing
+from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.evaluate import Config as Evaluate
 from recsys_core.export import Config as Export
@@ -68,13 +69,16 @@ class RunConfig(Frozen):
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig | RankingConfig:
     """Read a config, a ranking one if it has a section `ranking`.
 
-    `overrides` are assignments such as `train.batch_size=512` or `features.query[0].column=id`.
+    `overrides` are such as `train.batch_size=512` or `features.query[name=city].column=town`, or JSON objects of paths
+    and values; see `overrides`.
 
     Raises:
         ValueError: one line for each mistake, with its place and the nearest valid key.
     """
     sections = parsing.read(path)
-    applied = {parsing.override(sections, assignment): assignment for assignment in overrides}
+    applied: dict[tuple[parsing.Key, ...], str] = {}
+    for change in overrides:
+        applied |= override(sections, change)
     return parsing.validate(RankingConfig if "ranking" in sections else RunConfig, sections, path, applied)
 
 

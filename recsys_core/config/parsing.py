@@ -1,7 +1,6 @@
-"""From YAML text and `--set` overrides to a validated record, every mistake told at once and in the file's words."""
+"""From YAML text to a validated record, every mistake told at once and in the file's words."""
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,6 @@ Schema = dict[str, Any]
 _MAX_SHOWN = 60
 # "discriminator" is OpenAPI's; editors do not need it.
 _REFERRING = ("$defs", "$ref", "discriminator")
-_STEP = re.compile(r"(?P<key>[^.\[\]=]+)(?P<indexes>(\[\d+\])*)")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,43 +36,13 @@ def read(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from None
     if not isinstance(sections, dict):
-        found = _kind_of(sections)
+        found = kind_of(sections)
         raise ValueError(f"{path}: holds {found} where the config's sections are wanted, `name: …`")  # noqa: TRY004
     return sections
 
 
-def override(sections: dict[str, Any], assignment: str) -> tuple[Key, ...]:
-    """Apply `a.b[0].c=value` to `sections`, the value read as YAML; return the path that was set.
-
-    Raises:
-        ValueError: no `=`, a path that leads through something that is no section or list, or an index out of range.
-    """
-    told = f"--set {assignment}"
-    path, equals, text = assignment.partition("=")
-    steps = [_STEP.fullmatch(step) for step in path.strip().split(".")]
-    if not equals or not all(steps):
-        raise ValueError(f"{told}: not of the form section.key=value or section.list[0].key=value")
-    keys: list[Key] = []
-    for step in steps:
-        assert step is not None
-        keys += [step["key"], *map(int, re.findall(r"\d+", step["indexes"]))]
-    try:
-        value = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{told}: the value is not YAML: {error.problem}") from None
-    place: Any = sections
-    for depth, key in enumerate(keys):
-        _refuse_dead_end(place, key, spell(keys[:depth]), told)
-        if depth == len(keys) - 1:
-            place[key] = value
-        elif isinstance(key, str) and place.get(key) is None:
-            place[key] = {} if isinstance(keys[depth + 1], str) else []
-        place = place[key]
-    return tuple(keys)
-
-
 def validate(record: type[M], sections: dict[str, Any], path: Path, overrides: dict[tuple[Key, ...], str]) -> M:
-    """Return `sections` as `record`; `overrides` tells which paths came from which assignment.
+    """Return `sections` as `record`; `overrides` tells which paths were set by which option.
 
     Raises:
         ValueError: one line per mistake: where it was written, the key's path, what is wrong, the nearest valid key.
@@ -97,17 +65,6 @@ def spell(keys: Sequence[Key]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
-def _refuse_dead_end(place: Any, key: Key, at: str, told: str) -> None:
-    if isinstance(key, int):
-        if not isinstance(place, list):
-            raise ValueError(f"{told}: {at} is {_kind_of(place)} in the config, not a list")  # noqa: TRY004
-        if key >= len(place):
-            raise ValueError(f"{told}: {at} has {len(place)} entries in the config, so [{key}] is out of range")
-    elif not isinstance(place, dict):
-        found = _kind_of(place)
-        raise ValueError(f"{told}: {at} is {found} in the config, which has no key {key!r}")  # noqa: TRY004
-
-
 def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: dict[Any, int] = {}
@@ -127,7 +84,7 @@ def _line(
 ) -> str:
     keys, parent = _written(details["loc"], sections)
     # A mistake inside of what was set, or in the way to it.
-    told_by = (f"--set {text}" for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
+    told_by = (text for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
     origin = next(told_by, str(path))
     told = f"{origin}: {spell(keys)}: " if keys else f"{origin}: "
     if details["type"] == "extra_forbidden":
@@ -199,7 +156,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     return rest
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a user calls a value of YAML: a list, text, a number."""
     if value is None:
         return "nothing"
     return {dict: "a section", list: "a list", str: "text", bool: "a yes or no"}.get(type(value), "a number")

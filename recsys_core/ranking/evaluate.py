@@ -54,9 +54,9 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         engine = Engine.load(request.data.engine)
         model = models.build(request.model, engine, RankingModel, tables_device="meta")
         sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
-        state = {"model": sharded.state_dict()}
-        checkpoint.load(request.checkpoint.state, state)
-        sharded.load_state_dict(OrderedDict(state["model"]))
+        weights = sharded.state_dict()
+        checkpoint.load_weights(request.checkpoint.state, weights)
+        sharded.load_state_dict(OrderedDict(weights))
         reader = parquet.Reader(parquet.Config(path=str(request.data.root / split)))
         parts: list[Scored] = []
         batches = scored(sharded, engine, request.ranking, reader, here, batch_size=request.config.batch_size)

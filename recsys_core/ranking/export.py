@@ -77,9 +77,9 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     """
     engine = Engine.load(request.data.engine)
     model = models.build(request.model, engine, RankingModel)
-    state = {"model": model.state_dict()}
-    checkpoint.load(request.checkpoint.state, state, alone=True)
-    model.load_state_dict(state["model"])
+    state = model.state_dict()
+    checkpoint.load_weights(request.checkpoint.state, state, alone=True)
+    model.load_state_dict(state)
     model.eval()
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
     rows = first_rows(request.data.test or request.data.train, request.config.parity_rows)

@@ -1,6 +1,7 @@
 """Labelled rows: binary cross-entropy, and exact metrics over rows that are not trained on. Legend: B examples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ class Ranking(Objective):
         self._config, self._batch_size = config, batch_size
         self._valid = parquet.Reader(parquet.Config(path=str(data.valid))) if data.valid else None
 
-    def loss(self, model: nn.Module, batch: LabelledBatch, here: World) -> Tensor:
+    def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
         losses_B = self._loss(model(batch.sparse, batch.dense_BF), batch.labels_B)
         if batch.weights_B is None:

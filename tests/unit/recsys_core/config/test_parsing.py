@@ -1,7 +1,7 @@
 """Mistakes in a config are told all at once, each with its place and the way out."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 import yaml
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from recsys_core.artifacts import Frozen
 from recsys_core.config import parsing
+from recsys_core.config.overrides import override
 from recsys_core.lookup import OneOf
 
 
@@ -51,7 +52,7 @@ FILE = Path("shop.yaml")
 def mistakes(text: str, *overrides: str) -> list[str]:
     """Return the lines of the error."""
     sections = yaml.safe_load(text)
-    applied = {parsing.override(sections, assignment): assignment for assignment in overrides}
+    applied = {keys: told for change in overrides for keys, told in override(sections, change).items()}
     with pytest.raises(ValueError, match=".") as error:
         parsing.validate(Whole, sections, FILE, applied)
     return str(error.value).splitlines()
@@ -118,39 +119,6 @@ def test_a_mistake_on_the_way_to_what_is_set_names_the_override_too() -> None:
 def test_long_values_are_shortened() -> None:
     (line,) = mistakes(GOOD, f"learning.steps={'x' * 100}")
     assert line.endswith("x…")
-
-
-def test_overrides_reach_into_lists_sections_and_absent_sections() -> None:
-    sections: dict[str, Any] = {"a": [{"b": 1}, {"b": [5, 6]}], "c": None}
-    assert parsing.override(sections, "a[1].b[0]=[x, 1e3]") == ("a", 1, "b", 0)
-    parsing.override(sections, "c.d=2024-01-15")
-    parsing.override(sections, "e.f=")
-    assert sections["a"][1] == {"b": [["x", "1e3"], 6]}
-    assert str(sections["c"]["d"]) == "2024-01-15"
-    assert sections["e"] == {"f": None}
-
-
-@pytest.mark.parametrize(
-    ("assignment", "expected"),
-    [
-        ("a", "not of the form section.key=value"),
-        ("a..b=1", "not of the form section.key=value"),
-        ("a[x]=1", "not of the form section.key=value"),
-        ("a=[1", "the value is not YAML"),
-        ("a[2]=1", r"a has 2 entries in the config, so \[2\] is out of range"),
-        ("a[2].b=1", r"a has 2 entries in the config, so \[2\] is out of range"),
-        ("a.b=1", "a is a list in the config, which has no key 'b'"),
-        ("n[0]=1", "n is text in the config, not a list"),
-        ("n.b=1", "n is text in the config, which has no key 'b'"),
-        ("t.b=1", "t is a yes or no in the config, which has no key 'b'"),
-        ("i.b=1", "i is a number in the config, which has no key 'b'"),
-        ("s[0]=1", "s is a section in the config, not a list"),
-        ("new[0]=1", r"new has 0 entries in the config, so \[0\] is out of range"),
-    ],
-)
-def test_an_override_that_leads_nowhere_is_refused(assignment: str, expected: str) -> None:
-    with pytest.raises(ValueError, match=rf"--set .*: {expected}"):
-        parsing.override({"a": [1, 2], "n": "text", "s": {}, "t": True, "i": 3}, assignment)
 
 
 @pytest.mark.parametrize(

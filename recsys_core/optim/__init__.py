@@ -1,0 +1,163 @@
+"""How a model learns: tables by kernels fused into the backward pass, everything else by one of torch's optimizers.
+
+`Optimizer` is what a training step talks to: learning rates by schedule, gradients over several batches, clipping, and
+the moving average of the weights. All that it keeps is in its state.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from recsys_core.optim import dense
+from recsys_core.optim.dense import Config as DenseConfig
+from recsys_core.optim.sparse import Config as SparseConfig
+from recsys_core.optim.sparse import check, fuse
+
+__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse"]
+
+
+class Optimizer:
+    """Both optimizers of one training. In each step: `begin`, the forward pass, `backward`, `end`."""
+
+    def __init__(self, sparse_config: SparseConfig, dense_config: DenseConfig, model: DistributedModelParallel) -> None:
+        """`model` is sharded, and its tables were given to `fuse` before that.
+
+        Raises:
+            ValueError: a parameter group that matches nothing.
+        """
+        self._schedules = {"sparse": sparse_config.schedule, "dense": dense_config.schedule}
+        self._config = dense_config
+        self.parameters: dict[str, nn.Parameter] = dict(in_backward_optimizer_filter(model.named_parameters()))
+        towers = KeyedOptimizerWrapper(self.parameters, lambda _: dense.build(dense_config, self.parameters))
+        _fill_state(towers)
+        fused = model.fused_optimizer
+        self._groups: dict[str, list[Any]] = {"sparse": [*fused.param_groups], "dense": [*towers.param_groups]}
+        self._rates = {side: [group["lr"] for group in groups] for side, groups in self._groups.items()}
+        self._fused, self._towers = fused, towers
+        self._both = CombinedOptimizer([fused, towers])
+        self._fill(sparse_config.initial_accumulator)
+        # On the CPU: they are read in every step, and that must not wait for the device.
+        self._num_batches, self._num_accumulated = (
+            torch.zeros((), dtype=torch.int64),
+            torch.zeros((), dtype=torch.int64),
+        )
+        self._gradient_norm = torch.zeros(())
+        self._average = {name: weight.detach().clone() for name, weight in self._averaged().items()}
+        self._zero_gradients()
+
+    def begin(self, step: int, epoch: int) -> None:
+        """Set the learning rates of the step after `step` steps; an update may take several of them."""
+        updates = step // self._config.accumulate_batches
+        for side, groups in self._groups.items():
+            share = self._schedules[side].share(updates, epoch)
+            for group, rate in zip(groups, self._rates[side], strict=True):
+                group["lr"] = rate * share
+        # The fused optimizer has no gradients to clear, but this is how its kernels are told the learning rate.
+        self._fused.zero_grad()
+        if not self._num_accumulated:
+            self._zero_gradients()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients, and with them update the tables."""
+        (loss / self._config.accumulate_batches).backward()
+
+    def end(self) -> None:
+        """Update the dense weights, unless more batches are to come first."""
+        self._num_batches += 1
+        self._num_accumulated += 1
+        if self._num_accumulated == self._config.accumulate_batches:
+            self._update()
+
+    def finish(self) -> None:
+        """Update the dense weights by what the last batches left over, as the mean over these batches."""
+        if self._num_accumulated:
+            for weight in self.parameters.values():
+                assert weight.grad is not None
+                weight.grad *= self._config.accumulate_batches / float(self._num_accumulated)
+            self._update()
+
+    def _update(self) -> None:
+        # Every rank has the same gradients, averaged in the backward pass, so each one's norm is the global one.
+        if self._config.max_gradient_norm is not None:
+            weights = self.parameters.values()
+            self._gradient_norm = nn.utils.clip_grad_norm_(weights, self._config.max_gradient_norm)
+        self._towers.step()
+        self._num_accumulated.zero_()
+        if self._config.average_decay is not None:
+            for name, average in self._average.items():
+                average.lerp_(self.parameters[name].detach(), 1 - self._config.average_decay)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates of the last step, of the first group of each side."""
+        return {f"{side}_learning_rate": groups[0]["lr"] for side, groups in self._groups.items() if groups}
+
+    def norms(self) -> dict[str, torch.Tensor]:
+        """Return the lengths of the dense weights and of their last gradient, before it was cut."""
+        gradients = [weight.grad for weight in self.parameters.values() if weight.grad is not None]
+        clipped = self._config.max_gradient_norm is not None
+        return {
+            "weight_norm": nn.utils.get_total_norm([*self.parameters.values()]).detach(),
+            "gradient_norm": self._gradient_norm if clipped else nn.utils.get_total_norm(gradients),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return the tensors of a checkpoint, by section; `restored` takes them back."""
+        training: dict[str, Any] = {"num_accumulated": self._num_accumulated}
+        if self._config.accumulate_batches > 1:
+            training["gradients"] = {name: weight.grad for name, weight in self.parameters.items()}
+        sections: dict[str, Any] = {
+            "optimizer": {**self._both.state_dict(), "num_batches": self._num_batches},
+            "training": training,
+        }
+        if self._average:
+            sections["average"] = self._average
+        return sections
+
+    def restored(self, sections: dict[str, Any]) -> None:
+        """Go on from what `state` returned and a checkpoint has filled in place; sections may be missing."""
+        if "optimizer" in sections:
+            self._both.load_state_dict(sections["optimizer"])
+            # The kernels count steps for themselves, and leave the count out of the state.
+            self._fused.set_optimizer_step(int(self._num_batches))
+        if "average" not in sections:
+            for name, weight in self._averaged().items():
+                self._average[name].copy_(weight.detach())
+
+    def _zero_gradients(self) -> None:
+        """Drop the gradients, or keep their memory where a checkpoint has to hold them."""
+        for weight in self.parameters.values():
+            weight.grad = torch.zeros_like(weight) if self._config.accumulate_batches > 1 else None
+
+    def _averaged(self) -> dict[str, nn.Parameter]:
+        return self.parameters if self._config.average_decay is not None else {}
+
+    def _fill(self, accumulator: float) -> None:
+        if accumulator:
+            for state in self._fused.state.values():
+                for name, value in state.items():
+                    assert name.endswith(".momentum1")
+                    assert isinstance(value, ShardedTensor)
+                    for shard in value.local_shards():
+                        shard.tensor.fill_(accumulator)
+
+
+def _fill_state(towers: KeyedOptimizerWrapper) -> None:
+    """Create the state that torch creates in the first step, so that a checkpoint can fill it in place.
+
+    The step that does it must leave no trace: nothing decays, and the count of steps starts at 0.
+    """
+    groups: list[dict[str, Any]] = [*towers.param_groups]  # pyright: ignore[reportAssignmentType] - they are dicts
+    kept = [(group, group["lr"], group["weight_decay"]) for group in groups]
+    for group, _, _ in kept:
+        group["lr"] = group["weight_decay"] = 0.0
+    towers.init_state()
+    for group, rate, decay in kept:
+        group["lr"], group["weight_decay"] = rate, decay
+    for state in towers.state.values():
+        if "step" in state:
+            state["step"].zero_()

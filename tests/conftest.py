@@ -53,6 +53,8 @@ class _Inputs(artifacts.Request):
     seed: int
 
 
+# First, so that xdist finds the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share servers and retrained days in one process; files of unit tests go anywhere."""
     for item in items:

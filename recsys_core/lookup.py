@@ -16,6 +16,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
+# "discriminator" is OpenAPI's; editors do not need it.
+_REFERRING = ("$defs", "$ref", "discriminator")
+
 
 def kinds(catalogue: str) -> list[str]:
     """Return the kinds of `catalogue` (an importable package), sorted; `base` is the contract, not a kind."""
@@ -84,4 +87,19 @@ class OneOf:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Return `oneOf` over the catalogue's components."""
-        return {"oneOf": [component(self.catalogue, kind).Config.model_json_schema() for kind in kinds(self.catalogue)]}
+        # References lead into a component's own schema, and would lead nowhere from the whole.
+        schemas = [component(self.catalogue, kind).Config.model_json_schema() for kind in kinds(self.catalogue)]
+        return {"oneOf": [inlined(each) for each in schemas]}
+
+
+def inlined(node: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """Return a JSON schema with what its references lead to in their place."""
+    if isinstance(node, list):
+        return [inlined(entry, definitions) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    known = (definitions or {}) | node.get("$defs", {})
+    rest = {key: inlined(value, known) for key, value in node.items() if key not in _REFERRING}
+    if "$ref" in node:
+        return inlined(known[node["$ref"].rpartition("/")[2]], known) | rest
+    return rest

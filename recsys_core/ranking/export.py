@@ -36,16 +36,20 @@ class Request(artifacts.Request):
 class Ranker(nn.Module):
     """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
 
+    pooled_names: list[str]
+    modes: list[str]
+    unpooled_names: list[str]
+
     def __init__(self, model: RankingModel, weights: Mapping[str, Tensor]) -> None:
         """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
         super().__init__()
         self.head = model.head
         tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
         pooled, unpooled = model.tables.pooled_features, model.tables.unpooled_features
-        self.pooled_names: list[str] = [feature.name for feature in pooled]
-        self.modes: list[str] = [str(feature.pooling) for feature in pooled]
+        self.pooled_names = [feature.name for feature in pooled]
+        self.modes = [str(feature.pooling) for feature in pooled]
         self.pooled_tables = nn.ModuleList(tables[feature.table] for feature in pooled)
-        self.unpooled_names: list[str] = [feature.name for feature in unpooled]
+        self.unpooled_names = [feature.name for feature in unpooled]
         self.unpooled_tables = nn.ModuleList(tables[feature.table] for feature in unpooled)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

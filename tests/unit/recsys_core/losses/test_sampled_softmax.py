@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from recsys_core.losses import sampled_softmax
 from recsys_core.losses.sampled_softmax import Config, Loss
 
 QUERY = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -57,3 +58,32 @@ def test_a_query_whose_negatives_are_all_hits_has_no_loss_and_a_finite_gradient(
     loss.sum().backward()
     assert loss.item() == 0.0
     assert torch.isfinite(query.grad).all()
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("logq", [False, True])
+def test_the_total_in_blocks_and_its_gradients_are_those_of_the_losses(in_batch, logq, monkeypatch):
+    # Blocks of two queries; items that repeat, so that there are accidental hits.
+    monkeypatch.setattr(sampled_softmax, "_BLOCK_NUMBERS", 2 * (12 if in_batch else 7))
+    torch.manual_seed(0)
+    item_rows = torch.tensor([1, 2, 3, 1, 2, 0, 1, 5, 6, 7, 8, 9])
+    config = sampled_softmax.Config(in_batch_negatives=in_batch, logq_correction=logq)
+    loss = sampled_softmax.Loss(config)
+    log_expected, found = torch.randn(12), []
+    query, items = torch.randn(5, 4), torch.randn(12, 4)
+    for way in (loss.total, lambda *tensors: loss(*tensors).sum()):
+        copies = query.clone().requires_grad_(), items.clone().requires_grad_()
+        total = way(*copies, item_rows, log_expected)
+        (3 * total).backward()
+        found.append((total.detach(), copies[0].grad, copies[1].grad))
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
+
+
+def test_the_total_of_no_queries_is_zero():
+    loss = sampled_softmax.Loss(sampled_softmax.Config())
+    query, items = torch.randn(0, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    total = loss.total(query, items, torch.arange(3), torch.zeros(3))
+    total.backward()
+    assert float(total.detach()) == 0.0
+    assert float(items.grad.abs().sum()) == 0.0

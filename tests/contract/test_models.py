@@ -1,0 +1,185 @@
+"""What every model file promises: it builds, its scripted parts compute the same, and every parameter is trained."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pydantic import ValidationError
+
+from recsys_core import lookup, models
+from recsys_core.batch import dense, jagged
+from recsys_core.features import Config as Features
+from recsys_core.features import Engine
+from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.ranking.export import Ranker
+from recsys_core.towers import ranker_inputs
+
+KINDS = lookup.kinds("recsys_core.models")
+# What a kind needs to be built at all.
+NEEDED = {
+    "multi_tower_din": {
+        "attention": [{"sequences": ["clicked", "clicked_kind"], "targets": ["item", "kind"], "hidden": [8, 4]}],
+        "towers": [{"hidden": [8, 4]}, {"features": ["user", "item"], "dense": False, "hidden": [4]}],
+    }
+}
+POOLING = {"multi_tower_din": "none"}
+ROWS = pa.table(
+    {
+        "user": ["a", "b", None, "a"],
+        "price": [1.0, 2.0, None, 3.0],
+        "tags": [["x", "y"], [], ["y"], ["x", "x", "y"]],
+        "item": [1, 2, 3, 1],
+        "kind": [1, 1, 2, 1],
+        "clicked": [[2, 3], [], [1], [3, 3, 2]],
+        "clicked_kind": [[1, 2], [], [1], [2, 2, 1]],
+    }
+)
+
+
+def _engine(kind):
+    def id_(name):
+        return {"kind": "id", "name": name, "num_embeddings": 8}
+
+    pooling = POOLING.get(kind, "mean")
+    config = {
+        "embedding_dim": 4,
+        "query": [
+            id_("user"),
+            {"kind": "raw", "name": "price"},
+            id_("tags"),
+            {"kind": "sequence", "name": "clicked", "table": "item", "pooling": pooling},
+            {"kind": "sequence", "name": "clicked_kind", "table": "kind", "pooling": pooling},
+        ],
+        "item": [id_("item"), id_("kind")],
+    }
+    engine = Engine.build(Features.model_validate(config))
+    engine.fit([ROWS], [ROWS])
+    return engine
+
+
+def _config(kind, **changes):
+    return lookup.component("recsys_core.models", kind).Config.model_validate(
+        {"kind": kind} | NEEDED.get(kind, {}) | changes
+    )
+
+
+def _encoded(engine):
+    return engine.transform(ROWS, "query"), engine.transform(ROWS, "item")
+
+
+def _contract(kind):
+    model = lookup.component("recsys_core.models", kind).Model
+    return RankingModel if issubclass(model, RankingModel) else RetrievalModel
+
+
+@pytest.fixture(params=KINDS)
+def built(request):
+    torch.manual_seed(0)
+    engine = _engine(request.param)
+    return models.build(_config(request.param), engine, _contract(request.param)), engine
+
+
+def _outputs(model, engine, num_rows=4):
+    query, item = _encoded(engine)
+    sparse = jagged(query, item, num_rows)
+    if isinstance(model, RankingModel):
+        return [model(sparse, dense(query, item))]
+    return list(model(sparse, torch.from_numpy(query.dense), torch.from_numpy(item.dense)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_config_round_trips_and_rejects_unknown_keys(kind):
+    config = _config(kind)
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="widht"):
+        _config(kind, widht=1)
+
+
+def test_a_row_s_output_does_not_depend_on_empty_rows_after_it(built):
+    for plain, padded in zip(_outputs(*built), _outputs(*built, num_rows=7), strict=True):
+        assert len(plain) == 4
+        torch.testing.assert_close(plain, padded)
+
+
+def test_every_parameter_gets_a_gradient(built):
+    model, engine = built
+    sum(
+        (output * torch.linspace(1, 2, output.numel()).view_as(output)).sum() for output in _outputs(model, engine)
+    ).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_scripted_equals_eager(built):
+    model, engine = built
+    model.eval()
+    outputs = _outputs(model, engine)
+    query, item = _encoded(engine)
+    if isinstance(model, RetrievalModel):
+        for output, tower, encoded in zip(outputs, (model.query, model.item), (query, item), strict=True):
+            pooled = torch.randn(4, next(tower.parameters()).shape[1] - encoded.dense.shape[1])
+            inputs = pooled, torch.from_numpy(encoded.dense)
+            torch.testing.assert_close(torch.jit.script(tower)(*inputs), tower(*inputs))
+            assert output.shape == (4, model.embedding_dim)
+        return
+    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    scripted = torch.jit.script(Ranker(model, weights))
+    torch.testing.assert_close(scripted(ranker_inputs(query, item)), outputs[0])
+
+
+def test_a_pooled_mean_is_the_mean_of_the_ids_rows():
+    engine = _engine("dlrm")
+    model = models.build(_config("dlrm"), engine, RankingModel)
+    query, item = _encoded(engine)
+    found = model.tables(jagged(query, item, 4), 4).pooled_BP
+    weight = model.tables.state_dict()["bags.embedding_bags.item.weight"].numpy()
+    start = [f.name for f in model.tables.pooled_features].index("clicked") * 4
+    rows = np.split(query.sparse["clicked"].values, np.cumsum(query.sparse["clicked"].lengths)[:-1])
+    expected = np.array([weight[r].mean(axis=0) if len(r) else np.zeros(4) for r in rows])
+    np.testing.assert_allclose(found[:, start : start + 4].detach().numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "changes", "message"),
+    [
+        ("dlrm", "multi_tower_din", {}, "feature 'clicked': pooling none, and dlrm pools every feature"),
+        ("multi_tower_din", "dlrm", {}, "no feature 'clicked' of that kind"),
+        (
+            "multi_tower_din",
+            "multi_tower_din",
+            {"attention": [{"sequences": ["clicked"], "targets": ["kind"]}]},
+            r"sequences are of tables \['item'\], targets of \['kind'\]",
+        ),
+        (
+            "multi_tower_din",
+            "multi_tower_din",
+            {"attention": [{"sequences": ["clicked"], "targets": ["item"]}]},
+            "feature 'clicked_kind': pooling none, and no model.attention names it",
+        ),
+        (
+            "multi_tower_din",
+            "multi_tower_din",
+            {"towers": [{"features": ["usr"], "hidden": [4]}]},
+            r"model.towers\[0\].features: there is no feature 'usr'",
+        ),
+        (
+            "two_tower",
+            "two_tower",
+            {},
+            "model.kind 'two_tower': not a model that scores labelled rows; use one of dlrm",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_built_says_what_to_do(kind, features, changes, message):
+    with pytest.raises(ValueError, match=message):
+        models.build(_config(kind, **changes), _engine(features), RankingModel)
+
+
+def test_widths_that_differ_are_refused_where_they_are_multiplied():
+    engine = _engine("dlrm")
+    narrow = [t.model_copy(update={"embedding_dim": 2}) if t.name == "user" else t for t in engine.tables]
+    engine.tables = tuple(narrow)
+    with pytest.raises(ValueError, match="so they have one embedding_dim, not"):
+        models.build(_config("dlrm"), engine, RankingModel)

@@ -1,0 +1,123 @@
+"""Importers of labelled tables, on sources small enough to read."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_core.datasets.labelled import criteo_kaggle, frappe, taobao_ad
+from recsys_core.progress import silent
+
+DAY = datetime.date(2024, 1, 1)
+
+
+def _read(path):
+    return pq.read_table(path).to_pylist()
+
+
+def _criteo_line(label, first):
+    return "\t".join([str(label), str(first), "-2", *[""] * 11, "68fd1e64", *[""] * 25])
+
+
+def test_criteo_s_train_txt_is_cut_in_its_order(tmp_path):
+    source, root = tmp_path / "source", tmp_path / "root"
+    source.mkdir()
+    # No newline at the end: the last row counts all the same.
+    (source / "train.txt").write_text("\n".join(_criteo_line(n % 2, n) for n in range(14)))
+    config = criteo_kaggle.Config(source=str(source), day=DAY, held_out_share=0.3)
+    assert criteo_kaggle.write(config, root, silent) == {"train": 10, "valid": 2, "test": 2}
+    rows = [_read(root / split) for split in ("train", "valid", "test")]
+    assert [row["int_1"] for part in rows for row in part] == list(range(14))
+    first = rows[0][0]
+    assert (first["label"], first["int_2"], first["int_3"], first["cat_1"]) == (0, -2, None, "68fd1e64")
+    assert first["cat_26"] is None
+
+
+def test_criteo_s_own_splits_are_taken_as_they_are(recsys_data, tmp_path):
+    files = {"train": "train.csv", "valid": "dev.csv", "test": "test.csv"}
+    config = criteo_kaggle.Config(source=str(recsys_data("criteo-sample")), day=DAY, files=files)
+    assert criteo_kaggle.write(config, tmp_path / "root", silent) == {"train": 7200, "valid": 409, "test": 391}
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "message"),
+    [
+        (["1\t2"], None, "train.txt has 1 rows, too few to part"),
+        (["1\t2"] * 5, None, "is it the published file"),
+        (["1\t2"] * 5, {"test": "train.txt"}, "data.files: names no file for train"),
+    ],
+)
+def test_criteo_refuses_what_is_not_the_published_file(tmp_path, lines, files, message):
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    config = criteo_kaggle.Config(source=str(tmp_path), day=DAY, files=files)
+    with pytest.raises(ValueError, match=message):
+        criteo_kaggle.write(config, tmp_path / "root", silent)
+
+
+def test_frappe_s_splits_keep_their_columns_and_need_them_all(tmp_path):
+    columns = {name: ["x"] for name in frappe._COLUMNS[1:]} | {"label": [1], "other": [0]}
+    for split in ("train", "valid", "test"):
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
+    config = frappe.Config(source=str(tmp_path), day=DAY)
+    assert frappe.write(config, tmp_path / "root", silent) == {"train": 1, "valid": 1, "test": 1}
+    assert set(_read(tmp_path / "root" / "test")[0]) == set(frappe._COLUMNS)
+    pq.write_table(pa.table(columns).drop_columns(["city"]), tmp_path / "valid.parquet")
+    with pytest.raises(ValueError, match="no column 'city'"):
+        frappe.write(config, tmp_path / "again", silent)
+
+
+@pytest.fixture(scope="module")
+def taobao(tmp_path_factory):
+    """Rows of the importer over 40 users, each with up to 6 clicks before the last day and up to 2 on it."""
+    source, root = (tmp_path_factory.mktemp("taobao") / name for name in ("source", "root"))
+    source.mkdir()
+    rng = np.random.default_rng(3)
+    clicks = {
+        "train": [(u, i) for u in range(40) for i in rng.choice(30, rng.integers(1, 7), replace=False)],
+        "test": [(u, i) for u in range(0, 40, 2) for i in rng.choice(30, rng.integers(1, 3), replace=False)],
+    }
+    for split, pairs in clicks.items():
+        users, items = zip(*pairs, strict=True)
+        pq.write_table(pa.table({"user_id": users, "adgroup_id": items}), source / f"{split}.parquet")
+    fields = {name: np.arange(40) % 3 for name in taobao_ad.taobao_ad._USER_FIELDS}
+    pq.write_table(pa.table({"user_id": np.arange(40)} | fields), source / "users.parquet")
+    items = {"adgroup_id": np.arange(30), "cate_id": np.arange(30) % 5, "brand": np.arange(30) % 7}
+    pq.write_table(pa.table(items | {"price_level": np.arange(30) % 4}), source / "items.parquet")
+    config = taobao_ad.Config(source=str(source), day=DAY, num_negatives=2, max_length=3, valid_share=0.3)
+    counts = taobao_ad.write(config, root, silent)
+    assert sorted(path.name for path in root.iterdir()) == ["test", "train", "valid"]
+    return clicks, counts, {split: _read(root / split) for split in counts}
+
+
+def test_taobao_has_a_row_for_each_click_and_its_negatives(taobao):
+    clicks, counts, rows = taobao
+    positives = {s: {(r["user_id"], r["item_id"]) for r in rows[s] if r["label"]} for s in rows}
+    assert positives["test"] == set(clicks["test"])
+    assert positives["train"] | positives["valid"] == set(clicks["train"])
+    assert counts["train"] + counts["valid"] == 3 * len(clicks["train"])
+    assert not {user for user, _ in positives["train"]} & {user for user, _ in positives["valid"]}
+
+
+def test_taobao_s_negatives_were_never_clicked_by_the_user(taobao):
+    clicks, _, rows = taobao
+    clicked = {*clicks["train"], *clicks["test"]}
+    early = {item for _, item in clicks["train"]}
+    for row in (row for split in rows.values() for row in split if not row["label"]):
+        assert (row["user_id"], row["item_id"]) not in clicked
+        assert row["item_id"] in early
+
+
+def test_taobao_s_sequences_are_the_other_earlier_clicks_and_do_not_tell_the_label(taobao):
+    clicks, _, rows = taobao
+    for split, part in rows.items():
+        for position, row in enumerate(part):
+            positive = part[position - position % 3]
+            assert row["clicked_item_id"] == positive["clicked_item_id"]
+            others = {i for u, i in clicks["train"] if u == row["user_id"]} - {positive["item_id"]}
+            assert set(row["clicked_item_id"]) <= others, split
+            # On the last day an ad may be clicked again; it leaves the kept ones.
+            assert len(row["clicked_item_id"]) in ({min(len(others), 3)} | ({2} if split == "test" else set()))
+            assert row["item_id"] not in row["clicked_item_id"]
+            assert row["clicked_cate_id"] == [item % 5 for item in row["clicked_item_id"]]

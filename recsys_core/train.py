@@ -7,6 +7,7 @@ import itertools
 import math
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +21,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys_core import artifacts, checkpoint, distributed, models, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
 from recsys_core.batch import Batch
-from recsys_core.checkpoint import Position
+from recsys_core.checkpoint import Position, files, fine_tune
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import Feed, ItemTable
@@ -51,6 +52,11 @@ class Config(Frozen):
     checkpoint_every_steps: int = Field(
         default=1_000, ge=1, description="a killed training loses no more steps than this"
     )
+    keep_checkpoints: int = Field(default=1, ge=1, description="of a training that is under way, the newest so many")
+    restore_optimizer: bool = Field(
+        default=True, description="false: a warm start takes the release's weights, and its optimizers start anew"
+    )
+    fine_tune_from: fine_tune.Config | None = None
     log_every_steps: int = Field(default=20, ge=1)
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the forward pass; weights, losses and optimizers stay float32"
@@ -114,6 +120,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.restored(state)
 
+    def fine_tune(self, config: fine_tune.Config) -> None:
+        """Take the weights that `config` chooses from another training's checkpoint."""
+        weights = self.model.state_dict()
+        fine_tune.load(config, weights)
+        self.model.load_state_dict(OrderedDict(weights))
+        self.optimizer.restored({})
+
     def step(self, batch: Batch, number: int) -> torch.Tensor:
         """Make one update; return the sum of the rank's example losses, a tensor that nobody has waited for."""
         torch.manual_seed((self.request.seed * 1_000_003 + number) * 4_099 + self.here.rank)
@@ -160,7 +173,11 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
             trainer.restore(resumed)
             trainer.position = checkpoint.position(resumed)
         elif request.base is not None:
-            trainer.restore(request.base.state, "model", "optimizer")
+            trainer.restore(
+                request.base.state, *(("model", "optimizer") if request.config.restore_optimizer else ("model",))
+            )
+        elif request.config.fine_tune_from is not None:
+            trainer.fine_tune(request.config.fine_tune_from)
         curve = _train(trainer, steps, sink)
         trainer.optimizer.finish()
         if resumed != state:
@@ -191,7 +208,7 @@ def _train(trainer: Trainer, steps: Path, sink: Sink) -> list[dict[str, float]]:
                     steps / f"step-{trainer.position.step}", trainer.state(), trainer.position, trainer.here
                 )
                 if trainer.here.is_first:
-                    _keep_last(steps)
+                    files.keep_newest(steps, config.keep_checkpoints)
         meter.end_epoch()
     meter.report()
     if trainer.here.is_first:
@@ -306,13 +323,6 @@ def _speed(curve: list[dict[str, float]]) -> float:
     counts = [after - before for before, after in itertools.pairwise(examples)]
     seconds = [count / point["examples_per_second"] for count, point in zip(counts, curve, strict=True)]
     return sum(counts) / sum(seconds)
-
-
-def _keep_last(steps: Path) -> None:
-    last = checkpoint.latest(steps)
-    for path in steps.iterdir():
-        if path != last:
-            shutil.rmtree(path)
 
 
 def _write_curve(path: Path, curve: list[dict[str, float]]) -> None:

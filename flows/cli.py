@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import config_commands, data_commands, demo, release_commands
+from flows import checkpoint_commands, config_commands, data_commands, demo, release_commands
 
 if TYPE_CHECKING:
     from recsys_core.progress import Sink
@@ -40,6 +40,7 @@ app = typer.Typer(
 
     Every run is in MLflow and Prefect; see `dayline run --help`.""",
 )
+app.add_typer(checkpoint_commands.app, name="checkpoint")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(release_commands.app, name="release")

@@ -5,6 +5,7 @@ import itertools
 import math
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
-from recsys_core.checkpoint import Position
+from recsys_core.checkpoint import Position, files, fine_tune
 from recsys_core.distributed import World
 from recsys_core.loader import Interval, Order, Shard, merge, prefetch
 from recsys_core.lookup import OneOf
@@ -46,6 +47,11 @@ class Config(Frozen):
     checkpoint_every_steps: int = Field(
         default=1_000, ge=1, description="a killed training loses no more steps than this"
     )
+    keep_checkpoints: int = Field(default=1, ge=1, description="of a training that is under way, the newest so many")
+    restore_optimizer: bool = Field(
+        default=True, description="false: a warm start takes the release's weights, and its optimizers start anew"
+    )
+    fine_tune_from: fine_tune.Config | None = None
     log_every_steps: int = Field(default=20, ge=1)
     evaluate_every_steps: int | None = Field(
         default=None, ge=1, description="measure the split `valid` so often and keep the best state; null: the last one"
@@ -134,6 +140,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.restored(state)
 
+    def fine_tune(self, config: fine_tune.Config) -> None:
+        """Take the weights that `config` chooses from another training's checkpoint."""
+        weights = self.model.state_dict()
+        fine_tune.load(config, weights)
+        self.model.load_state_dict(OrderedDict(weights))
+        self.optimizer.restored({})
+
     def step(self, batch: Any, number: int) -> torch.Tensor:
         """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
@@ -214,7 +227,9 @@ def fit(
         trainer.restore(resumed)
         trainer.position = checkpoint.position(resumed)
     elif base is not None:
-        trainer.restore(base.state, "model", "optimizer")
+        trainer.restore(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
+    elif trainer.config.fine_tune_from is not None:
+        trainer.fine_tune(trainer.config.fine_tune_from)
     curve = _train(trainer, work.path, sink)
     trainer.optimizer.finish()
     if resumed != state:
@@ -260,7 +275,7 @@ def _train(trainer: Trainer, work: Path, sink: Sink) -> list[dict[str, float]]:
                 meter.settle()
                 trainer.save(work / "steps" / f"step-{trainer.position.step}")
                 if trainer.here.is_first:
-                    _keep_last(work / "steps")
+                    files.keep_newest(work / "steps", config.keep_checkpoints)
         meter.end_epoch()
         if trainer.is_stale:
             break
@@ -379,13 +394,6 @@ def _speed(curve: list[dict[str, float]]) -> float:
     counts = [after - before for before, after in itertools.pairwise(examples)]
     seconds = [count / point["examples_per_second"] for count, point in zip(counts, curve, strict=True)]
     return sum(counts) / sum(seconds)
-
-
-def _keep_last(steps: Path) -> None:
-    last = checkpoint.latest(steps)
-    for path in steps.iterdir():
-        if path != last:
-            shutil.rmtree(path)
 
 
 def _write_curve(path: Path, curve: list[dict[str, float]]) -> None:

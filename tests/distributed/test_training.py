@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from typer.testing import CliRunner
 
+from flows.cli import app
 from recsys_core import checkpoint, models, train
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Engine
@@ -156,6 +158,32 @@ def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, torchrun):
     for key in before:
         if key.startswith("model."):
             assert torch.allclose(before[key], after[key], rtol=0, atol=1e-7), key
+
+
+_STILL = {"kind": "sgd", "learning_rate": 1e-30}
+
+
+def test_fine_tuning_starts_from_what_it_chooses(train_request, trained):
+    config = {"num_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
+    chosen = {"path": trained.path, "exclude": ["item.*"]}
+    tuned = train.run(train_request("tuned", config=config | {"fine_tune_from": chosen}), silent)
+    plain = train.run(train_request("plain", config=config), silent)
+    found, before, fresh = _weights(tuned), _weights(trained), _weights(plain)
+    for key in (key for key in found if key.startswith("model.")):
+        expected = fresh if key.startswith("model.item.") else before
+        assert torch.allclose(found[key], expected[key], rtol=0, atol=1e-7), key
+    shown = CliRunner().invoke(app, ["checkpoint", "list", str(tuned.path.parent), "--json"])
+    assert json.loads(shown.stdout) == []
+    shown = CliRunner().invoke(app, ["checkpoint", "list", str(trained.path.parent), "--json"])
+    assert [(row["steps"], row["start"]) for row in json.loads(shown.stdout)] == [(trained.num_steps, "random")]
+
+
+def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_request, trained):
+    config = {"num_warm_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
+    request = train_request(base=trained, config=config | {"restore_optimizer": False})
+    found, before = _weights(train.run(request, silent)), _weights(trained)
+    for key in (key for key in found if key.startswith("model.")):
+        assert torch.allclose(found[key], before[key], rtol=0, atol=1e-7), key
 
 
 def test_a_checkpoint_of_another_model_lists_the_differing_keys(train_request, trained, sections):

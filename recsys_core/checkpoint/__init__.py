@@ -50,6 +50,15 @@ def save(directory: Path, state: dict[str, Any], position: Position, here: World
     here.barrier()
 
 
+def save_alone(directory: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `directory` without other ranks, as a checkpoint of a training that has not begun."""
+    aside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    save_state(state, checkpoint_id=aside, no_dist=True)
+    write_text(aside / _POSITION, Position().model_dump_json())
+    move_into_place(aside, directory)
+
+
 def position(directory: Path) -> Position:
     """Read where the checkpoint in `directory` stood."""
     return Position.model_validate(json.loads((directory / _POSITION).read_text()))

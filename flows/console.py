@@ -118,7 +118,7 @@ def _count(event: Event) -> str:
     if not event.done and not event.total:
         return ""
     total = f"/{event.total:,}" if event.total is not None and event.total != event.done else ""
-    speed = event.metrics.get("examples_per_second")
+    speed = event.metrics.get("examples_per_second") or event.metrics.get("rows_per_second")
     return f"{event.done:,}{total} {event.unit}" + (f" ({speed:,.0f}/s)" if speed else "")
 
 

@@ -82,7 +82,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if now >= self._next.get(event.stage, now) or _ended(event):
+        if now >= self._next.get(event.stage, now) or _ended(event) or _warns(event):
             self._next[event.stage] = now + _LINE_SECONDS
             self._console.print(_line(event), soft_wrap=True)
 
@@ -95,7 +95,7 @@ class _Bars:
         self._open: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        if _ended(event):
+        if _ended(event) or _warns(event):
             if event.stage in self._open:
                 self._bars.remove_task(self._open.pop(event.stage))
             self._bars.console.print(_line(event))
@@ -112,6 +112,10 @@ def _line(event: Event) -> str:
 
 def _ended(event: Event) -> bool:
     return event.message is not None and event.message.startswith(("done", "failed"))
+
+
+def _warns(event: Event) -> bool:
+    return event.message is not None and event.message.startswith("warning")
 
 
 def _count(event: Event) -> str:

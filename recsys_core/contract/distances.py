@@ -16,7 +16,7 @@ def population_stability_index(expected: np.ndarray, actual: np.ndarray) -> floa
 
 
 def jensen_shannon(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Return the Jensen-Shannon divergence (Lin 1991) of counts [K] and [K] in bits: 0 is equal, 1 has nothing shared."""
+    """Return the Jensen-Shannon divergence (Lin 1991) of counts [K] and [K], in bits: from 0, equal, to 1."""
     p, q = _shares(actual), _shares(expected)
     middle = (p + q) / 2
     return float((np.sum(p * np.log2(p / middle)) + np.sum(q * np.log2(q / middle))) / 2)

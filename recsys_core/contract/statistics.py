@@ -4,6 +4,7 @@ Legend: P points that stand for a column's numbers, H hashes that stand for its 
 """
 
 import base64
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _NUM_POINTS = 256
 _NUM_TEXTS = 256
 _NUM_HASHES = 8_192
 _ALL = (1 << 64) - 1
+_ID_TYPES = (pa.int64(), pa.int32(), pa.string(), pa.large_string())
 
 
 class IdSample(Frozen):
@@ -97,7 +99,7 @@ def compute(paths: Sequence[Path], ids: Sequence[str]) -> PartitionStatistics:
     if not opened:
         return PartitionStatistics(rows=0, columns={})
     schema = opened[0].schema_arrow
-    samples = {name: _Ids() for name in ids if name in schema.names}
+    samples = {name: _Ids() for name in ids if name in schema.names and schema.field(name).type in _ID_TYPES}
 
     def tables() -> Iterator[pa.Table]:
         for path, file in zip(paths, opened, strict=True):
@@ -174,6 +176,7 @@ def _points(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
     return points, np.bincount(place, weights=shares).astype(np.int64)
 
 
+@functools.cache
 def _version() -> str:
     code = [*sorted(Path(profile.__file__).parent.glob("*.py")), Path(__file__)]
     return digest_of([digest_of_file(path) for path in code])

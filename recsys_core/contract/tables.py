@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError
 from recsys_core.artifacts import Frozen, write_text
 from recsys_core.profile.records import TableProfile, Tag
 
-_HEAD = """# What each column of the log is: its type, and what it is to the recommender (user, item, context, label, weight,
-# id, sequence). Written by `dayline data profile --schema`; correct it, keep it, and name it as contract.file in
-# the config. A column may also have maximum_null_rate, minimum and maximum.
+_HEAD = """# What each column of the log is: its type, and what it is to the recommender (user, item, context,
+# label, weight, id, sequence). Written by `dayline data profile --schema`; correct it, keep it, and name it as
+# contract.file in the config. A column may also have maximum_null_rate, minimum and maximum.
 """
 
 

@@ -57,7 +57,7 @@ def suggest(name: str, column: ColumnProfile, table: str = "") -> Suggestion:
 
 def _owner(words: list[str], table: str) -> tuple[tuple[Tag, ...], list[str]]:
     for tag, names in _OWNERS.items():
-        if hit := next((word for word in words if word in names), None):
+        if hit := next((word for word in words if word in names or word.removesuffix("s") in names), None):
             return (tag,), [f"{hit!r} is in its name"]
     for tag in _OWNERS:
         if table == f"{tag}s":

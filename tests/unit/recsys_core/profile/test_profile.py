@@ -75,7 +75,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_large_table_against_polars(large: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(values, "EXACT_VALUES", 20_000)
+    monkeypatch.setattr(values, "EXACT_VALUES", 5_000)
     events: list[Event] = []
     found = profile.run(str(large), events.append)
     exact = pl.read_parquet(large / "**" / "*.parquet")
@@ -127,9 +127,7 @@ def test_what_is_refused(tmp_path: Path):
     one, two = tmp_path / "a.parquet", tmp_path / "b.parquet"
     pq.write_table(pa.table({"x": [1], "y": ["a"]}), one)
     pq.write_table(pa.table({"x": [1.5], "z": ["a"]}), two)
-    with pytest.raises(
-        ValueError, match=r"b\.parquet: its columns differ from those of .*a\.parquet: 'x' is double he"
-    ):
+    with pytest.raises(ValueError, match=r"b\.parquet: its columns differ from those of .*a\.parquet: 'x' is dou"):
         profile.run(str(tmp_path), silent)
     with pytest.raises(ValueError, match="no column 'xx', only x, y; did you mean 'x'"):
         profile.run(str(one), silent, columns=["xx"])

@@ -119,7 +119,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if now >= self._next.get(event.stage, now) or _ended(event):
+        if now >= self._next.get(event.stage, now) or _ended(event) or _warns(event):
             self._next[event.stage] = now + _LINE_SECONDS
             self._console.print(_line(event), soft_wrap=True)
 
@@ -132,7 +132,7 @@ class _Bars:
         self._open: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        if _ended(event):
+        if _ended(event) or _warns(event):
             if event.stage in self._open:
                 self._bars.remove_task(self._open.pop(event.stage))
             self._bars.console.print(_line(event))
@@ -151,11 +151,15 @@ def _ended(event: Event) -> bool:
     return event.message is not None and event.message.startswith(("done", "failed"))
 
 
+def _warns(event: Event) -> bool:
+    return event.message is not None and event.message.startswith("warning")
+
+
 def _count(event: Event) -> str:
     if not event.done and not event.total:
         return ""
     total = f"/{event.total:,}" if event.total is not None and event.total != event.done else ""
-    speed = event.metrics.get("examples_per_second")
+    speed = event.metrics.get("examples_per_second") or event.metrics.get("rows_per_second")
     return f"{event.done:,}{total} {event.unit}" + (f" ({speed:,.0f}/s)" if speed else "")
 
 

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.notes import leave_notes
+from tasks.check_data import check_data
 from tasks.embed import embed, embed_champion
 from tasks.evaluate import evaluate
 from tasks.export import export
@@ -39,6 +40,7 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
     """
     with start_run(config, day, overrides) as run:
         dataset = ingest(run)
+        check = check_data(run, dataset)
         data = preprocess(run, dataset)
         checkpoint = train(run, data)
         held_out = evaluate(run, data, checkpoint)
@@ -49,7 +51,7 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
         evaluation = hit_rate(run, dataset, data, embeddings, search_index, champion)
         decision = gate(run, evaluation)
         release = publish(run, data, checkpoint, model, embeddings, search_index, evaluation, decision)
-        result = report(run, data, checkpoint, held_out, evaluation, decision, release)
+        result = report(run, check, data, checkpoint, held_out, evaluation, decision, release)
     leave_notes(result)
     return result
 

@@ -1,4 +1,4 @@
-"""`dayline data`: make a log in the daily layout, from nothing or from published data."""
+"""`dayline data`: make a log in the daily layout, from nothing or from published data; see what a table holds."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,6 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="""Make a log in the daily layout: interactions/, users/ and items/, each in folders ds=YYYY-MM-DD of Parquet.
+    Or look into any table with `dayline data profile`.
 
     Train on it with `data: {kind: daily, source: DIR}`. A config can also name a source by its own kind
     (`data: {kind: movielens_100k, source: ml-100k.zip}`); it is then imported by the run.""",
@@ -92,6 +93,63 @@ def import_(
     """
     given = {"kind": kind.replace("-", "_"), "source": source} | ({"checksum": checksum} if checksum else {})
     _write("import", given, settings, out, overwrite=overwrite)
+
+
+@app.command()
+def profile(
+    path: Annotated[str, typer.Argument(help="file, folder, glob, or several with commas between", show_default=False)],
+    *,
+    columns: Annotated[str | None, typer.Option(metavar="A,B", help="only these columns", show_default=False)] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, metavar="ROWS", help="read about so many rows", show_default=False)
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many of the most frequent values")] = 10,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="picture of every column, .png or .html", show_default=False)
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="write types and tags, for contract.file", show_default=False),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="of the table in the schema; by default the folder's", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
+) -> None:
+    """Say what a table holds: of each column its type, nulls, distinct values, ends, quantiles, top values and lengths.
+
+    `dayline data profile data/shop/interactions`
+
+    `dayline data profile 'logs/ds=2024-01-*/*.parquet' --columns price,label --plot profile.html`
+
+    `dayline data profile data/shop/users --schema configs/shop_contract.yaml`
+
+    It reads the table once. Counts are exact; `distinct` is exact up to 65,536 and then a HyperLogLog estimate
+    (standard error 0.8 %), quantiles and top values come with the largest error they can have. `user`, `item`, `label`
+    and the like are suggestions, with a reason: see docs/data-contract.md.
+    """
+    from flows import console, profiles
+    from recsys_core import profile as profiling
+    from recsys_core.contract import tables
+    from recsys_core.profile import plot as plots
+
+    if plot is not None:
+        plots.refuse_other_suffix(plot)
+    wanted = [name.strip() for name in columns.split(",")] if columns else None
+    with console.progress() as sink:
+        found = profiling.run(path, sink, columns=wanted, sample_rows=sample, num_top=top)
+    if plot is not None:
+        plots.save(found, plot)
+        typer.echo(f"{plot}: the picture", err=True)
+    if schema is not None:
+        name = table or profiling.table_name(path)
+        tables.write(schema, name, found)
+        typer.echo(f"{schema}: table {name}; check it, then --set contract.file={schema}", err=True)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        profiles.show(found)
 
 
 def _write(command: str, given: dict[str, Any], settings: Sequence[str] | None, out: Path, *, overwrite: bool) -> None:

@@ -44,6 +44,7 @@ def leave_notes(result: DayResult) -> None:
     lines = [
         f"## {result.day}: {verdict(result)}",
         *(f"- {reason}" for reason in result.gate.reasons),
+        *(f"- data: {warning}" for warning in result.data_warnings),
         "",
         f"- {metrics.num_examples:,} examples at {metrics.examples_per_second:,.0f}/s",
         f"- loss {metrics.loss:.4f}, on the next day's rows {metrics.held_out_loss:.4f}",

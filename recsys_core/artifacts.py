@@ -120,6 +120,43 @@ class Dataset(Artifact):
     columns: dict[str, dict[str, str]]
 
 
+class Measurement(Frozen):
+    """One check of one day's table or column: the figure, its limit (null: none), and whether it held; in words too."""
+
+    day: datetime.date
+    table: str
+    column: str | None
+    check: str
+    figure: float | None
+    limit: float | None
+    held: bool
+    stops: bool
+    told: str
+
+
+class DataCheck(Artifact):
+    """The log held against the data contract: `measurements.parquet`, one row per check, and `report.md`.
+
+    `num_rows` counts the measurements; those of `breaches` did not hold. The days `first_day`..`day` were checked.
+    """
+
+    stage: ClassVar[str] = "check"
+
+    day: datetime.date
+    first_day: datetime.date
+    breaches: tuple[Measurement, ...]
+
+    @property
+    def measurements(self) -> Path:
+        """Parquet file of all `Measurement`s."""
+        return self.path / "measurements.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The outcome as Markdown, for people."""
+        return self.path / "report.md"
+
+
 class TrainingData(Artifact):
     """What one day's training and evaluation read: `examples/`, `items/`, `ground_truth/`, `features/`.
 

@@ -8,7 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from recsys_core import plots
-from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, HeldOut, Release, TrainingData, write_text
+from recsys_core.artifacts import Checkpoint, DataCheck, Evaluation, Frozen, HeldOut, Release, TrainingData, write_text
+from recsys_core.contract import report as contract
 from recsys_core.gate import Decision
 from recsys_core.tracking import records
 from tasks.perform import Run, StageResult
@@ -45,6 +46,7 @@ class DayResult(Frozen):
     """One day's run, as `dayline run --json` prints it.
 
     `release` is the version that was registered, if any, and `decision` says if it is live; see `publish`.
+    `data_warnings` are the checks of the data contract that did not hold.
     """
 
     run_id: str
@@ -53,6 +55,7 @@ class DayResult(Frozen):
     release: str | None
     decision: str
     gate: Decision
+    data_warnings: tuple[str, ...] = ()
     metrics: Metrics
     stages: dict[str, StageResult]
     artifacts: dict[str, Path]
@@ -61,6 +64,7 @@ class DayResult(Frozen):
 @task(task_run_name="report {run.config.name} {run.day}", cache_policy=NO_CACHE, result_serializer="json")
 def report(
     run: Run,
+    check: DataCheck,
     data: TrainingData,
     checkpoint: Checkpoint,
     held_out: HeldOut,
@@ -76,6 +80,7 @@ def report(
         release=release.version,
         decision=release.decision,
         gate=decision,
+        data_warnings=tuple(contract.sentences(check)),
         metrics=Metrics(
             **evaluation.exact.model_dump(),
             ann_recall=evaluation.ann_recall,

@@ -12,6 +12,7 @@ from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.config import parsing
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
+from recsys_core.contract import Config as Contract
 from recsys_core.evaluate import Config as Evaluate
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
@@ -39,6 +40,7 @@ class RunConfig(Frozen):
     run_root: Path = Field(default=Path("runs"), description="folder that the runs are written to")
     seed: int = Field(default=0, ge=0)
     data: Data
+    contract: Contract = Contract()
     preprocess: Preprocess = Preprocess()
     features: Features
     model: Annotated[Frozen, OneOf("recsys_core.models")]

@@ -6,7 +6,7 @@ import urllib.request
 from playwright.sync_api import expect
 
 TASKS = (
-    *("ingest", "preprocess", "train", "evaluate", "export", "embed", "embed champion"),
+    *("ingest", "check data", "preprocess", "train", "evaluate", "export", "embed", "embed champion"),
     *("index", "hit rate", "gate", "publish", "report"),
 )
 

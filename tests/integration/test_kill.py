@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     _, alive = psutil.wait_procs(everyone, timeout=30)
     assert not alive
     run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
-    assert {path.parent.name for path in run.glob("*/manifest.json")} == {"ingest", "preprocess"}
+    assert {path.parent.name for path in run.glob("*/manifest.json")} == {"ingest", "check", "preprocess"}
     # Prefect gives a stage that lost a process another try, in the same command.
     command = Command(config, prefect_home)
     kill(command, "train", "rank", 4.0)

@@ -19,7 +19,7 @@ from tasks.report import DayResult
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST_DAY = datetime.date(2024, 1, 1)
 DAYS = [FIRST_DAY + datetime.timedelta(days=number) for number in (2, 3)]
-STAGES = ["ingest", "preprocess", "train", "evaluate", "export", "embed", "index", "hitrate", "publish"]
+STAGES = ["ingest", "check", "preprocess", "train", "evaluate", "export", "embed", "index", "hitrate", "publish"]
 
 
 @pytest.fixture(scope="module")

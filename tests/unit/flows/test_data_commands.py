@@ -1,7 +1,10 @@
 """`dayline data`: what it says, what it writes, and what it refuses."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -63,3 +66,27 @@ def test_a_mistake_is_named_and_nothing_is_written(tmp_path: Path, arguments: li
 def test_the_help_teaches():
     for command in ("generate", "import"):
         assert f"dayline data {command}" in " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())
+
+
+def test_profile_prints_a_table_or_json_and_writes_picture_and_schema(tmp_path: Path):
+    rows = {"user_id": [1, 2, None], "label": [0, 1, 1], "score": [0.5, float("nan"), 2.0], "tags": [["a"], [], ["b"]]}
+    folder = tmp_path / "clicks" / "ds=2024-01-01"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(rows), folder / "part.parquet")
+    arguments = ["profile", str(tmp_path / "clicks")]
+    written = ["--schema", str(tmp_path / "c.yaml"), "--plot", str(tmp_path / "p.png")]
+    result = CliRunner().invoke(app, [*arguments, "--json", *written], catch_exceptions=False)
+    found = json.loads(result.stdout)
+    assert found["rows"] == 3
+    assert found["columns"]["user_id"] | {"type": "int64", "nulls": 1, "distinct": 2} == found["columns"]["user_id"]
+    assert found["columns"]["label"]["tags"] == ["label"]
+    assert "clicks:\n    user_id: {type: int64, tags: [user, id]}  # 'user' is in" in (tmp_path / "c.yaml").read_text()
+    assert (tmp_path / "p.png").stat().st_size > 1_000
+    shown = CliRunner().invoke(app, [*arguments, "--columns", "score, user_id"], catch_exceptions=False)
+    assert "3 rows" in shown.stdout
+    assert "33.3%" in shown.stdout
+    assert "1 NaN" in shown.stdout
+    assert "ds: 1 partitions, 2024-01-01 to 2024-01-01" in shown.stdout
+    assert "label" not in shown.stdout
+    with pytest.raises(ValueError, match="is written as"):
+        CliRunner().invoke(app, [*arguments, "--plot", "p.pdf"], catch_exceptions=False)

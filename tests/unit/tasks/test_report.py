@@ -8,10 +8,25 @@ from typing import Any
 import pytest
 from mlflow.entities import Run as MlflowRun
 
+from recsys_core import artifacts
+from recsys_core.artifacts import DataCheck, Measurement
 from tasks.gate import gate
 from tasks.perform import Run, StageResult
 from tasks.publish import publish
 from tasks.report import DayResult, report
+
+
+class _Inputs(artifacts.Request):
+    pass
+
+
+def checked(run: Run) -> DataCheck:
+    told = "2024-03-01 interactions.price has drifted"
+    fields = {"day": run.day, "table": "interactions", "column": "price", "check": "drift", "figure": 0.4, "limit": 0.2}
+    breach = Measurement(**fields, held=False, stops=False, told=told)
+    request = _Inputs(output=run.directory / "check", config_hash="c", code_version="v")
+    with artifacts.pending(request.output) as aside:
+        return aside.commit(DataCheck, request, num_rows=9, day=run.day, first_day=run.day, breaches=(breach,))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +38,7 @@ def ended(made_day: Callable[..., dict[str, Any]], open_run: Callable[..., Run])
         decision = gate.fn(run, made["evaluation"])
         held_out = made.pop("held_out")
         release = publish.fn(run, decision=decision, **made)
-        arguments = (made["data"], made["checkpoint"], held_out, made["evaluation"], decision, release)
+        arguments = (checked(run), made["data"], made["checkpoint"], held_out, made["evaluation"], decision, release)
         result = report.fn(run, *arguments)
         run.stages["publish"] = StageResult(seconds=0, rows=0, cached=True)
         assert report.fn(run, *arguments).metrics == result.metrics
@@ -35,6 +50,7 @@ def test_the_gate_says_no_in_words_and_figures(ended: tuple[Run, DayResult, Mlfl
     assert not result.gate.passed
     assert result.gate.reasons == ("hit_rate@50 is 0.2121, below the minimum of 0.9000.",)
     assert (result.decision, result.release) == ("rejected", None)
+    assert result.data_warnings == ("2024-03-01 interactions.price has drifted",)
     assert tracked.data.tags["gate"] == "rejected"
     assert tracked.data.tags["gate.reasons"] == result.gate.reasons[0]
     assert tracked.data.tags["decision"] == "rejected"

@@ -1,0 +1,182 @@
+"""What is remembered of one day's partition of one table, so that the days after need not read it again.
+
+Legend: P points that stand for a column's numbers, H hashes that stand for its ids.
+"""
+
+import base64
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_core import profile
+from recsys_core.artifacts import FileRecord, Frozen, digest_of, digest_of_file, write_text
+from recsys_core.datasets import daily
+from recsys_core.profile.columns import Column
+from recsys_core.profile.hashing import hashes
+from recsys_core.profile.values import Numbers, Texts
+
+_BATCH_ROWS = 1 << 18
+_NUM_POINTS = 256
+_NUM_TEXTS = 256
+_NUM_HASHES = 8_192
+_ALL = (1 << 64) - 1
+_ID_TYPES = (pa.int64(), pa.int32(), pa.string(), pa.large_string())
+
+
+class IdSample(Frozen):
+    """The distinct ids of a day, or, of more than 8,192, those of the lowest hashes: the same ids on every day.
+
+    `hashes` are uint64 [H] as base64; every id whose hash is at most `highest` is among them. A share of ids that is
+    estimated from H of them has a standard error below 0.5 / sqrt(H).
+    """
+
+    hashes: str
+    highest: int
+
+    def values(self) -> np.ndarray:
+        """Return the hashes [H], rising."""
+        return np.frombuffer(base64.b64decode(self.hashes), dtype=np.uint64)
+
+
+class ColumnStatistics(Frozen):
+    """One column of one day. `points` and `counts`: numbers, rising, and how many values each stands for.
+
+    `texts`: the most frequent texts and their counts; `is_time`: the values are times, which move on by nature.
+    """
+
+    type: str
+    rows: int
+    nulls: int
+    values: int
+    bad: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    is_time: bool = False
+    points: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    texts: dict[str, int] | None = None
+    ids: IdSample | None = None
+
+
+class PartitionStatistics(Frozen):
+    """One table's partition of a day."""
+
+    rows: int
+    columns: dict[str, ColumnStatistics]
+
+
+def of_partition(
+    root: Path, table: str, files: Sequence[FileRecord], ids: Sequence[str], memory: Path
+) -> PartitionStatistics:
+    """Return the statistics of a partition, read from `memory` if files of the same content were read before.
+
+    `ids` are the columns whose distinct values are sampled; `files` are below `root`.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    key = digest_of([_version(), table, list(ids), [file.digest for file in files]])
+    remembered = memory / f"{key}.json"
+    if remembered.is_file():
+        return PartitionStatistics.model_validate_json(remembered.read_text())
+    found = compute([root / file.path for file in files], ids)
+    write_text(remembered, found.model_dump_json(exclude_defaults=True))
+    return found
+
+
+def compute(paths: Sequence[Path], ids: Sequence[str]) -> PartitionStatistics:
+    """Read the files of a partition once.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    opened = [daily.opened(path) for path in paths]
+    if not opened:
+        return PartitionStatistics(rows=0, columns={})
+    schema = opened[0].schema_arrow
+    samples = {name: _Ids() for name in ids if name in schema.names and schema.field(name).type in _ID_TYPES}
+
+    def tables() -> Iterator[pa.Table]:
+        for path, file in zip(paths, opened, strict=True):
+            try:
+                for batch in file.iter_batches(_BATCH_ROWS):
+                    for name, sample in samples.items():
+                        sample.add(batch[name])
+                    yield pa.Table.from_batches([batch])
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{path}: damaged ({error}); write the partition again") from None
+
+    columns = profile.columns_of(schema, schema.names, tables())
+    return PartitionStatistics(
+        rows=sum(file.metadata.num_rows for file in opened),
+        columns={name: _statistics(column, samples.get(name)) for name, column in columns.items()},
+    )
+
+
+class _Ids:
+    def __init__(self) -> None:
+        self._lowest = np.zeros(0, dtype=np.uint64)
+        self._highest = _ALL
+
+    def add(self, column: pa.Array) -> None:
+        found = np.concatenate([self._lowest, hashes(pc.unique(column.drop_null()))])
+        self._lowest = np.unique(found[found <= np.uint64(self._highest)])
+        if len(self._lowest) > _NUM_HASHES:
+            self._lowest = self._lowest[:_NUM_HASHES]
+            self._highest = int(self._lowest[-1])
+
+    def sample(self) -> IdSample:
+        return IdSample(hashes=base64.b64encode(self._lowest.tobytes()).decode(), highest=self._highest)
+
+
+def _statistics(column: Column, ids: _Ids | None) -> ColumnStatistics:
+    known = {"type": str(column.kind), "rows": column.rows, "nulls": column.nulls, "is_time": column.is_time}
+    sample = ids.sample() if ids else None
+    if isinstance(column.values, Texts):
+        top, _ = column.values.top(_NUM_TEXTS)
+        texts = {text.decode("utf-8", "backslashreplace"): count for text, count in top}
+        return ColumnStatistics(**known, values=column.values.count, texts=texts, ids=sample)
+    if not isinstance(column.values, Numbers):
+        return ColumnStatistics(**known, values=0)
+    numbers = column.values
+    bad, moments = numbers.nans + numbers.infinities, numbers.moments
+    if not moments.count:
+        return ColumnStatistics(**known, values=0, bad=bad)
+    assert moments.minimum is not None
+    assert moments.maximum is not None
+    points, counts = _points(*numbers.weighted()[:2])
+    return ColumnStatistics(
+        **known,
+        values=moments.count,
+        bad=bad,
+        minimum=float(moments.minimum),
+        maximum=float(moments.maximum),
+        mean=moments.mean if np.isfinite(moments.mean) else None,
+        points=tuple(points.tolist()),
+        counts=tuple(counts.tolist()),
+        ids=sample,
+    )
+
+
+def _points(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return all values, or, of many, the middles of 256 parts of equal weight, equal ones together."""
+    values = values.astype(np.float64)
+    if len(values) <= _NUM_POINTS:
+        return values, weights
+    below = np.cumsum(weights)
+    ends = np.round(np.arange(1, _NUM_POINTS + 1) * below[-1] / _NUM_POINTS).astype(np.int64)
+    shares = np.diff(ends, prepend=0)
+    middles = values[np.searchsorted(below, ends - shares // 2)]
+    points, place = np.unique(middles, return_inverse=True)
+    return points, np.bincount(place, weights=shares).astype(np.int64)
+
+
+@functools.cache
+def _version() -> str:
+    code = [*sorted(Path(profile.__file__).parent.glob("*.py")), Path(__file__)]
+    return digest_of([digest_of_file(path) for path in code])

@@ -1,0 +1,110 @@
+"""A table as its files tell it: one reader for each, so that a file can be named and its partition's rows counted."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from recsys_core import uri
+from recsys_core.readers import base, parquet
+
+# A block is read some columns at a time, so that a huge row group does not have to fit into memory at once.
+_VALUES_AT_ONCE = 1 << 23
+
+
+class File(NamedTuple):
+    """One file of a table; `num_bytes` is None where its store does not say."""
+
+    path: str
+    reader: base.Reader
+    num_bytes: int | None
+    partitions: dict[str, str | None]
+
+
+class Table:
+    """The files of a path, which have one schema."""
+
+    def __init__(self, path: str) -> None:
+        """Open every file of `path`, whatever the path grammar of `uri` takes.
+
+        Raises:
+            ValueError: the path names nothing, a file cannot be read, or two files differ in their columns.
+        """
+        self.path = path
+        self.files = [_opened(location) for location in uri.resolve(path)]
+        first = self.files[0]
+        self.schema = first.reader.schema.remove_metadata()
+        for file in self.files[1:]:
+            _refuse_other_columns(first, file)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.reader.num_rows for file in self.files)
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Bytes of all files as they are stored, if that is known."""
+        sizes = [file.num_bytes for file in self.files]
+        return sum(size for size in sizes if size is not None) if None not in sizes else None
+
+    def partitions(self) -> dict[str, dict[str, int]]:
+        """Return the rows by value of each Hive partition key; a null has the name that Hive gives it."""
+        found: dict[str, dict[str, int]] = {}
+        for file in self.files:
+            for key, value in file.partitions.items():
+                rows = found.setdefault(key, {})
+                name = uri.NULL_PARTITION if value is None else value
+                rows[name] = rows.get(name, 0) + file.reader.num_rows
+        return found
+
+    def read(self, columns: Sequence[str], sample_rows: int | None, seed: int) -> Iterator[pa.Table]:
+        """Yield the rows, some columns at a time; of a sample, rows drawn from blocks that are spread evenly."""
+        blocks = [(file.reader, block) for file in self.files for block in range(len(file.reader.block_rows))]
+        if sample_rows is None or sample_rows >= self.num_rows:
+            for reader, block in blocks:
+                yield from _block(reader, block, columns, None)
+            return
+        rng = np.random.default_rng(seed)
+        # Four times as many blocks as would hold the sample: a day's end should not stand for the day.
+        wanted = min(len(blocks), 4 * -(-sample_rows * len(blocks) // self.num_rows))
+        chosen = [blocks[row] for row in np.linspace(0, len(blocks) - 1, wanted).round().astype(int)]
+        there = np.array([int(reader.block_rows[block]) for reader, block in chosen])
+        upto = np.round(np.cumsum(there) / there.sum() * min(sample_rows, there.sum())).astype(int)
+        for (reader, block), rows, taken in zip(chosen, there, np.diff(upto, prepend=0), strict=True):
+            yield from _block(reader, block, columns, np.sort(rng.choice(rows, taken, replace=False)))
+
+
+def _block(reader: base.Reader, block: int, columns: Sequence[str], rows: np.ndarray | None) -> Iterator[pa.Table]:
+    together = max(1, _VALUES_AT_ONCE // max(1, int(reader.block_rows[block])))
+    for start in range(0, len(columns), together):
+        table = reader.read(block, columns[start : start + together])
+        yield table if rows is None else table.take(pa.array(rows))
+
+
+def _opened(location: uri.Location) -> File:
+    remote = not isinstance(location.filesystem, LocalFileSystem)
+    path = location.filesystem.unstrip_protocol(location.path) if remote else location.path
+    return File(
+        path=path,
+        reader=parquet.Reader(parquet.Config(path=path)),
+        num_bytes=location.filesystem.size(location.path),
+        partitions=location.partitions,
+    )
+
+
+def _refuse_other_columns(first: File, file: File) -> None:
+    types = [{field.name: field.type for field in one.reader.schema} for one in (first, file)]
+    if types[0] == types[1]:
+        return
+    told = [
+        f"{name!r} is {types[1].get(name, 'absent')} here and {types[0].get(name, 'absent')} there"
+        for name in dict.fromkeys([*types[0], *types[1]])
+        if types[0].get(name) != types[1].get(name)
+    ]
+    raise ValueError(
+        f"{file.path}: its columns differ from those of {first.path}: {'; '.join(told)}; "
+        "profile tables one at a time, or write the files with the same columns"
+    )

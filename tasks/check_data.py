@@ -1,0 +1,45 @@
+"""Hold the log against the data contract, before anything is trained on it."""
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.context import TaskRunContext
+
+from recsys_core import contract as stage
+from recsys_core.artifacts import DataCheck, Dataset
+from recsys_core.contract import report
+from recsys_core.progress import Event
+from tasks.perform import Run, listener, perform, stage_task
+
+
+@stage_task("check data")
+def check_data(run: Run, dataset: Dataset) -> DataCheck:
+    """Return what was found; warnings are told each time, and a breach that stops the run is an error.
+
+    Raises:
+        ValueError: a check whose `on_breach` is `stop` did not hold; names day, table, column, figure and limit.
+    """
+    config = run.config.contract
+    base_day = run.base.day if run.base else None
+    request = run.request(
+        stage.Request,
+        "check",
+        config=stage.checks.Limits.model_validate(config.model_dump(exclude={"file", "num_days"})),
+        agreed=stage.agreed(config),
+        dataset=dataset,
+        first_day=stage.first_day(config, run.day, base_day, run.config.preprocess.window_days),
+        day=run.day,
+        memory=run.home / "cache" / "statistics",
+    )
+    check = perform(run, "check", DataCheck, request, stage.run)
+    told = report.sentences(check)
+    for sentence in told:
+        listener()(Event(stage="check", message=f"warning: {sentence}"))
+    if not run.stages["check"].cached:
+        num_stops = sum(breach.stops for breach in check.breaches)
+        run.tracker.log_tags(
+            {"contract": "stopped" if num_stops else "warned" if told else "held", "contract.breaches": "\n".join(told)}
+        )
+        run.tracker.log_figure(report.figure(check), "contract")
+    if TaskRunContext.get() is not None:
+        create_markdown_artifact(check.report.read_text(), key="data-contract", description=str(run.day))
+    stage.enforce(check)
+    return check

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from recsys_core import uri
-from recsys_core.readers import base, parquet
+from recsys_core import readers, uri
+from recsys_core.readers import base
 
 # A block is read some columns at a time, so that a huge row group does not have to fit into memory at once.
 _VALUES_AT_ONCE = 1 << 23
@@ -33,7 +33,8 @@ class Table:
             ValueError: the path names nothing, a file cannot be read, or two files differ in their columns.
         """
         self.path = path
-        self.files = [_opened(location) for location in uri.resolve(path)]
+        tables = path.startswith("odps://")
+        self.files = [_asked(path)] if tables else [_opened(location) for location in uri.resolve(path)]
         first = self.files[0]
         self.schema = first.reader.schema.remove_metadata()
         for file in self.files[1:]:
@@ -89,10 +90,15 @@ def _opened(location: uri.Location) -> File:
     path = location.filesystem.unstrip_protocol(location.path) if remote else location.path
     return File(
         path=path,
-        reader=parquet.Reader(parquet.Config(path=path)),
+        reader=readers.build(readers.infer(path)),
         num_bytes=location.filesystem.size(location.path),
         partitions=location.partitions,
     )
+
+
+def _asked(path: str) -> File:
+    """Open what is no file: its store counts the rows, and may not tell the bytes."""
+    return File(path=path, reader=readers.build(readers.infer(path)), num_bytes=None, partitions={})
 
 
 def _refuse_other_columns(first: File, file: File) -> None:

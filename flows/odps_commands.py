@@ -1,0 +1,75 @@
+"""`dayline odps-emulator`: a MaxCompute on this machine."""
+
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def odps_emulator(
+    directory: Annotated[Path, typer.Argument(help="folder of projects; it is made if it is not there")],
+    *,
+    project: Annotated[list[str] | None, typer.Option(help="make an empty project; repeatable")] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; anything but this machine's is public")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 is any that is free")] = 8200,
+    access_id: Annotated[str, typer.Option(help="access key that clients sign with")] = "emulator",
+    access_key: Annotated[
+        str | None, typer.Option(envvar="ODPS_EMULATOR_ACCESS_KEY", help="its secret; by default a random one")
+    ] = None,
+    sts_token: Annotated[
+        str | None, typer.Option(envvar="ODPS_EMULATOR_STS_TOKEN", help="make the key a temporary one")
+    ] = None,
+    faults: Annotated[
+        list[str] | None,
+        typer.Option("--fault", metavar="JSON", help="trouble to make, as below; repeatable", show_default=False),
+    ] = None,
+) -> None:
+    """Serve a folder of Parquet as MaxCompute tables, to the real client, on this machine.
+
+    Try reading and writing `odps://` paths without an account, or test what your job does when the service fails.
+    Signatures are checked as the service checks them. It prints the variables to set, and serves until Ctrl-C.
+
+    `dayline odps-emulator data/odps --project shop`
+
+    Tables are folders `DIR/PROJECT/[SCHEMA/]TABLE/[key=value/]*.parquet`; a folder of Parquet that you put there is a
+    table, and a table that a job writes is such a folder. `odps://shop/tables/clicks/ds=2024-01-01` is
+    `DIR/shop/clicks/ds=2024-01-01/`.
+
+    Trouble, such as two streams that end early, or a commit whose answer gets lost:
+
+    `dayline odps-emulator data/odps --fault '{"kind": "short", "operation": "read", "after": 3, "times": 2}'`
+
+    `dayline odps-emulator data/odps --fault '{"kind": "lost", "operation": "commit"}'`
+
+    While it runs, POST a JSON list of such faults to http://HOST:PORT/emulator/faults, GET
+    /emulator/requests counts what was asked for, DELETE /emulator/sessions lets sessions expire. docs/maxcompute.md has
+    all kinds.
+    """
+    from recsys_core.odps.credentials import Keys
+    from recsys_core.odps.emulator import Emulator, Fault
+
+    if "/" in "".join(project or ()):
+        raise typer.BadParameter("a project's name has no slash")
+    for name in project or ():
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    wanted = [Fault.model_validate_json(text) for text in faults or ()]
+    secret = access_key or secrets.token_urlsafe(24)
+    emulator = Emulator(directory, [Keys(access_id, secret, sts_token)], host=host, port=port)
+    emulator.faults.add(*wanted)
+    if host not in _LOOPBACK:
+        typer.echo(f"warning: {host} is not this machine alone; whoever reaches it can make trouble", err=True)
+    variables = {"ODPS_ENDPOINT": emulator.endpoint, "NO_PROXY": host}
+    if sts_token:
+        variables |= {"ODPS_STS_ACCESS_KEY_ID": access_id, "ODPS_STS_ACCESS_KEY_SECRET": secret}
+        variables["ODPS_STS_TOKEN"] = sts_token
+    else:
+        variables |= {"ODPS_ACCESS_ID": access_id, "ODPS_ACCESS_KEY": secret}
+    for name, value in variables.items():
+        typer.echo(f"export {name}={value}")
+    typer.echo(f"serving {directory} until Ctrl-C", err=True)
+    emulator.serve()

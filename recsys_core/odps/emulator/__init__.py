@@ -1,0 +1,202 @@
+"""A MaxCompute for this machine: it speaks the wire to the real client, and keeps tables as folders of Parquet.
+
+It checks signatures as the service does, and makes trouble when asked to (`faults`).
+"""
+
+import json
+import socket
+import struct
+import threading
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from recsys_core.odps.credentials import Keys
+from recsys_core.odps.emulator.faults import Fault, Faults
+from recsys_core.odps.emulator.rest import Rest
+from recsys_core.odps.emulator.signature import Keyring
+from recsys_core.odps.emulator.storage import MAX_BLOCK_NUMBER, Storage
+from recsys_core.odps.emulator.store import Store
+from recsys_core.odps.emulator.wire import Answer, RefusedError, Request, as_json
+
+__all__ = ["Emulator", "Fault"]
+
+_CONTROL = "/emulator/"
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
+
+class Emulator:
+    """A server in threads of this process. Use it as a context manager, or call `serve` to stay in it.
+
+    Attributes:
+        endpoint: what clients call the REST endpoint.
+        faults: the trouble to come, and counts of requests.
+        keyring: who is let in.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keys: Iterable[Keys],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        max_block_number: int = MAX_BLOCK_NUMBER,
+    ) -> None:
+        """Serve the tables below `directory`; port 0 is any that is free.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        store = Store(directory)
+        self.faults, self.keyring = Faults(), Keyring(keys)
+        self.rest, self.storage = Rest(store), Storage(store, max_block_number=max_block_number)
+        self._server = _Server((host, port), _Handler)
+        self._server.emulator = self
+        self.host = f"{host}:{self._server.server_address[1]}"
+        self.endpoint = f"http://{self.host}/api"
+        self._thread = threading.Thread(target=self.serve, name="odps-emulator", daemon=True)
+
+    def serve(self) -> None:
+        """Answer until the server is shut down."""
+        self._server.serve_forever(poll_interval=0.05)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, request: Request) -> tuple[Answer, Fault | None]:
+        """Return the answer to a request, and what is to be done to it on its way."""
+        if request.path.startswith(_CONTROL):
+            return self._control(request), None
+        is_storage = request.path.startswith("/api/storage/")
+        part = self.storage if is_storage else self.rest
+        fault = self.faults.next(part.operation(request))
+        try:
+            if fault is not None:
+                _refuse(fault)
+            self.keyring.verify(request)
+            if fault is not None and fault.kind == "reset":
+                return Answer(), fault
+            told = self.storage.answer(request) if is_storage else self.rest.answer(request, self.host)
+        except RefusedError as error:
+            return error.answer(as_xml=not is_storage), None
+        if fault is not None and fault.kind in ("wait", "state"):
+            assert isinstance(told.body, bytes)
+            state = (
+                fault.text if fault.kind == "state" else "COMMITTING" if part.operation(request) == "commit" else "INIT"
+            )
+            status = 202 if fault.kind == "wait" else told.status
+            return as_json(json.loads(told.body) | {"SessionStatus": state, "RecordCount": -1}, status), None
+        return told, fault
+
+    def _control(self, request: Request) -> Answer:
+        """Take faults and keys from tests that run in another process."""
+        match request.method, request.path.removeprefix(_CONTROL):
+            case "GET", "requests":
+                return as_json(dict(self.faults.requests))
+            case "POST", "faults":
+                self.faults.add(*(Fault.model_validate(fault) for fault in json.loads(request.body)))
+            case "DELETE", "faults":
+                self.faults.clear()
+            case "DELETE", "sessions":
+                self.storage.forget()
+            case "POST", "keys":
+                self.keyring.replace(Keys(*values) for values in json.loads(request.body))
+            case _:
+                return as_json({"Code": "NoSuchObject", "Message": request.path}, 404)
+        return as_json({})
+
+
+def _refuse(fault: Fault) -> None:
+    if fault.kind == "status":
+        codes = {403: "NoPermission", 401: "Unauthorized", 429: "FlowExceeded", 503: "ServiceUnavailable"}
+        raise RefusedError(fault.status, codes.get(fault.status, "InternalServerError"), "as the test asked for")
+    if fault.kind == "expired":
+        raise RefusedError(401, "AuthenticationRequestExpired", "the token has expired, as the test asked for")
+    if fault.kind == "gone":
+        raise RefusedError(404, "NoSuchObject", "the session does not exist, as the test asked for")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    emulator: Emulator
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that have gone; of our own errors say all."""
+        import sys
+
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """Answer any method: the emulator looks at it itself."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, headers, self._body())
+        answer, fault = self.server.emulator.answer(request)  # pyright: ignore[reportAttributeAccessIssue]
+        if fault is not None and fault.kind in ("reset", "lost"):
+            self._cut()
+            return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("x-odps-request-id", "emulator")
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if isinstance(answer.body, bytes):
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+            return
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self._stream(answer.body, fault)
+
+    do_POST = do_PUT = do_DELETE = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library calls it so
+        """Keep quiet: requests are counted."""
+
+    def _stream(self, pieces: Iterator[bytes], fault: Fault | None) -> None:
+        # The first piece is the schema.
+        for number, piece in enumerate(pieces):
+            if fault is not None and number == fault.after + 1:
+                if fault.kind != "short":
+                    self._chunk(piece[: len(piece) // 2])
+                if fault.kind == "cut":
+                    self._cut()
+                    return
+                break
+            self._chunk(piece)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, piece: bytes) -> None:
+        if piece:
+            self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
+
+    def _cut(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        self.close_connection = True
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)

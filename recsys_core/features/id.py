@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from pydantic import Field, PositiveInt
 
-from recsys_core.features import base
+from recsys_core.features import _hashing, base
 
 _PENDING_ROWS = 1 << 20
 _MAX_DIRECT_SPAN_PER_ID = 16
@@ -92,20 +91,17 @@ class Identity(base.Encoder):
 
 
 class Hash(base.Encoder):
-    """An id's row is the xxh3-64 of its text (decimal for integers) modulo the table's size."""
+    """An id's row is the hash of its text (decimal for integers) modulo the table's size; see `_hashing`."""
 
-    def __init__(self, num_embeddings: int) -> None:
+    def __init__(self, num_embeddings: int, function: _hashing.Name = "xxh3") -> None:
         """`num_embeddings` is the number of buckets."""
         self.num_embeddings = num_embeddings
-        self.spec = {"encoding": "hash", "num_embeddings": num_embeddings}
+        self.spec = {"encoding": "hash", "hash": function, "num_embeddings": num_embeddings}
+        self._function: _hashing.Name = function
 
     def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the buckets; every distinct text is hashed once."""
-        distinct = values.dictionary_encode()
-        texts = distinct.dictionary.cast(pa.string()).cast(pa.binary()).to_pylist()
-        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, texts), dtype=np.uint64, count=len(texts))
-        buckets = (hashes % np.uint64(self.num_embeddings)).astype(np.int64)
-        return buckets[distinct.indices.to_numpy(zero_copy_only=False)]
+        """Return the buckets."""
+        return _hashing.remainder(_hashing.hashed(values, self._function), self.num_embeddings)
 
 
 class Vocabulary(base.Encoder):

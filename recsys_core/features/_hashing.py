@@ -91,7 +91,7 @@ def _repeats(values: pa.Array) -> bool:
     if len(values) <= _BLOCK_ROWS:
         return False
     doubles = _LOOK - len(values[:_LOOK].unique())
-    return _LOOK * _LOOK < 2 * doubles * _FEW * len(values)
+    return 2 * doubles * _FEW * len(values) > _LOOK * _LOOK
 
 
 def remainder(hashes: np.ndarray, divisor: int) -> np.ndarray:

@@ -6,7 +6,9 @@ fitted. Training, batch prediction and serving all read the same saved engine, b
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,6 +19,7 @@ import xxhash
 from pydantic import PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.features._graph import Graph, Values
 from recsys_core.features.base import (
     Encoded,
     Encoder,
@@ -35,6 +38,8 @@ __all__ = ["Config", "Encoded", "Engine", "FeatureConfig", "Jagged", "Side", "Sp
 
 _CATALOGUE = "recsys_core.features"
 _STATE = "engine.json"
+_MIN_THREAD_ROWS = 4_096
+_MAX_THREADS = 4
 _Columns = Iterable[pa.RecordBatch | pa.Table]
 
 
@@ -75,8 +80,16 @@ class Engine:
             "item": [_make(feature) for feature in config.item],
         }
         self._types: dict[str, dict[str, str]] = {"query": {}, "item": {}}
+        self.num_threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
         self._refuse_duplicates()
+        self._graphs = {side: Graph(features) for side, features in self.features.items()}
         self.encoders = self._share_encoders()
+        # Features of one operation and one table are transformed once.
+        self._keys = {
+            feature.config.name: f"{self._graphs[side].operation(feature)} {feature.table}"
+            for side, features in self.features.items()
+            for feature in features
+        }
         self.tables = self._table_specs()
 
     @classmethod
@@ -97,11 +110,13 @@ class Engine:
         sides: tuple[tuple[Side, _Columns], ...] = (("query", query), ("item", item))
         for side, chunks in sides:
             for chunk in chunks:
+                values = Values(self._graphs[side], chunk, _missing)
                 for feature in self.features[side]:
-                    self._apply(feature, chunk, feature.observe)
-                    kind = chunk.schema.field(feature.column).type
+                    _apply(feature, values, feature.observe)
+                for column in self.columns(side):
+                    kind = chunk.schema.field(column).type
                     if not pa.types.is_null(kind):
-                        self._types[side][feature.column] = widened(kind)
+                        self._types[side][column] = widened(kind)
         for encoder in self.encoders.values():
             encoder.settle()
         for feature in self._all():
@@ -115,19 +130,35 @@ class Engine:
         """
         dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
         sparse: dict[str, Jagged] = {}
+        results = self._results(Values(self._graphs[side], table, _missing), side, table.num_rows)
         filled = 0
         for feature in self.features[side]:
-            result = self._apply(feature, table, feature.transform)
+            result = results[self._keys[feature.config.name]] if _is_output(feature) else None
             if isinstance(result, Jagged):
                 sparse[feature.config.name] = result
-            else:
+            elif result is not None:
                 dense[:, filled : filled + feature.dense_dim] = result
                 filled += feature.dense_dim
         return Encoded(table.num_rows, dense, sparse)
 
+    def _results(self, values: Values, side: Side, num_rows: int) -> dict[str, np.ndarray | Jagged]:
+        """Make of each operation of the side's features what it makes, the costly ones in threads."""
+        todo = {self._keys[f.config.name]: f for f in self.features[side] if _is_output(f)}
+        costly = [key for key, feature in todo.items() if not feature.is_cheap]
+        if num_rows < _MIN_THREAD_ROWS or len(costly) < 2 or self.num_threads < 2:
+            return {key: _apply(feature, values, feature.transform) for key, feature in todo.items()}
+        for key in costly:
+            values.of(todo[key])
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            # Numpy and Arrow work without the interpreter's lock.
+            made = threads.map(lambda key: _apply(todo[key], values, todo[key].transform), costly)
+            rest = {key: _apply(f, values, f.transform) for key, f in todo.items() if key not in costly}
+            return rest | dict(zip(costly, made, strict=True))
+
     def columns(self, side: Side) -> list[str]:
         """Name the columns that `transform` reads, each once, in the config's order."""
-        return list(dict.fromkeys(feature.column for feature in self.features[side]))
+        graph = self._graphs[side]
+        return list(dict.fromkeys(column for feature in self.features[side] for column in graph.leaves(feature)))
 
     def schema(self, side: Side) -> dict[str, dict[str, str]]:
         """Return {"type": Arrow type} of each column that a fit has seen, widened: int64, float64, string, list<…>."""
@@ -149,8 +180,12 @@ class Engine:
     @property
     def report(self) -> dict[str, dict[str, int]]:
         """By feature with a vocabulary: ids known, ids seen but out_of_vocabulary, and the table's capacity for ids."""
-        full = {feature.config.name: feature.encoder.report() for feature in self._all() if feature.encoder is not None}
-        return {name: figures for name, figures in full.items() if figures is not None}
+        full: dict[str, dict[str, int]] = {}
+        for feature in self._all():
+            figures = (feature.encoder.report() or {} if feature.encoder else {}) | feature.report()
+            if figures:
+                full[feature.config.name] = figures
+        return full
 
     @property
     def digest(self) -> str:
@@ -187,7 +222,7 @@ class Engine:
     def _files(self) -> dict[str, bytes]:
         learnt = {name: state for name, encoder in self.encoders.items() if (state := encoder.state()) is not None}
         saved = {
-            "config": self.config.model_dump(mode="json"),
+            "config": self._portable_config().model_dump(mode="json"),
             "types": self._types,
             "features": {feature.config.name: feature.state() for feature in self._all()},
             "tables": sorted(learnt),
@@ -199,21 +234,12 @@ class Engine:
             files[f"{name}.parquet"] = sink.getvalue()
         return files
 
+    def _portable_config(self) -> Config:
+        sides = {side: tuple(f.portable() for f in features) for side, features in self.features.items()}
+        return self.config.model_copy(update=sides)
+
     def _all(self) -> list[Feature]:
         return self.features["query"] + self.features["item"]
-
-    def _apply(self, feature: Feature, table: pa.RecordBatch | pa.Table, use: Callable[[pa.Array], Any]) -> Any:
-        """Call `use` on the feature's column, and tell whose column it was if that refuses it."""
-        name, column = feature.config.name, feature.column
-        if column not in table.schema.names:
-            raise ValueError(f"feature {name!r}: {unknown('column', column, table.schema.names)}")
-        values = table.column(column)
-        if isinstance(values, pa.ChunkedArray):
-            values = values.combine_chunks()
-        try:
-            return use(values)
-        except ValueError as error:
-            raise ValueError(f"feature {name!r}, column {column!r}: {error}") from error
 
     def _refuse_duplicates(self) -> None:
         sides: dict[str, str] = {}
@@ -293,6 +319,24 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is none of `known`, and which of them is nearest."""
     names = list(known)
     return f"there is no {what} {name!r} (there are: {', '.join(names) or 'none'}){nearest(name, names)}"
+
+
+def _is_output(feature: Feature) -> bool:
+    """Whether a model reads the feature, and not only other features."""
+    return feature.dense_dim > 0 or feature.table is not None
+
+
+def _apply(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
+    """Call `use` on the feature's value, and tell whose it was if that refuses it."""
+    value = values.of(feature)
+    try:
+        return use(value)
+    except ValueError as error:
+        raise ValueError(f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}: {error}") from error
+
+
+def _missing(feature: Feature, column: str, known: Iterable[str]) -> None:
+    raise ValueError(f"feature {feature.config.name!r}: {unknown('column', column, known)}")
 
 
 def _make(config: FeatureConfig) -> Feature:

@@ -4,7 +4,8 @@ Shape legend: B rows, F dense numbers per row, N ids of all rows together.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,12 @@ class Jagged(NamedTuple):
         lengths = self.lengths[rows]
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         return type(self)(self.values[spans(starts[rows], lengths)], lengths)
+
+    def first(self, count: int) -> Self:
+        """Keep the first `count` values of each row that has more."""
+        lengths = np.minimum(self.lengths, count)
+        starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        return type(self)(self.values[spans(starts, lengths)], lengths)
 
     def last(self, count: int) -> Self:
         """Keep the last `count` values of each row that has more."""
@@ -97,6 +104,10 @@ class Encoder(ABC):
     def encode(self, values: pa.Array) -> np.ndarray:
         """int64 [N]: the row of each of the N values (flat, without nulls)."""
 
+    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Encode bags of values: the rows, and how many of them each bag has (as many as values, if not overridden)."""
+        return self.encode(values), lengths
+
     def state(self) -> pa.Table | None:
         """What was learnt, or None if there is nothing to learn."""
         return None
@@ -112,6 +123,9 @@ class Encoder(ABC):
 class Feature(ABC):
     """One configured feature. Dense if `dense_dim` > 0; else sparse, with `table`, `pooling` and an `encoder`."""
 
+    makes_value: ClassVar[bool] = False  # whether other features may read what `value` returns
+    is_cheap: bool = False  # whether a thread of its own costs more than it saves
+
     dense_dim: int = 0
     table: str | None = None
     pooling: SequencePooling = "mean"
@@ -119,9 +133,24 @@ class Feature(ABC):
     encoder: Encoder | None = None
 
     def __init__(self, config: FeatureConfig) -> None:
-        """`config` is of the feature's own kind. A sparse feature without an `encoder` gets its table's."""
+        """`config` is of the feature's own kind. A sparse feature without an `encoder` gets its table's.
+
+        `columns` are what it reads: columns of the data, or other features of its side, whose values it then takes.
+        """
         self.config = config
-        self.column = config.column or config.name
+        self.columns: tuple[str, ...] = (config.column or config.name,)
+
+    def portable(self) -> FeatureConfig:
+        """The config as an engine saves it: without files that may not be there where it is loaded."""
+        return self.config
+
+    def report(self) -> dict[str, int]:
+        """What the feature counted, besides its encoder's report."""
+        return {}
+
+    def value(self, columns: Sequence[pa.Array]) -> pa.Array:
+        """Make one column of the feature's `columns`; `observe` and `transform` get what this returns."""
+        return columns[0]
 
     def observe(self, column: pa.Array) -> None:  # noqa: B027 - not everything learns
         """Learn from one chunk of the column."""
@@ -153,22 +182,38 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     A null, an empty list and a list of nulls all have length 0.
     """
     lengths = np.ones(len(column), dtype=np.int32)
+    if not column.null_count and pa.types.is_primitive(column.type):
+        return column, lengths
     if is_list(column.type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         column = pc.list_flatten(column)
+    if is_list(column.type):
+        # Lists of lists: a row's values are those of all its lists.
+        inner, counts = bags(column)
+        ends = np.concatenate([[0], np.cumsum(counts)])[np.concatenate([[0], np.cumsum(lengths)])]
+        return inner, np.diff(ends).astype(np.int32)
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
     if pa.types.is_string_view(column.type):
         # Arrow has no kernel that filters views.
         column = column.cast(pa.string())
     if pa.types.is_nested(column.type):
-        raise ValueError(f"a column of {column.type} inside of lists is too deep; give values or lists of values")
+        raise ValueError(
+            f"its type {column.type} is nested otherwise than in lists; give values, lists, or lists of lists"
+        )
     if column.null_count:
         valid = column.is_valid().to_numpy(zero_copy_only=False)
         rows = np.repeat(np.arange(len(lengths)), lengths)
         lengths = np.bincount(rows[valid], minlength=len(lengths)).astype(np.int32)
         column = column.drop_null()
     return column, lengths
+
+
+def split(column: pa.Array, separator: str | None) -> pa.Array:
+    """Split texts into lists at `separator`, if there is one; an empty text has no values."""
+    if separator is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    return pc.split_pattern(pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column), separator)
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -1,17 +1,20 @@
 """Feature kind `id`: ids of one column (a value or a list of values per row) as rows of an embedding table.
 
-Three encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `hash`, and `identity`.
+Encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `given` (a list or a file), `hash`,
+`multi_hash` and `identity`.
 """
 
-from typing import Literal
+from collections import Counter
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.features import base
+from recsys_core.features import _hashing, base
 
 _PENDING_ROWS = 1 << 20
 _MAX_DIRECT_SPAN_PER_ID = 16
@@ -24,16 +27,53 @@ class Config(base.FeatureConfig):
     """Keys of an id feature.
 
     `table` shares an embedding table with other features of the same settings; `embedding_dim` overrides the
-    section's. A vocabulary has `num_embeddings - 1` rows to give out, to ids seen at least `min_count` times.
+    section's. A fitted vocabulary has `num_embeddings` - `num_oov` rows to give out, to ids seen at least `min_count`
+    times; one that is given (`vocabulary`, or `vocabulary_file` with an id per line) gives each id the next row. Rows 0
+    to `num_oov` - 1 are for all other ids, by their hash. `mod` takes integers modulo that first; `separator` splits
+    texts into lists; `default` stands for a null or an empty list.
+
+    `input: encoded` reads what an upstream job has encoded already: rows of the table. Rows, and ids of
+    `encoding: identity`, that are not in the table are refused, or with `out_of_range: drop` left out and counted.
     """
 
     kind: Literal["id"] = "id"
-    num_embeddings: int = Field(ge=2)
-    encoding: Literal["vocabulary", "hash", "identity"] = "vocabulary"
+    num_embeddings: int | None = Field(default=None, ge=2)
+    encoding: Literal["vocabulary", "given", "hash", "multi_hash", "identity"] = "vocabulary"
+    hash: _hashing.Name = "xxh3"
+    num_buckets: tuple[PositiveInt, ...] = Field(
+        default=(), description="of multi_hash: an id has one row among each of these, in one table"
+    )
+    vocabulary: tuple[str | int, ...] | None = None
+    vocabulary_file: Path | None = None
+    num_oov: PositiveInt = 1
+    mod: PositiveInt | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    default: int | str | None = None
+    input: Literal["raw", "encoded"] = "raw"
+    out_of_range: Literal["refuse", "drop"] = "refuse"
     table: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     embedding_dim: PositiveInt | None = None
     pooling: base.Pooling = "mean"
     min_count: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        given = self.vocabulary is not None or self.vocabulary_file is not None
+        if given and self.encoding == "vocabulary" and "encoding" not in self.model_fields_set:
+            object.__setattr__(self, "encoding", "given")
+        sized = self.encoding in ("vocabulary", "hash", "identity")
+        if sized != (self.num_embeddings is not None):
+            raise ValueError(
+                f"encoding: {self.encoding} {'needs num_embeddings' if sized else 'has its size from its own keys'}; "
+                f"{'say how many rows the table has' if sized else 'drop num_embeddings'}"
+            )
+        if (self.encoding == "given") != given or (self.vocabulary is not None and self.vocabulary_file is not None):
+            raise ValueError("encoding: given goes with one of vocabulary and vocabulary_file, and they with it")
+        if (self.encoding == "multi_hash") != bool(self.num_buckets):
+            raise ValueError("encoding: multi_hash goes with num_buckets, as in [10007, 10009], and they with it")
+        if self.num_embeddings is not None and self.num_oov >= self.num_embeddings:
+            raise ValueError(f"num_oov {self.num_oov} leaves no row of {self.num_embeddings} for a known id")
+        return self
 
 
 class Feature(base.Feature):
@@ -42,27 +82,99 @@ class Feature(base.Feature):
     def __init__(self, config: Config) -> None:
         """Make the encoder; the engine replaces it by the table's where that is shared."""
         super().__init__(config)
+        self._config = config
         self.table = config.table or config.name
         self.pooling = config.pooling
         self.embedding_dim = config.embedding_dim
-        match config.encoding:
-            case "vocabulary":
-                self.encoder = Vocabulary(config.num_embeddings, config.min_count)
-            case "hash":
-                self.encoder = Hash(config.num_embeddings)
-            case _:
-                self.encoder = Identity(config.num_embeddings)
+        self.encoder = _encoder(config)
+        self.num_out_of_range = 0
 
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""
         assert self.encoder is not None
-        self.encoder.observe(base.ids(base.bags(column)[0]))
+        values, _ = self._bags(column)
+        if self._config.input == "raw":
+            self.encoder.observe(values)
 
     def transform(self, column: pa.Array) -> base.Jagged:
-        """Rows of the table by row of the column."""
+        """Rows of the table by row of the column.
+
+        Raises:
+            ValueError: the column cannot hold ids, or an id that has to be a row of the table is none.
+        """
         assert self.encoder is not None
-        values, lengths = base.bags(column)
-        return base.Jagged(self.encoder.encode(base.ids(values)), lengths)
+        values, lengths = self._bags(column)
+        if self._config.input == "encoded":
+            return base.Jagged(values.to_numpy(zero_copy_only=False), lengths)
+        return base.Jagged(*self.encoder.rows(values, lengths))
+
+    def report(self) -> dict[str, int]:
+        """How many values were left out because they are no rows of the table, since the engine was made."""
+        return {"out_of_range": self.num_out_of_range} if self._config.out_of_range == "drop" else {}
+
+    def portable(self) -> Config:
+        """The config with the vocabulary's ids in place of its file."""
+        if not isinstance(self.encoder, Given) or self._config.vocabulary_file is None:
+            return self._config
+        return self._config.model_copy(update={"vocabulary": self.encoder.ids, "vocabulary_file": None})
+
+    def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        assert self.encoder is not None
+        values, lengths = base.bags(base.split(column, self._config.separator))
+        values = base.ids(values)
+        if self._config.default is not None and not lengths.all():
+            values, lengths = _with_default(values, lengths, self._config.default)
+        if self._config.mod is not None:
+            if not pa.types.is_integer(values.type):
+                raise ValueError(f"mod {self._config.mod} needs integers, found {values.type}; hash texts")
+            values = pa.array(values.to_numpy(zero_copy_only=False) % self._config.mod)
+        if self._config.input == "encoded" or isinstance(self.encoder, Identity):
+            if not pa.types.is_integer(values.type):
+                raise ValueError(f"rows of a table are integers, found {values.type}; use encoding: vocabulary or hash")
+            values, lengths = self._inside(values, lengths, self.encoder.num_embeddings)
+        return values, lengths
+
+    def _inside(self, values: pa.Array, lengths: np.ndarray, size: int) -> tuple[pa.Array, np.ndarray]:
+        rows = values.to_numpy(zero_copy_only=False)
+        # Seen as unsigned, negative numbers are the largest.
+        if not len(rows) or int(rows.view(np.uint64).max()) < size:
+            return values, lengths
+        outside = (rows < 0) | (rows >= size)
+        if self._config.out_of_range == "refuse":
+            raise ValueError(
+                f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+                "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+            )
+        self.num_out_of_range += int(outside.sum())
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        return pa.array(rows[~outside]), np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+
+
+def _with_default(values: pa.Array, lengths: np.ndarray, default: int | str) -> tuple[pa.Array, np.ndarray]:
+    try:
+        one = pa.array([default], values.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        raise ValueError(f"holds {values.type}, and default {default!r} is none; write it as one") from None
+    starts = np.cumsum(lengths) - lengths
+    empty = lengths == 0
+    places = np.insert(np.arange(len(values)), starts[empty], len(values))
+    return pa.concat_arrays([values, one]).take(pa.array(places)), np.where(empty, 1, lengths).astype(np.int32)
+
+
+def _encoder(config: Config) -> base.Encoder:
+    match config.encoding:
+        case "given":
+            return Given(config)
+        case "multi_hash":
+            return MultiHash(config.num_buckets, config.hash)
+    assert config.num_embeddings is not None
+    match config.encoding:
+        case "vocabulary":
+            return Vocabulary(config.num_embeddings, config.min_count, config.num_oov)
+        case "hash":
+            return Hash(config.num_embeddings, config.hash)
+        case _:
+            return Identity(config.num_embeddings)
 
 
 class Identity(base.Encoder):
@@ -84,41 +196,114 @@ class Identity(base.Encoder):
         rows = values.to_numpy(zero_copy_only=False)
         outside = (rows < 0) | (rows >= self.num_embeddings)
         if outside.any():
-            raise ValueError(
-                f"id {rows[outside][0]} is not in 0..{self.num_embeddings - 1}; raise num_embeddings or use "
-                "encoding: hash or vocabulary"
-            )
+            raise ValueError(f"id {rows[outside][0]} is not in 0..{self.num_embeddings - 1}; raise num_embeddings")
         return rows
 
 
-class Hash(base.Encoder):
-    """An id's row is the xxh3-64 of its text (decimal for integers) modulo the table's size."""
+class Given(base.Encoder):
+    """The ids of a given list have the rows behind `num_oov`, in its order."""
 
-    def __init__(self, num_embeddings: int) -> None:
-        """`num_embeddings` is the number of buckets."""
-        self.num_embeddings = num_embeddings
-        self.spec = {"encoding": "hash", "num_embeddings": num_embeddings}
+    def __init__(self, config: Config) -> None:
+        """Read the list or the file.
+
+        Raises:
+            ValueError: an id is there twice, or none is.
+        """
+        if config.vocabulary is not None:
+            given: list[str | int] = list(config.vocabulary)
+            place = "vocabulary"
+        else:
+            assert config.vocabulary_file is not None
+            place = str(config.vocabulary_file)
+            if not config.vocabulary_file.is_file():
+                raise ValueError(f"vocabulary_file {place}: no such file")
+            given = list(config.vocabulary_file.read_text().splitlines())
+        texts = [str(one) for one in given]
+        twice = [text for text, count in Counter(texts).items() if count > 1]
+        if twice or not texts:
+            raise ValueError(f"{place}: {f'{twice[0]!r} is there twice' if twice else 'no ids'}; name each id once")
+        self._rows = {text: row for row, text in enumerate(texts, config.num_oov)}
+        self.ids = tuple(texts)
+        self._num_oov = config.num_oov
+        self.num_embeddings = len(texts) + config.num_oov
+        digest = xxhash.xxh3_64_hexdigest("\n".join(texts).encode())
+        self.spec = {"encoding": "given", "num_oov": config.num_oov, "num_ids": len(texts), "digest": digest}
 
     def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the buckets; every distinct text is hashed once."""
+        """Return the rows; every distinct id is looked up once."""
         distinct = values.dictionary_encode()
-        texts = distinct.dictionary.cast(pa.string()).cast(pa.binary()).to_pylist()
-        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, texts), dtype=np.uint64, count=len(texts))
-        buckets = (hashes % np.uint64(self.num_embeddings)).astype(np.int64)
-        return buckets[distinct.indices.to_numpy(zero_copy_only=False)]
+        texts = distinct.dictionary.cast(pa.string())
+        rows = np.fromiter((self._rows.get(text, -1) for text in texts.to_pylist()), np.int64, len(texts))
+        unknown = rows < 0
+        rows[unknown] = out_of_vocabulary(texts.filter(pa.array(unknown)), self._num_oov)
+        return rows[distinct.indices.to_numpy(zero_copy_only=False)]
+
+
+def out_of_vocabulary(values: pa.Array, num_oov: int) -> np.ndarray:
+    """int64 [N]: the rows, of the first `num_oov`, of ids that have none of their own."""
+    if num_oov == 1:
+        return np.zeros(len(values), np.int64)
+    return _hashing.remainder(_hashing.hashed(values, "xxh3"), num_oov)
+
+
+class MultiHash(base.Encoder):
+    """An id has k rows, one in each part of the table, so that two ids rarely share all of them.
+
+    Part i has num_buckets[i] rows, and an integer's row in it is the remainder, a text's its hash's: with buckets that
+    have no common divisor this is the quotient-remainder family of Shi et al. 2020, Compositional Embeddings.
+    """
+
+    def __init__(self, num_buckets: tuple[int, ...], function: _hashing.Name) -> None:
+        """`num_buckets` are the sizes of the parts."""
+        self._num_buckets = num_buckets
+        self._function: _hashing.Name = function
+        self.num_embeddings = sum(num_buckets)
+        self.spec = {"encoding": "multi_hash", "hash": function, "num_buckets": list(num_buckets)}
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """int64 [N * k]: the k rows of each value, one after another."""
+        if pa.types.is_integer(values.type):
+            hashes = values.to_numpy(zero_copy_only=False)
+            parts = [hashes % size for size in self._num_buckets]
+        else:
+            hashes = _hashing.hashed(values, self._function)
+            parts = [_hashing.remainder(hashes, size) for size in self._num_buckets]
+        first = np.cumsum(self._num_buckets) - self._num_buckets
+        return (np.stack(parts, axis=1) + first).reshape(-1)
+
+    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each bag has k rows per value."""
+        return self.encode(values), (lengths * len(self._num_buckets)).astype(np.int32)
+
+
+class Hash(base.Encoder):
+    """An id's row is the hash of its text (decimal for integers) modulo the table's size; see `_hashing`."""
+
+    def __init__(self, num_embeddings: int, function: _hashing.Name = "xxh3") -> None:
+        """`num_embeddings` is the number of buckets."""
+        self.num_embeddings = num_embeddings
+        self.spec = {"encoding": "hash", "hash": function, "num_embeddings": num_embeddings}
+        self._function: _hashing.Name = function
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the buckets."""
+        return _hashing.remainder(_hashing.hashed(values, self._function), self.num_embeddings)
 
 
 class Vocabulary(base.Encoder):
-    """Every id that was seen often enough has a row of its own, for good; row 0 is for all others.
+    """Every id that was seen often enough has a row of its own, for good; the first `num_oov` rows are for all others.
 
-    The first fit gives out rows from 1 by (count, falling; id, rising); each later one continues in the same manner
-    with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
+    The first fit gives out the rows behind them by (count, falling; id, rising); each later one continues in the same
+    manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
     """
 
-    def __init__(self, num_embeddings: int, min_count: int) -> None:
-        """Rows 1..`num_embeddings` - 1 are there to be given out."""
+    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1) -> None:
+        """Rows `num_oov`..`num_embeddings` - 1 are there to be given out."""
         self.num_embeddings = num_embeddings
         self.spec = {"encoding": "vocabulary", "num_embeddings": num_embeddings, "min_count": min_count}
+        if num_oov > 1:
+            self.spec["num_oov"] = num_oov
+        self._num_oov = num_oov
         self._min_count = min_count
         self._seen: pa.Table | None = None
         self._pending: list[pa.Table] = []
@@ -149,13 +334,22 @@ class Vocabulary(base.Encoder):
         new = np.flatnonzero((rows == 0) & (counts >= self._min_count))
         # The ids are in rising order, which a stable sort by the count keeps among equals.
         new = new[np.argsort(-counts[new], kind="stable")]
-        first = int(rows.max(initial=0)) + 1
-        new = new[: self.num_embeddings - first]
+        first = max(int(rows.max(initial=0)) + 1, self._num_oov)
+        new = new[: max(self.num_embeddings - first, 0)]
         rows[new] = np.arange(first, first + len(new))
         self.restore(merged.append_column("row", pa.array(rows)))
 
     def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the rows; 0 for ids without one."""
+        """Return the rows; one of the first `num_oov` for ids without one of their own."""
+        rows = self._known_rows(values)
+        if self._num_oov > 1 and not rows.all():
+            unknown = rows == 0
+            rows = rows.copy()
+            rows[unknown] = out_of_vocabulary(values.filter(pa.array(unknown)), self._num_oov)
+        return rows
+
+    def _known_rows(self, values: pa.Array) -> np.ndarray:
+        """int64 [N]: 0 for ids without a row."""
         if self._seen is None:
             raise ValueError("the vocabulary is not fitted yet; fit or load the feature engine first")
         if not len(values) or not len(self._rows):
@@ -200,7 +394,7 @@ class Vocabulary(base.Encoder):
         """Ids with a row, ids that were seen but have none, and how many rows there are to give out."""
         seen = 0 if self._seen is None else self._seen.num_rows
         known = 0 if self._seen is None else len(self._rows)
-        return {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - 1}
+        return {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
 
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]

@@ -41,6 +41,8 @@ class Config(base.FeatureConfig):
 class Feature(base.Feature):
     """Numbers, normalised; or, with boundaries, bucket ids."""
 
+    is_cheap = True
+
     def __init__(self, config: Config) -> None:
         """Zscore and minmax have to be fitted before use."""
         super().__init__(config)

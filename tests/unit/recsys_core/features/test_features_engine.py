@@ -213,3 +213,39 @@ def test_refuses_what_is_no_saved_engine(fitted: Engine, tmp_path: Path) -> None
     (tmp_path / "engine.json").write_text("{")
     with pytest.raises(ValueError, match="damaged feature engine"):
         Engine.load(tmp_path)
+
+
+def test_a_vocabulary_file_travels_with_the_engine(tmp_path: Path) -> None:
+    file = tmp_path / "ids.txt"
+    file.write_text("f\nm\n")
+    engine = build([{"kind": "id", "name": "gender", "vocabulary_file": str(file)}], [])
+    engine.save(tmp_path / "engine")
+    file.unlink()
+    loaded = Engine.load(tmp_path / "engine")
+    assert lists(loaded.transform(USERS, "query").sparse["gender"]) == [[1], [], [2]]
+    assert loaded.digest == engine.digest
+
+
+def test_threads_and_equal_operations_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({f"c{i}": [f"{x:x}" for x in rng.integers(0, 10**6, 5_000)] for i in range(3)})
+    same = [
+        {"kind": "id", "name": f"f{i}", "column": f"c{i % 3}", "num_embeddings": 99, "encoding": "hash"}
+        for i in range(4)
+    ]
+    same[3]["table"] = "f0"
+    engine = build(same, [])
+    engine.num_threads = 2
+    threaded = engine.transform(table, "query")
+    engine.num_threads = 1
+    alone = engine.transform(table, "query")
+    for name, jagged in alone.sparse.items():
+        np.testing.assert_array_equal(jagged.values, threaded.sparse[name].values)
+    assert alone.sparse["f3"].values is alone.sparse["f0"].values
+
+
+def test_reports_what_was_out_of_range() -> None:
+    keys = {"kind": "id", "name": "x", "num_embeddings": 3, "encoding": "identity", "out_of_range": "drop"}
+    engine = build([keys], [])
+    engine.fit([pa.table({"x": [1, 3, -1]})], [])
+    assert engine.report == {"x": {"out_of_range": 2}}

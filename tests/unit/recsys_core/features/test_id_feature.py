@@ -1,8 +1,10 @@
 """Id features: what a column may look like, and the three encodings, each against plain Python."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import farmhash
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -41,6 +43,7 @@ WANTED = [[3], [], [], [4, 3, 5], []]
         (pa.DictionaryArray.from_arrays(pa.array([0, 1, None]), pa.array([5, None])), [[5], [], []]),
         (pa.array([True, False, None]), [[1], [0], []]),
         (pa.nulls(2), [[], []]),
+        (pa.array([[[1, 2], None, []], [], None, [[3, None], [4]]]), [[1, 2], [], [], [3, 4]]),
         (pa.array([], pa.int64()), []),
     ],
 )
@@ -79,11 +82,9 @@ def test_takes_every_kind_of_text(kind: pa.DataType) -> None:
     assert rows_of(vocabulary.transform(listed)) == [[2], [0, 1], []]
 
 
-@pytest.mark.parametrize(
-    "column", [pa.array([1.5]), pa.array([[[1]]]), pa.array([{"a": 1}]), pa.array([2**63], pa.uint64())]
-)
+@pytest.mark.parametrize("column", [pa.array([1.5]), pa.array([{"a": 1}]), pa.array([2**63], pa.uint64())])
 def test_refuses_what_cannot_be_an_id(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match=r"cannot hold ids|too deep|out of bounds|not in range"):
+    with pytest.raises(ValueError, match=r"cannot hold ids|nested otherwise|out of bounds|not in range"):
         feature().observe(column)
 
 
@@ -93,7 +94,7 @@ def test_identity_refuses_ids_outside_of_the_table() -> None:
     for outside in (4, -1):
         with pytest.raises(ValueError, match=f"id {outside} is not in 0..3"):
             identity.transform(pa.array([0, outside]))
-    with pytest.raises(ValueError, match="identity needs integers, found string"):
+    with pytest.raises(ValueError, match="integers, found string"):
         identity.transform(pa.array(["1"]))
 
 
@@ -182,3 +183,76 @@ def test_vocabulary_must_be_fitted_and_keeps_its_type() -> None:
         vocabulary.encode(pa.array([1]))
     with pytest.raises(ValueError, match="holds int64"):
         vocabulary.observe(pa.array([1]))
+
+
+def test_a_given_list_has_the_rows_behind_those_of_unknown_ids(tmp_path: Path) -> None:
+    listed = feature(num_embeddings=None, vocabulary=["b", "a"])
+    assert rows_of(listed.transform(pa.array(["a", "b", "c", None]))) == [[2], [1], [0], []]
+    file = tmp_path / "ids.txt"
+    file.write_text("7\n\u00fc\n9\n", encoding="utf-8")
+    filed = feature(num_embeddings=None, vocabulary_file=file, num_oov=3)
+    assert filed.encoder is not None
+    assert filed.encoder.num_embeddings == 6
+    unknown = [xxhash.xxh3_64_intdigest(str(i).encode()) % 3 for i in (8, 10)]
+    assert rows_of(filed.transform(pa.array([9, 8, 7, 10]))) == [[5], [unknown[0]], [3], [unknown[1]]]
+    assert rows_of(Feature(filed.portable()).transform(pa.array(["\u00fc"]))) == [[4]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"num_embeddings": None}, "vocabulary needs num_embeddings"),
+        ({"vocabulary": ["a"]}, "given has its size from its own keys"),
+        ({"encoding": "hash", "vocabulary": ["a"]}, "given goes with one of"),
+        ({"num_embeddings": None, "encoding": "multi_hash"}, "goes with num_buckets"),
+        ({"num_embeddings": None, "vocabulary": ["a", "b", "a"]}, "'a' is there twice"),
+        ({"num_embeddings": None, "vocabulary_file": "no.txt"}, "no such file"),
+        ({"num_embeddings": 2, "num_oov": 2}, "leaves no row"),
+    ],
+)
+def test_refuses_keys_that_do_not_go_together(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        feature(**keys)
+
+
+def test_a_vocabulary_with_several_rows_for_unknown_ids() -> None:
+    vocabulary = Vocabulary(5, 1, num_oov=3)
+    vocabulary.observe(pa.array([5, 5, 6, 7]))
+    vocabulary.settle()
+    unknown = [xxhash.xxh3_64_intdigest(str(i).encode()) % 3 for i in (7, 8)]
+    assert vocabulary.encode(pa.array([5, 6, 7, 8])).tolist() == [3, 4, *unknown]
+    assert vocabulary.report() == {"known": 2, "out_of_vocabulary": 1, "capacity": 2}
+
+
+def test_multi_hash_gives_an_id_a_row_in_every_part() -> None:
+    parts = feature(num_embeddings=None, encoding="multi_hash", num_buckets=(3, 5), hash="farm")
+    assert rows_of(parts.transform(pa.array([[7, -1], None]))) == [[1, 3 + 2, 2, 3 + 4], []]
+    h = farmhash.fingerprint64("x")
+    assert rows_of(parts.transform(pa.array(["x"]))) == [[h % 3, 3 + h % 5]]
+
+
+def test_mod_separator_and_default() -> None:
+    modulo = feature(encoding="identity", mod=10, separator=",", default=9)
+    assert rows_of(modulo.transform(pa.array([[25, -1], [], None, [[3]][0]]))) == [[5, 9], [9], [9], [3]]
+    with pytest.raises(ValueError, match="mod 10 needs integers, found string"):
+        modulo.transform(pa.array(["1"]))
+    texts = feature(encoding="hash", separator="\x1d", default="none", num_embeddings=1000)
+    expected = [[xxhash.xxh3_64_intdigest(t) % 1000 for t in row] for row in ([b"a", b"b"], [b"none"], [b"none"])]
+    assert rows_of(texts.transform(pa.array(["a\x1db", "", None]))) == expected
+    with pytest.raises(ValueError, match="holds int64, and default 'none' is none"):
+        texts.transform(pa.array([1, None]))
+
+
+def test_encoded_rows_pass_as_they_are_and_others_are_counted_or_refused() -> None:
+    encoded = feature(input="encoded", num_embeddings=4, encoding="hash")
+    column = pa.array([[0, 3], None, [2]])
+    encoded.observe(column)
+    assert rows_of(encoded.transform(column)) == [[0, 3], [], [2]]
+    with pytest.raises(ValueError, match=r"id 4 is not in 0..3"):
+        encoded.transform(pa.array([1, 4]))
+    with pytest.raises(ValueError, match="integers, found string"):
+        encoded.transform(pa.array(["1"]))
+    dropping = feature(input="encoded", num_embeddings=4, encoding="hash", out_of_range="drop")
+    assert rows_of(dropping.transform(pa.array([[4, 1], [-1], [0, 2**62, 2]]))) == [[1], [], [0, 2]]
+    assert dropping.report() == {"out_of_range": 3}
+    assert encoded.report() == {}

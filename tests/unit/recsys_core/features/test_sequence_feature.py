@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from recsys_core.features.id import Identity
+from recsys_core.features.id import Hash, Identity
 from recsys_core.features.sequence import Config, Feature
 
 
@@ -26,3 +26,24 @@ def test_takes_lists_only() -> None:
     with pytest.raises(ValueError, match="int64 is no list; use kind: id"):
         feature(2).transform(pa.array([1]))
     assert feature(2).transform(pa.nulls(2)).lengths.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("last", ([3, 4, 5, 6], [2, 0, 0, 2])), ("first", ([1, 2, 3, 5], [3, 0, 0, 1]))]
+)
+def test_cuts_entries_of_either_end_whatever_they_hold(keep: str, expected: tuple[list[int], list[int]]) -> None:
+    made = Feature(Config(name="f", table="t", max_length=2, keep=keep))
+    made.encoder = Identity(10)
+    encoded = made.transform(pa.array([[[1, 2], [3], None, [4]], None, [], [[5], [], [6]]]))
+    if keep == "last":
+        # Of the third row's entries the empty one counts: it is an entry without ids.
+        expected = ([3, 4, 6], [2, 0, 0, 1])
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == expected
+
+
+def test_splits_texts() -> None:
+    made = Feature(Config(name="f", table="t", max_length=2, separator=";"))
+    made.encoder = Hash(1 << 40)
+    encoded = made.transform(pa.array(["a;b;c", "", None, "d"]))
+    assert encoded.lengths.tolist() == [2, 0, 0, 1]
+    assert encoded.values.tolist() == Hash(1 << 40).encode(pa.array(["b", "c", "d"])).tolist()

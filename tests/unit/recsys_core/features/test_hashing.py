@@ -1,0 +1,60 @@
+"""Hashes of many texts at once against the published functions, one text at a time."""
+
+from collections.abc import Callable
+
+import farmhash
+import mmh3
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys_core.features import _hashing
+
+PUBLISHED: dict[_hashing.Name, Callable[[bytes], int]] = {
+    "xxh3": xxhash.xxh3_64_intdigest,
+    "farm": farmhash.fingerprint64,
+    "murmur3": lambda text: mmh3.hash64(text, signed=False)[0],
+}
+
+pytestmark = pytest.mark.parametrize("name", PUBLISHED)
+
+
+def test_known_values(name: _hashing.Name) -> None:
+    # The empty text, and 'hello' as the functions' own projects give it.
+    known = {
+        "xxh3": (0x2D06800538D394C2, 0x9555E8555C62DCFD),
+        "farm": (0x9AE16A3B2F90404F, 0xB48BE5A931380CE8),
+        "murmur3": (0, 0xCBD8A7B341BD9B02),
+    }
+    assert tuple(_hashing.hashed(pa.array(["", "hello"]), name).tolist()) == known[name]
+
+
+def test_every_length_is_the_published_hash(name: _hashing.Name) -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(int(size)) for size in rng.permutation(np.repeat(np.arange(300), 2))] + [rng.bytes(5_000)]
+    expected = [PUBLISHED[name](text) for text in texts]
+    assert _hashing.hashed(pa.array(texts, pa.binary()), name).tolist() == expected
+    # Each alone, where all of a block are of one size.
+    assert [int(_hashing.hashed(pa.array([text], pa.binary()), name)[0]) for text in texts] == expected
+
+
+@given(texts=st.lists(st.text(max_size=40)), start=st.integers(0, 5))
+def test_unicode_and_slices(name: _hashing.Name, texts: list[str], start: int) -> None:
+    expected = [PUBLISHED[name](text.encode()) for text in texts[start:]]
+    assert _hashing.hashed(pa.array(texts, pa.string())[start:], name).tolist() == expected
+
+
+@pytest.mark.parametrize("distinct", [50, 10**9])
+def test_many_values_few_or_many_distinct(name: _hashing.Name, distinct: int) -> None:
+    numbers = np.random.default_rng(1).integers(-distinct, distinct, 20_000)
+    expected = [PUBLISHED[name](str(number).encode()) for number in numbers.tolist()]
+    assert _hashing.hashed(pa.array(numbers), name).tolist() == expected
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 7, 1 << 20, 10**12 + 39])
+def test_remainder(name: _hashing.Name, divisor: int) -> None:
+    hashes = np.array([0, 1, 2**64 - 1, 2**63, 12345678901234567890], np.uint64)
+    assert _hashing.remainder(hashes, divisor).tolist() == [h % divisor for h in hashes.tolist()]

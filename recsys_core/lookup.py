@@ -16,6 +16,9 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
+# "discriminator" is OpenAPI's; editors do not need it.
+_REFERRING = ("$defs", "$ref", "discriminator")
+
 
 def kinds(catalogue: str) -> list[str]:
     """Return the kinds of `catalogue` (an importable package), sorted; `base` is the contract, not a kind."""
@@ -84,4 +87,19 @@ class OneOf:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Return `oneOf` over the catalogue's components."""
-        return {"oneOf": [component(self.catalogue, kind).Config.model_json_schema() for kind in kinds(self.catalogue)]}
+        schemas = (component(self.catalogue, kind).Config.model_json_schema() for kind in kinds(self.catalogue))
+        return {"oneOf": [inlined(schema) for schema in schemas]}
+
+
+def inlined(node: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """Return a JSON schema with what it refers to in the references' places, so that schemas nest in one another."""
+    definitions = definitions or {}
+    if isinstance(node, list):
+        return [inlined(entry, definitions) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    definitions = definitions | node.get("$defs", {})
+    rest = {key: inlined(value, definitions) for key, value in node.items() if key not in _REFERRING}
+    if "$ref" in node:
+        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions) | rest
+    return rest

@@ -10,13 +10,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from recsys_core.lookup import inlined
+
 M = TypeVar("M", bound=BaseModel)
 Key = str | int
 Schema = dict[str, Any]
 
 _MAX_SHOWN = 60
-# "discriminator" is OpenAPI's; editors do not need it.
-_REFERRING = ("$defs", "$ref", "discriminator")
 _STEP = re.compile(r"(?P<key>[^.\[\]=]+)(?P<indexes>(\[\d+\])*)")
 
 
@@ -89,7 +89,7 @@ def validate(record: type[M], sections: dict[str, Any], path: Path, overrides: d
 
 def schema(record: type[BaseModel]) -> Schema:
     """Return the JSON schema of `record` without references, so that the schemas of components nest in it."""
-    return _inline(record.model_json_schema(), {})
+    return inlined(record.model_json_schema())
 
 
 def spell(keys: Sequence[Key]) -> str:
@@ -185,18 +185,6 @@ def _variants(node: Schema, place: Any) -> list[Schema]:
     deeper = [variant for inner in offered for variant in _variants(inner, place)]
     kind = place.get("kind") if isinstance(place, dict) else None
     return [v for v in deeper if v.get("properties", {}).get("kind", {}).get("const") == kind] or deeper
-
-
-def _inline(node: Any, definitions: dict[str, Any]) -> Any:
-    if isinstance(node, list):
-        return [_inline(entry, definitions) for entry in node]
-    if not isinstance(node, dict):
-        return node
-    definitions = definitions | node.get("$defs", {})
-    rest = {key: _inline(value, definitions) for key, value in node.items() if key not in _REFERRING}
-    if "$ref" in node:
-        return _inline(definitions[node["$ref"].rpartition("/")[2]], definitions) | rest
-    return rest
 
 
 def _kind_of(value: Any) -> str:

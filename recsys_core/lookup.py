@@ -93,12 +93,11 @@ class OneOf:
 
 def inlined(node: Any, definitions: dict[str, Any] | None = None) -> Any:
     """Return a JSON schema with what it refers to in the references' places, so that schemas nest in one another."""
-    definitions = definitions or {}
     if isinstance(node, list):
         return [inlined(entry, definitions) for entry in node]
     if not isinstance(node, dict):
         return node
-    definitions = definitions | node.get("$defs", {})
+    definitions = (definitions or {}) | node.get("$defs", {})
     rest = {key: inlined(value, definitions) for key, value in node.items() if key not in _REFERRING}
     if "$ref" in node:
         return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions) | rest

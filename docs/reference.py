@@ -1,6 +1,7 @@
 """Write the parts of the documentation that the code knows best: every key of a config, every kind of component.
 
-A hook of mkdocs: `{{ configuration }}` and `{{ components }}` in a page are replaced when the site is built.
+A hook of mkdocs: `{{ configuration }}`, `{{ ranking configuration }}` and `{{ components }}` in a page are replaced
+when the site is built.
 """
 
 import json
@@ -9,13 +10,18 @@ from typing import Any
 
 from recsys_core import config, lookup
 
-_CATALOGUES = ("datasets", "readers", "writers", "features", "models", "samplers")
+_CATALOGUES = ("datasets", "datasets.labelled", "readers", "writers", "features", "models", "samplers")
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:
     """Fill in what a page asks for."""
-    for name, lines in (("configuration", _configuration), ("components", _components)):
+    parts = {
+        "configuration": lambda: _configuration(config.schema()),
+        "ranking configuration": lambda: _configuration(config.schema(ranking=True)),
+        "components": _components,
+    }
+    for name, lines in parts.items():
         marker = "{{ " + name + " }}"
         if marker in markdown:
             markdown = markdown.replace(marker, "\n".join(lines()))
@@ -31,14 +37,14 @@ def _components() -> Iterator[str]:
             yield f"| `{catalogue}` | `{kind}` | {_cell(summary)} |"
 
 
-def _configuration() -> Iterator[str]:
-    sections = config.schema()["properties"]
-    plain = {name: schema for name, schema in sections.items() if not _nested(schema)}
+def _configuration(schema: dict[str, Any]) -> Iterator[str]:
+    sections = schema["properties"]
+    plain = {name: section for name, section in sections.items() if not _nested(section)}
     yield from _table({"properties": plain, "required": [name for name in plain if "default" not in plain[name]]}, "")
-    for name, schema in sections.items():
+    for name, section in sections.items():
         if name not in plain:
             yield from ("", f"### `{name}`", "")
-            yield from _section(schema, f"{name}.")
+            yield from _section(section, f"{name}.")
 
 
 def _section(schema: dict[str, Any], prefix: str) -> Iterator[str]:

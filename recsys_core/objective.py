@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recsys_core import models
@@ -73,6 +74,7 @@ class Retrieval(Objective):
         feed = Feed(self.engine, ItemTable(data.items, self.engine), sampler, seed=seed, rank=here.rank)
         self.feed = feed
         self.reader = parquet.Reader(parquet.Config(path=str(data.examples)))
+        torch.manual_seed(seed)
         towers = models.build(model, self.engine, RetrievalModel, tables_device="meta")
         self.model, self.tables = towers, towers.tables
         self._loss = sampled_softmax.Loss(loss)

@@ -122,7 +122,6 @@ class Trainer:
         """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
-        torch.manual_seed(seed)
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
         tables = [table.name for table in objective.engine.tables]
         self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)

@@ -28,11 +28,12 @@ from recsys_core.readers.base import Reader
 class Ranking(Objective):
     """Predict the label of a row."""
 
-    def __init__(self, config: Config, model: Frozen, data: LabelledData, *, batch_size: int) -> None:
+    def __init__(self, config: Config, model: Frozen, data: LabelledData, *, batch_size: int, seed: int) -> None:
         """`model` is the config of a component; `batch_size` is that of validation, per rank."""
         self.engine = Engine.load(data.engine)
         self.feed = LabelledFeed(self.engine, label=config.label, weight=config.sample_weight)
         self.reader = parquet.Reader(parquet.Config(path=str(data.train)))
+        torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self.model, self.tables = ranker, ranker.tables
         self._loss = binary_cross_entropy.Loss()

@@ -35,5 +35,6 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
 
 def trainer(request: Request, here: World) -> training.Trainer:
     """Return what trains a ranking model on this rank."""
-    objective = Ranking(request.ranking, request.model, request.data, batch_size=request.config.batch_size)
+    size, seed = request.config.batch_size, request.seed
+    objective = Ranking(request.ranking, request.model, request.data, batch_size=size, seed=seed)
     return training.Trainer(objective, request.config, here, seed=request.seed)

@@ -14,8 +14,6 @@ from flows.ranking import ranking
 from recsys_core import tracking
 from recsys_core.artifacts import RankingEvaluation
 
-NAMES = ["first", "second", "third"]
-
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -102,17 +100,3 @@ def test_a_ranking_run_learns_is_recorded_and_is_not_done_twice(prefect_server, 
     again = ranking(str(config))
     assert all(stage.cached for stage in again.stages.values())
     assert again.metrics == result.metrics
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("ranking.label=lable", "no column 'lable', which ranking.label names"),
-        ("ranking.label=age", "column 'age' holds 0.*; a label is 0 or 1"),
-        ("features.query[1].column=label", "one of them reads 'label', the label, and a model must not see that"),
-        ("ranking.sample_weight=user", "column 'user' holds something else than a number"),
-    ],
-)
-def test_bad_columns_are_refused_before_anything_is_trained(prefect_server, config, change, message):
-    with pytest.raises(ValueError, match=message):
-        ranking(str(config), overrides=[change])

@@ -1,0 +1,214 @@
+"""Labelled tables that must be refused, scores of a table, and a training that stops when it gets no better."""
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from recsys_core import checkpoint
+from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
+from recsys_core.datasets.labelled import splits
+from recsys_core.export import Config as Export
+from recsys_core.features import Config as Features
+from recsys_core.losses import binary_cross_entropy
+from recsys_core.models import dlrm
+from recsys_core.progress import silent
+from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
+from recsys_core.train import Config as Train
+
+DAY = datetime.date(2024, 1, 1)
+COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
+MODEL = dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
+
+
+def _table(num_rows, seed):
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 8, num_rows), rng.integers(0, 8, num_rows)
+    return pa.table(
+        {
+            # A fifth of the labels is wrong, so that a model soon learns what is not so.
+            "label": ((user % 2 == item % 2) ^ (rng.random(num_rows) < 0.2)).astype(np.int8),
+            "user": [f"u{n}" for n in user],
+            "item": item,
+            "age": rng.random(num_rows),
+            "weight": rng.random(num_rows),
+            "half": np.full(num_rows, 0.5),
+            "always": np.ones(num_rows, np.int8),
+            "score": np.zeros(num_rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("labelled")
+    for split, num_rows, seed in (("train", 400, 0), ("valid", 100, 1), ("test", 101, 2)):
+        (root / split).mkdir()
+        pq.write_table(_table(num_rows, seed), root / split / "part-0.parquet", row_group_size=60)
+    return root
+
+
+def _prepare(source, output, item=(), **ranking):
+    features = {
+        "embedding_dim": 4,
+        "query": [{"kind": "id", "name": "user", "num_embeddings": 16}, {"kind": "raw", "name": "age"}],
+        "item": [{"kind": "id", "name": "item", "num_embeddings": 16}, *item],
+    }
+    data = splits.Config(source=str(source), day=DAY)
+    request = prepare.Request(
+        output=output,
+        config=Config(**ranking),
+        data=data,
+        features=Features.model_validate(features),
+        import_root=output.parent,
+        fingerprint="f",
+        **COMMON,
+    )
+    return prepare.run(request, silent)
+
+
+@pytest.fixture(scope="module")
+def data(source, tmp_path_factory) -> LabelledData:
+    return _prepare(source, tmp_path_factory.mktemp("prepared") / "prepare", sample_weight="weight", group="user")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return train.run(_train_request(data, tmp_path_factory.mktemp("trained") / "train"), silent)
+
+
+def _train_request(data, output, **changes):
+    config = {
+        "batch_size": 50,
+        "num_epochs": 60,
+        "log_every_steps": 4,
+        "evaluate_every_steps": 8,
+        "early_stopping_patience": 2,
+        "best_metric": "logloss",
+        "sparse_optimizer": {"kind": "adagrad", "learning_rate": 0.3},
+        "dense_optimizer": {"learning_rate": 0.03},
+        "sharding": {"device": "cpu"},
+    }
+    return train.Request(
+        output=output,
+        config=Train.model_validate(config | changes),
+        ranking=Config(sample_weight="weight", group="user"),
+        model=MODEL,
+        loss=binary_cross_entropy.Config(),
+        num_ranks=1,
+        seed=1,
+        day=DAY,
+        data=data,
+        **COMMON,
+    )
+
+
+def _evaluated(data, made, output, split="valid"):
+    request = evaluate.Request(
+        output=output,
+        config=evaluate.Config(split=split, batch_size=30),
+        ranking=Config(sample_weight="weight", group="user"),
+        model=MODEL,
+        sharding=Train.model_validate({"sharding": {"device": "cpu"}}).sharding,
+        num_ranks=1,
+        seed=1,
+        data=data,
+        checkpoint=made,
+        **COMMON,
+    )
+    return evaluate.run(request, silent)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        ({"label": "lable"}, "no column 'lable', which ranking.label names"),
+        ({"label": "half"}, "column 'half' holds 0.5; a label is 0 or 1"),
+        ({"label": "user"}, "one of them reads 'user', the label, and a model must not see that"),
+        ({"label": "always"}, "400 of 400 rows are positive; a model learns from rows of both labels"),
+        ({"sample_weight": "user"}, "column 'user' holds something else than a number"),
+        ({"group": "usr"}, "no column 'usr', which ranking.group names"),
+    ],
+)
+def test_columns_that_are_not_what_they_should_be_are_refused(source, tmp_path, ranking, message):
+    with pytest.raises(ValueError, match=message):
+        _prepare(source, tmp_path / "prepare", **ranking)
+    assert not (tmp_path / "prepare").exists()
+
+
+def test_a_column_that_a_feature_needs_is_named(source, tmp_path):
+    with pytest.raises(ValueError, match="no column 'price', which features names"):
+        _prepare(source, tmp_path / "prepare", item=[{"kind": "raw", "name": "price"}])
+
+
+def test_tables_without_a_train_split_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="has no folder train"):
+        _prepare(tmp_path, tmp_path / "prepare")
+
+
+def test_what_was_prepared_is_told(data):
+    assert [(split.name, split.num_rows) for split in data.splits] == [("train", 400), ("valid", 100), ("test", 101)]
+    assert data.num_rows == 400
+    assert data.columns["item"] == "int64"
+
+
+def test_training_stops_and_what_is_kept_is_the_best_state(data, trained, tmp_path):
+    position = checkpoint.position(trained.state)
+    assert trained.num_steps == position.step < 60 * 8
+    assert position.best_step == position.step - 2 * 8
+    found = _evaluated(data, trained, tmp_path / "evaluate")
+    assert found.metrics.logloss == pytest.approx(position.best_value, rel=1e-6)
+    assert not list(trained.path.rglob("best"))
+
+
+def test_stopping_needs_evaluations_and_validation_rows(data, tmp_path):
+    with pytest.raises(ValidationError, match="early_stopping_patience counts evaluations; set evaluate_every_steps"):
+        Train.model_validate({"early_stopping_patience": 1})
+    alone = data.model_copy(update={"splits": data.splits[:1]})
+    with pytest.raises(ValueError, match="the data has no split `valid`"):
+        train.run(_train_request(alone, tmp_path / "train"), silent)
+    with pytest.raises(ValueError, match="evaluate.split: the data has no split 'test', only train"):
+        evaluate.run(evaluate.Request.model_construct(config=evaluate.Config(), data=alone), silent)
+
+
+def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):
+    request = _train_request(data, tmp_path / "train", best_metric="gauc")
+    with pytest.raises(ValueError, match="train.best_metric: the validation rows have no gauc, only .*auc"):
+        train.run(request.model_copy(update={"ranking": Config()}), silent)
+
+
+def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_path):
+    found: RankingEvaluation = _evaluated(data, trained, tmp_path / "evaluate", split="test")
+    request = export.Request(
+        output=tmp_path / "export", config=Export(), model=MODEL, data=data, checkpoint=trained, **COMMON
+    )
+    exported = export.run(request, silent)
+    source = str(data.test)
+
+    def scored(name, **config) -> Predictions:
+        return predict.run(
+            predict.Request(
+                output=tmp_path / name,
+                config=predict.Config(batch_size=40, **config),
+                source=source,
+                source_digest="d",
+                model=exported,
+                **COMMON,
+            ),
+            silent,
+        )
+
+    rows = pq.read_table(scored("predict", reserved_columns=("user", "label", "weight")).rows)
+    assert rows["user"].to_pylist() == pq.read_table(source)["user"].to_pylist()
+    probability, label, weight = (rows[name].to_numpy() for name in ("probability", "label", "weight"))
+    losses = -np.log(np.where(label, probability, 1 - probability))
+    assert np.average(losses, weights=weight) == pytest.approx(found.metrics.logloss, rel=1e-4)
+    assert found.metrics.auc > 0.65
+    with pytest.raises(ValueError, match="already has a column 'score'"):
+        scored("again")
+    with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):
+        scored("missing", reserved_columns=("usr",))
+    assert not (tmp_path / "again").exists()

@@ -140,8 +140,11 @@ def _source_fingerprint(config: base.Config) -> str:
     module = lookup.component(CATALOGUE, config.kind)
     # An importer that was changed must import again.
     code = [*sorted(Path(base.__file__).parent.glob("*.py")), Path(str(module.__file__))]
-    # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
-    where: str | None = config.source
-    read = where is not None and not where.startswith(("http://", "https://"))
-    source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
+    if hasattr(module, "fingerprint"):
+        source = module.fingerprint(config)
+    else:
+        # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
+        where: str | None = config.source
+        read = where is not None and not where.startswith(("http://", "https://"))
+        source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
     return digest_of([config.model_dump(mode="json", exclude={"source"}), source, [digest_of_file(f) for f in code]])

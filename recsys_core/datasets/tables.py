@@ -1,7 +1,8 @@
-"""A log in tables that any reader opens: MaxCompute, object stores or local files, partitioned by day.
+"""A log in tables that any reader opens: MaxCompute, object stores or local files, by day.
 
-`interactions`, `users` and `items` name a table each. Its : `2024-01-31` or `20240131`. Rows have the columns of the daily layout, see `daily`; days are imported one after
-another.
+`interactions`, `users` and `items` name a table each. A row's day is text in the column `day_column`, which may be a
+partition key: `2024-01-31` or `20240131`. Rows have the columns of the daily layout, see `daily`. Users and items are
+held in memory while they are imported; interactions pass through it block by block.
 """
 
 import datetime
@@ -57,14 +58,14 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
     log, done = base.LogWriter(root), 0
     for name in ("users", "items"):
         by_day: dict[datetime.date, list[pa.Table]] = {}
-        for table in _blocks(config, name, opened[name]):
+        for table in _blocks(config, opened[name]):
             for day, rows in _by_day(config, name, table):
                 by_day.setdefault(day, []).append(rows)
             done += table.num_rows
             sink(Event(stage=base.STAGE, done=done, total=total))
         for day in sorted(by_day):
             log.write_rows(name, day, by_day.pop(day))
-    for table in _blocks(config, "interactions", opened["interactions"]):
+    for table in _blocks(config, opened["interactions"]):
         for day, rows in _by_day(config, "interactions", table):
             _require_times(config, day, rows)
             log.add_interactions(rows)
@@ -75,7 +76,7 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
 
 def _opened(config: Config, name: str, path: str) -> readers.Reader:
     reader = readers.build(readers.infer(path))
-    there = [config.columns.get(column, column) for column in reader.schema.names]
+    there: list[str] = [config.columns.get(column) or column for column in reader.schema.names]
     for column in (*_KEYS[name], config.day_column):
         if column not in there:
             raise ValueError(
@@ -85,7 +86,7 @@ def _opened(config: Config, name: str, path: str) -> readers.Reader:
     return reader
 
 
-def _blocks(config: Config, name: str, reader: readers.Reader) -> Iterator[pa.Table]:
+def _blocks(config: Config, reader: readers.Reader) -> Iterator[pa.Table]:
     for block in range(len(reader.block_rows)):
         table = reader.read(block, reader.schema.names)
         yield table.rename_columns([config.columns.get(column, column) for column in table.column_names])
@@ -103,7 +104,8 @@ def _day(config: Config, name: str, text: Any) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{getattr(config.source, name)}: {config.day_column} is {text!r} in some row; days are YYYY-MM-DD or YYYYMMDD"
+            f"{getattr(config.source, name)}: {config.day_column} is {text!r} in some row; days are "
+            "YYYY-MM-DD or YYYYMMDD"
         ) from None
 
 
@@ -112,6 +114,6 @@ def _require_times(config: Config, day: datetime.date, rows: pa.Table) -> None:
     other = seconds // base.DAY_SECONDS != base.day_number(day)
     if other.any():
         raise ValueError(
-            f"{config.source.interactions}: timestamp {seconds[int(np.argmax(other))]} stands in the partition {day}, of "
-            "which it is not; timestamps are Unix seconds, and days are UTC"
+            f"{config.source.interactions}: timestamp {seconds[int(np.argmax(other))]} stands in the rows of "
+            f"{day}, of which it is not; timestamps are Unix seconds, and days are UTC"
         )

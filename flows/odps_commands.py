@@ -1,6 +1,7 @@
 """`dayline odps-emulator`: a MaxCompute on this machine."""
 
 import secrets
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +71,6 @@ def odps_emulator(
     else:
         variables |= {"ODPS_ACCESS_ID": access_id, "ODPS_ACCESS_KEY": secret}
     for name, value in variables.items():
-        typer.echo(f"export {name}={value}")
+        typer.echo(f"export {name}={shlex.quote(value)}")
     typer.echo(f"serving {directory} until Ctrl-C", err=True)
     emulator.serve()

@@ -142,10 +142,13 @@ def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
     # An importer that was changed must import again.
     own = Path(str(module.__file__))
     code = sorted({*Path(base.__file__).parent.glob("*.py"), *own.parent.glob("*.py")})
-    # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
-    where: str | None = config.source
-    read = where is not None and not where.startswith(("http://", "https://"))
-    source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
+    if hasattr(module, "fingerprint"):
+        source = module.fingerprint(config)
+    else:
+        # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
+        where: str | None = config.source
+        read = where is not None and not where.startswith(("http://", "https://"))
+        source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
     # A ranking table's day is only what its runs are named by.
     fields = config.model_dump(mode="json", exclude={"source", "day"})
     return digest_of([fields, source, [digest_of_file(file) for file in code]])

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from recsys_core import artifacts, distributed
+from recsys_core import artifacts, distributed, output
 from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine, Side
@@ -27,6 +27,10 @@ class Config(Frozen):
     """YAML section `embed`."""
 
     batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+    items_output: str | None = Field(
+        default=None, description="table or folder to write item_id and embedding to as well; {day} becomes the day"
+    )
+    queries_output: str | None = Field(default=None, description="the same of the ground truth's users")
 
 
 class Request(artifacts.Request):
@@ -70,6 +74,13 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
             counts[side] = sum(here.gather(writer.num_rows))
             if counts[side] != reader.num_rows:
                 raise RuntimeError(f"{out}: {counts[side]} vectors written for {reader.num_rows} rows")
+        # The live model's vectors, which only serve to compare, go nowhere else.
+        if request.stage == "embed":
+            wanted = {"items": request.config.items_output, "queries": request.config.queries_output}
+            for out, path in wanted.items():
+                if path is not None:
+                    part = work.path / out / f"part-{here.rank:05d}.parquet"
+                    output.write(path.replace("{day}", request.data.day.isoformat()), output.groups(part), here)
         if here.is_first:
             work.commit(
                 artifacts.Embeddings,

@@ -1,7 +1,8 @@
 """Where a log comes from: the contract of this catalogue, and the writer of the daily layout.
 
 A kind has a `Config`. A kind that is not already in the daily layout also has
-`write(config, root: Path, sink: progress.Sink) -> Counts`, which streams its source into a `LogWriter(root)`.
+`write(config, root: Path, sink: progress.Sink) -> Counts`, which streams its source into a `LogWriter(root)`. One whose
+source is not files has `fingerprint(config) -> str` as well.
 """
 
 import datetime

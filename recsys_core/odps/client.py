@@ -71,7 +71,11 @@ class Client:
         wait_seconds: float = 300.0,
         config: retry.Config | None = None,
     ) -> None:
-        """Ask nothing yet."""
+        """Ask just whether projects have schemas here.
+
+        Raises:
+            ValueError: the service does not answer, or does not know the keys.
+        """
         self._path, self._access, self._retry = path, access, config or retry.Config()
         self._compression, self._max_batch_rows = _COMPRESSIONS[compression], max_batch_rows
         self._wait_seconds = wait_seconds
@@ -85,7 +89,9 @@ class Client:
             overwrite_global=False,
             rest_client_kwargs={"retry_enabled": False},
         )
-        self._table = self._odps.get_table(path.table, project=path.project, schema=path.schema)
+        self._table = self._call(
+            lambda: self._odps.get_table(path.table, project=path.project, schema=path.schema), "ask for the tenant"
+        )
         self._storage = _Storage(self._odps, self._table, rest_endpoint=_url(access), quota_name=quota_name)
 
     # Tables and partitions

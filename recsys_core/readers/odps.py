@@ -158,8 +158,11 @@ class Reader(base.Reader):
                     return
                 try:
                     reader.refresh()
+                except client.LostSessionError as error:
+                    # Whoever reads finds out, too, and decides; a session that was opened since is young.
+                    _LOG.warning("%s", error)
+                    return
                 except ValueError as error:
-                    # Not the end: whoever reads finds out whether the session has ended, and says so.
                     _LOG.warning("%s", error)
                 del reader
 

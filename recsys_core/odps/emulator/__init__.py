@@ -118,7 +118,13 @@ class Emulator:
 
 def _refuse(fault: Fault) -> None:
     if fault.kind == "status":
-        codes = {403: "NoPermission", 401: "Unauthorized", 429: "FlowExceeded", 503: "ServiceUnavailable"}
+        codes = {
+            400: "InvalidArgument",
+            403: "NoPermission",
+            401: "Unauthorized",
+            429: "FlowExceeded",
+            503: "ServiceUnavailable",
+        }
         raise RefusedError(fault.status, codes.get(fault.status, "InternalServerError"), "as the test asked for")
     if fault.kind == "expired":
         raise RefusedError(401, "AuthenticationRequestExpired", "the token has expired, as the test asked for")

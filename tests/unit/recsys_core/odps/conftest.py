@@ -20,10 +20,16 @@ QUICK = {"retry": {"first_wait_seconds": 0.001, "most_wait_seconds": 0.01}}
 NUM_ROWS = 5_000
 
 
-def every_type(num_rows: int, seed: int = 0) -> pa.Table:
+@pytest.fixture(scope="session")
+def every_type() -> Callable[..., pa.Table]:
+    """Make a table of every column type, nulls included: a number of rows, and a seed."""
+    return _every_type
+
+
+def _every_type(num_rows: int, seed: int = 0) -> pa.Table:
     """A table of every column type, nulls included."""
     rng = np.random.default_rng(seed)
-    day, second = datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1, 12)  # noqa: DTZ001 - MaxCompute's own has no zone
+    day, second = datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1, 12)  # noqa: DTZ001 - MaxCompute's datetime has no zone
     number = range(num_rows)
 
     def column(kind: pa.DataType, make: Callable[[int], Any]) -> pa.Array:
@@ -89,9 +95,3 @@ def opened(emulator: Emulator) -> Callable[..., reader.Reader]:
         return reader.Reader(reader.Config.model_validate({"path": path} | QUICK | settings), state)
 
     return work
-
-
-def read_all(table: reader.Reader, columns: list[str] | None = None) -> pa.Table:
-    """Every row, in order."""
-    names = columns or table.schema.names
-    return pa.concat_tables([table.read(block, names) for block in range(len(table.block_rows))])

@@ -1,0 +1,119 @@
+"""A log in tables that any reader opens: MaxCompute, object stores or local files, by day.
+
+`interactions`, `users` and `items` name a table each. A row's day is text in the column `day_column`, which may be a
+partition key: `2024-01-31` or `20240131`. Rows have the columns of the daily layout, see `daily`. Users and items are
+held in memory while they are imported; interactions pass through it block by block.
+"""
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from recsys_core import readers
+from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.datasets import base
+from recsys_core.progress import Event, Sink
+
+_KEYS = {"interactions": ("user_id", "item_id", "timestamp"), "users": ("user_id",), "items": ("item_id",)}
+
+
+class Sources(Frozen):
+    """Paths of the three tables; those of users and items may hold fewer days than that of interactions."""
+
+    interactions: str
+    users: str
+    items: str
+
+
+class Config(base.Config):
+    """`source` names the three tables; `columns` renames theirs, as in `{uid: user_id}`."""
+
+    kind: Literal["tables"] = "tables"
+    source: Sources
+    day_column: str = Field(default="ds", description="text, YYYY-MM-DD or YYYYMMDD")
+    columns: dict[str, str] = Field(default_factory=dict, description="names in the tables to names in the log")
+
+
+def fingerprint(config: Config) -> str:
+    """Return a digest that changes when one of the tables does; no rows are read."""
+    sources = config.source.model_dump()
+    return digest_of([readers.build(readers.infer(path)).fingerprint for path in sources.values()])
+
+
+def write(config: Config, root: Path, sink: Sink) -> base.Counts:
+    """Import the three tables.
+
+    Raises:
+        ValueError: a table that cannot be opened or lacks a column, a day that is none, an interaction that is not of
+            its partition's day.
+    """
+    opened = {name: _opened(config, name, path) for name, path in config.source.model_dump().items()}
+    total = sum(reader.num_rows for reader in opened.values())
+    log, done = base.LogWriter(root), 0
+    for name in ("users", "items"):
+        by_day: dict[datetime.date, list[pa.Table]] = {}
+        for table in _blocks(config, opened[name]):
+            for day, rows in _by_day(config, name, table):
+                by_day.setdefault(day, []).append(rows)
+            done += table.num_rows
+            sink(Event(stage=base.STAGE, done=done, total=total))
+        for day in sorted(by_day):
+            log.write_rows(name, day, by_day.pop(day))
+    for table in _blocks(config, opened["interactions"]):
+        for day, rows in _by_day(config, "interactions", table):
+            _require_times(config, day, rows)
+            log.add_interactions(rows)
+        done += table.num_rows
+        sink(Event(stage=base.STAGE, done=done, total=total))
+    return log.close()
+
+
+def _opened(config: Config, name: str, path: str) -> readers.Reader:
+    reader = readers.build(readers.infer(path))
+    there: list[str] = [config.columns.get(column) or column for column in reader.schema.names]
+    for column in (*_KEYS[name], config.day_column):
+        if column not in there:
+            raise ValueError(
+                f"{path}: no column {column!r} for {name}; it has {', '.join(there)}; name another in data.columns or "
+                "data.day_column"
+            )
+    return reader
+
+
+def _blocks(config: Config, reader: readers.Reader) -> Iterator[pa.Table]:
+    for block in range(len(reader.block_rows)):
+        table = reader.read(block, reader.schema.names)
+        yield table.rename_columns([config.columns.get(column, column) for column in table.column_names])
+
+
+def _by_day(config: Config, name: str, table: pa.Table) -> Iterator[tuple[datetime.date, pa.Table]]:
+    days = table.column(config.day_column).cast(pa.string())
+    own = table.drop_columns([config.day_column])
+    for text in sorted(days.unique().to_pylist(), key=str):
+        yield _day(config, name, text), own.filter(pc.equal(days, text)) if text is not None else own
+
+
+def _day(config: Config, name: str, text: Any) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{getattr(config.source, name)}: {config.day_column} is {text!r} in some row; days are "
+            "YYYY-MM-DD or YYYYMMDD"
+        ) from None
+
+
+def _require_times(config: Config, day: datetime.date, rows: pa.Table) -> None:
+    seconds = rows.column("timestamp").cast(pa.int64()).to_numpy()
+    other = seconds // base.DAY_SECONDS != base.day_number(day)
+    if other.any():
+        raise ValueError(
+            f"{config.source.interactions}: timestamp {seconds[int(np.argmax(other))]} stands in the rows of "
+            f"{day}, of which it is not; timestamps are Unix seconds, and days are UTC"
+        )

@@ -97,8 +97,8 @@ def inlined(node: Any, definitions: dict[str, Any] | None = None) -> Any:
         return [inlined(entry, definitions) for entry in node]
     if not isinstance(node, dict):
         return node
-    definitions = (definitions or {}) | node.get("$defs", {})
-    rest = {key: inlined(value, definitions) for key, value in node.items() if key not in _REFERRING}
+    known: dict[str, Any] = (definitions or {}) | node.get("$defs", {})
+    rest = {key: inlined(value, known) for key, value in node.items() if key not in _REFERRING}
     if "$ref" in node:
-        return inlined(definitions[node["$ref"].rpartition("/")[2]], definitions) | rest
+        return inlined(known[node["$ref"].rpartition("/")[2]], known) | rest
     return rest

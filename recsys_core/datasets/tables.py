@@ -13,37 +13,35 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from recsys_core import readers
-from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.artifacts import digest_of
 from recsys_core.datasets import base
 from recsys_core.progress import Event, Sink
 
 _KEYS = {"interactions": ("user_id", "item_id", "timestamp"), "users": ("user_id",), "items": ("item_id",)}
 
 
-class Sources(Frozen):
-    """Paths of the three tables; those of users and items may hold fewer days than that of interactions."""
-
-    interactions: str
-    users: str
-    items: str
-
-
 class Config(base.Config):
     """`source` names the three tables; `columns` renames theirs, as in `{uid: user_id}`."""
 
     kind: Literal["tables"] = "tables"
-    source: Sources
+    source: dict[str, str] = Field(description="paths of interactions, users and items")
     day_column: str = Field(default="ds", description="text, YYYY-MM-DD or YYYYMMDD")
     columns: dict[str, str] = Field(default_factory=dict, description="names in the tables to names in the log")
+
+    @field_validator("source")
+    @classmethod
+    def _all_three(cls, source: dict[str, str]) -> dict[str, str]:
+        if set(source) != set(_KEYS):
+            raise ValueError(f"names {', '.join(sorted(source)) or 'nothing'}; name {', '.join(_KEYS)}, each a path")
+        return source
 
 
 def fingerprint(config: Config) -> str:
     """Return a digest that changes when one of the tables does; no rows are read."""
-    sources = config.source.model_dump()
-    return digest_of([readers.build(readers.infer(path)).fingerprint for path in sources.values()])
+    return digest_of([readers.build(readers.infer(path)).fingerprint for _, path in sorted(config.source.items())])
 
 
 def write(config: Config, root: Path, sink: Sink) -> base.Counts:
@@ -53,7 +51,7 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
         ValueError: a table that cannot be opened or lacks a column, a day that is none, an interaction that is not of
             its partition's day.
     """
-    opened = {name: _opened(config, name, path) for name, path in config.source.model_dump().items()}
+    opened = {name: _opened(config, name, path) for name, path in config.source.items()}
     total = sum(reader.num_rows for reader in opened.values())
     log, done = base.LogWriter(root), 0
     for name in ("users", "items"):
@@ -104,8 +102,7 @@ def _day(config: Config, name: str, text: Any) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{getattr(config.source, name)}: {config.day_column} is {text!r} in some row; days are "
-            "YYYY-MM-DD or YYYYMMDD"
+            f"{config.source[name]}: {config.day_column} is {text!r} in some row; days are YYYY-MM-DD or YYYYMMDD"
         ) from None
 
 
@@ -114,6 +111,6 @@ def _require_times(config: Config, day: datetime.date, rows: pa.Table) -> None:
     other = seconds // base.DAY_SECONDS != base.day_number(day)
     if other.any():
         raise ValueError(
-            f"{config.source.interactions}: timestamp {seconds[int(np.argmax(other))]} stands in the rows of "
+            f"{config.source['interactions']}: timestamp {seconds[int(np.argmax(other))]} stands in the rows of "
             f"{day}, of which it is not; timestamps are Unix seconds, and days are UTC"
         )

@@ -46,7 +46,7 @@ def test_days_become_partitions_of_the_daily_layout(config: tables.Config, tmp_p
 def test_an_unchanged_source_is_imported_once(config: tables.Config, tmp_path: Path) -> None:
     before = ingest.prepare(config, tmp_path / "imports", silent)
     assert ingest.prepare(config, tmp_path / "imports", silent) == before
-    _write(Path(config.source.users) / "ds=20240102", {"user_id": [3], "age": [1]})
+    _write(Path(config.source["users"]) / "ds=20240102", {"user_id": [3], "age": [1]})
     after = ingest.prepare(config, tmp_path / "imports", silent)
     assert after != before
     assert (after / "users" / "ds=2024-01-02").is_dir()
@@ -73,7 +73,12 @@ def test_rows_of_other_days_are_refused(
     config: tables.Config, day: str, timestamp: int, said: str, tmp_path: Path
 ) -> None:
     rows = {"uid": [1], "item_id": [7], "timestamp": [timestamp]}
-    _write(Path(config.source.interactions) / f"ds={day}", rows)
+    _write(Path(config.source["interactions"]) / f"ds={day}", rows)
     with pytest.raises(ValueError, match=said):
         ingest.import_log(config, tmp_path / "log", silent)
     assert not (tmp_path / "log").exists()
+
+
+def test_a_source_names_all_three() -> None:
+    with pytest.raises(ValueError, match="names users; name interactions, users, items"):
+        tables.Config.model_validate({"source": {"users": "u"}})

@@ -88,6 +88,7 @@ class Feature(base.Feature):
         self.embedding_dim = config.embedding_dim
         self.encoder = _encoder(config)
         self.num_out_of_range = 0
+        self.is_cheap = config.input == "encoded"
 
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""

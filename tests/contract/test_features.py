@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import tokenizers
 from pydantic import ValidationError
 
 from recsys_core import features
@@ -13,12 +14,32 @@ from recsys_core.lookup import component, kinds
 
 CATALOGUE = "recsys_core.features"
 # What a kind needs besides kind and name, where it needs anything, and a column that it can read.
-NEEDS: dict[str, dict[str, Any]] = {"id": {"num_embeddings": 16}, "sequence": {"table": "owner"}}
+NUMBER = {"output": {"kind": "raw"}}
+HASHED = {"output": {"kind": "id", "num_embeddings": 16, "encoding": "hash"}}
+TOKENIZER = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0, "a": 1}, unk_token="?")).to_str()
+NEEDS: dict[str, dict[str, Any]] = {
+    "id": {"num_embeddings": 16},
+    "sequence": {"table": "owner"},
+    "bool_mask": {"values": "x", "mask": "x"} | HASHED,
+    "combine": NUMBER,
+    "combo": {"columns": ["x", "x"]} | HASHED,
+    "date_parts": {"part": "weekday"} | NUMBER,
+    "expr": {"expression": "log1p(x) + 1"} | NUMBER,
+    "kv_dot_product": {"left": "x", "right": "x"} | NUMBER,
+    "lookup": {"map": "x", "key": "x"} | HASHED,
+    "match": {"map": "x"} | HASHED,
+    "overlap": {"query": "x", "title": "x", "method": "index_of"} | NUMBER,
+    "text_normalize": HASHED,
+    "tokenize": {"tokenizer_json": TOKENIZER, "output": {"kind": "id", "num_embeddings": 2, "encoding": "identity"}},
+}
+TEXTS = pa.array(["a b", None, "c"])
 COLUMNS = {
     "id": pa.array([[1, 2], None, [3]]),
     "sequence": pa.array([[1, 2], None, [3]]),
-    "raw": pa.array([0.5, None, 2]),
-}
+    "bool_mask": pa.array([[1, 0], None, [1]]),
+    "match": pa.array(["a^x:1", None, "b^y:2"]),
+} | dict.fromkeys(("raw", "combine", "date_parts", "expr"), pa.array([0.5, None, 2]))
+COLUMNS["date_parts"] = pa.array([0, None, 86_400])
 OWNER = {"kind": "id", "name": "owner", "num_embeddings": 16}
 
 pytestmark = pytest.mark.parametrize("kind", kinds(CATALOGUE))
@@ -30,7 +51,7 @@ def section(kind: str) -> dict[str, Any]:
 
 def fitted(kind: str) -> tuple[features.Engine, pa.Table]:
     engine = features.Engine.build(features.Config.model_validate(section(kind)))
-    table = pa.table({"x": COLUMNS[kind], "owner": [1, 2, 3]})
+    table = pa.table({"x": COLUMNS.get(kind, TEXTS), "owner": [1, 2, 3]})
     engine.fit([table], [table])
     return engine, table
 
@@ -95,5 +116,5 @@ def test_errors_name_feature_and_column(kind: str) -> None:
     engine, table = fitted(kind)
     with pytest.raises(ValueError, match=r"feature 'x'.* 'x'"):
         engine.transform(table.drop_columns("x"), "query")
-    with pytest.raises(ValueError, match="feature 'x', column 'x': "):
+    with pytest.raises(ValueError, match="feature 'x', column 'x(, x)*': "):
         engine.transform(pa.table({"x": pa.array([{"a": 1}] * 3)}), "query")

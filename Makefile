@@ -42,7 +42,7 @@ install: .venv/.installed
 
 test: .venv/.installed-dev
 	@rm -f .coverage .coverage.*
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
 	@$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows
 
 lint: .venv/.installed-dev

@@ -53,16 +53,6 @@ class _Inputs(artifacts.Request):
     seed: int
 
 
-# First, so that xdist finds the marks.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share servers and retrained days in one process; files of unit tests go anywhere."""
-    for item in items:
-        level = item.path.relative_to(Path(__file__).parent).parts[0]
-        shared = level in ("integration", "distributed", "browser")
-        item.add_marker(pytest.mark.xdist_group(level if shared else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def recsys_data() -> Callable[[str], Path]:
     """Locate a folder of the research data by its name (`ml-100k`), or skip the test."""

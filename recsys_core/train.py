@@ -20,11 +20,12 @@ from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
 from recsys_core.checkpoint import Position, files, fine_tune
 from recsys_core.distributed import World
-from recsys_core.loader import Interval, Order, Shard, merge, prefetch
+from recsys_core.loader import Budget, Interval, Order, Shard, merge, prefetch
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
 from recsys_core.objective import Objective, Retrieval
 from recsys_core.progress import Event, Sink
+from recsys_core.readers import Selected, Selection
 from recsys_core.sharding import Config as Sharding
 
 _STAGE = "train"
@@ -43,6 +44,13 @@ class Config(Frozen):
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
     shuffle_rows: int = Field(
         default=131_072, ge=0, description="rows that are mixed in memory; 0 keeps the table's order"
+    )
+    selection: Selection = Field(default=Selection(), description="which rows are trained on")
+    cost_column: str | None = Field(
+        default=None, description="a column that says what a row costs, or a list's, whose length is its cost"
+    )
+    max_cost: float | None = Field(
+        default=None, gt=0, description="the most that the rows of a batch may cost together; batch_size limits it too"
     )
     checkpoint_every_steps: int = Field(
         default=1_000, ge=1, description="a killed training loses no more steps than this"
@@ -72,6 +80,8 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _can_run(self) -> Self:
         optim.check(self.sparse_optimizer, self.sharding.device)
+        if (self.cost_column is None) != (self.max_cost is None):
+            raise ValueError("cost_column and max_cost go together; give both, or neither")
         if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
             raise ValueError(
                 "early_stopping_patience counts evaluations; set evaluate_every_steps too, or leave it out"
@@ -127,6 +137,15 @@ class Trainer:
         self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
+        self._budget: Budget | None = None
+        if config.cost_column is not None and config.max_cost is not None:
+            self._budget = Budget(config.cost_column, config.max_cost)
+        if config.selection != Selection():
+            whole = objective.reader
+            counts = here.share(lambda: Selected(whole, config.selection).state())
+            objective.reader = Selected(whole, config.selection, counts)
+            if not objective.reader.num_rows:
+                raise ValueError(f"train.selection keeps none of the {whole.num_rows} rows; widen it")
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
@@ -181,6 +200,8 @@ class Trainer:
             rank=self.here.rank,
             num_ranks=self.here.num_ranks,
             consumed=self.position.consumed,
+            budget=self._budget,
+            gather=self.here.gather,
         )
 
     def judge(self, best: Path) -> dict[str, float]:
@@ -210,7 +231,8 @@ class Trainer:
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint; every rank calls this."""
-        checkpoint.save(directory, self.state(), self.position, self.here)
+        position = self.position.model_copy(update={"source": self.objective.reader.fingerprint})
+        checkpoint.save(directory, self.state(), position, self.here)
 
 
 def fit(
@@ -225,6 +247,7 @@ def fit(
     if resumed := state if state.exists() else checkpoint.latest(steps):
         trainer.restore(resumed)
         trainer.position = checkpoint.position(resumed)
+        trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
     elif base is not None:
         trainer.restore(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
     elif trainer.config.fine_tune_from is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
@@ -23,7 +24,8 @@ class Position(Frozen):
 
     `consumed` are intervals of the epoch's order, gathered from all ranks, and `loss_sum` is the sum of their
     examples' losses; `last_loss` is the mean of the epoch before. `best_value` is the best validation so far, that of
-    step `best_step`, and `num_stale` how many have been worse since.
+    step `best_step`, and `num_stale` how many have been worse since. `source` is the fingerprint of the rows' reader:
+    for other rows, the position means nothing.
     """
 
     step: int = 0
@@ -34,6 +36,23 @@ class Position(Frozen):
     best_value: float | None = None
     best_step: int = 0
     num_stale: int = 0
+    source: dict[str, str] = Field(default_factory=dict)
+
+    def refuse_other_source(self, found: dict[str, str]) -> None:
+        """Compare with the fingerprint of the rows as they are now.
+
+        Raises:
+            ValueError: a file or table has been changed, added or removed since; each is named.
+        """
+        names = [name for name in sorted({*self.source, *found}) if self.source.get(name) != found.get(name)]
+        if self.source and names:
+            told = "; ".join(
+                f"{name} was {self.source.get(name, 'absent')} and is {found.get(name, 'absent')}" for name in names
+            )
+            raise ValueError(
+                f"the rows have changed since the training was interrupted at step {self.step}: {told}. Bring them "
+                "back as they were, or delete the run's directory and train from the beginning"
+            )
 
 
 def save(directory: Path, state: dict[str, Any], position: Position, here: World) -> None:

@@ -1,6 +1,7 @@
 """What readers of files share: which files there are, their partition columns, and that they fit together."""
 
 import base64
+import posixpath
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ class Files:
 
     Attributes:
         locations: the files; partition values are in their folders' names.
-        fingerprint: by file, its size and the time or version of its last change.
+        fingerprint: by file, below the folder that holds all, its size and the time or version of its last change.
     """
 
     def __init__(self, path: str, state: list[str] | None = None) -> None:
@@ -30,7 +31,11 @@ class Files:
                 f"{self.locations[other].path}: its folders name the partition keys {list(keys[other])}, those of "
                 f"{self.locations[0].path} name {list(keys[0])}; name files of one table"
             )
-        self.fingerprint = {location.path: uri.version(location) for location in self.locations}
+        paths = [location.path for location in self.locations]
+        # A table that was moved whole, its times kept, is the same table.
+        above = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+        versions = [uri.version(location) for location in self.locations]
+        self.fingerprint = dict(zip((posixpath.relpath(path, above) for path in paths), versions, strict=True))
 
     def state(self) -> list[str]:
         """Return the files' addresses, for `Files` in another process."""

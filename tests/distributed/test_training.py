@@ -113,6 +113,39 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, conf
     assert losses[0] == losses[1]
 
 
+def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, day):
+    ages = pq.read_table(day.examples).column("activity").to_pylist()
+    chosen = sum(age > 0.5 for age in ages)
+    config = {
+        "num_epochs": 2,
+        "batch_size": 200,
+        "selection": {"filter": [["activity", ">", 0.5]]},
+        "cost_column": "history__item_id",
+        "max_cost": 100,
+    }
+    made = train.run(train_request("chosen", config=config), silent)
+    assert made.num_rows == chosen
+    curve = pq.read_table(made.path / "curve.parquet").to_pylist()
+    assert curve[-1]["examples"] == 2 * chosen
+    # A history has 2.5 items on average: a hundred of them are forty rows or so, not two hundred.
+    assert made.num_steps > 2 * chosen / 60
+    with pytest.raises(ValueError, match=r"train\.selection keeps none of the 2011 rows; widen it"):
+        train.run(train_request("none", config={"selection": {"filter": [["activity", ">", 2]]}}), silent)
+    with pytest.raises(ValueError, match="cost_column and max_cost go together"):
+        train.Config.model_validate({"max_cost": 3})
+
+
+def test_a_position_in_rows_that_have_changed_is_refused():
+    position = checkpoint.Position(step=7, source={"a.parquet": "10 bytes, 1", "b.parquet": "5 bytes, 1"})
+    position.refuse_other_source({"b.parquet": "5 bytes, 1", "a.parquet": "10 bytes, 1"})
+    checkpoint.Position().refuse_other_source({"a.parquet": "10 bytes, 1"})
+    changed = {"a.parquet": "11 bytes, 2", "c.parquet": "5 bytes, 1"}
+    with pytest.raises(
+        ValueError, match=r"step 7: a\.parquet was 10 bytes, 1 and is 11 bytes, 2; b\.parquet was .* absent"
+    ):
+        position.refuse_other_source(changed)
+
+
 def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
     undisturbed = train.run(train_request("undisturbed"), silent)
     killed = train_request("killed")

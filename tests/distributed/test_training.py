@@ -17,6 +17,7 @@ from flows.cli import app
 from recsys_core import checkpoint, models, train
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Engine
+from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import silent
 
 
@@ -169,7 +170,7 @@ def test_evaluation_and_export_take_the_moving_average(train_request, sections, 
     made = train.run(train_request(config={"num_epochs": 1, "dense_optimizer": {"average_decay": 0.9}}), silent)
     stored = _weights(made)
     engine = Engine.load(day.engine)
-    weights = models.build(sections["model"], engine).state_dict()
+    weights = models.build(sections["model"], engine, RetrievalModel).state_dict()
     checkpoint.load_weights(made.state, weights, alone=True)
     dense = [name for name in weights if not name.startswith("tables.")]
     assert dense

@@ -121,7 +121,7 @@ def test_the_flow_page_shows_runs_by_day_and_the_result(days: list[DayResult]) -
         tasks = {task.name for task in client.read_task_runs(flow_run_filter=only)}
         assert {f"train tiny {DAYS[0]}", f"publish tiny {DAYS[0]}", f"gate tiny {DAYS[0]}"} <= tasks
         keys = {one.key for one in client.read_artifacts() if one.flow_run_id == shown.id}
-    assert keys == {"day", "hit-rate"}
+    assert keys == {"data-contract", "day", "hit-rate"}
 
 
 @pytest.mark.parametrize(

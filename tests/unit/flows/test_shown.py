@@ -1,0 +1,91 @@
+"""What a person reads: tables of ranking runs, bars on a terminal, a profile's notes, and an emulator's refusals."""
+
+import datetime
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from flows import cli, console, profiles
+from recsys_core.artifacts import LabelledMetrics
+from recsys_core.progress import Event
+from tasks.report_ranking import RankingResult
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def test_a_ranking_run_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = dict.fromkeys(LabelledMetrics.model_fields, 0.25) | {"num_rows": 391, "num_positives": 90}
+    result = RankingResult(
+        run_id="a",
+        mlflow_run_id="b",
+        day=datetime.date(2024, 1, 2),
+        split="test",
+        metrics=LabelledMetrics.model_validate(fields),
+        num_examples=7_200,
+        num_steps=10,
+        examples_per_second=1_234.5,
+        loss=0.4567,
+        predictions=Path("scores"),
+        stages={},
+        artifacts={},
+    )
+    console.table([result])
+    shown = capsys.readouterr().out
+    assert "on the 391 rows of test" in shown
+    assert "7,200" in shown
+    assert "0.4567" in shown
+    console.table([])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with console.progress() as sink:
+        sink(Event(stage="train", done=5, total=10, message="going"))
+        sink(Event(stage="train", done=10, total=10, message="done in 1.0 s"))
+    assert "train: 10 rows, done in 1.0 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("num_bytes", "expected"), [(0, "0 B"), (1_500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e21, None)])
+def test_sizes_have_units(num_bytes: float, expected: str | None) -> None:
+    told = profiles._size(num_bytes)
+    assert told == expected if expected else told.endswith(profiles._UNITS[-1])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, ""), (True, "true"), (7, "7"), (0.123456789, "0.12346"), ("text", "text"), ("x" * 500, None)],
+)
+def test_values_are_short(value: object, expected: str | None) -> None:
+    told = profiles._value(value)
+    assert told == expected if expected is not None else told == "x" * (profiles._MAX_TEXT - 1) + "…"
+
+
+def test_a_profile_of_many_values_says_how_exact_it_is(tmp_path: Path) -> None:
+    for day in ("2024-01-01", "2024-01-02"):
+        (tmp_path / f"ds={day}").mkdir()
+        rows = pa.table({"id": pa.array(range(150_000)).cast(pa.string()), "x": [i / 7 for i in range(150_000)]})
+        pq.write_table(rows, tmp_path / f"ds={day}" / "a.parquet")
+    done = CliRunner().invoke(cli.app, ["data", "profile", str(tmp_path)], catch_exceptions=False)
+    assert "ds: 2 partitions, 2024-01-01 to 2024-01-02, 150,000 to 150,000 rows each" in done.stdout
+    assert "~: estimated, standard error" in done.stdout
+    assert "quantiles: within" in done.stdout
+    assert "counts of frequent values: at most" in done.stdout
+
+
+def test_an_emulators_project_is_a_folder_of_its_own(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["odps-emulator", str(tmp_path), "--project", "a/b"])
+    assert done.exit_code == 2
+    assert "a project's name has no slash" in done.output
+
+
+def test_a_model_that_was_never_published_has_no_releases(tmp_path: Path) -> None:
+    place = ["--set", f"run_root={tmp_path}"]
+    done = CliRunner().invoke(cli.app, ["release", "list", str(CONFIGS / "demo.yaml"), *place])
+    assert "shop: nothing was published yet" in done.output
+    done = CliRunner().invoke(cli.app, ["release", "list", str(CONFIGS / "demo.yaml"), *place, "--json"])
+    assert json.loads(done.stdout) == []

@@ -18,11 +18,6 @@ Operation = Literal[
     "get_write",
     "write",
     "commit",
-    "open_download",
-    "download",
-    "open_upload",
-    "upload",
-    "close_upload",
 ]
 
 

@@ -4,9 +4,10 @@ import datetime
 import itertools
 import math
 import shutil
+import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -122,19 +123,44 @@ def trainer(request: Request, here: World) -> "Trainer":
         seed=request.seed,
         here=here,
     )
-    return Trainer(objective, request.config, here, seed=request.seed, warm=request.base is not None)
+    warm = request.base is not None
+    return Trainer(
+        objective, request.config, here, seed=request.seed, warm=warm, earlier_plans=earlier_plans(request, request.base)
+    )
+
+
+def earlier_plans(request: artifacts.Request, base: artifacts.Checkpoint | None) -> list[Path]:
+    """Return the folders whose plan of tables may be taken again: of a killed try, and of what is continued."""
+    return [Pending(request.output).path, *([base.path] if base else [])]
 
 
 class Trainer:
     """The state of one training on one rank: model, optimizers, and where it stands."""
 
-    def __init__(self, objective: Objective, config: Config, here: World, *, seed: int, warm: bool = False) -> None:
-        """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
+    def __init__(
+        self,
+        objective: Objective,
+        config: Config,
+        here: World,
+        *,
+        seed: int,
+        warm: bool = False,
+        earlier_plans: Sequence[Path] = (),
+    ) -> None:
+        """Shard the objective's model and make the optimizers.
+
+        `warm`: it is going to continue another training. `earlier_plans` are folders whose plan may be taken again.
+        """
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
+        self.plan, self.plan_told = sharding.plan(
+            objective.model, config.sharding, here, batch_size=config.batch_size, earlier=earlier_plans
+        )
         tables = [table.name for table in objective.engine.tables]
-        self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
+        self.model: DistributedModelParallel = sharding.shard(
+            objective.model, tables, config.sharding, here, seed, planned=self.plan
+        )
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
         self._budget: Budget | None = None
@@ -242,6 +268,10 @@ def fit(
     here, work = trainer.here, Pending(request.output)
     if here.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
+        trainer.plan.save(work.path)
+        told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
+        sys.stderr.write(f"{told}\n")
+        sink(Event(stage=_STAGE, message=told))
     here.barrier()
     steps, state = work.path / "steps", work.path / "state"
     if resumed := state if state.exists() else checkpoint.latest(steps):

@@ -159,7 +159,7 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train.run(killed, silent)
     partial = killed.output.with_name(".killed.partial")
-    assert sorted(path.name for path in partial.iterdir()) == ["curve.parquet", "state"]
+    assert sorted(path.name for path in partial.iterdir()) == ["curve.parquet", "plan.json", "plan.txt", "state"]
     monkeypatch.setattr(train.Trainer, "step", dies)
     resumed = train.run(killed, silent)
     _same(undisturbed, resumed, 0.0)

@@ -19,7 +19,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
-from recsys_core.checkpoint import Position, files, fine_tune
+from recsys_core.checkpoint import Position, files, fine_tune, owners
 from recsys_core.distributed import World
 from recsys_core.loader import Budget, Interval, Order, Shard, merge, prefetch
 from recsys_core.lookup import OneOf
@@ -154,8 +154,15 @@ class Trainer:
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
+        self._owners = {table: torch.from_numpy(rows) for table, rows in objective.engine.owners().items()}
+        growing = {table.name: table.max_rows for table in objective.engine.tables if table.max_rows is not None}
         self.plan, self.plan_told = sharding.plan(
-            objective.model, config.sharding, here, batch_size=config.batch_size, earlier=earlier_plans
+            objective.model,
+            config.sharding,
+            here,
+            batch_size=config.batch_size,
+            max_rows=growing,
+            earlier=earlier_plans,
         )
         tables = [table.name for table in objective.engine.tables]
         self.model: DistributedModelParallel = sharding.shard(
@@ -175,12 +182,20 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
-        return {"model": self.model.state_dict(), **self.optimizer.state()}
+        state = {"model": self.model.state_dict(), **self.optimizer.state()}
+        return state | ({owners.SECTION: self._owners} if self._owners else {})
 
     def restore(self, directory: Path, *sections: str) -> None:
         """Take everything that `state` holds from the checkpoint in `directory`, or only `sections` of it."""
         state = {section: held for section, held in self.state().items() if not sections or section in sections}
         checkpoint.load(directory, state)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.restored(state)
+
+    def inherit(self, directory: Path, *sections: str) -> None:
+        """Take `sections` from the checkpoint of an earlier day, whose dynamic ids may have had other rows."""
+        state = {section: held for section, held in self.state().items() if section in sections}
+        owners.inherit(directory, state, self._owners)
         self.model.load_state_dict(state["model"])
         self.optimizer.restored(state)
 
@@ -271,7 +286,7 @@ def fit(
         trainer.plan.save(work.path)
         told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
         sys.stderr.write(f"{told}\n")
-        sink(Event(stage=_STAGE, message=told))
+        sink(Event(stage=_STAGE, metrics=trainer.objective.engine.figures, message=told))
     here.barrier()
     steps, state = work.path / "steps", work.path / "state"
     if resumed := state if state.exists() else checkpoint.latest(steps):
@@ -279,7 +294,7 @@ def fit(
         trainer.position = checkpoint.position(resumed)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
     elif base is not None:
-        trainer.restore(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
+        trainer.inherit(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
     elif trainer.config.fine_tune_from is not None:
         trainer.fine_tune(trainer.config.fine_tune_from)
     curve = _train(trainer, work.path, sink)

@@ -1,14 +1,16 @@
 """Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
@@ -106,8 +108,12 @@ def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = Fals
     load(directory, state, alone=alone)
 
 
-def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None:
+def load(
+    directory: Path, state: dict[str, Any], *, alone: bool = False, grown: Collection[str] = frozenset()
+) -> None:
     """Fill `state`'s tensors in place, whatever number of ranks wrote them; `alone` reads without other ranks.
+
+    Of the keys in `grown` the checkpoint may have fewer rows; the rows that it lacks stay as they are.
 
     Raises:
         ValueError: the checkpoint is of another model; every differing key is listed.
@@ -118,11 +124,11 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None
         for key, meta in reader.read_metadata().state_dict_metadata.items()
         if isinstance(meta, TensorStorageMetadata)
     }
-    wanted = {key: tuple(value.size()) for key, value in _flat(state).items() if hasattr(value, "size")}
+    wanted = {key: tuple(value.size()) for key, value in flat(state).items() if hasattr(value, "size")}
     differing = [
         f"  {key}: checkpoint {stored.get(key, 'has none')}, model {shape}"
         for key, shape in sorted(wanted.items())
-        if stored.get(key) != shape
+        if stored.get(key) != shape and not (key in grown and _is_part(stored.get(key), shape))
     ]
     if differing:
         lines = "\n".join(differing)
@@ -131,13 +137,42 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None
             "Give the features and the model the sizes it was trained with, or train from random weights with "
             "--set train.warm_start=false"
         )
-    load_state(state, storage_reader=reader, no_dist=alone)
+    load_state(state, storage_reader=reader, planner=_Growing(grown), no_dist=alone)
 
 
-def _flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+class _Growing(DefaultLoadPlanner):
+    """Reads what there is of tensors that have grown since they were saved."""
+
+    def __init__(self, grown: Collection[str]) -> None:
+        super().__init__()
+        self._grown = grown
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        """Tell the planner the sizes of now; which rows were saved is in the metadata's chunks."""
+        assert metadata is not None
+        sizes = {key: value.size() for key, value in flat(state_dict).items() if key in self._grown}
+        known = metadata.state_dict_metadata
+        replaced = {
+            key: dataclasses.replace(meta, size=sizes[key])
+            if key in sizes and isinstance(meta, TensorStorageMetadata)
+            else meta
+            for key, meta in known.items()
+        }
+        metadata = dataclasses.replace(metadata, state_dict_metadata=replaced)
+        super().set_up_planner(state_dict, metadata, is_coordinator)
+
+
+def _is_part(stored: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:
+    return stored is not None and stored[1:] == shape[1:] and stored[0] <= shape[0]
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the tensors of nested sections by key, as a checkpoint names them: `model.query.layers.0.weight`."""
     if not isinstance(state, dict):
         return {prefix: state}
-    flat: dict[str, torch.Tensor] = {}
+    found: dict[str, Any] = {}
     for key, value in state.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

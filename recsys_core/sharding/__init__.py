@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -220,7 +220,7 @@ def _made(
     max_rows: dict[str, int],
     earlier: Sequence[Path],
 ) -> tuple[Plan, str]:
-    constraints = _constraints(config, sizes, here)
+    constraints = _constraints(config, sizes, here, max_rows)
     basis = _basis(config, sizes, here, constraints)
     if config.plan is not None:
         given = Plan.load(config.plan)
@@ -306,11 +306,13 @@ def _sizes(model: nn.Module) -> list[TableSize]:
     return found
 
 
-def _constraints(config: Config, sizes: list[TableSize], here: World) -> dict[str, ParameterConstraints]:
+def _constraints(
+    config: Config, sizes: list[TableSize], here: World, growing: Collection[str]
+) -> dict[str, ParameterConstraints]:
     """Return what the planner may choose for each table.
 
     Raises:
-        ValueError: `by_table` names neither a table nor a feature.
+        ValueError: `by_table` names neither a table nor a feature, or a table that grows may only be cut by columns.
     """
     # A feature is called `query.NAME` or `item.NAME` in a batch.
     tables = {feature.rpartition(".")[2]: size.table for size in sizes for feature in size.features}
@@ -326,6 +328,14 @@ def _constraints(config: Config, sizes: list[TableSize], here: World) -> dict[st
         special = own.get(size.table, TableConstraints())
         # One rank holds whole tables whatever the plan says; only table-wise does so without extra work.
         types = (special.sharding_types or config.sharding_types) if here.num_ranks > 1 else ("table_wise",)
+        if size.table in growing:
+            # Parts by columns keep numbers of each row one after another, where none could be added.
+            types = [kind for kind in types if kind not in ("column_wise", "table_column_wise", "grid_shard")]
+            if not types:
+                raise ValueError(
+                    f"train.sharding: table {size.table!r} has dynamic ids, so it grows, and cannot be cut by columns; "
+                    "allow it table_wise or row_wise in by_table"
+                )
         kernels = special.compute_kernels or config.compute_kernels
         allowed[size.table] = ParameterConstraints(
             sharding_types=list(types),

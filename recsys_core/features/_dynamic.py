@@ -19,7 +19,7 @@ _PENDING_ROWS = 1 << 20
 _META = b"dynamic"
 
 
-class Config(Frozen):
+class Policy(Frozen):
     """Keys of `dynamic`.
 
     The table has up to `max_rows` rows, which may be raised (not lowered) from one training to the next, and no more at
@@ -61,11 +61,11 @@ class Dynamic(base.Encoder):
     Besides those with a row these are ids that wait for one, `max_rows` of them at most.
     """
 
-    def __init__(self, config: Config, min_count: int, num_oov: int = 1) -> None:
+    def __init__(self, policy: Policy, min_count: int, num_oov: int = 1) -> None:
         """Ids are admitted once they were seen `min_count` times."""
         self.spec = {"encoding": "dynamic", "num_oov": num_oov}
-        self.max_rows = config.max_rows
-        self._config, self._min_count, self._num_oov = config, min_count, num_oov
+        self.max_rows = policy.max_rows
+        self._policy, self._min_count, self._num_oov = policy, min_count, num_oov
         self._told = _Told(num_embeddings=self._blocks(num_oov))
         self._seen: pa.Table | None = None
         self._pending: list[pa.Table] = []
@@ -99,8 +99,8 @@ class Dynamic(base.Encoder):
             return
         count, last, row = (merged[name].to_numpy() for name in ("count", "last", "row"))
         expired = np.zeros(len(count), bool)
-        if self._config.time_to_live is not None:
-            expired = turn - last >= self._config.time_to_live
+        if self._policy.time_to_live is not None:
+            expired = turn - last >= self._policy.time_to_live
         kept = self._best(count, last, row, ~expired & ((row > 0) | (count >= self._min_count)))
         evicted = (row > 0) & ~kept & ~expired
         new = np.flatnonzero(kept & (row == 0))
@@ -214,7 +214,7 @@ class Dynamic(base.Encoder):
             "lfu": (-last[chosen], ~resident, -count[chosen]),
         }
         # The last key counts most; ids rise, which lexsort keeps among equals.
-        order = np.lexsort(by.get(self._config.eviction, (-count[chosen], ~resident)))
+        order = np.lexsort(by.get(self._policy.eviction, (-count[chosen], ~resident)))
         best = np.zeros(len(count), bool)
         best[chosen[order[: self.max_rows - self._num_oov]]] = True
         return best
@@ -229,7 +229,7 @@ class Dynamic(base.Encoder):
 
     def _blocks(self, rows: int) -> int:
         """Return how large the table is to hold `rows` rows."""
-        return min(-(-rows // self._config.block_rows) * self._config.block_rows, self.max_rows)
+        return min(-(-rows // self._policy.block_rows) * self._policy.block_rows, self.max_rows)
 
     def _learn(self, seen: pa.Table) -> None:
         self._seen = seen

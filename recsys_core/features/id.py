@@ -45,7 +45,7 @@ class Config(base.FeatureConfig):
     )
     vocabulary: tuple[str | int, ...] | None = None
     vocabulary_file: Path | None = None
-    dynamic: _dynamic.Config | None = None
+    dynamic: _dynamic.Policy | None = None
     num_oov: PositiveInt = 1
     mod: PositiveInt | None = None
     separator: str | None = Field(default=None, min_length=1)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from recsys_core import features
-from recsys_core.features._dynamic import Config, Dynamic
+from recsys_core.features._dynamic import Dynamic, Policy
 from recsys_core.features.id import Config as IdConfig
 
 
 def encoder(min_count: int = 1, num_oov: int = 1, **keys: Any) -> Dynamic:
-    return Dynamic(Config.model_validate({"block_rows": 1} | keys), min_count, num_oov)
+    return Dynamic(Policy.model_validate({"block_rows": 1} | keys), min_count, num_oov)
 
 
 def fit(table: Dynamic, *chunks: list[Any]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from torchrec.distributed.planner.types import PlannerError, ShardingOption, Sta
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.distributed import World, planner_variables
 from recsys_core.sharding import plan as plans
-from recsys_core.sharding.plan import Plan, TableSize
+from recsys_core.sharding.plan import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
 
 __all__ = ["Config", "Plan", "TableConstraints", "draw_start", "plan", "shard"]
@@ -154,7 +154,24 @@ def plan(
     if here.device.type == "cpu":
         _refuse_on_cpu(config)
     sizes = _sizes(model)
-    return here.share(lambda: _made(model, sizes, config, here, batch_size, dict(max_rows or {}), earlier))
+    process, capacity = _memory(here)
+    every = here.gather(process)
+
+    def make() -> tuple[Plan, str]:
+        made, told = _made(model, sizes, config, here, batch_size, dict(max_rows or {}), earlier)
+        reserved = round(capacity * config.settings["storage_reserve_percent"])
+        memory = [RankMemory(capacity_bytes=capacity, process_bytes=one, reserved_bytes=reserved) for one in every]
+        return made.model_copy(update={"memory": tuple(memory)}), told
+
+    return here.share(make)
+
+
+def _memory(here: World) -> tuple[int, int]:
+    """Return the bytes that this process has of its device's memory, and the rank's share of all there are."""
+    if here.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total - free, total
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total // here.num_local_ranks
 
 
 def shard(

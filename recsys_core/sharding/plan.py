@@ -65,13 +65,25 @@ class TablePlan(Frozen):
         return 1.0 if self.max_rows is None else self.max_rows / self.num_rows
 
 
+class RankMemory(Frozen):
+    """A rank's share of its device's memory, what the process had of it before its tables, and what they leave free."""
+
+    capacity_bytes: int
+    process_bytes: int
+    reserved_bytes: int
+
+
 class Plan(Frozen):
-    """A whole plan. `basis` is what it was made for, by the name of what it is: another basis needs another plan."""
+    """A whole plan. `basis` is what it was made for, by the name of what it is: another basis needs another plan.
+
+    `memory` is that of each rank when the plan was used; empty: nobody has looked.
+    """
 
     num_ranks: int
     num_local_ranks: int
     basis: dict[str, str]
     tables: tuple[TablePlan, ...]
+    memory: tuple[RankMemory, ...] = ()
 
     def sharding_plan(self, device: str) -> ShardingPlan:
         """Return it in TorchRec's form, for ranks on `device`s of this type."""
@@ -96,6 +108,12 @@ class Plan(Frozen):
     def most_bytes(self, rank: int) -> int:
         """Return likewise what they take when every table that grows has grown to its end."""
         return round(sum(piece.num_bytes * table.growth for table, piece in self._on(rank)))
+
+    def peak_bytes(self, rank: int) -> int:
+        """Return the most that `rank`'s process should come to take: tables, batches, what it had, and the reserve."""
+        memory = self.memory[rank]
+        batches = sum(piece.batch_bytes for _, piece in self._on(rank))
+        return self.num_bytes(rank) + batches + memory.process_bytes + memory.reserved_bytes
 
     def _on(self, rank: int) -> list[tuple[TablePlan, Piece]]:
         return [(table, piece) for table in self.tables for piece in table.pieces if piece.rank == rank]
@@ -134,7 +152,16 @@ class Plan(Frozen):
                     f"{sum(piece.cost_ms for piece in mine):.3g}",
                 )
             )
-        return aligned(lines)
+        return "\n".join([aligned(lines), *(self._memory_text(rank) for rank in range(len(self.memory)))])
+
+    def _memory_text(self, rank: int) -> str:
+        memory, tables = self.memory[rank], self.num_bytes(rank)
+        return (
+            f"rank {rank}: {readable(self.peak_bytes(rank))} of {readable(memory.capacity_bytes)} at most = tables and "
+            f"batches {readable(self.peak_bytes(rank) - memory.process_bytes - memory.reserved_bytes)} + process "
+            f"{readable(memory.process_bytes)} + reserve {readable(memory.reserved_bytes)}"
+            + (f"; full tables {readable(most)}" if (most := self.most_bytes(rank)) != tables else "")
+        )
 
     def save(self, directory: Path) -> None:
         """Write the record and the table of it into `directory`."""

@@ -30,7 +30,9 @@ class Policy(Frozen):
 
     max_rows: PositiveInt
     eviction: Literal["lru", "lfu", "ttl", "none"] = "lru"
-    time_to_live: PositiveInt | None = Field(default=None, description="fits, which a daily run has one of; null: no end")
+    time_to_live: PositiveInt | None = Field(
+        default=None, description="fits, which a daily run has one of; null: no end"
+    )
     block_rows: PositiveInt = 10_240
 
     @model_validator(mode="after")

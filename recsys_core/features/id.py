@@ -28,9 +28,9 @@ class Config(base.FeatureConfig):
     `table` shares an embedding table with other features of the same settings; `embedding_dim` overrides the
     section's. A fitted vocabulary has `num_embeddings` - `num_oov` rows to give out, to ids seen at least `min_count`
     times; one that is given (`vocabulary`, or `vocabulary_file` with an id per line) gives each id the next row. Rows 0
-    to `num_oov` - 1 are for all other ids, by their hash. With `dynamic` rows of ids that are not seen again go to others,
-    and the table grows as it needs to. `mod` takes integers modulo that first; `separator` splits
-    texts into lists; `default` stands for a null or an empty list.
+    to `num_oov` - 1 are for all other ids, by their hash. With `dynamic` rows of ids that are not seen again go to
+    others, and the table grows as it needs to. `mod` takes integers modulo that first; `separator` splits texts into
+    lists; `default` stands for a null or an empty list.
 
     `input: encoded` reads what an upstream job has encoded already: rows of the table. Rows, and ids of
     `encoding: identity`, that are not in the table are refused, or with `out_of_range: drop` left out and counted.
@@ -73,7 +73,9 @@ class Config(base.FeatureConfig):
         if (self.encoding == "dynamic") != (self.dynamic is not None):
             raise ValueError("encoding: dynamic goes with dynamic, as in {max_rows: 1000000}, and it with that")
         if self.dynamic is not None and self.input == "encoded":
-            raise ValueError("input: encoded has rows of the table already, and encoding: dynamic gives them out; drop one")
+            raise ValueError(
+                "input: encoded has rows of the table already, and encoding: dynamic gives them out; drop one"
+            )
         if (self.encoding == "multi_hash") != bool(self.num_buckets):
             raise ValueError("encoding: multi_hash goes with num_buckets, as in [10007, 10009], and they with it")
         size = self.dynamic.max_rows if self.dynamic else self.num_embeddings

@@ -4,11 +4,11 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import psutil
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec import EmbeddingBagCollection, EmbeddingCollection
@@ -36,9 +36,8 @@ _DEFAULTS = {
 }
 _ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
 
-ShardingType = Literal[
-    "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"
-]
+ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
+ShardingTypes = Annotated[tuple[ShardingType, ...], Field(min_length=1)]
 Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
 
 # The planner warns and logs at length about what we decide below on purpose.
@@ -49,10 +48,10 @@ logging.getLogger("MethodLogger-NullHandler").setLevel(logging.ERROR)
 class TableConstraints(Frozen):
     """What the planner may choose for one table; what is null is as for the rest."""
 
-    sharding_types: tuple[ShardingType, ...] | None = Field(default=None, min_length=1)
+    sharding_types: ShardingTypes | None = None
     compute_kernels: tuple[Kernel, ...] | None = Field(default=None, min_length=1)
     min_partition: int | None = Field(
-        default=None, ge=4, multiple_of=4, description="columns that a part has at least, where tables are cut by columns"
+        default=None, ge=4, multiple_of=4, description="columns of a part at least, where a table is cut by columns"
     )
 
 
@@ -81,7 +80,7 @@ class Config(Frozen):
         multiple_of=4,
         description="columns that a part has at least, where tables are cut by columns; null: TorchRec's 128",
     )
-    by_table: dict[str, TableConstraints] = Field(
+    by_table: dict[str, TableConstraints | ShardingTypes] = Field(
         default={}, description="likewise, for single tables or features; a list is of sharding types"
     )
     intra_node_bandwidth: float | None = Field(
@@ -97,18 +96,19 @@ class Config(Frozen):
         default=None, description="a training's folder, or its plan.json: use this plan, and refuse if it does not fit"
     )
 
-    @field_validator("by_table", mode="before")
-    @classmethod
-    def _lists_are_sharding_types(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {name: {"sharding_types": own} if isinstance(own, (list, tuple)) else own for name, own in given.items()}
-
     @model_validator(mode="after")
     def _fits_the_device(self) -> Self:
         if self.device == "cpu":
             _refuse_on_cpu(self)
         return self
+
+    @property
+    def constraints(self) -> dict[str, TableConstraints]:
+        """What `by_table` says, in full."""
+        return {
+            name: own if isinstance(own, TableConstraints) else TableConstraints(sharding_types=own)
+            for name, own in self.by_table.items()
+        }
 
     @property
     def settings(self) -> dict[str, float]:
@@ -339,7 +339,7 @@ def _constraints(
             f"train.sharding.by_table: no table or feature {unknown[0]!r} (there are: {', '.join(tables)})"
             f"{nearest(unknown[0], list(tables))}"
         )
-    own = {tables[name]: constraints for name, constraints in config.by_table.items()}
+    own = {tables[name]: constraints for name, constraints in config.constraints.items()}
     allowed: dict[str, ParameterConstraints] = {}
     for size in sizes:
         special = own.get(size.table, TableConstraints())
@@ -384,7 +384,7 @@ def _basis(
 
 def _refuse_on_cpu(config: Config) -> None:
     places = {"train.sharding": (*config.sharding_types, *(config.compute_kernels or ()))}
-    for table, own in config.by_table.items():
+    for table, own in config.constraints.items():
         places[f"train.sharding.by_table.{table}"] = (*(own.sharding_types or ()), *(own.compute_kernels or ()))
     for place, names in places.items():
         if found := [name for name in names if name in _ON_GPU]:

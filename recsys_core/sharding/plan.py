@@ -278,7 +278,8 @@ def sizes_text(sizes: Iterable[TableSize]) -> str:
 def aligned(lines: Sequence[tuple[str, ...]]) -> str:
     """Return `lines`, the first of which is the head, in columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def readable(num_bytes: float) -> str:

@@ -64,8 +64,8 @@ class Simulated:
             if self.time_to_live is not None and self.round - self.last[one] >= self.time_to_live:
                 expired += one in self.row
                 self.forget(one)
-        able = sorted((one for one in self.count if one in self.row or self.count[one] >= self.min_count), key=self._score)
-        kept = able[: self.max_rows - self.num_oov]
+        able = [one for one in self.count if one in self.row or self.count[one] >= self.min_count]
+        kept = sorted(able, key=self._score)[: self.max_rows - self.num_oov]
         evicted = [one for one in self.row if one not in kept]
         for one in evicted:
             self.forget(one)

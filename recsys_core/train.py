@@ -202,7 +202,7 @@ class Trainer:
     def fine_tune(self, config: fine_tune.Config) -> None:
         """Take the weights that `config` chooses from another training's checkpoint."""
         weights = self.model.state_dict()
-        fine_tune.load(config, weights)
+        owners.refuse_other(config.path, fine_tune.load(config, weights), self._owners)
         self.model.load_state_dict(OrderedDict(weights))
         self.optimizer.restored({})
 

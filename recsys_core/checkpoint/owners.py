@@ -4,7 +4,7 @@ A checkpoint's section `owners` holds, for each table of dynamic ids, int64 [K, 
 whose each was. Legend: K rows that are given out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,22 @@ def inherit(directory: Path, state: dict[str, Any], owners: Mapping[str, torch.T
     with torch.no_grad():
         for tensor, rows, values in kept:
             tensor[rows] = values
+
+
+def refuse_other(path: Path, names: Collection[str], owners: Mapping[str, torch.Tensor]) -> None:
+    """Check that weights taken over by their names alone are of tables whose rows were the same ids' at `path`.
+
+    Raises:
+        ValueError: rows of a table among the parameters `names` have other owners there.
+    """
+    before = _read(files.locate(path)) if owners else {}
+    for table, now in owners.items():
+        taken = [name for name in names if f".{table}.weight" in name]
+        if taken and len(changed_rows(before.get(table), now.numpy())):
+            raise ValueError(
+                f"train.fine_tune_from: {taken[0]} has dynamic ids, and its rows are of other ids at {path}; name it "
+                "in exclude, or continue a release, which moves no id"
+            )
 
 
 def changed_rows(before: np.ndarray | None, now: np.ndarray) -> np.ndarray:

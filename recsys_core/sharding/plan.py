@@ -285,7 +285,7 @@ def aligned(lines: Sequence[tuple[str, ...]]) -> str:
 def readable(num_bytes: float) -> str:
     """Return a size in the unit that suits it, by thousands: 1.25 GB."""
     power = 0
-    while num_bytes >= 1_000 and power < len(_UNITS) - 1:
+    while num_bytes >= 999.5 and power < len(_UNITS) - 1:
         num_bytes, power = num_bytes / 1_000, power + 1
     return f"{num_bytes:.3g} {_UNITS[power]}"
 

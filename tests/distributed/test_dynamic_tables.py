@@ -161,6 +161,29 @@ def test_a_table_that_has_shrunk_or_can_only_be_cut_by_columns_is_refused(days, 
             train.trainer(columns, two)
 
 
+def test_fine_tuning_takes_no_rows_of_other_ids(days, train_request):
+    first = train.run(train_request("first", data=days[0], config=_STAND), silent)
+    tuned = _STAND | {"fine_tune_from": {"path": first.path}}
+    same = train.run(train_request("same", data=days[0], config=tuned), silent)
+    assert torch.allclose(_read(same, f"model.{WEIGHT}"), _read(first, f"model.{WEIGHT}"), rtol=0, atol=1e-7)
+    # A table of the same size whose rows are other ids'.
+    section = Engine.load(days[0].engine).config
+    other = Engine.build(section)
+    examples = pq.read_table(days[0].examples)
+    other.fit([examples.filter(pa.array(examples["user_id"].to_numpy() >= 50))], [pq.read_table(days[0].items)])
+    path = days[0].path.with_name("other")
+    path.mkdir()
+    for name in ("examples", "items", "ground_truth"):
+        (path / name).symlink_to(days[0].path / name)
+    other.save(path / "features")
+    data = days[0].model_copy(update={"path": path, "digest": "other", "engine_digest": other.digest})
+    config = _STAND | {"fine_tune_from": {"path": first.path}}
+    with pytest.raises(ValueError, match=rf"fine_tune_from: {WEIGHT} has dynamic ids, and its rows are of other ids"):
+        train.run(train_request("other", data=data, config=config), silent)
+    left_out = config | {"fine_tune_from": {"path": first.path, "exclude": [WEIGHT]}}
+    train.run(train_request("left_out", data=data, config=left_out), silent)
+
+
 def test_rows_that_have_changed_hands():
     before = np.array([[1, 70], [2, 80], [4, 90]])
     now = np.array([[1, 70], [2, 81], [3, 60], [4, 90], [9, 80]])

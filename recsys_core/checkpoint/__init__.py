@@ -1,6 +1,5 @@
 """Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Collection
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from recsys_core.artifacts import Frozen, move_into_place, write_text
+from recsys_core.checkpoint import pieces
 from recsys_core.distributed import World
 from recsys_core.loader import Interval
 
@@ -64,7 +63,7 @@ def save(directory: Path, state: dict[str, Any], position: Position, here: World
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
     here.barrier()
-    save_state(state, checkpoint_id=aside)
+    save_state(state, checkpoint_id=aside, planner=pieces.Save())
     if here.is_first:
         write_text(aside / _POSITION, position.model_dump_json())
         move_into_place(aside, directory)
@@ -124,7 +123,7 @@ def load(
         for key, meta in reader.read_metadata().state_dict_metadata.items()
         if isinstance(meta, TensorStorageMetadata)
     }
-    wanted = {key: tuple(value.size()) for key, value in flat(state).items() if hasattr(value, "size")}
+    wanted = {key: tuple(value.size()) for key, value in pieces.flat(state).items() if hasattr(value, "size")}
     differing = [
         f"  {key}: checkpoint {stored.get(key, 'has none')}, model {shape}"
         for key, shape in sorted(wanted.items())
@@ -137,42 +136,9 @@ def load(
             "Give the features and the model the sizes it was trained with, or train from random weights with "
             "--set train.warm_start=false"
         )
-    load_state(state, storage_reader=reader, planner=_Growing(grown), no_dist=alone)
-
-
-class _Growing(DefaultLoadPlanner):
-    """Reads what there is of tensors that have grown since they were saved."""
-
-    def __init__(self, grown: Collection[str]) -> None:
-        super().__init__()
-        self._grown = grown
-
-    def set_up_planner(
-        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
-    ) -> None:
-        """Tell the planner the sizes of now; which rows were saved is in the metadata's chunks."""
-        assert metadata is not None
-        sizes = {key: value.size() for key, value in flat(state_dict).items() if key in self._grown}
-        known = metadata.state_dict_metadata
-        replaced = {
-            key: dataclasses.replace(meta, size=sizes[key])
-            if key in sizes and isinstance(meta, TensorStorageMetadata)
-            else meta
-            for key, meta in known.items()
-        }
-        metadata = dataclasses.replace(metadata, state_dict_metadata=replaced)
-        super().set_up_planner(state_dict, metadata, is_coordinator)
+    load_state(state, storage_reader=reader, planner=pieces.Load(grown), no_dist=alone)
 
 
 def _is_part(stored: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:
     return stored is not None and stored[1:] == shape[1:] and stored[0] <= shape[0]
 
-
-def flat(state: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the tensors of nested sections by key, as a checkpoint names them: `model.query.layers.0.weight`."""
-    if not isinstance(state, dict):
-        return {prefix: state}
-    found: dict[str, Any] = {}
-    for key, value in state.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found

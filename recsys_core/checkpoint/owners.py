@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from recsys_core import checkpoint
-from recsys_core.checkpoint import files
+from recsys_core.checkpoint import files, pieces
 
 SECTION = "owners"
 
@@ -32,7 +32,7 @@ def inherit(directory: Path, state: dict[str, Any], owners: Mapping[str, torch.T
     before = _read(directory) if owners else {}
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     grown: set[str] = set()
-    tensors = checkpoint.flat(state)
+    tensors = pieces.flat(state)
     for table, now in owners.items():
         fresh = torch.from_numpy(changed_rows(before.get(table), now.numpy()))
         for key, tensor in tensors.items():

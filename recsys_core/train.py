@@ -123,9 +123,13 @@ def trainer(request: Request, here: World) -> "Trainer":
         seed=request.seed,
         here=here,
     )
-    warm = request.base is not None
     return Trainer(
-        objective, request.config, here, seed=request.seed, warm=warm, earlier_plans=earlier_plans(request, request.base)
+        objective,
+        request.config,
+        here,
+        seed=request.seed,
+        warm=request.base is not None,
+        earlier_plans=earlier_plans(request, request.base),
     )
 
 

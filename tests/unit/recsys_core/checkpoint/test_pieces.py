@@ -79,7 +79,7 @@ def test_a_table_that_has_grown_keeps_its_new_rows(
     saved, grown = state(50, here, 1), state(60, here, 2)
     checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), here)
     fresh = {key: tensor(grown, key)[50:].clone() for key in KEYS}
-    with pytest.raises(ValueError, match=r"another model:\n  model.*city\.weight: checkpoint \(50, 4\), model \(60, 4\)"):
+    with pytest.raises(ValueError, match=r"another model:\n  model.*city\.weight: checkpoint \(50, 4\), model \(60"):
         checkpoint.load(tmp_path / "saved", grown)
     checkpoint.load(tmp_path / "saved", grown, grown=KEYS)
     for key in KEYS:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -119,13 +120,13 @@ def load(
     """
     reader = FileSystemReader(directory)
     stored = {
-        key: tuple(meta.size)
+        key: meta.size
         for key, meta in reader.read_metadata().state_dict_metadata.items()
         if isinstance(meta, TensorStorageMetadata)
     }
-    wanted = {key: tuple(value.size()) for key, value in pieces.flat(state).items() if hasattr(value, "size")}
+    wanted = {key: value.size() for key, value in pieces.flat(state).items() if hasattr(value, "size")}
     differing = [
-        f"  {key}: checkpoint {stored.get(key, 'has none')}, model {shape}"
+        f"  {key}: checkpoint {tuple(stored[key]) if key in stored else 'has none'}, model {tuple(shape)}"
         for key, shape in sorted(wanted.items())
         if stored.get(key) != shape and not (key in grown and _is_part(stored.get(key), shape))
     ]
@@ -139,6 +140,6 @@ def load(
     load_state(state, storage_reader=reader, planner=pieces.Load(grown), no_dist=alone)
 
 
-def _is_part(stored: tuple[int, ...] | None, shape: tuple[int, ...]) -> bool:
+def _is_part(stored: torch.Size | None, shape: torch.Size) -> bool:
     return stored is not None and stored[1:] == shape[1:] and stored[0] <= shape[0]
 

@@ -34,6 +34,7 @@ _DEFAULTS = {
     "cross_node_bandwidth": CROSS_NODE_BANDWIDTH,
     "storage_reserve_percent": 0.15,
 }
+_BY_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
 _ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
 
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
@@ -109,6 +110,12 @@ class Config(Frozen):
             name: own if isinstance(own, TableConstraints) else TableConstraints(sharding_types=own)
             for name, own in self.by_table.items()
         }
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether the columns of a table may lie on several ranks."""
+        offered = {*self.sharding_types}.union(*(own.sharding_types or () for own in self.constraints.values()))
+        return not offered.isdisjoint(_BY_COLUMNS)
 
     @property
     def settings(self) -> dict[str, float]:
@@ -347,7 +354,7 @@ def _constraints(
         types = (special.sharding_types or config.sharding_types) if here.num_ranks > 1 else ("table_wise",)
         if size.table in growing:
             # Parts by columns keep numbers of each row one after another, where none could be added.
-            types = [kind for kind in types if kind not in ("column_wise", "table_column_wise", "grid_shard")]
+            types = [kind for kind in types if kind not in _BY_COLUMNS]
             if not types:
                 raise ValueError(
                     f"train.sharding: table {size.table!r} has dynamic ids, so it grows, and cannot be cut by columns; "

@@ -154,7 +154,8 @@ def test_a_table_that_has_shrunk_or_can_only_be_cut_by_columns_is_refused(days, 
     larger = train.run(train_request("larger", data=days[1], config=_STAND), silent)
     with pytest.raises(ValueError, match=rf"(?s)another model:.*{WEIGHT}: checkpoint \(170, 8\), model \(150, 8\)"):
         train.run(train_request("smaller", data=days[0], base=larger, config=_STAND), silent)
-    columns = train_request("columns", data=days[0], config={"sharding": {"sharding_types": ["column_wise"]}})
+    by_columns = {"sharding": {"sharding_types": ["column_wise"]}, "sparse_optimizer": {"kind": "adagrad"}}
+    columns = train_request("columns", data=days[0], config=by_columns)
     with distributed.world("cpu") as here:
         two = dataclasses.replace(here, num_ranks=2, num_local_ranks=2)
         with pytest.raises(ValueError, match="table 'user_id' has dynamic ids, so it grows, and cannot be cut"):

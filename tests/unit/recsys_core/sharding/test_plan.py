@@ -146,6 +146,9 @@ def test_columns_are_cut_where_that_is_allowed(two: World) -> None:
     # Every part has row-wise numbers of its own.
     assert [piece.num_bytes for piece in city.pieces] == [1_000 * 9 * 4] * 2
     assert [piece.size for piece in tag.pieces] == [(51, 8)]
+    assert config(sharding_types=["column_wise"]).splits_rows
+    assert config(by_table={"city": {"sharding_types": ["row_wise", "table_column_wise"]}}).splits_rows
+    assert not config(by_table={"city": ["row_wise"]}).splits_rows
 
 
 def test_the_clusters_figures_come_from_the_config_else_from_the_environment(

@@ -108,9 +108,7 @@ def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = Fals
     load(directory, state, alone=alone)
 
 
-def load(
-    directory: Path, state: dict[str, Any], *, alone: bool = False, grown: Collection[str] = frozenset()
-) -> None:
+def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: Collection[str] = frozenset()) -> None:
     """Fill `state`'s tensors in place, whatever number of ranks wrote them; `alone` reads without other ranks.
 
     Of the keys in `grown` the checkpoint may have fewer rows; the rows that it lacks stay as they are.

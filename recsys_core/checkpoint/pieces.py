@@ -18,8 +18,10 @@ _PIECE_BYTES = 1 << 26
 
 
 class Save(DefaultSavePlanner):
-    """Cuts shards into pieces. A writer copies what it writes where that is a part of a larger memory, as shards are;
-    a reader reads a piece before it copies it to its place.
+    """Cuts shards into pieces.
+
+    A writer copies what it writes where that is a part of a larger memory, as shards are; a reader reads a whole piece
+    before it copies it to its place.
     """
 
     def create_local_plan(self) -> SavePlan:

@@ -1,8 +1,9 @@
-"""Tables whose rows come and go: an id that is seen often enough gets a row of its own, and one that is not seen again
-gives it back (zero-collision embeddings; admission and eviction as in DynamicEmb and TorchRec's managed collisions).
+"""Tables whose rows come and go, without collisions of ids that have one.
 
-Rows are given out between trainings, when the features are fitted: each fit is a round. So every rank, batch prediction
-and the service map ids alike, by the saved engine alone, and a training step looks nothing up but rows.
+An id that is seen often enough gets a row of its own, and one that is not seen again gives it back (admission and
+eviction as in DynamicEmb and in TorchRec's managed collisions). Rows are given out between trainings, when the features
+are fitted: each fit is a round. So every rank, batch prediction and the service map ids alike, by the saved engine
+alone, and a training step looks nothing up but rows.
 """
 
 import json

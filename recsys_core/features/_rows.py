@@ -61,8 +61,9 @@ class RowOf:
 
 
 class _Slots:
-    """Places of distinct int64 keys, by open addressing: Knuth 1998, The Art of Computer Programming 3, section 6.4
-    (Fibonacci hashing, algorithm L), for many keys at once. At most half of the slots are taken.
+    """Places of distinct int64 keys, by open addressing, for many keys at once; half of the slots stay free.
+
+    Knuth 1998, The Art of Computer Programming 3, section 6.4: Fibonacci hashing, algorithm L.
     """
 
     def __init__(self, keys: np.ndarray) -> None:

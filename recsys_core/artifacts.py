@@ -240,7 +240,8 @@ class LabelledData(Artifact):
 class Checkpoint(Artifact):
     """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
 
-    `plan.json` says where its tables lay, and `plan.txt` says it to people.
+    `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
+    that were ever updated, where the optimizer keeps what tells that.
     """
 
     stage: ClassVar[str] = "train"
@@ -251,6 +252,7 @@ class Checkpoint(Artifact):
     examples_per_second: float
     num_ranks: int
     warm_started_from: str | None
+    touched: dict[str, float] = {}
 
     @property
     def state(self) -> Path:

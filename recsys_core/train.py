@@ -268,6 +268,15 @@ class Trainer:
             self.position = position.model_copy(update={"num_stale": position.num_stale + 1})
         return found
 
+    def touched(self) -> dict[str, float]:
+        """Return the share of each table's rows that an update has ever touched; every rank calls this."""
+        counts: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for part in self.here.gather(self.optimizer.touched_rows()):
+            for table, (count, size) in part.items():
+                counts[table], sizes[table] = counts.get(table, 0) + count, size
+        return {table: counts[table] / sizes[table] for table in sorted(counts)}
+
     @property
     def is_stale(self) -> bool:
         """Whether enough evaluations in a row were no better."""
@@ -307,6 +316,7 @@ def fit(
         if trainer.position.best_step:
             trainer.restore(work.path / "best")
         trainer.save(state)
+    touched = trainer.touched()
     if here.is_first:
         for kept in (steps, work.path / "best"):
             shutil.rmtree(kept, ignore_errors=True)
@@ -320,6 +330,7 @@ def fit(
             examples_per_second=_speed(curve),
             num_ranks=here.num_ranks,
             warm_started_from=base.digest if base else None,
+            touched=touched,
         )
     here.barrier()
     return artifacts.Checkpoint.load(request.output)

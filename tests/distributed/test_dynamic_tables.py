@@ -113,6 +113,8 @@ def test_resumed_equals_undisturbed_and_the_curves_tell_how_full_tables_are(days
     assert filled["tables/user_id/admitted"] == 149
     assert filled["tables/item_id/occupancy"] == 120 / 199
     assert told[0].message.startswith("plan (fresh)\ntable ")
+    assert undisturbed.touched["user_id"] == (_read(undisturbed, f"optimizer.{STATE}") > 0).sum() / 150
+    assert undisturbed.touched["item_id"] == 120 / 200
     killed, real = train_request("killed", data=days[0], config=config), train.Trainer.step
 
     def dies(self, batch, number):

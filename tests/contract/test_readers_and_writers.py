@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_core import loader, lookup, readers, writers
+from recsys_core.checkpoint import Position
 from recsys_core.loader import Order, Shard, merge
 
 FILES = [kind for kind in lookup.kinds("recsys_core.writers") if kind != "odps"]
@@ -152,6 +153,20 @@ def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):
         write(tmp_path / "out", pa.table({"text": ["a\nb"]}), "csv")
 
 
+_STOPS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "num_ranks": st.integers(1, 4),
+            "num_threads": st.integers(1, 3),
+            "batch_size": st.integers(1, 9),
+            "num_steps": st.integers(0, 3),
+            "num_lost": st.integers(0, 2),
+        }
+    ),
+    max_size=3,
+)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     file_rows=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
@@ -160,59 +175,84 @@ def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):
     shuffle_rows=st.sampled_from([0, 5, 1_000]),
     seed=st.integers(0, 3),
     kept=st.sampled_from([None, 3, 40]),
-    stops=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(0, 3)), max_size=3),
+    max_cost=st.sampled_from([None, 9, 30]),
+    stops=_STOPS,
 )
 def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
-    tmp_path_factory, file_rows, kind, rows_per_block, shuffle_rows, seed, kept, stops
+    tmp_path_factory, file_rows, kind, rows_per_block, shuffle_rows, seed, kept, max_cost, stops
 ):
     folder = tmp_path_factory.mktemp("layout")
     _lay_out(folder, file_rows, kind, rows_per_block)
     config = readers.infer(str(folder))
-    rows = sum(file_rows)
-    consumed, seen = [], []
-    for num_ranks, num_threads, batch_size, num_steps in [*stops, (2, 2, 3, None)]:
+    budget = max_cost and loader.Budget("cost", max_cost)
+    consumed, seen = [], {"row": [], "text": [], "cost": []}
+    last = {"num_ranks": 2, "num_threads": 2, "batch_size": 3, "num_steps": None, "num_lost": 0}
+    for stop in [*stops, last]:
         # Every attempt opens the table anew, as another process would.
-        first = readers.build(config)
-        table = reopened(first, config)
+        table = reopened(readers.build(config), config)
         if kept is not None:
             table = readers.Selected(table, readers.Selection(filter=(("row", "<", kept),)))
         order = Order(table.block_rows, seed=seed, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=4)
-        shards = [
-            Shard(
-                table,
-                order,
-                ["row"],
-                batch_size=batch_size,
-                rank=rank,
-                num_ranks=num_ranks,
-                consumed=consumed,
-                num_threads=num_threads,
-            )
-            for rank in range(num_ranks)
-        ]
-        for taken, step in enumerate(zip(*shards, strict=True)):
-            if taken == num_steps:
-                break
+        for taken, step in enumerate(_steps(table, order, consumed, budget, stop)):
+            if stop["num_steps"] is not None and taken >= stop["num_steps"]:
+                # Steps since the last checkpoint are lost with the process that took them.
+                if taken == stop["num_steps"] + stop["num_lost"]:
+                    break
+                continue
             for part in step:
-                seen += part.table.column("row").to_pylist()
-                consumed = merge([*consumed, *part.consumed])
-    assert sorted(seen) == list(range(rows if kept is None else min(kept, rows)))
+                assert max_cost is None or sum(part.table.column("cost").to_pylist()) <= max_cost
+                for name, values in part.table.to_pydict().items():
+                    seen[name] += values
+            position = Position(consumed=merge([*consumed, *(at for part in step for at in part.consumed)]))
+            consumed = list(Position.model_validate_json(position.model_dump_json()).consumed)
+    rows = sum(file_rows) if kept is None else min(kept, sum(file_rows))
+    assert sorted(seen["row"]) == list(range(rows))
+    assert seen["text"] == [_text(row) for row in seen["row"]]
+    assert seen["cost"] == [row % 9 for row in seen["row"]]
+
+
+def _steps(table, order, consumed, budget, stop):
+    """Yield what every rank has at each step."""
+    left = loader.remaining(consumed, order.num_rows)
+    num_ranks, size = stop["num_ranks"], stop["batch_size"]
+    mine = [loader.cut(left, rank, num_ranks) for rank in range(num_ranks)]
+    sizes = budget and [budget.batches(loader.read(table, order, part, [budget.column]), size) for part in mine]
+    shards = [
+        Shard(
+            table,
+            order,
+            ["row", "text", "cost"],
+            batch_size=size,
+            rank=rank,
+            num_ranks=num_ranks,
+            consumed=consumed,
+            budget=budget,
+            gather=lambda _: sizes,
+            num_threads=stop["num_threads"],
+        )
+        for rank in range(num_ranks)
+    ]
+    return zip(*shards, strict=True)
+
+
+def _text(row):
+    return f"t{row}" + "x" * (row * 7 % 90)
 
 
 def _lay_out(folder, file_rows, kind, rows_per_block):
     start = 0
     for number, num_rows in enumerate(file_rows):
-        table = pa.table(
-            {"row": np.arange(start, start + num_rows), "text": pa.array(["x" * 50] * num_rows, pa.string())}
-        )
+        rows = range(start, start + num_rows)
+        columns = [(rows, pa.int64()), ([_text(row) for row in rows], pa.string()), ([n % 9 for n in rows], pa.int64())]
+        table = pa.table([pa.array(*column) for column in columns], names=["row", "text", "cost"])
         start += num_rows
         if kind == "parquet":
             pa.parquet.write_table(table, folder / f"{number}.parquet", row_group_size=rows_per_block)
         elif kind == "orc":
             pa.orc.write_table(table, folder / f"{number}.orc")
         else:
-            lines = "".join(f"{row},{text}\n" for row, text in zip(*table.to_pydict().values(), strict=True))
-            text = f"row,text\n{lines}".encode()
+            lines = "".join(f"{row},{text},{cost}\n" for row, text, cost in zip(*table.to_pydict().values(), strict=True))
+            text = f"row,text,cost\n{lines}".encode()
             (folder / f"{number}.{kind}").write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
 
 

@@ -207,6 +207,14 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
     losses = -np.log(np.where(label, probability, 1 - probability))
     assert np.average(losses, weights=weight) == pytest.approx(found.metrics.logloss, rel=1e-4)
     assert found.metrics.auc > 0.65
+    # A rerun, on fewer ranks than the one that was killed, replaces what another table has left there.
+    (tmp_path / ".written.partial" / "rows").mkdir(parents=True)
+    pq.write_table(rows, tmp_path / ".written.partial" / "rows" / "part-00001.parquet")
+    (tmp_path / "out").mkdir()
+    pq.write_table(rows, tmp_path / "out" / "part-00007.parquet")
+    written = scored("written", reserved_columns=("user", "label", "weight"), output=str(tmp_path / "out"))
+    assert pq.read_table(written.rows).equals(rows)
+    assert pq.read_table(tmp_path / "out").equals(rows)
     with pytest.raises(ValueError, match="already has a column 'score'"):
         scored("again")
     with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):

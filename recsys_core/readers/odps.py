@@ -18,6 +18,7 @@ from pydantic import Field
 from recsys_core import uri
 from recsys_core.artifacts import Frozen
 from recsys_core.odps import client, credentials, path
+from recsys_core.odps.interface import Choice
 from recsys_core.odps.path import TablePath
 from recsys_core.odps.retry import Config as Retry
 from recsys_core.readers import _files, base
@@ -37,6 +38,9 @@ class Config(Frozen):
     max_batch_rows: int = Field(default=16_384, ge=1, le=20_000, description="rows that the service sends at a time")
     compression: client.Compression = "LZ4_FRAME"
     quota_name: str | None = None
+    interface: Choice = Field(
+        default="auto", description="`auto` takes the Storage API, or the Arrow tunnel where that is not open"
+    )
     wait_seconds: float = Field(default=300.0, gt=0, description="until a session has to be ready")
     refresh_seconds: float = Field(default=600.0, gt=0, description="between two signs of life to the sessions")
     on_lost_session: Literal["fail", "reopen"] = Field(
@@ -177,6 +181,7 @@ def _client(config: Config, access: credentials.Access, at: TablePath) -> client
         compression=config.compression,
         max_batch_rows=config.max_batch_rows,
         wait_seconds=config.wait_seconds,
+        by=config.interface,
         config=config.retry,
     )
 

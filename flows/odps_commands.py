@@ -63,7 +63,9 @@ def odps_emulator(
         (directory / name).mkdir(parents=True, exist_ok=True)
     wanted = [Fault.model_validate_json(text) for text in faults or ()]
     secret = access_key or secrets.token_urlsafe(24)
-    emulator = Emulator(directory, [Keys(access_id, secret, sts_token)], host=host, port=port, has_storage_api=storage_api)
+    emulator = Emulator(
+        directory, [Keys(access_id, secret, sts_token)], host=host, port=port, has_storage_api=storage_api
+    )
     emulator.faults.add(*wanted)
     if host not in _LOOPBACK:
         typer.echo(f"warning: {host} is not this machine alone; whoever reaches it can make trouble", err=True)

@@ -51,15 +51,18 @@ class Tunnel(interface.Interface):
 
     def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> Told:
         """See `interface.Interface.open_read`."""
-        kinds = {column.name: str(column.type) for column in self._table.table_schema.simple_columns}
+        schema: Any = self._table.table_schema
+        kinds = {column.name: str(column.type) for column in schema.simple_columns}
         # Without data columns the service would send all of them.
-        data = [name for name in kinds if name in columns] or list(kinds)[:1]
+        data = [name for name in kinds if name in columns and name not in keys] or list(kinds)[:1]
         parts, states = [], []
         for partition in partitions or [()]:
             told = self._ask("post", {"downloads": "", "asyncmode": "true"}, partition)
             parts.append([list(map(list, partition)), told["DownloadID"], _rows(told)])
             states.append(told["Status"])
-        return _whole({"columns": {name: kinds[name] for name in data}, "wanted": list(columns), "parts": parts}, states)
+        return _whole(
+            {"columns": {name: kinds[name] for name in data}, "wanted": list(columns), "parts": parts}, states
+        )
 
     def told_read(self, session: str, *, refresh: bool = False) -> Told:  # noqa: ARG002 - lives a day, and no longer
         """See `interface.Interface.told_read`."""
@@ -173,7 +176,7 @@ class Tunnel(interface.Interface):
 
     @staticmethod
     def _told_write(session: str, told: dict[str, Any]) -> Told:
-        return Told(session, _STATES.get(told["Status"], told["Status"]), MAX_BLOCKS)
+        return Told(session, _STATES.get(told["Status"]) or str(told["Status"]), MAX_BLOCKS)
 
 
 def frame(messages: Iterator[pa.Buffer]) -> Iterator[bytes]:
@@ -190,12 +193,17 @@ def frame(messages: Iterator[pa.Buffer]) -> Iterator[bytes]:
             chunk, own = content[at : at + FRAME_BYTES], Checksum()
             own.update(chunk)
             whole.update(chunk)
-            yield chunk + own.getvalue().to_bytes(4, "big")
+            yield chunk + _u32(own)
         held = io.BytesIO()
         held.write(content[end:])
     rest = held.getvalue()
     whole.update(rest)
-    yield rest + whole.getvalue().to_bytes(4, "big")
+    yield rest + _u32(whole)
+
+
+def _u32(checksum: Checksum) -> bytes:
+    value: Any = checksum.getvalue()
+    return int(value).to_bytes(4, "big")
 
 
 def _read(session: str) -> dict[str, Any]:
@@ -213,7 +221,7 @@ def _rows(told: dict[str, Any]) -> int:
 
 def _whole(known: dict[str, Any], states: list[str]) -> Told:
     """Return one session for those of all partitions: it is as ready as the least ready of them."""
-    found = [_STATES.get(state, state) for state in states]
+    found = [_STATES.get(state) or state for state in states]
     dead = [state for state in found if state not in (interface.READY, interface.PENDING)]
     state = dead[0] if dead else interface.PENDING if interface.PENDING in found else interface.READY
     rows = [part[2] for part in known["parts"]]

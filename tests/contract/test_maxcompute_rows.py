@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -63,7 +64,7 @@ def service() -> Iterator[Service]:
         for day in DAYS:
             place = Path(folder) / "odps" / "shop" / "t" / f"ds={day}"
             place.mkdir(parents=True)
-            own = rows.filter(pa.compute.equal(rows["ds"], day)).drop_columns(["ds"])
+            own = rows.filter(pc.equal(rows["ds"], day)).drop_columns(["ds"])
             pq.write_table(own, place / "a.parquet", row_group_size=101)
         with Emulator(Path(folder) / "odps", []) as running:
             found = Service(running, Path(folder) / "keys.json", rows)
@@ -214,8 +215,8 @@ def test_any_faults_write_every_row_once(
     num_rows: int,
     num_parts: int,
     block_bytes: int,
-    rotates: bool,  # noqa: FBT001 - drawn by name
-    killed: bool,  # noqa: FBT001
+    rotates: bool,
+    killed: bool,
 ) -> None:
     interface, *trouble = writing
     service.emulator.faults.clear()
@@ -294,6 +295,6 @@ def _forked(table: Reader, rank: int, num_ranks: int) -> tuple[int, int]:
 
 def _received(child: int, back: int) -> pa.Table:
     with os.fdopen(back, "rb") as answer:
-        found = pickle.load(answer)  # noqa: S301 - our own child's
+        found = pickle.load(answer)
     assert os.waitpid(child, 0)[1] == 0
     return found

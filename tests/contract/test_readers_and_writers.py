@@ -172,14 +172,13 @@ _STOPS = st.lists(
     file_rows=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
     kind=st.sampled_from(["parquet", "orc", "csv", "csv.gz"]),
     rows_per_block=st.sampled_from([3, 7, 1_000]),
-    shuffle_rows=st.sampled_from([0, 5, 1_000]),
-    seed=st.integers(0, 3),
+    shuffle=st.tuples(st.sampled_from([0, 5, 1_000]), st.integers(0, 3)),
     kept=st.sampled_from([None, 3, 40]),
     max_cost=st.sampled_from([None, 9, 30]),
     stops=_STOPS,
 )
 def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
-    tmp_path_factory, file_rows, kind, rows_per_block, shuffle_rows, seed, kept, max_cost, stops
+    tmp_path_factory, file_rows, kind, rows_per_block, shuffle, kept, max_cost, stops
 ):
     folder = tmp_path_factory.mktemp("layout")
     _lay_out(folder, file_rows, kind, rows_per_block)
@@ -192,7 +191,7 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
         table = reopened(readers.build(config), config)
         if kept is not None:
             table = readers.Selected(table, readers.Selection(filter=(("row", "<", kept),)))
-        order = Order(table.block_rows, seed=seed, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=4)
+        order = Order(table.block_rows, seed=shuffle[1], epoch=0, shuffle_rows=shuffle[0], rows_per_turn=4)
         for taken, step in enumerate(_steps(table, order, consumed, budget, stop)):
             if stop["num_steps"] is not None and taken >= stop["num_steps"]:
                 # Steps since the last checkpoint are lost with the process that took them.
@@ -251,7 +250,9 @@ def _lay_out(folder, file_rows, kind, rows_per_block):
         elif kind == "orc":
             pa.orc.write_table(table, folder / f"{number}.orc")
         else:
-            lines = "".join(f"{row},{text},{cost}\n" for row, text, cost in zip(*table.to_pydict().values(), strict=True))
+            lines = "".join(
+                f"{row},{text},{cost}\n" for row, text, cost in zip(*table.to_pydict().values(), strict=True)
+            )
             text = f"row,text,cost\n{lines}".encode()
             (folder / f"{number}.{kind}").write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
 

@@ -1,7 +1,6 @@
 """The Arrow tunnel: sessions that read one partition by row numbers, and sessions that write blocks."""
 
 import itertools
-import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -129,7 +128,9 @@ class Tunnel:
         session, blocks = self._session(self._writes, params["uploadid"])
         block = int(params["blockid"])
         if not 0 <= block < self._max_block_number:
-            raise RefusedError(400, "InvalidBlockID", f"block {block} where the largest is {self._max_block_number - 1}")
+            raise RefusedError(
+                400, "InvalidBlockID", f"block {block} where the largest is {self._max_block_number - 1}"
+            )
         schema = session.table.schema
         payload = pa.BufferReader(schema.serialize().to_pybytes() + _unframed(body))
         try:

@@ -52,7 +52,9 @@ def test_rows_of_many_partitions_have_one_numbering(every_type: Callable, write:
         found = read_all(table, ["hh", "ds", "id"])
         assert found.column("id").to_pylist() == [*range(20, 30), *range(10)]
         assert found.column("ds").to_pylist() == ["a b"] * 10 + ["1"] * 10
-    assert read_all(opened(TABLE, columns=["ds"], **BY)).column("ds").to_pylist() == ["1"] * 10 + ["2"] * 10 + ["a b"] * 10
+    assert (
+        read_all(opened(TABLE, columns=["ds"], **BY)).column("ds").to_pylist() == ["1"] * 10 + ["2"] * 10 + ["a b"] * 10
+    )
 
 
 FAULTS = [
@@ -129,7 +131,9 @@ def test_the_tunnel_takes_over_and_one_line_tells_of_it(
 
 def test_if_neither_is_open_both_are_named(closed: Emulator, opened: Callable) -> None:
     closed.faults.add(Fault(kind="status", operation="tunnel_open_read", status=403))
-    with pytest.raises(ValueError, match=r"the Storage API: .*NoPermission.*; nor is the Arrow tunnel open: .*permit it"):
+    with pytest.raises(
+        ValueError, match=r"the Storage API: .*NoPermission.*; nor is the Arrow tunnel open: .*permit it"
+    ):
         opened(TABLE)
 
 
@@ -166,11 +170,12 @@ def test_a_block_that_no_rank_wrote_is_not_committed(emulator: Emulator, every_t
     rows = every_type(10)
     table = writer.Table(writer.Config.model_validate({"path": TABLE} | BY))
     state = table.begin(rows.schema)
-    for number in range(2):
-        with table.part(state, number) as part:
-            part.write(rows)
+    parts = [table.part(state, number) for number in range(2)]
+    for part in parts:
+        part.write(rows)
+    receipts = [part.close() for part in parts]
     with pytest.raises(ValueError, match=r"has the blocks \[0, 1\] where \[1\] were written; run the stage again"):
-        table.commit(state, [part.close()])
+        table.commit(state, receipts[1:])
 
 
 def test_the_real_client_reads_and_writes(emulator: Emulator, every_type: Callable, write: Callable) -> None:

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import gzip
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ from hypothesis import strategies as st
 from recsys_core import loader, lookup, readers, writers
 from recsys_core.checkpoint import Position
 from recsys_core.loader import Order, Shard, merge
+from recsys_core.odps.credentials import Keys
+from recsys_core.odps.emulator import Emulator
+from recsys_core.readers import memory
 
 FILES = [kind for kind in lookup.kinds("recsys_core.writers") if kind != "odps"]
 _DAY = datetime.date(2024, 1, 31)
@@ -105,44 +109,87 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, kind):
         writers.build(config(path=str(tmp_path / "file" / "below"))).begin(pa.schema([]))
 
 
-_TYPES = {
-    "int8": pa.array([1, None, -3], pa.int8()),
-    "int16": pa.array([1, None, -3], pa.int16()),
-    "int32": pa.array([1, None, -3], pa.int32()),
-    "int64": pa.array([2**62, None, -3], pa.int64()),
-    "float32": pa.array([1.5, None, -3], pa.float32()),
-    "float64": pa.array([1.5, None, -3], pa.float64()),
-    "bool": pa.array([True, None, False]),
-    "string": pa.array(["ä", None, ""]),
-    "binary": pa.array([b"\x00\xff", None, b""]),
-    "date": pa.array([_DAY, None, _DAY]),
-    "timestamp": pa.array([1_706_662_923_000_000_001, None, 0], pa.timestamp("ns")),
-    "decimal": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-3.25")], pa.decimal128(10, 2)),
-    "list": pa.array([[1, 2], None, []], pa.list_(pa.int64())),
-    "list_of_list": pa.array([[[1], []], None, []], pa.list_(pa.list_(pa.int64()))),
-    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())),
-    "struct": pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]),
-}
-_OF_PARQUET = {
-    "uint8": pa.array([1, None, 255], pa.uint8()),
-    "uint64": pa.array([2**63, None, 3], pa.uint64()),
-    "float16": pa.array(np.array([1.5, 2, -3], np.float16)),
-    "large_string": pa.array(["a", None, "b"], pa.large_string()),
-    "dictionary": pa.array(["a", None, "a"]).dictionary_encode(),
-    "fixed_size_list": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
-}
+_D = decimal.Decimal
+# Values by type, and what it is read as where that is another type: None where a format refuses it, with a message.
+_WIDER = {"orc": pa.int16(), "odps": pa.int16()}
+_REFUSED = {"orc": None, "odps": None}
+_NESTED = {"csv": pa.string()}
+_TYPES: list[tuple[pa.Array, dict[str, Any]]] = [
+    *((pa.array([1, None, -3], kind), {}) for kind in (pa.int8(), pa.int16(), pa.int32())),
+    (pa.array([2**62, None, -3], pa.int64()), {}),
+    (pa.array([1, None, 255], pa.uint8()), _WIDER),
+    (pa.array([1, None, 65_535], pa.uint16()), {"orc": pa.int32(), "odps": pa.int32()}),
+    (pa.array([1, None, 2**32 - 1], pa.uint32()), {"orc": pa.int64(), "odps": pa.int64()}),
+    (pa.array([2**63, None, 3], pa.uint64()), _REFUSED),
+    (pa.array(np.array([1.5, 2, -3], np.float16)), {"orc": pa.float32(), "odps": pa.float32(), "csv": pa.float32()}),
+    (pa.array([1.5, None, -3], pa.float32()), {}),
+    (pa.array([1.5, None, -3], pa.float64()), {}),
+    (pa.array([True, None, False]), {}),
+    (pa.array(["ä", None, "b"]), {}),
+    (pa.array(["a", None, "b"], pa.large_string()), {"orc": pa.string(), "odps": pa.string()}),
+    (pa.array(["a", None, "a"]).dictionary_encode(), dict.fromkeys(("orc", "odps", "csv"), pa.string())),
+    (pa.array([b"\x00\xff", None, b""]), {"csv": None}),
+    (pa.array([_DAY, None, _DAY]), {}),
+    (pa.array([_DAY, None, _DAY], pa.date64()), dict.fromkeys(("parquet", "orc", "odps", "csv"), pa.date32())),
+    (pa.array([1_706_662_923, None, 0], pa.timestamp("s")), {"parquet": "ms", "orc": "ns", "odps": "ns"}),
+    (pa.array([1_706_662_923_001, None, 0], pa.timestamp("ms")), {"orc": "ns"}),
+    (pa.array([1_706_662_923_000_001, None, 0], pa.timestamp("us")), {"orc": "ns", "odps": "ns"}),
+    (pa.array([1_706_662_923_000_000_001, None, 0], pa.timestamp("ns")), {}),
+    (pa.array([_D("1.50"), None, _D("-3.25")], pa.decimal128(10, 2)), {}),
+    (pa.array([[1, 2], None, []], pa.list_(pa.int64())), _NESTED),
+    (pa.array([["a", None], None, []], pa.list_(pa.string())), _NESTED),
+    (
+        pa.array([[1.5], None, []], pa.large_list(pa.float32())),
+        dict.fromkeys(("orc", "odps"), pa.list_(pa.float32())) | _NESTED,
+    ),
+    (
+        pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
+        dict.fromkeys(("orc", "odps"), pa.list_(pa.float32())) | _NESTED,
+    ),
+    (pa.array([[[1], []], None, []], pa.list_(pa.list_(pa.int64()))), _NESTED),
+    (pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())), _NESTED),
+    (pa.array([[("a", [1.5])], None, []], pa.map_(pa.string(), pa.list_(pa.float32()))), _NESTED),
+    (pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]), _NESTED),
+    (pa.array([[{"a": 1}], None, []]), _NESTED),
+    (pa.array([1, None], pa.time32("s")), {"parquet": pa.time32("ms"), "orc": None, "odps": None}),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [("orc", _TYPES), ("parquet", _TYPES | _OF_PARQUET)],
-)
-def test_every_type_is_read_back(tmp_path, kind, values):
-    table = pa.table(values)
-    write(tmp_path / "out", table, kind)
-    reader = readers.build(readers.infer(str(tmp_path / "out")))
-    assert reader.schema.equals(table.schema)
-    assert read_all(reader).to_pydict() == table.to_pydict()
+@pytest.fixture(scope="module")
+def place_of(tmp_path_factory):
+    """Return where a format's tables can be written: folders, or a MaxCompute in this process."""
+    folder = tmp_path_factory.mktemp("types")
+    (folder / "odps" / "shop").mkdir(parents=True)
+    with Emulator(folder / "odps", [Keys("ak", "a secret")]) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_ID": "ak", "ACCESS_KEY": "a secret", "ENDPOINT": running.endpoint}.items():
+            patch.setenv(f"ODPS_{name}", value)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield lambda kind, name: f"odps://shop/tables/{name}" if kind == "odps" else str(folder / kind / name)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "orc", "csv", "odps"])
+@pytest.mark.parametrize(("values", "otherwise"), _TYPES, ids=[str(values.type) for values, _ in _TYPES])
+def test_every_type_is_read_from_every_format_that_holds_it(place_of, kind, values, otherwise):
+    table = pa.table({"row": np.arange(len(values)), "values": values})
+    expected = otherwise.get(kind, values.type)
+    if isinstance(expected, str):
+        expected = pa.timestamp(expected)
+    path = place_of(kind, f"t{abs(hash(str(values.type)))}")
+    if expected is None:
+        with pytest.raises(ValueError, match="column 'values'.*(has no type for|cannot hold)"):
+            write(path, table, kind)
+        return
+    assert write(path, table, kind) == len(table)
+    types = {} if pa.types.is_nested(expected) else {"types": {"values": str(expected).replace("128", "")}}
+    config = lookup.component("recsys_core.readers", kind).Config(path=path, **(types if kind == "csv" else {}))
+    opened = readers.build(config)
+    assert opened.schema.field("values").type == expected
+    found = read_all(opened)["values"].to_pylist()
+    if kind == "csv" and pa.types.is_nested(values.type):
+        found = [None if text is None else json.loads(text) for text in found]
+        found = [[tuple(pair) for pair in one] if one and pa.types.is_map(values.type) else one for one in found]
+    assert found == values.to_pylist()
+    assert read_all(memory.Reader(table)).equals(table)
 
 
 def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):

@@ -234,7 +234,13 @@ class _Gzip:
                 if engine.eof:
                     # Gzip members in a row are one text.
                     engine = zlib.decompressobj(_GZIP)
-                chunk = engine.decompress(rest, _BLOCK_BYTES)
+                try:
+                    chunk = engine.decompress(rest, _BLOCK_BYTES)
+                except zlib.error as error:
+                    raise ValueError(
+                        f"{self._location.path}: not a gzip file, or a damaged one, from byte {text} of its text on "
+                        f"({error}); fetch it again, or take .gz off its name"
+                    ) from None
                 rest = engine.unused_data if engine.eof else engine.unconsumed_tail
                 if chunk:
                     yield chunk

@@ -249,7 +249,7 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
                 assert max_cost is None or sum(part.table.column("cost").to_pylist()) <= max_cost
                 for name, values in part.table.to_pydict().items():
                     seen[name] += values
-            position = Position(consumed=merge([*consumed, *(at for part in step for at in part.consumed)]))
+            position = Position(consumed=tuple(merge([*consumed, *(at for part in step for at in part.consumed)])))
             consumed = list(Position.model_validate_json(position.model_dump_json()).consumed)
     rows = sum(file_rows) if kept is None else min(kept, sum(file_rows))
     assert sorted(seen["row"]) == list(range(rows))

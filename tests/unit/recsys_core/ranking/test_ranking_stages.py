@@ -126,10 +126,10 @@ def _evaluated(data, made, output, split="valid"):
     ("ranking", "message"),
     [
         ({"label": "lable"}, "no column 'lable', which ranking.label names"),
-        ({"label": "half"}, "column 'half' holds 0.5; a label is 0 or 1"),
+        ({"label": "half"}, "column 'half' holds 0.5 in row 0 of rows 0 to 60; a label is 0 or 1"),
         ({"label": "user"}, "one of them reads 'user', the label, and a model must not see that"),
         ({"label": "always"}, "400 of 400 rows are positive; a model learns from rows of both labels"),
-        ({"sample_weight": "user"}, "column 'user' holds something else than a number"),
+        ({"sample_weight": "user"}, "column 'user' is string; a weight is a number from 0 on"),
         ({"group": "usr"}, "no column 'usr', which ranking.group names"),
     ],
 )

@@ -104,7 +104,13 @@ def import_(
     """
     import yaml
 
-    given = {"kind": kind.replace("-", "_"), "source": yaml.safe_load(source) if source.startswith("{") else source}
+    try:
+        read = yaml.safe_load(source) if source.startswith("{") else source
+    except yaml.YAMLError:
+        raise typer.BadParameter(
+            f"{source!r} is no mapping; write '{{interactions: PATH, users: PATH, items: PATH}}'"
+        ) from None
+    given = {"kind": kind.replace("-", "_"), "source": read}
     given |= {"checksum": checksum} if checksum else {}
     _write("import", given, settings, out, overwrite=overwrite, day=day and day.date())
 

@@ -21,6 +21,7 @@ from recsys_core.optim.sparse import check, fuse
 __all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse"]
 
 _FIRST_MOMENT = ".momentum1"
+_ROWS_PER_LOOK = 1 << 20  # a table has more than its copies should have memory
 
 
 class Optimizer:
@@ -119,8 +120,13 @@ class Optimizer:
                 if name.endswith(_FIRST_MOMENT) and isinstance(value, ShardedTensor):
                     # Of parts of the same rows the first columns count.
                     parts = [one.tensor for one in value.local_shards() if not any(one.metadata.shard_offsets[1:])]
-                    touched = [part.view(len(part), -1).ne(self._start).any(dim=1).sum() for part in parts if len(part)]
-                    found[name.removesuffix(_FIRST_MOMENT)] = int(sum(touched)), value.size()[0]
+                    count = sum(
+                        int(rows.view(len(rows), -1).ne(self._start).any(dim=1).count_nonzero())
+                        for part in parts
+                        for rows in part.split(_ROWS_PER_LOOK)
+                        if len(rows)
+                    )
+                    found[name.removesuffix(_FIRST_MOMENT)] = count, value.size()[0]
         return found
 
     def state(self) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def work_as_rank(request: Path) -> None:
 
 def measure(case: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a case, print its plan, and return its rows."""
-    from recsys_core.sharding.plan import Plan
+    from recsys_core.sharding.plans import Plan
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         work = Path(folder)

@@ -22,8 +22,8 @@ from torchrec.distributed.planner.types import PlannerError, ShardingOption, Sta
 
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.distributed import World, planner_variables
-from recsys_core.sharding import plan as plans
-from recsys_core.sharding.plan import Plan, RankMemory, TableSize
+from recsys_core.sharding import plans
+from recsys_core.sharding.plans import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
 
 __all__ = ["Config", "Plan", "TableConstraints", "draw_start", "plan", "shard"]
@@ -231,7 +231,9 @@ class _Chosen(Stats):
     def __init__(self) -> None:
         self.options: list[ShardingOption] = []
 
-    def log(self, *_: Any, best_plan: list[ShardingOption], **__: Any) -> None:
+    def log(  # pyright: ignore[reportIncompatibleMethodOverride] - it is called with keywords alone
+        self, *, best_plan: list[ShardingOption], **_: Any
+    ) -> None:
         self.options = best_plan
 
 

@@ -13,7 +13,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 
 from recsys_core import distributed, optim, sharding
 from recsys_core.distributed import World
-from recsys_core.sharding.plan import Plan, piece_bytes, readable
+from recsys_core.sharding.plans import Plan, piece_bytes, readable
 
 T = TypeVar("T")
 TABLES = {"city": (1_000, 16), "tag": (51, 8)}

@@ -87,7 +87,7 @@ class Plan(Frozen):
 
     def sharding_plan(self, device: str) -> ShardingPlan:
         """Return it in TorchRec's form, for ranks on `device`s of this type."""
-        modules: dict[str, EmbeddingModuleShardingPlan] = {}
+        modules: dict[str, Any] = {}
         for table in self.tables:
             shards = [
                 ShardMetadata(list(piece.offset), list(piece.size), placement(device, piece.rank, self.num_local_ranks))
@@ -99,7 +99,7 @@ class Plan(Frozen):
                 ranks=[piece.rank for piece in table.pieces],
                 sharding_spec=EnumerableShardingSpec(shards),
             )
-        return ShardingPlan(dict(modules))
+        return ShardingPlan(modules)
 
     def num_bytes(self, rank: int) -> int:
         """Return what the tables' weights and optimizers take on `rank`."""

@@ -111,7 +111,7 @@ class Dynamic(base.Encoder):
         rows = np.where(kept, row, 0)
         rows[new] = self._free(rows[rows > 0], len(new))
         waiting = np.flatnonzero(~kept & ~expired & ~evicted)
-        waiting = waiting[np.lexsort((-count[waiting], -last[waiting]))][: self.max_rows]
+        waiting = waiting[np.lexsort((-count[waiting], -last[waiting]))][: self._policy.max_rows]
         remembered = kept.copy()
         remembered[waiting] = True
         now = merged["seen"].to_numpy()
@@ -147,9 +147,9 @@ class Dynamic(base.Encoder):
             ValueError: it has more rows than `max_rows`.
         """
         told = _Told.model_validate(json.loads((state.schema.metadata or {})[_META]))
-        if told.num_embeddings > self.max_rows:
+        if told.num_embeddings > self._policy.max_rows:
             raise ValueError(
-                f"dynamic.max_rows {self.max_rows}: the table has {told.num_embeddings} rows by now, and tables do not "
+                f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and tables do not "
                 "shrink; raise max_rows, or start cold"
             )
         self._told, self._pending = told, []
@@ -163,7 +163,7 @@ class Dynamic(base.Encoder):
         return {
             "known": known,
             "out_of_vocabulary": seen - known,
-            "capacity": self.max_rows - self._num_oov,
+            "capacity": self._policy.max_rows - self._num_oov,
             "admitted": told.admitted,
             "evicted": told.evicted,
             "expired": told.expired,
@@ -219,7 +219,7 @@ class Dynamic(base.Encoder):
         # The last key counts most; ids rise, which lexsort keeps among equals.
         order = np.lexsort(by.get(self._policy.eviction, (-count[chosen], ~resident)))
         best = np.zeros(len(count), bool)
-        best[chosen[order[: self.max_rows - self._num_oov]]] = True
+        best[chosen[order[: self._policy.max_rows - self._num_oov]]] = True
         return best
 
     def _free(self, taken: np.ndarray, num: int) -> np.ndarray:
@@ -232,7 +232,7 @@ class Dynamic(base.Encoder):
 
     def _blocks(self, rows: int) -> int:
         """Return how large the table is to hold `rows` rows."""
-        return min(-(-rows // self._policy.block_rows) * self._policy.block_rows, self.max_rows)
+        return min(-(-rows // self._policy.block_rows) * self._policy.block_rows, self._policy.max_rows)
 
     def _learn(self, seen: pa.Table) -> None:
         self._seen = seen

@@ -270,8 +270,9 @@ def _made(
         storage_reservation=FixedPercentageStorageReservation(config.settings["storage_reserve_percent"]),
         stats=chosen,
     )
+    sharders: list[Any] = [Sharder(), RowsSharder()]
     with _naming_what_does_not_fit(sizes, config, here):
-        planner.plan(model, [Sharder(), RowsSharder()])
+        planner.plan(model, sharders)
     ranks = {"num_ranks": here.num_ranks, "num_local_ranks": here.num_local_ranks}
     return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), told
 

@@ -149,8 +149,8 @@ class Dynamic(base.Encoder):
         told = _Told.model_validate(json.loads((state.schema.metadata or {})[_META]))
         if told.num_embeddings > self._policy.max_rows:
             raise ValueError(
-                f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and tables "
-                "do not shrink; raise max_rows, or start cold"
+                f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and "
+                "tables do not shrink; raise max_rows, or start cold"
             )
         self._told, self._pending = told, []
         self._learn(state.replace_schema_metadata(None))

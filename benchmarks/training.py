@@ -218,14 +218,15 @@ def _batches(trainer: Any) -> Any:
 
 def measure(case: str, num_ranks: int, data: Path, num_steps: int) -> dict[str, float]:
     """Run a case on `num_ranks` processes that share the machine's cores; return its figures."""
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    from recsys_core import launch
+
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, "-W", "ignore"]
         if num_ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
         command += [__file__, str(data), "--worker", case, "--work", work, "--steps", str(num_steps)]
-        root = str(Path(__file__).parents[1])
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": root}
+        environment = launch.environment(launch.Config(num_ranks=num_ranks))
+        environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{case} on {num_ranks} rank(s) failed:\n{done.stderr}")

@@ -48,8 +48,7 @@ class Loss(nn.Module):
         """
         if not self._config.logq_correction:
             log_expected_M = torch.zeros_like(log_expected_M)
-        positive_B, negative_BN = self.logits(query_BD, item_MD, item_rows_M, log_expected_M)
-        return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
+        return cross_entropy(*self.logits(query_BD, item_MD, item_rows_M, log_expected_M))
 
     def total(self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, log_expected_M: Tensor) -> Tensor:
         """Return the sum of the losses of `forward`, without making [B, N] whole; its gradient costs no second pass."""
@@ -73,6 +72,11 @@ class Loss(nn.Module):
         # An in-batch column that is the row's own positive counts as a hit too. Finite, so that gradients stay so.
         hits_BN = item_rows_M[:num_queries, None] == item_rows_M[None, first:]
         return positive_B, negative_BN.masked_fill(hits_BN, torch.finfo(negative_BN.dtype).min / 2)
+
+
+def cross_entropy(positive_B: Tensor, negative_BN: Tensor) -> Tensor:
+    """Return -log softmax of the positive among it and the negatives, [B], of logits."""
+    return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
 
 
 class _Total(torch.autograd.Function):
@@ -129,9 +133,7 @@ class _Total(torch.autograd.Function):
         return of_query_BD * gradients[0], of_item_MD * gradients[0], None, None, None
 
 
-def _corrected(
-    query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _corrected(query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return [B, K] and [N, K] whose products are the queries' with the negatives, less the correction.
 
     What bfloat16 rounds off the correction has a column of its own.

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from recsys_core.models.blocks import target_attention
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_sum, spread
 from recsys_core.models.blocks.mlp import mlp
@@ -115,3 +116,28 @@ def test_the_gradients_of_mlp_and_interaction_are_those_of_small_differences():
     assert torch.autograd.gradcheck(block, (vectors,))
     layers, rows = mlp(3, (4,), 2).double(), torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layers(x), (rows, *layers.parameters()))
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_attention_in_blocks_and_its_gradients_equal_those_of_the_whole(hidden, monkeypatch):
+    # Blocks of at most three elements: one row of four, two rows of which one is empty, and what is left.
+    monkeypatch.setattr(target_attention, "_BLOCK_ELEMENTS", 3)
+    lengths = torch.tensor([4, 0, 2, 1, 1, 3, 0])
+    attention = TargetAttention(3, hidden)
+    found = []
+    for way in (attention, attention._plain):
+        targets, elements = (torch.linspace(-1, 2, 3 * n).view(n, 3).requires_grad_() for n in (7, 11))
+        attention.zero_grad()
+        output = way(targets, elements, lengths)
+        output.square().sum().backward()
+        found.append([output.detach(), targets.grad, elements.grad, *(p.grad.clone() for p in attention.parameters())])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_attention_without_any_element_is_zero():
+    nothing = torch.empty(0, 3, requires_grad=True)
+    output = TargetAttention(3, (5,))(torch.randn(2, 3), nothing, torch.zeros(2, dtype=torch.int64))
+    output.sum().backward()
+    assert output.tolist() == [[0.0] * 3] * 2
+    assert nothing.grad.shape == (0, 3)

@@ -238,7 +238,10 @@ class LabelledData(Artifact):
 
 
 class Checkpoint(Artifact):
-    """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`."""
+    """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
+
+    `plan.json` says where its tables lay, and `plan.txt` says it to people.
+    """
 
     stage: ClassVar[str] = "train"
 
@@ -253,6 +256,11 @@ class Checkpoint(Artifact):
     def state(self) -> Path:
         """Folder of torch's distributed checkpoint: model and optimizers."""
         return self.path / "state"
+
+    @property
+    def plan(self) -> Path:
+        """Text: which rank held which part of which table, and what that took."""
+        return self.path / "plan.txt"
 
 
 class ExportedModel(Artifact):

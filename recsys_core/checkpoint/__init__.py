@@ -140,4 +140,3 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: 
 
 def _is_part(stored: torch.Size | None, shape: torch.Size) -> bool:
     return stored is not None and stored[1:] == shape[1:] and stored[0] <= shape[0]
-

@@ -209,7 +209,7 @@ class Dynamic(base.Encoder):
         return summed.rename_columns(names).select(["id", "count", "last", "row", "seen"]).sort_by("id")
 
     def _best(self, count: np.ndarray, last: np.ndarray, row: np.ndarray, eligible: np.ndarray) -> np.ndarray:
-        """bool [N]: which of the eligible ids have or get a row."""
+        """Bool [N]: which of the eligible ids have or get a row."""
         chosen = np.flatnonzero(eligible)
         resident = row[chosen] > 0
         by: dict[str, tuple[np.ndarray, ...]] = {

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import ValidationError
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
@@ -293,4 +294,3 @@ def readable(num_bytes: float) -> str:
 def described(value: Any) -> str:
     """Return a setting as a plan's basis keeps it."""
     return json.dumps(value, sort_keys=True)
-

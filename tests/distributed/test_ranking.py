@@ -2,9 +2,6 @@
 
 import datetime
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +62,7 @@ def data(tmp_path_factory):
     return prepare.run(request, silent)
 
 
-def _run(data, output, num_ranks, sharding):
+def _run(ranks, data, output, num_ranks, sharding):
     request = train.Request(
         output=output / "train",
         config=Train.model_validate(
@@ -97,26 +94,19 @@ def _run(data, output, num_ranks, sharding):
     output.mkdir(parents=True)
     (output / "request.json").write_text(request.model_dump_json())
     program = Path(__file__).with_name("ranking_equals_whole.py")
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *start, str(program), str(output / "request.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(program.parents[2]), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    codes, log = ranks([str(program), str(output / "request.json")], num_ranks)
+    assert not any(codes), log
+    return json.loads(next(line for line in log.splitlines() if line.startswith("{")))
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    return _run(data, tmp_path_factory.mktemp("alone") / "one", 1, "table_wise")
+def alone(ranks, data, tmp_path_factory):
+    return _run(ranks, data, tmp_path_factory.mktemp("alone") / "one", 1, "table_wise")
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_two_ranks_do_what_one_does(data, alone, tmp_path, sharding):
-    both = _run(data, tmp_path / "two", 2, sharding)
+def test_two_ranks_do_what_one_does(ranks, data, alone, tmp_path, sharding):
+    both = _run(ranks, data, tmp_path / "two", 2, sharding)
     assert both["metrics"]["num_rows"] == 601
     assert both["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert both["sums"] == pytest.approx(alone["sums"], rel=1e-5)

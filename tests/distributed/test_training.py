@@ -1,16 +1,12 @@
 """Training on real ranks: one equals two, resumed equals undisturbed, a checkpoint fits any number of ranks."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -19,23 +15,6 @@ from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import silent
-
-
-def _weights(made: Checkpoint) -> dict[str, torch.Tensor]:
-    """Read every tensor of a checkpoint, whole, without ranks."""
-    metadata = dcp.FileSystemReader(made.state).read_metadata().state_dict_metadata
-    state = {key: torch.empty(meta.size) for key, meta in metadata.items() if hasattr(meta, "size")}
-    dcp.load(state, checkpoint_id=made.state, no_dist=True)
-    return state
-
-
-def _same(left: Checkpoint, right: Checkpoint, tolerance: float) -> None:
-    a, b = _weights(left), _weights(right)
-    assert a.keys() == b.keys()
-    for key in a:
-        # Two ranks make half as many steps as one.
-        if key != "optimizer.num_batches" or left.num_steps == right.num_steps:
-            assert torch.allclose(a[key], b[key], rtol=0, atol=tolerance), key
 
 
 def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
@@ -47,10 +26,10 @@ def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
     assert not list(trained.path.rglob("steps"))
 
 
-def test_two_ranks_learn_the_planted_groups(train_request, torchrun, events):
+def test_two_ranks_learn_the_planted_groups(train_request, ranks, events):
     request = train_request(num_ranks=2, config={"num_epochs": 8, "batch_size": 64})
-    done = torchrun("train", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("train", request, 2)
+    assert not any(codes), log
     made = Checkpoint.load(request.output)
     told = events()
     assert told[-1]["done"] == told[-1]["total"] == 8 * 2_011
@@ -59,7 +38,7 @@ def test_two_ranks_learn_the_planted_groups(train_request, torchrun, events):
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_start_weights_do_not_depend_on_the_ranks(train_request, torchrun, sharding):
+def test_start_weights_do_not_depend_on_the_ranks(train_request, ranks, sharding, same_weights):
     made = {}
     for num_ranks in (1, 2):
         # A learning rate of almost 0 leaves the start weights, unless some rank does not heed its schedule.
@@ -71,10 +50,10 @@ def test_start_weights_do_not_depend_on_the_ranks(train_request, torchrun, shard
             "sharding": {"sharding_types": [sharding]},
         }
         request = train_request(f"ranks-{num_ranks}", num_ranks=num_ranks, config=config)
-        done = torchrun("train", request, num_ranks)
-        assert done.returncode == 0, done.stderr
+        codes, log = ranks.stage("train", request, num_ranks)
+        assert not any(codes), log
         made[num_ranks] = Checkpoint.load(request.output)
-    _same(made[1], made[2], 0.0)
+    same_weights(made[1], made[2], 0.0)
 
 
 _EVERYTHING = {
@@ -90,7 +69,7 @@ _EVERYTHING = {
 
 
 @pytest.mark.parametrize("config", [{}, _EVERYTHING], ids=["plain", "everything"])
-def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config):
+def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config, same_weights):
     undisturbed = train.run(train_request("undisturbed", config=config), silent)
     killed = train_request("killed", config=config)
     real = train.Trainer.step
@@ -108,7 +87,7 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, conf
     assert checkpoint.position(checkpoint.latest(partial / "steps")).step == 30
     monkeypatch.setattr(train.Trainer, "step", real)
     resumed = train.run(killed, silent)
-    _same(undisturbed, resumed, 0.0)
+    same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
     losses = [pq.read_table(made.path / "curve.parquet").column("loss").to_pylist() for made in (undisturbed, resumed)]
     assert losses[0] == losses[1]
@@ -147,7 +126,7 @@ def test_a_position_in_rows_that_have_changed_is_refused():
         position.refuse_other_source(changed)
 
 
-def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
+def test_killed_after_the_last_step_loses_none(train_request, monkeypatch, same_weights):
     undisturbed = train.run(train_request("undisturbed"), silent)
     killed = train_request("killed")
 
@@ -162,13 +141,13 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
     assert sorted(path.name for path in partial.iterdir()) == ["curve.parquet", "state"]
     monkeypatch.setattr(train.Trainer, "step", dies)
     resumed = train.run(killed, silent)
-    _same(undisturbed, resumed, 0.0)
+    same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
 
 
-def test_evaluation_and_export_take_the_moving_average(train_request, sections, day):
+def test_evaluation_and_export_take_the_moving_average(train_request, sections, day, weights_of):
     made = train.run(train_request(config={"num_epochs": 1, "dense_optimizer": {"average_decay": 0.9}}), silent)
-    stored = _weights(made)
+    stored = weights_of(made)
     engine = Engine.load(day.engine)
     weights = models.build(sections["model"], engine, RetrievalModel).state_dict()
     checkpoint.load_weights(made.state, weights, alone=True)
@@ -180,15 +159,15 @@ def test_evaluation_and_export_take_the_moving_average(train_request, sections, 
         assert section == "model" or not torch.equal(weight, stored[f"model.{name}"])
 
 
-def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, torchrun):
+def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, ranks, weights_of):
     request = train_request("two", num_ranks=2, config={"num_epochs": 1, "sharding": {"sharding_types": ["row_wise"]}})
-    done = torchrun("train", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("train", request, 2)
+    assert not any(codes), log
     base = Checkpoint.load(request.output)
     config = {"sparse_optimizer": {"learning_rate": 1e-30}, "dense_optimizer": {"learning_rate": 1e-30}}
     continued = train.run(train_request("one", base=base, config=config), silent)
     assert continued.warm_started_from == base.digest
-    before, after = _weights(base), _weights(continued)
+    before, after = weights_of(base), weights_of(continued)
     for key in before:
         if key.startswith("model."):
             assert torch.allclose(before[key], after[key], rtol=0, atol=1e-7), key
@@ -197,12 +176,12 @@ def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, torchrun):
 _STILL = {"kind": "sgd", "learning_rate": 1e-30}
 
 
-def test_fine_tuning_starts_from_what_it_chooses(train_request, trained):
+def test_fine_tuning_starts_from_what_it_chooses(train_request, trained, weights_of):
     config = {"num_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
     chosen = {"path": trained.path, "exclude": ["item.*"]}
     tuned = train.run(train_request("tuned", config=config | {"fine_tune_from": chosen}), silent)
     plain = train.run(train_request("plain", config=config), silent)
-    found, before, fresh = _weights(tuned), _weights(trained), _weights(plain)
+    found, before, fresh = weights_of(tuned), weights_of(trained), weights_of(plain)
     for key in (key for key in found if key.startswith("model.")):
         expected = fresh if key.startswith("model.item.") else before
         assert torch.allclose(found[key], expected[key], rtol=0, atol=1e-7), key
@@ -212,10 +191,10 @@ def test_fine_tuning_starts_from_what_it_chooses(train_request, trained):
     assert [(row["steps"], row["start"]) for row in json.loads(shown.stdout)] == [(trained.num_steps, "random")]
 
 
-def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_request, trained):
+def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_request, trained, weights_of):
     config = {"num_warm_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
     request = train_request(base=trained, config=config | {"restore_optimizer": False})
-    found, before = _weights(train.run(request, silent)), _weights(trained)
+    found, before = weights_of(train.run(request, silent)), weights_of(trained)
     for key in (key for key in found if key.startswith("model.")):
         assert torch.allclose(found[key], before[key], rtol=0, atol=1e-7), key
 
@@ -234,13 +213,12 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(train_request):
         train.run(request, silent)
 
 
-def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, torchrun, events, day, tmp_path):
+def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, ranks, events, day, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(day.path, moved)
     (moved / "examples" / "part-00000.parquet").write_bytes(b"PAR1")
     request = train_request(data=day.model_copy(update={"path": moved}))
-    done = torchrun("train", request, 1)
-    assert done.returncode != 0
+    assert ranks.stage("train", request, 1)[0] == [2]
     assert "part-00000.parquet: not a readable Parquet file" in json.dumps(events())
     assert not request.output.exists()
 
@@ -254,21 +232,10 @@ def test_an_optimizer_without_a_kernel_for_the_device_is_refused(train_request):
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise"])
-def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, tmp_path, sharding):
+def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tmp_path, sharding):
     request = train_request(num_ranks=2, config={"sharding": {"sharding_types": [sharding]}})
     file = tmp_path / "request.json"
     file.write_text(request.model_dump_json())
     program = Path(__file__).with_name("sharded_equals_whole.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(program),
-        str(file),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(program.parents[2])}
-    )
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks([str(program), str(file)], 2)
+    assert codes == [0, 0], log

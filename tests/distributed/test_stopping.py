@@ -1,20 +1,22 @@
-"""Two real ranks under torchrun that are told to stop or killed, again and again: they end as if nothing had happened.
+"""Two real ranks that are told to stop or killed, again and again: they end as if nothing had happened.
 
-`DAYLINE_KILLS` is how many ranks are killed one after the other (20 take a few minutes).
+`DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
+import json
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import artifacts, checkpoint, launch
+from recsys_core import checkpoint, launch
 from recsys_core.artifacts import Checkpoint
-from recsys_core.progress import Event, Stopped, silent
+from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped, silent
 
 _RANKS = launch.Config(num_ranks=2, threads_per_rank=1)
 _CONFIG = {"batch_size": 64, "num_epochs": 12, "log_every_steps": 2, "checkpoint_every_steps": 25}
@@ -22,93 +24,134 @@ _NUM_STEPS = 12 * 16
 
 
 class Disturbed(Exception):
-    """What the launcher's process is ended by, as Prefect's cancellation and Ctrl-C do."""
-
-
-def _ranks() -> dict[int, psutil.Process]:
-    """Return this process's torchrun (-1) and its ranks."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        if "train" in (line := process.cmdline()):
-            found[-1 if "torch.distributed.run" in line else int(process.environ()["RANK"])] = process
-    return found
-
-
-class At:
-    """A sink that does something once, when training has told of a step from `step` on."""
-
-    def __init__(self, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
-        self.step, self.do = step, do
-        self.steps: list[int] = []
-        self.ranks: dict[int, psutil.Process] = {}
-
-    def __call__(self, event: Event) -> None:
-        self.steps.append(event.step or 0)
-        if event.step is not None and event.step >= self.step and not self.ranks:
-            self.ranks = _ranks()
-            self.do(self.ranks)
+    """What the launcher's process is ended by, as by Prefect's cancellation and Ctrl-C."""
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make_train_request, tmp_path_factory) -> Checkpoint:
+def undisturbed(make_train_request, ranks, tmp_path_factory) -> Checkpoint:
     request = make_train_request(tmp_path_factory.mktemp("undisturbed") / "train", config=_CONFIG, num_ranks=2)
-    return launch.run("train", Checkpoint, request, silent, _RANKS)
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    return Checkpoint.load(request.output)
 
 
-def _assert_same(made: Checkpoint, undisturbed: Checkpoint, same_weights: Callable[..., None]) -> None:
-    assert (made.num_steps, made.num_rows) == (undisturbed.num_steps, undisturbed.num_rows) == (_NUM_STEPS, 2_011)
-    assert made.loss == pytest.approx(undisturbed.loss, rel=1e-9)
-    same_weights(undisturbed, made, 0.0)
-    steps = [point["step"] for point in pq.read_table(made.path / "curve.parquet").to_pylist()]
-    assert steps == sorted(set(steps))
+@pytest.fixture
+def assert_undisturbed(undisturbed, same_weights) -> Callable[[Checkpoint], None]:
+    """Compare with what was never disturbed: the same weights, loss and rows, and a curve without gaps."""
+
+    def compare(made: Checkpoint) -> None:
+        assert (made.num_steps, made.num_rows) == (undisturbed.num_steps, undisturbed.num_rows) == (_NUM_STEPS, 2_011)
+        assert made.loss == pytest.approx(undisturbed.loss, rel=1e-12)
+        same_weights(undisturbed, made, 0.0)
+        curve = pq.read_table(made.path / "curve.parquet")
+        steps = curve.column("step").to_pylist()
+        assert steps == sorted(set(steps))
+        assert set(range(2, _NUM_STEPS + 1, 2)) <= set(steps)
+        assert curve.column("examples")[-1].as_py() == 12 * 2_011
+
+    return compare
 
 
-def _assert_nobody_left(at: At) -> None:
-    assert set(at.ranks) == {-1, 0, 1}
-    _, alive = psutil.wait_procs(list(at.ranks.values()), timeout=1)
-    assert not alive
+def _step_of(output) -> int:
+    found = checkpoint.latest(output.with_name(f".{output.name}.partial") / "steps")
+    return checkpoint.position(found).step if found else 0
 
 
-def test_told_to_stop_it_keeps_the_step_and_goes_on_from_there(
-    undisturbed, make_train_request, same_weights, tmp_path
+class At:
+    """A sink that does something to torchrun (-1) or a rank once training has told of a step from `step` on."""
+
+    def __init__(self, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
+        self._step, self._do = step, do
+        self.steps: list[int] = []
+        self.processes: dict[int, psutil.Process] = {}
+
+    def __call__(self, event: Event) -> None:
+        self.steps.append(event.step or 0)
+        if event.step is not None and event.step >= self._step and not self.processes:
+            for process in psutil.Process().children(recursive=True):
+                if "--watch-stdin" in (line := process.cmdline()):
+                    number = -1 if "torch.distributed.run" in line else int(process.environ()["RANK"])
+                    self.processes[number] = process
+            self._do(self.processes)
+
+
+def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
+    make_train_request, assert_undisturbed, ranks, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG | {"async_checkpoints": True}, num_ranks=2)
-    kept = tmp_path / ".train.partial" / "steps"
-
-    def tell(whom: int, number: int) -> Callable[[dict[int, psutil.Process]], None]:
-        return lambda ranks: ranks[whom].send_signal(number)
 
     def disturb(_: object) -> None:
         raise Disturbed
 
-    begun = 0
-    cases = [(tell(-1, signal.SIGTERM), Stopped), (tell(1, signal.SIGINT), Stopped), (disturb, Disturbed)]
-    for do, ends in cases:
+    cases = [
+        (lambda processes: processes[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
+        (disturb, Disturbed, ""),
+        (lambda processes: processes[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
+    ]
+    for do, ends, words in cases:
+        begun = _step_of(request.output)
         at = At(begun + 10, do)
-        with pytest.raises(ends):
+        with pytest.raises(ends, match=words):
             launch.run("train", Checkpoint, request, at, _RANKS)
-        _assert_nobody_left(at)
+        assert set(at.processes) == {-1, 0, 1}
+        _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+        assert not alive
         assert at.steps[0] > begun
-        begun = checkpoint.position(checkpoint.latest(kept)).step
-        # The step that was agreed on, not the last one that a checkpoint was due at; and no step is made after it.
-        assert begun == at.steps[-1] < _NUM_STEPS
-    made = launch.run("train", Checkpoint, request, silent, _RANKS)
-    _assert_same(made, undisturbed, same_weights)
+        if ends is not RuntimeError:
+            # The step that they agreed on, not the last one that a checkpoint was due at; and none was made after it.
+            assert begun < _step_of(request.output) == at.steps[-1] < _NUM_STEPS
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))
+
+
+@pytest.fixture
+def signalled(ranks, tmp_path):
+    """Train, and send a signal to one of two ranks once a step was told of; return the exit codes."""
+
+    def train(request, step: int, victim: int, number: int) -> list[int]:
+        events = tmp_path / "events.jsonl"
+        seen = events.stat().st_size if events.exists() else 0
+
+        def send(pids: list[int]) -> None:
+            while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+                told = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
+                if any((json.loads(line)["step"] or 0) >= step for line in told):
+                    os.kill(pids[victim], number)
+                    return
+                time.sleep(0.002)
+
+        codes, log = ranks.stage("train", request, 2, meanwhile=send)
+        assert any(codes), log
+        return codes
+
+    return train
+
+
+def test_a_rank_that_is_told_to_stop_tells_the_others(
+    make_train_request, assert_undisturbed, ranks, signalled, tmp_path
+) -> None:
+    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
+    for victim in (0, 1):
+        begun = _step_of(request.output)
+        assert signalled(request, begun + 30, victim, signal.SIGTERM) == [STOPPED_EXIT_CODE] * 2
+        assert begun + 30 <= _step_of(request.output) < _NUM_STEPS
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))
 
 
 def test_killed_at_random_steps_it_ends_as_if_nothing_had_happened(
-    undisturbed, make_train_request, same_weights, tmp_path
+    make_train_request, assert_undisturbed, ranks, signalled, tmp_path
 ) -> None:
-    rng = random.Random(7)
-    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    num_kills = int(os.environ.get("DAYLINE_KILLS", "2"))
-    for _ in range(num_kills):
-        begun = checkpoint.latest(tmp_path / ".train.partial" / "steps")
-        step = checkpoint.position(begun).step if begun else 0
+    rng = random.Random(int(os.environ.get("DAYLINE_SEED", "7")))
+    config = _CONFIG | {"log_every_steps": 1, "checkpoint_every_steps": 5}
+    request = make_train_request(tmp_path / "train", config=config, num_ranks=2)
+    for _ in range(int(os.environ.get("DAYLINE_KILLS", "5"))):
         victim = rng.randrange(2)
-        at = At(step + rng.randrange(1, 32), lambda ranks, victim=victim: ranks[victim].send_signal(signal.SIGKILL))
-        with pytest.raises(RuntimeError, match="exitcode: -9"):
-            launch.run("train", Checkpoint, request, at, _RANKS)
-        _assert_nobody_left(at)
-    made = launch.run("train", Checkpoint, request, silent, _RANKS)
-    _assert_same(made, undisturbed, same_weights)
+        codes = signalled(request, _step_of(request.output) + rng.randrange(1, 9), victim, signal.SIGKILL)
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[1 - victim] not in (0, STOPPED_EXIT_CODE)
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -253,6 +255,29 @@ def ranks(tmp_path_factory) -> Iterator[Ranks]:
     started = Ranks(tmp_path_factory.mktemp("ranks"))
     yield started
     started.close()
+
+
+@pytest.fixture
+def signalled(ranks, tmp_path):
+    """Run a stage and send a signal to one of its ranks once a step was told of; return the exit codes."""
+
+    def run(stage, request, num_ranks, *, step: int, victim: int, number: int) -> list[int]:
+        events = request.output.with_name("events.jsonl")
+        seen = events.stat().st_size if events.exists() else 0
+
+        def send(pids: list[int]) -> None:
+            while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+                told = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
+                if any((json.loads(line)["step"] or 0) >= step for line in told):
+                    os.kill(pids[victim], number)
+                    return
+                time.sleep(0.002)
+
+        codes, log = ranks.stage(stage, request, num_ranks, meanwhile=send)
+        assert any(codes), log
+        return codes
+
+    return run
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
-import json
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 
 import psutil
@@ -85,7 +83,7 @@ def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
 
     cases = [
         (lambda processes: processes[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
-        (disturb, Disturbed, ""),
+        (disturb, Disturbed, None),
         (lambda processes: processes[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
     ]
     for do, ends, words in cases:
@@ -105,36 +103,15 @@ def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
     assert_undisturbed(Checkpoint.load(request.output))
 
 
-@pytest.fixture
-def signalled(ranks, tmp_path):
-    """Train, and send a signal to one of two ranks once a step was told of; return the exit codes."""
-
-    def train(request, step: int, victim: int, number: int) -> list[int]:
-        events = tmp_path / "events.jsonl"
-        seen = events.stat().st_size if events.exists() else 0
-
-        def send(pids: list[int]) -> None:
-            while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
-                told = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
-                if any((json.loads(line)["step"] or 0) >= step for line in told):
-                    os.kill(pids[victim], number)
-                    return
-                time.sleep(0.002)
-
-        codes, log = ranks.stage("train", request, 2, meanwhile=send)
-        assert any(codes), log
-        return codes
-
-    return train
-
-
 def test_a_rank_that_is_told_to_stop_tells_the_others(
     make_train_request, assert_undisturbed, ranks, signalled, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
     for victim in (0, 1):
         begun = _step_of(request.output)
-        assert signalled(request, begun + 30, victim, signal.SIGTERM) == [STOPPED_EXIT_CODE] * 2
+        assert signalled(
+            "train", request, 2, step=begun + 30, victim=victim, number=signal.SIGTERM
+        ) == [STOPPED_EXIT_CODE] * 2
         assert begun + 30 <= _step_of(request.output) < _NUM_STEPS
     codes, log = ranks.stage("train", request, 2)
     assert codes == [0, 0], log
@@ -149,7 +126,8 @@ def test_killed_at_random_steps_it_ends_as_if_nothing_had_happened(
     request = make_train_request(tmp_path / "train", config=config, num_ranks=2)
     for _ in range(int(os.environ.get("DAYLINE_KILLS", "5"))):
         victim = rng.randrange(2)
-        codes = signalled(request, _step_of(request.output) + rng.randrange(1, 9), victim, signal.SIGKILL)
+        step = _step_of(request.output) + rng.randrange(1, 9)
+        codes = signalled("train", request, 2, step=step, victim=victim, number=signal.SIGKILL)
         assert codes[victim] == -signal.SIGKILL
         assert codes[1 - victim] not in (0, STOPPED_EXIT_CODE)
     codes, log = ranks.stage("train", request, 2)

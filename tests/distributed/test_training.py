@@ -1,8 +1,10 @@
 """Training on real ranks: one equals two, resumed equals undisturbed, a checkpoint fits any number of ranks."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -211,6 +213,102 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(train_request):
     request = train_request(config={"dense_optimizer": {"kind": "sgd", "learning_rate": 1e30}})
     with pytest.raises(ValueError, match=r"the loss is nan at step .*lower train"):
         train.run(request, silent)
+
+
+def test_the_batch_of_a_loss_that_is_no_number_is_kept_and_so_is_the_last_checkpoint(train_request, monkeypatch, day):
+    seen = []
+    real = train.Trainer.step
+
+    def breaks(self, batch, number):
+        seen.append(batch)
+        loss = real(self, batch, number)
+        return loss * float("inf") if number == 36 else loss
+
+    monkeypatch.setattr(train.Trainer, "step", breaks)
+    request = train_request(config={"dense_optimizer": {"average_decay": 0.9}})
+    with pytest.raises(ValueError) as refused:
+        train.run(request, silent)
+    told = str(refused.value)
+    # 2,011 rows are 16 batches: step 37 is the third epoch's fifth.
+    assert "the loss is inf at step 37 of epoch 3 (rank 0: rows 512 to 639 of the epoch's order, " in told
+    bad = pq.read_table(request.output.with_name("train.bad_rows.parquet"))
+    items = pq.read_table(day.items).column("item_id").to_pylist()
+    positives = [items[row] for row in seen[36].item_rows_M[:128].tolist()]
+    assert bad.column("item_id").to_pylist() == positives
+    (kept,) = (request.output.with_name(".train.partial") / "steps").iterdir()
+    assert kept.name == "step-30"
+
+
+@pytest.mark.parametrize("ending", [9, 63], ids=["at a checkpoint", "at the end"])
+def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, ending):
+    real = train.Trainer.step
+
+    def poisons(self, batch, number):
+        loss = real(self, batch, number)
+        if number == ending:
+            (shard,) = self.model.state_dict()["tables.embedding_bags.item_id.weight"].local_shards()
+            # A row that no batch has looked up: no loss will ever tell.
+            shard.tensor[199, 3] = float("nan")
+        return loss
+
+    monkeypatch.setattr(train.Trainer, "step", poisons)
+    request = train_request()
+    with pytest.raises(ValueError, match=rf"after step {ending + 1} .*: model\.tables\.embedding_bags\.item_id\.weight;"):
+        train.run(request, silent)
+    partial = request.output.with_name(".train.partial")
+    assert not (partial / "state").exists()
+    assert [path.name for path in partial.glob("steps/*")] == (["step-60"] if ending == 63 else [])
+
+
+def test_checkpoints_in_the_background_are_the_same_bits(train_request, monkeypatch, weights_of):
+    made = {}
+    for name in ("now", "later"):
+        config = _EVERYTHING | {"num_epochs": 2, "keep_checkpoints": 9, "async_checkpoints": name == "later"}
+        request = train_request(name, config=config)
+        kept = request.output.with_name(f"{name}-kept")
+        with monkeypatch.context() as patched:
+            patched.setattr(train.shutil, "rmtree", lambda steps, kept=kept, **_: steps.exists() and steps.rename(kept))
+            made[name] = (train.run(request, silent), kept)
+    assert sorted(path.name for path in made["now"][1].iterdir()) == ["step-10", "step-20", "step-30"]
+    for directory in made["now"][1].iterdir():
+        one, two = (weights_of(SimpleNamespace(state=kept / directory.name)) for _, kept in made.values())
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        positions = [checkpoint.position(kept / directory.name) for _, kept in made.values()]
+        assert positions[0] == positions[1]
+
+
+def test_what_goes_wrong_in_the_background_is_raised(train_request, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_state", full)
+    request = train_request(config={"async_checkpoints": True})
+    with pytest.raises(OSError, match="No space left"):
+        train.run(request, silent)
+    assert not checkpoint.latest(request.output.with_name(".train.partial") / "steps")
+
+
+def test_the_curve_has_the_norms_and_tensorboard_and_a_profile_lie_beside(train_request, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = {"num_epochs": 2, "log_every_steps": 4, "tensorboard": True, "profile": {"start": 3, "steps": 2}}
+    made = train.run(train_request(config=config), silent)
+    curve = pq.read_table(made.path / "curve.parquet").to_pylist()
+    assert [point["step"] for point in curve] == [4, 8, 10, 12, 16, 20, 24, 28, 30, 32]
+    for point in curve:
+        assert point["weight_norm"] > 0
+        assert point["gradient_norm"] > 0
+        assert point["memory_bytes"] > 1e7
+        assert point["dense_learning_rate"] == 0.001
+    told = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in told] == [
+        (point["step"], pytest.approx(point["loss"])) for point in curve
+    ]
+    with gzip.open(tmp_path / "train.profile" / "rank-0.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {"ProfilerStep#3", "ProfilerStep#4"} <= names
+    assert "ProfilerStep#5" not in names
 
 
 def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, ranks, events, day, tmp_path):

@@ -145,7 +145,7 @@ class _Ranks:
         if self.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                # torchrun itself kills ranks that take longer than the grace, and needs a moment to see that they ended.
+                # torchrun kills ranks that take longer than the grace, and needs a moment to see that they ended.
                 self.process.wait(grace_seconds + _POLL_SECONDS)
         self.process.stdin.close()
         try:

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: its curve, its speed, and how far it has come, without waiting for a device.
+"""What is seen of a training while it runs: its curve, its speed, and how far it has come; no device is waited for.
 
 Losses stay where they were computed until a report asks for all of them at once.
 """

@@ -36,7 +36,7 @@ class Event(Frozen):
         return (self.total - self.done) / speed if speed and self.total is not None else None
 
 
-class Stopped(RuntimeError):
+class Stopped(RuntimeError):  # noqa: N818 - nothing went wrong
     """A stage that was told to stop has kept what it had, and a rerun goes on from there."""
 
 

@@ -87,7 +87,9 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:
-        optim.check(self.sparse_optimizer, self.sharding.device)
+        offered = (self.sharding.sharding_types, *self.sharding.by_table.values())
+        splits_rows = any("column_wise" in kinds for kinds in offered)
+        optim.check(self.sparse_optimizer, self.sharding.device, splits_rows=splits_rows)
         if (self.cost_column is None) != (self.max_cost is None):
             raise ValueError("cost_column and max_cost go together; give both, or neither")
         if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
@@ -267,8 +269,11 @@ class Trainer:
     def _refuse_nonfinite(self, state: dict[str, Any]) -> None:
         # The last update may have made what no loss has seen yet, and rows of a table wait long for their next look-up.
         extremes = checkpoint.extremes(state, self.here.device)
-        bad = [name for name, value in zip(extremes, torch.stack([*extremes.values()]).tolist(), strict=True)
-               if not math.isfinite(value)]
+        bad = [
+            name
+            for name, value in zip(extremes, torch.stack([*extremes.values()]).tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
         if found := sorted({name for names in self.here.gather(bad) for name in names}):
             raise ValueError(
                 f"after step {self.position.step:,} these are not all finite numbers: {', '.join(found)}; no "
@@ -332,9 +337,7 @@ def fit(
     return artifacts.Checkpoint.load(request.output)
 
 
-def _train(
-    trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, tick: Callable[[], None]
-) -> Curve:
+def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, tick: Callable[[], None]) -> Curve:
     """Run the epochs that are left, calling `tick` after each step; return the points of the loss curve."""
     config, steps = trainer.config, work.path / "steps"
     meter = _meter(trainer, work, sink)

@@ -234,9 +234,7 @@ class Ranks:
             meanwhile(pids)
         return json.loads(self._server.stdout.readline()), log.read_text()
 
-    def stage(
-        self, stage: str, request: artifacts.Request, num_ranks: int, **more: Any
-    ) -> tuple[list[int], str]:
+    def stage(self, stage: str, request: artifacts.Request, num_ranks: int, **more: Any) -> tuple[list[int], str]:
         """Run a stage, whose events go to `events.jsonl` beside its output."""
         request.output.parent.mkdir(parents=True, exist_ok=True)
         file = request.output.with_name(f"{stage}-{num_ranks}.json")

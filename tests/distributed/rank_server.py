@@ -70,7 +70,7 @@ def be_rank(arguments: list[str], log: str) -> None:
         code = 0
     except SystemExit as done:
         code = int(done.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as an interpreter does
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.distributed.checkpoint import FileSystemReader
 
 from recsys_core.artifacts import Checkpoint
 from recsys_core.datasets.labelled import splits
@@ -44,8 +45,8 @@ def data(tmp_path_factory):
     (root / "log" / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=200)
     features = {
-        # Less than 64 columns are never split.
-        "embedding_dim": 64,
+        # Fewer than two times 128 columns are never split.
+        "embedding_dim": 256,
         "query": [
             {"kind": "id", "name": "user", "num_embeddings": 64},
             {"kind": "id", "name": "tags", "num_embeddings": 16},
@@ -158,12 +159,20 @@ def train_on(ranks, data, tmp_path_factory):
     return train
 
 
+def _pieces(made):
+    """Return in how many pieces by columns the table of items was saved."""
+    metadata = FileSystemReader(made.state).read_metadata().state_dict_metadata
+    (key,) = (key for key in metadata if key.startswith("model.") and key.endswith("item.weight"))
+    return len({chunk.offsets[1] for chunk in metadata[key].chunks})
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise"])
 def test_fifty_steps_on_any_number_of_ranks_end_alike(train_on, same_weights, num_ranks, sharding):
     one, several = train_on(1, "table_wise"), train_on(num_ranks, sharding)
     assert several.loss == pytest.approx(one.loss, rel=1e-5)
     same_weights(one, several, 1e-5)
+    assert _pieces(several) == (2 if sharding == "column_wise" else 1)
 
 
 def test_accumulation_clipping_groups_and_the_moving_average_are_alike_on_two_ranks(train_on, same_weights):
@@ -184,12 +193,16 @@ def test_bfloat16_is_as_good_on_two_ranks(train_on, same_weights):
 
 @pytest.mark.parametrize("sharding", ["row_wise", "column_wise"])
 def test_what_two_ranks_began_one_or_three_finish(train_on, same_weights, signalled, ranks, data, tmp_path, sharding):
-    whole = train_on(2, sharding, **_EVERYTHING)
-    begun = _request(data, tmp_path / "two", 2, sharding, **_STEPS | _EVERYTHING)
+    everything = _STEPS | _EVERYTHING
+    if sharding == "column_wise":
+        everything["sparse_optimizer"] = everything["sparse_optimizer"] | {"kind": "adagrad"}
+    whole = train_on(2, sharding, **everything)
+    assert _pieces(whole) == (1 if sharding == "row_wise" else 2)
+    begun = _request(data, tmp_path / "two", 2, sharding, **everything)
     codes = signalled("rank_train", begun, 2, step=15, victim=1, number=signal.SIGTERM)
     assert codes == [STOPPED_EXIT_CODE] * 2
     for num_ranks in (1, 3):
-        request = _request(data, tmp_path / str(num_ranks), num_ranks, sharding, **_STEPS | _EVERYTHING)
+        request = _request(data, tmp_path / str(num_ranks), num_ranks, sharding, **everything)
         shutil.copytree(begun.output.with_name(".train.partial"), request.output.with_name(".train.partial"))
         codes, log = ranks.stage("rank_train", request, num_ranks)
         assert not any(codes), log

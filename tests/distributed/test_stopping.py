@@ -14,14 +14,14 @@ import pytest
 
 from recsys_core import checkpoint, launch
 from recsys_core.artifacts import Checkpoint
-from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped, silent
+from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped
 
 _RANKS = launch.Config(num_ranks=2, threads_per_rank=1)
 _CONFIG = {"batch_size": 64, "num_epochs": 12, "log_every_steps": 2, "checkpoint_every_steps": 25}
 _NUM_STEPS = 12 * 16
 
 
-class Disturbed(Exception):
+class DisturbedError(Exception):
     """What the launcher's process is ended by, as by Prefect's cancellation and Ctrl-C."""
 
 
@@ -79,11 +79,11 @@ def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
     request = make_train_request(tmp_path / "train", config=_CONFIG | {"async_checkpoints": True}, num_ranks=2)
 
     def disturb(_: object) -> None:
-        raise Disturbed
+        raise DisturbedError
 
     cases = [
         (lambda processes: processes[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
-        (disturb, Disturbed, None),
+        (disturb, DisturbedError, None),
         (lambda processes: processes[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
     ]
     for do, ends, words in cases:
@@ -109,9 +109,10 @@ def test_a_rank_that_is_told_to_stop_tells_the_others(
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
     for victim in (0, 1):
         begun = _step_of(request.output)
-        assert signalled(
-            "train", request, 2, step=begun + 30, victim=victim, number=signal.SIGTERM
-        ) == [STOPPED_EXIT_CODE] * 2
+        assert (
+            signalled("train", request, 2, step=begun + 30, victim=victim, number=signal.SIGTERM)
+            == [STOPPED_EXIT_CODE] * 2
+        )
         assert begun + 30 <= _step_of(request.output) < _NUM_STEPS
     codes, log = ranks.stage("train", request, 2)
     assert codes == [0, 0], log

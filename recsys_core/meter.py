@@ -33,14 +33,17 @@ class Meter:
         position: Position,
         *,
         num_rows: int,
-        num_epochs: int,
+        total: int,
         curve_path: Path,
         sink: Sink,
         keep_rows: Callable[[int, list[Interval]], str],
     ) -> None:
-        """Go on from `position`; `keep_rows` saves the rows at some places of an epoch, and says where."""
+        """Go on from `position` to about `total` examples.
+
+        `keep_rows` saves the rows at some places of an epoch's order, and says where.
+        """
         self._here, self._sink, self._num_rows, self._keep_rows = here, sink, num_rows, keep_rows
-        self._total = num_rows * num_epochs
+        self._total = total
         self._loss_sum = torch.zeros(1, dtype=torch.float64, device=here.device)
         self._losses: list[torch.Tensor] = []
         self._places: list[tuple[int, list[Interval]]] = []

@@ -40,6 +40,9 @@ class Config(Frozen):
     num_warm_epochs: int = Field(
         default=1, ge=1, description="passes over the new examples when it continues a release"
     )
+    num_steps: int | None = Field(
+        default=None, ge=1, description="train for so many steps instead, in as many passes as they take"
+    )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
     shuffle_rows: int = Field(
         default=131_072, ge=0, description="rows that are mixed in memory; 0 keeps the table's order"
@@ -90,6 +93,10 @@ class Config(Frozen):
         offered = (self.sharding.sharding_types, *self.sharding.by_table.values())
         splits_rows = any("column_wise" in kinds for kinds in offered)
         optim.check(self.sparse_optimizer, self.sharding.device, splits_rows=splits_rows)
+        if self.num_steps is not None and (given := {"num_epochs", "num_warm_epochs"} & self.model_fields_set):
+            raise ValueError(
+                f"num_steps and {' and '.join(sorted(given))} both say how long to train; give one of them"
+            )
         if (self.cost_column is None) != (self.max_cost is None):
             raise ValueError("cost_column and max_cost go together; give both, or neither")
         if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
@@ -142,6 +149,9 @@ class Trainer:
         """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
+        if config.num_steps is not None:
+            # A step takes a row at least.
+            self.num_epochs = config.num_steps
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
         tables = [table.name for table in objective.engine.tables]
         self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
@@ -248,10 +258,11 @@ class Trainer:
         meter.report(self.position, self.optimizer.norms(), self.optimizer.learning_rates())
 
     @property
-    def is_stale(self) -> bool:
-        """Whether enough evaluations in a row were no better."""
-        patience = self.config.early_stopping_patience
-        return patience is not None and self.position.num_stale >= patience
+    def is_over(self) -> bool:
+        """Whether training ends within an epoch: by `num_steps`, or as enough evaluations in a row were no better."""
+        patience, num_steps = self.config.early_stopping_patience, self.config.num_steps
+        stale = patience is not None and self.position.num_stale >= patience
+        return stale or (num_steps is not None and self.position.step >= num_steps)
 
     def save(self, directory: Path, *, keep: int | None = None) -> None:
         """Write a checkpoint, in the background if the config says so; every rank calls this.
@@ -346,6 +357,8 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
         feed = trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step)
         with contextlib.closing(prefetch(feed)) as batches:
             for batch, consumed in meter.waiting(batches):
+                if trainer.is_over:
+                    break
                 loss = trainer.step(batch, trainer.position.step)
                 trainer.position = meter.count(trainer.position, loss, batch, consumed)
                 tick()
@@ -363,10 +376,8 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
                 if stops:
                     trainer.saver.wait()
                     raise Stopped(meter.stopped(trainer.position))
-                if trainer.is_stale:
-                    break
         trainer.position = _end_epoch(trainer, meter.settle(trainer.position))
-        if trainer.is_stale:
+        if trainer.is_over:
             break
     trainer.report(meter)
     meter.write_curve()
@@ -380,11 +391,15 @@ def _meter(trainer: Trainer, work: Pending, sink: Sink) -> Meter:
         pq.write_table(trainer.rows(epoch, places), bad_rows)
         return str(bad_rows)
 
+    num_rows, num_steps = trainer.objective.reader.num_rows, trainer.config.num_steps
+    total = num_rows * trainer.num_epochs
+    if num_steps is not None:
+        total = num_steps * min(num_rows, trainer.config.batch_size * trainer.here.num_ranks)
     return Meter(
         trainer.here,
         trainer.position,
-        num_rows=trainer.objective.reader.num_rows,
-        num_epochs=trainer.num_epochs,
+        num_rows=num_rows,
+        total=total,
         curve_path=work.path / "curve.parquet",
         sink=sink,
         keep_rows=keep_rows,
@@ -394,11 +409,11 @@ def _meter(trainer: Trainer, work: Pending, sink: Sink) -> Meter:
 def _end_epoch(trainer: Trainer, position: Position) -> Position:
     """Check that no row was lost or read twice, and return the start of the next epoch, if there is one."""
     num_rows, num_read = trainer.objective.reader.num_rows, sum(b - a for a, b in position.consumed)
-    stale = trainer.is_stale
-    assert stale or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
+    over = trainer.is_over
+    assert over or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
     return position.model_copy(
         update={
-            "epoch": trainer.num_epochs if stale else position.epoch + 1,
+            "epoch": trainer.num_epochs if over else position.epoch + 1,
             "consumed": (),
             "loss_sum": 0.0,
             "last_loss": position.loss_sum / num_read,

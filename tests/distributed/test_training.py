@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from recsys_core import checkpoint, models, train
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
-from recsys_core.progress import silent
+from recsys_core.progress import Stopped, silent
 
 
 def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
@@ -93,6 +94,40 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, conf
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
     losses = [pq.read_table(made.path / "curve.parquet").column("loss").to_pylist() for made in (undisturbed, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("log_every_steps", [4, 40], ids=["before", "at the last step"])
+def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
+    train_request, monkeypatch, same_weights, log_every_steps
+):
+    config = {"num_steps": 40, "checkpoint_every_steps": 1_000, "log_every_steps": log_every_steps}
+    request = train_request("steps")
+    given = request.config.model_dump(exclude={"num_epochs", "num_warm_epochs"}) | config
+    request = request.model_copy(update={"config": train.Config.model_validate(given)})
+    told = []
+    made = train.run(request, told.append)
+    # Two epochs of 16 steps, and half of the third, whose last batch is not among them.
+    assert (made.num_steps, told[-1].done, told[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
+    real = train.Trainer.step
+
+    def interrupts(self, batch, number):
+        if number == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch, number)
+
+    stopped = request.model_copy(update={"output": request.output.with_name("stopped")})
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Trainer, "step", interrupts)
+        with pytest.raises(Stopped, match=r"stopped at step \d+, whose checkpoint is kept; run it again"):
+            train.run(stopped, told.append)
+    assert told[-1].stopped
+    kept = checkpoint.latest(request.output.with_name(".stopped.partial") / "steps")
+    assert told[-1].step == checkpoint.position(kept).step
+    resumed = train.run(stopped, silent)
+    same_weights(made, resumed, 0.0)
+    assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
+    with pytest.raises(ValueError, match="num_steps and num_epochs both say how long to train; give one of them"):
+        train.Config.model_validate({"num_steps": 3, "num_epochs": 3})
 
 
 def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, day):

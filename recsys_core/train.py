@@ -83,7 +83,7 @@ class Config(Frozen):
         default=None, description="record some steps with torch's profiler, to train.profile beside the artifact"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the forward pass; weights, losses and optimizers stay float32"
+        default="float32", description="of matrix products; weights, losses and optimizers stay float32"
     )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
@@ -234,17 +234,21 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
         batch = batch.to(self.here.device)
         self.optimizer.begin(number, self.position.epoch)
-        loss = self.objective.loss(self._forward, batch, self.here)
+        with self._precision():
+            loss = self.objective.loss(self._forward, batch, self.here)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
         self.optimizer.backward(loss * self.here.num_ranks / batch.global_rows)
         self.optimizer.end()
         return loss.detach()
 
     def _forward(self, *inputs: Any) -> Any:
-        """Call the model in the precision that the config says; what comes out is float32."""
-        with torch.autocast(self.here.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            outputs = self.model(*inputs)
+        """Call the model; what comes out is float32, whatever it was computed in."""
+        outputs = self.model(*inputs)
         return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+    def _precision(self) -> torch.autocast:
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.here.device.type, torch.bfloat16, enabled=enabled)
 
     def order(self, epoch: int) -> Order:
         """Return the order in which an epoch reads the rows."""

@@ -96,7 +96,7 @@ class Feature(base.Feature):
         self.embedding_dim = config.embedding_dim
         self.encoder = _encoder(config)
         self.num_out_of_range = 0
-        self.is_cheap = config.input == "encoded"
+        self.is_cheap = config.input == "encoded" or config.encoding == "identity"
 
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""
@@ -145,8 +145,7 @@ class Feature(base.Feature):
 
     def _inside(self, values: pa.Array, lengths: np.ndarray, size: int) -> tuple[pa.Array, np.ndarray]:
         rows = values.to_numpy(zero_copy_only=False)
-        # Seen as unsigned, negative numbers are the largest.
-        if not len(rows) or int(rows.view(np.uint64).max()) < size:
+        if _inside(rows, size):
             return values, lengths
         outside = (rows < 0) | (rows >= size)
         if self._config.out_of_range == "refuse":
@@ -157,6 +156,11 @@ class Feature(base.Feature):
         self.num_out_of_range += int(outside.sum())
         owners = np.repeat(np.arange(len(lengths)), lengths)
         return pa.array(rows[~outside]), np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+
+
+def _inside(rows: np.ndarray, size: int) -> bool:
+    """Whether all of int64 [N] are in 0..`size` - 1: seen as unsigned, negative numbers are the largest."""
+    return not len(rows) or int(rows.view(np.uint64).max()) < size
 
 
 def _with_default(values: pa.Array, lengths: np.ndarray, default: int | str) -> tuple[pa.Array, np.ndarray]:
@@ -205,8 +209,8 @@ class Identity(base.Encoder):
         if not pa.types.is_integer(values.type):
             raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
         rows = values.to_numpy(zero_copy_only=False)
-        outside = (rows < 0) | (rows >= self.num_embeddings)
-        if outside.any():
+        if not _inside(rows, self.num_embeddings):
+            outside = (rows < 0) | (rows >= self.num_embeddings)
             raise ValueError(f"id {rows[outside][0]} is not in 0..{self.num_embeddings - 1}; raise num_embeddings")
         return rows
 

@@ -370,7 +370,10 @@ def test_an_optimizer_without_a_kernel_for_the_device_is_refused(train_request):
 
 def test_an_optimizer_of_whole_rows_is_refused_where_rows_are_split(train_request):
     told = r"kind: rowwise_adagrad works on whole rows, which train\.sharding's column_wise cuts in pieces; use adagrad"
-    for sharding in ({"sharding_types": ["column_wise"]}, {"by_table": {"item_id": ["row_wise", "column_wise"]}}):
+    for sharding in (
+        {"sharding_types": ["column_wise"]},
+        {"by_table": {"item_id": {"sharding_types": ["row_wise", "column_wise"]}}},
+    ):
         with pytest.raises(ValueError, match=told):
             train_request(config={"sharding": sharding})
 

@@ -19,6 +19,7 @@ import xxhash
 from pydantic import PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.features import _types
 from recsys_core.features._graph import Graph, Values
 from recsys_core.features.base import (
     Encoded,
@@ -29,7 +30,6 @@ from recsys_core.features.base import (
     Side,
     SparseFeature,
     TableSpec,
-    widened,
 )
 from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
@@ -116,7 +116,7 @@ class Engine:
                 for column in self.columns(side):
                     kind = chunk.schema.field(column).type
                     if not pa.types.is_null(kind):
-                        self._types[side][column] = widened(kind)
+                        self._types[side][column] = _types.name_of(kind)
         for encoder in self.encoders.values():
             encoder.settle()
         for feature in self._all():
@@ -161,7 +161,7 @@ class Engine:
         return list(dict.fromkeys(column for feature in self.features[side] for column in graph.leaves(feature)))
 
     def schema(self, side: Side) -> dict[str, dict[str, str]]:
-        """Return {"type": Arrow type} of each column that a fit has seen, widened: int64, float64, string, list<…>."""
+        """Return {"type": name} of each column that a fit has seen; see `_types` for the names."""
         types = self._types[side]
         return {column: {"type": types[column]} for column in self.columns(side) if column in types}
 

@@ -228,20 +228,6 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
-def widened(kind: pa.DataType) -> str:
-    """Name the widest type of the kind that a feature takes: how wide a column was written is no part of a schema."""
-    if is_list(kind):
-        return f"list<{widened(kind.value_type)}>"
-    if isinstance(kind, pa.DictionaryType):
-        return widened(kind.value_type)
-    types = pa.types
-    if types.is_boolean(kind):
-        return "bool"
-    if types.is_integer(kind):
-        return "int64"
-    return "float64" if types.is_floating(kind) or types.is_decimal(kind) else "string"
-
-
 def ids(values: pa.Array) -> pa.Array:
     """Bring flat values to the two types that ids have: int64 or string.
 

@@ -86,7 +86,7 @@ def test_describes_itself(fitted: Engine) -> None:
         "history__item_id": {"type": "list<int64>"},
         "age": {"type": "int64"},
         "gender": {"type": "string"},
-        "tastes": {"type": "list<float64>"},
+        "tastes": {"type": "list<float32>"},
     }
     assert fitted.report["item_id"] == {"known": 3, "out_of_vocabulary": 0, "capacity": 5}
     assert set(fitted.report) == {"history", "gender", "item_id", "similar"}

@@ -1,0 +1,90 @@
+"""Types of columns, by names that an engine's saved schema holds, and columns of such a type made of loose values.
+
+`int64`, `float32`, `float64`, `string`, `bool`, `date32`, `timestamp[UNIT]`, `timestamp[UNIT,ZONE]`, `list<TYPE>` and
+`map<KEY,TYPE>`. What cannot change a feature is no part of a name: how wide an integer is, or how a list is laid out.
+"""
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys_core.features import base
+
+_NAMED = {
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "date32": pa.date32(),
+}
+# The first integer that float64 cannot tell from its neighbour.
+_FIRST_INEXACT = float(1 << 53)
+
+
+def name_of(kind: pa.DataType) -> str:
+    """Name the type that values of `kind` have to be given in for features to make the same of them."""
+    types = pa.types
+    if base.is_list(kind):
+        return f"list<{name_of(kind.value_type)}>"
+    if types.is_map(kind):
+        return f"map<{name_of(kind.key_type)},{name_of(kind.item_type)}>"
+    if isinstance(kind, pa.DictionaryType):
+        return name_of(kind.value_type)
+    if types.is_timestamp(kind):
+        return f"timestamp[{kind.unit}{f',{kind.tz}' if kind.tz else ''}]"
+    if types.is_date(kind):
+        return "date32"
+    if types.is_boolean(kind):
+        return "bool"
+    if types.is_integer(kind):
+        return "int64"
+    if types.is_float32(kind):
+        # 0.7 as a float32 lies below 0.7 as a float64: the two are in different buckets of boundaries [0.7].
+        return "float32"
+    return "float64" if types.is_floating(kind) or types.is_decimal(kind) else "string"
+
+
+def parse(name: str) -> pa.DataType:
+    """Return the type that `name_of` named."""
+    if name.startswith("list<"):
+        return pa.list_(parse(name[5:-1]))
+    if name.startswith("map<"):
+        key, _, value = name[4:-1].partition(",")
+        return pa.map_(parse(key), parse(value))
+    if name.startswith("timestamp["):
+        unit, _, zone = name[10:-1].partition(",")
+        return pa.timestamp(unit, zone or None)
+    return _NAMED[name]
+
+
+def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    """Return loose values (None or NaN: unknown) as a column of type `kind`; times may be ISO texts, maps mappings.
+
+    Raises:
+        ValueError: a value does not fit, or is an integer that has lost digits on its way here.
+    """
+    try:
+        if pa.types.is_integer(kind):
+            _refuse_lost_digits(values)
+        if pa.types.is_map(kind):
+            values = [list(value.items()) if isinstance(value, Mapping) else value for value in values]
+        elif pa.types.is_temporal(kind):
+            read = datetime.date.fromisoformat if pa.types.is_date(kind) else datetime.datetime.fromisoformat
+            values = [read(value) if isinstance(value, str) else value for value in values]
+        return pa.array(values, type=kind, from_pandas=True)
+    except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _refuse_lost_digits(values: Iterable[Any]) -> None:
+    """Refuse integers beyond 2**53 that are floats by now, which pandas makes of integers beside a null."""
+    numbers = getattr(values, "to_numpy", lambda: np.empty(0))()
+    if numbers.dtype.kind == "f" and (np.abs(numbers[~np.isnan(numbers)]) >= _FIRST_INEXACT).any():
+        raise ValueError(
+            "an integer beyond 2**53 came as a floating number, so its last digits are lost; "
+            "ask for rows that are null here in a request of their own"
+        )

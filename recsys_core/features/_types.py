@@ -62,14 +62,16 @@ def parse(name: str) -> pa.DataType:
 
 
 def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
-    """Return loose values (None or NaN: unknown) as a column of type `kind`; times may be ISO texts, maps mappings.
+    """Return loose values (None or NaN: unknown) as a column of type `kind`.
+
+    Times may be ISO texts, maps mappings, integers texts of their digits.
 
     Raises:
         ValueError: a value does not fit, or is an integer that has lost digits on its way here.
     """
     try:
         if pa.types.is_integer(kind):
-            _refuse_lost_digits(values)
+            return _integers(pa.array(values, from_pandas=True))
         if pa.types.is_map(kind):
             values = [list(value.items()) if isinstance(value, Mapping) else value for value in values]
         elif pa.types.is_temporal(kind):
@@ -80,11 +82,13 @@ def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         raise ValueError(str(error)) from None
 
 
-def _refuse_lost_digits(values: Iterable[Any]) -> None:
-    """Refuse integers beyond 2**53 that are floats by now, which pandas makes of integers beside a null."""
-    numbers = getattr(values, "to_numpy", lambda: np.empty(0))()
-    if numbers.dtype.kind == "f" and (np.abs(numbers[~np.isnan(numbers)]) >= _FIRST_INEXACT).any():
-        raise ValueError(
-            "an integer beyond 2**53 came as a floating number, so its last digits are lost; "
-            "ask for rows that are null here in a request of their own"
-        )
+def _integers(given: pa.Array) -> pa.Array:
+    """Take floats without a fraction too (pandas makes them of integers beside a null), and texts of digits."""
+    if pa.types.is_floating(given.type):
+        numbers = given.drop_null().to_numpy(zero_copy_only=False)
+        if (np.abs(numbers) >= _FIRST_INEXACT).any():
+            raise ValueError(
+                "an integer beyond 2**53 came as a floating number, so its last digits are lost; "
+                "send it as a text of its digits, or rows that are null here in a request of their own"
+            )
+    return given.cast(pa.int64())

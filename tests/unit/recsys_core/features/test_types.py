@@ -41,6 +41,7 @@ def test_loose_values_by_type() -> None:
     assert made([0.7, None, float("nan")], "float32") == [pytest.approx(0.7, rel=1e-7), None, None]
     assert _types.column([0.7], pa.float32())[0].as_py() < 0.7
     assert made(pd.Series([1, None]), "int64") == [1, None]
+    assert made([f"{(1 << 60) + 1}", None], "int64") == [(1 << 60) + 1, None]
     assert made([{"a": 1.5}, None, {}], "map<string,float64>") == [[("a", 1.5)], None, []]
     noon = datetime.datetime(2024, 2, 29, 12)
     assert made(["2024-02-29T12:00:00.000000", None, noon], "timestamp[ms]") == [noon, None, noon]
@@ -51,7 +52,7 @@ def test_loose_values_by_type() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     for values, name, message in (
-        (["x"], "int64", "convert"),
+        (["x"], "int64", "parse"),
         ([1.5], "int64", "truncated"),
         (pd.Series([(1 << 60) + 1, None]), "int64", "last digits are lost"),
         (["noon"], "timestamp[ms]", "Invalid isoformat string: 'noon'"),

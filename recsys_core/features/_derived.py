@@ -99,6 +99,11 @@ class Feature(base.Feature):
         """Return what the output makes of the values."""
         return self._share().transform(column)
 
+    @property
+    def fitted(self) -> bool | None:
+        """The output's."""
+        return None if self._output is None else self._share().fitted
+
     def state(self) -> dict[str, Any]:
         """The output's."""
         return {} if self._output is None else self._output.state()

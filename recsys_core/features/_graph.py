@@ -98,3 +98,12 @@ class Values:
                 values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
             self._columns[column] = values
         return self._columns[column]
+
+
+def applied(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
+    """Call `use` on the feature's value, and tell whose it was if that refuses it."""
+    value = values.of(feature)
+    try:
+        return use(value)
+    except ValueError as error:
+        raise ValueError(f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}: {error}") from error

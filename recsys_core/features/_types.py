@@ -5,7 +5,7 @@
 """
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,15 @@ _NAMED = {
     "bool": pa.bool_(),
     "date32": pa.date32(),
 }
+_SCALARS: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+    (pa.types.is_boolean, "bool"),
+    (pa.types.is_integer, "int64"),
+    # 0.7 as a float32 lies below 0.7 as a float64: the two are in different buckets of boundaries [0.7].
+    (pa.types.is_float32, "float32"),
+    (pa.types.is_floating, "float64"),
+    (pa.types.is_decimal, "float64"),
+    (pa.types.is_date, "date32"),
+)
 # The first integer that float64 cannot tell from its neighbour.
 _FIRST_INEXACT = float(1 << 53)
 
@@ -36,16 +45,7 @@ def name_of(kind: pa.DataType) -> str:
         return name_of(kind.value_type)
     if types.is_timestamp(kind):
         return f"timestamp[{kind.unit}{f',{kind.tz}' if kind.tz else ''}]"
-    if types.is_date(kind):
-        return "date32"
-    if types.is_boolean(kind):
-        return "bool"
-    if types.is_integer(kind):
-        return "int64"
-    if types.is_float32(kind):
-        # 0.7 as a float32 lies below 0.7 as a float64: the two are in different buckets of boundaries [0.7].
-        return "float32"
-    return "float64" if types.is_floating(kind) or types.is_decimal(kind) else "string"
+    return next((name for is_one, name in _SCALARS if is_one(kind)), "string")
 
 
 def parse(name: str) -> pa.DataType:

@@ -108,6 +108,11 @@ class Encoder(ABC):
         """Encode bags of values: the rows, and how many of them each bag has (as many as values, if not overridden)."""
         return self.encode(values), lengths
 
+    @property
+    def fitted(self) -> bool | None:
+        """Whether it has learnt what it needs, or None if there is nothing to learn."""
+        return None
+
     def state(self) -> pa.Table | None:
         """What was learnt, or None if there is nothing to learn."""
         return None
@@ -143,6 +148,16 @@ class Feature(ABC):
     def portable(self) -> FeatureConfig:
         """The config as an engine saves it: without files that may not be there where it is loaded."""
         return self.config
+
+    @property
+    def is_output(self) -> bool:
+        """Whether a model reads the feature, and not only other features."""
+        return self.dense_dim > 0 or self.table is not None
+
+    @property
+    def fitted(self) -> bool | None:
+        """Whether it has learnt what it needs, or None if there is nothing to learn."""
+        return None if self.encoder is None else self.encoder.fitted
 
     def report(self) -> dict[str, int]:
         """What the feature counted, besides its encoder's report."""

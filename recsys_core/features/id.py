@@ -370,6 +370,11 @@ class Vocabulary(base.Encoder):
         rows = np.fromiter((self._row_of.get(text, 0) for text in texts), dtype=np.int64, count=len(texts))
         return rows[distinct.indices.to_numpy(zero_copy_only=False)]
 
+    @property
+    def fitted(self) -> bool:
+        """Whether ids have been given rows."""
+        return self._seen is not None
+
     def state(self) -> pa.Table | None:
         """id, count, row (0: none) of every id ever seen, by rising id."""
         return self._seen

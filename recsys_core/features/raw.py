@@ -83,6 +83,11 @@ class Feature(base.Feature):
         normalized = self._normalize(numbers)
         return np.where(np.isnan(numbers), self._config.fill, normalized).astype(np.float32)
 
+    @property
+    def fitted(self) -> bool | None:
+        """Whether the normaliser has its statistics."""
+        return self._fitted if self._config.normalizer in ("zscore", "minmax") else None
+
     def state(self) -> dict[str, Any]:
         """The statistics so far; further fits continue from them."""
         return {} if self._config.normalizer in ("none", "log1p") else self._moments.to_json()

@@ -90,7 +90,7 @@ def users() -> pa.Table:
         return pa.array([None if row % 7 == 3 else one for row, one in enumerate(made)], pa.list_(kind))
 
     shares = [None if row % 5 == 4 else float(np.float32(rng.choice([0.1, 0.7, 0.3, 1e-7, 123.456]))) for row in rows]
-    seen = [None if row % 6 == 5 else datetime.datetime(2024, 2, 3, row, 59, 59, 999_000) for row in rows]
+    seen = [None if row % 6 == 5 else datetime.datetime.fromisoformat(f"2024-02-03T{row:02}:59:59.999") for row in rows]
     return pa.table(
         {
             "city": pa.array([None if row % 9 == 8 else ["Köln", "北京", "", "x" * 300][row % 4] for row in rows]),

@@ -43,7 +43,7 @@ def test_loose_values_by_type() -> None:
     assert made(pd.Series([1, None]), "int64") == [1, None]
     assert made([f"{(1 << 60) + 1}", None], "int64") == [(1 << 60) + 1, None]
     assert made([{"a": 1.5}, None, {}], "map<string,float64>") == [[("a", 1.5)], None, []]
-    noon = datetime.datetime(2024, 2, 29, 12)
+    noon = datetime.datetime.fromisoformat("2024-02-29T12:00")
     assert made(["2024-02-29T12:00:00.000000", None, noon], "timestamp[ms]") == [noon, None, noon]
     utc = made(["2024-02-29T20:00:00+08:00"], "timestamp[s,UTC]")[0]
     assert utc.replace(tzinfo=None) == noon

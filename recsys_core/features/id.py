@@ -18,6 +18,8 @@ from recsys_core.features import _hashing, base
 
 _PENDING_ROWS = 1 << 20
 _MAX_DIRECT_SPAN_PER_ID = 16
+_MIN_COUNTED = 1 << 20
+_COUNT_ERROR = b"count_error"
 _NOTHING = pa.table(
     {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
 )
@@ -55,6 +57,11 @@ class Config(base.FeatureConfig):
     embedding_dim: PositiveInt | None = None
     pooling: base.Pooling = "mean"
     min_count: PositiveInt = 1
+    max_counted: PositiveInt | None = Field(
+        default=None,
+        description="of a vocabulary: ids without a row that are counted at most, beyond which the rarest are "
+        "forgotten; null: 1,048,576, or twice num_embeddings if that is more",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -73,6 +80,13 @@ class Config(base.FeatureConfig):
             raise ValueError("encoding: multi_hash goes with num_buckets, as in [10007, 10009], and they with it")
         if self.num_embeddings is not None and self.num_oov >= self.num_embeddings:
             raise ValueError(f"num_oov {self.num_oov} leaves no row of {self.num_embeddings} for a known id")
+        if self.max_counted is not None and (
+            self.encoding != "vocabulary" or self.max_counted < (self.num_embeddings or 0)
+        ):
+            raise ValueError(
+                f"max_counted {self.max_counted}: it goes with encoding: vocabulary and is at least num_embeddings "
+                f"({self.num_embeddings}), or ids that earned a row would be forgotten"
+            )
         return self
 
 
@@ -171,7 +185,7 @@ def _encoder(config: Config) -> base.Encoder:
     assert config.num_embeddings is not None
     match config.encoding:
         case "vocabulary":
-            return Vocabulary(config.num_embeddings, config.min_count, config.num_oov)
+            return Vocabulary(config.num_embeddings, config.min_count, config.num_oov, config.max_counted)
         case "hash":
             return Hash(config.num_embeddings, config.hash)
         case _:
@@ -296,18 +310,28 @@ class Vocabulary(base.Encoder):
 
     The first fit gives out the rows behind them by (count, falling; id, rising); each later one continues in the same
     manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
+
+    Memory is bounded: up to `max_counted` = k ids without a row are counted, and of more the rarest are forgotten, by
+    the summary of Misra and Gries (Finding Repeated Elements, 1982), merged as Agarwal et al. do (Mergeable Summaries,
+    2013, section 2). A count is then never too high, and too low by at most `count_error` <= N / (k + 1), N being all
+    occurrences. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often
+    than that has one, unless all are given out. Up to k distinct ids counts are exact, and the order of reading is of
+    no consequence.
     """
 
-    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1) -> None:
+    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
         """Rows `num_oov`..`num_embeddings` - 1 are there to be given out."""
         self.num_embeddings = num_embeddings
+        # How many ids are counted changes what no row stands for.
         self.spec = {"encoding": "vocabulary", "num_embeddings": num_embeddings, "min_count": min_count}
         if num_oov > 1:
             self.spec["num_oov"] = num_oov
         self._num_oov = num_oov
         self._min_count = min_count
+        self._max_counted = max_counted or max(_MIN_COUNTED, 2 * num_embeddings)
         self._seen: pa.Table | None = None
         self._pending: list[pa.Table] = []
+        self.count_error = 0
 
     def observe(self, values: pa.Array) -> None:
         """Count the ids of one chunk."""
@@ -317,8 +341,10 @@ class Vocabulary(base.Encoder):
             _check_type(table["id"].type, values.type)
         counted = values.value_counts()
         self._pending.append(pa.table({"id": counted.field("values"), "count": counted.field("counts")}))
-        if sum(table.num_rows for table in self._pending) > _PENDING_ROWS:
-            self._pending = [_sum_counts(self._pending)]
+        # As many new ones as there are old ones, so that a long vocabulary is not summed up again for every chunk.
+        first, *later = (table.num_rows for table in self._pending)
+        if sum(later) > max(_PENDING_ROWS, first) or first > self._max_counted:
+            self._pending = [self._shortened(_sum_counts(self._pending))]
 
     def settle(self) -> None:
         """Give rows to the ids that earned one."""
@@ -338,7 +364,32 @@ class Vocabulary(base.Encoder):
         first = max(int(rows.max(initial=0)) + 1, self._num_oov)
         new = new[: max(self.num_embeddings - first, 0)]
         rows[new] = np.arange(first, first + len(new))
-        self.restore(merged.append_column("row", pa.array(rows)))
+        state = self._cut(merged.append_column("row", pa.array(rows)), rows > 0)
+        metadata = {_COUNT_ERROR: str(self.count_error)} if self.count_error else None
+        self.restore(state.replace_schema_metadata(metadata))
+
+    def _shortened(self, counted: pa.Table) -> pa.Table:
+        """Forget the rarest of the ids that have no row."""
+        if counted.num_rows <= self._max_counted:
+            return counted
+        own = np.zeros(counted.num_rows, dtype=bool)
+        for table in self._known():
+            ids = table["id"].filter(pa.array(table["row"].to_numpy() > 0))
+            own = pc.is_in(counted["id"], value_set=ids).to_numpy()
+        return self._cut(counted, own)
+
+    def _cut(self, counted: pa.Table, own: np.ndarray) -> pa.Table:
+        """Lower the counts of ids without a row of their `own`, until no more than `max_counted` are above 0."""
+        counts = counted["count"].to_numpy()
+        others = counts[~own]
+        if len(others) <= self._max_counted:
+            return counted
+        place = len(others) - self._max_counted - 1
+        least = int(np.partition(others, place)[place])
+        self.count_error += least
+        lowered = np.where(own, counts, counts - least)
+        at = counted.column_names.index("count")
+        return counted.set_column(at, "count", pa.array(lowered)).filter(pa.array(own | (lowered > 0)))
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the rows; one of the first `num_oov` for ids without one of their own."""
@@ -383,6 +434,7 @@ class Vocabulary(base.Encoder):
         """Take over what `state` returned, and prepare the look-up."""
         self._pending = []
         self._seen = state
+        self.count_error = int((state.schema.metadata or {}).get(_COUNT_ERROR, 0))
         rows = state["row"].to_numpy()
         ids = state["id"].filter(pa.array(rows > 0))
         self._rows = rows[rows > 0]
@@ -397,10 +449,11 @@ class Vocabulary(base.Encoder):
             self._direct[self._ids - self._ids[0]] = self._rows
 
     def report(self) -> dict[str, int]:
-        """Ids with a row, ids that were seen but have none, and how many rows there are to give out."""
+        """Ids with a row, ids that were seen but have none, how many rows there are to give out, and `count_error`."""
         seen = 0 if self._seen is None else self._seen.num_rows
         known = 0 if self._seen is None else len(self._rows)
-        return {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
+        report = {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
+        return report | ({"count_error": self.count_error} if self.count_error else {})
 
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]

@@ -207,6 +207,11 @@ class Engine:
                 full[feature.config.name] = figures
         return full
 
+    def out_of_range(self) -> dict[str, int]:
+        """How many encoded ids each feature that drops them has left out, since the engine was made or loaded."""
+        figures = {feature.config.name: feature.report().get("out_of_range") for feature in self._all()}
+        return {name: count for name, count in figures.items() if count is not None}
+
     def describe(self) -> tuple[Description, ...]:
         """Describe every feature, in the config's order, query side first."""
         seen: dict[str, str] = {}
@@ -353,6 +358,15 @@ class Engine:
             before = known.get(feature.config.name)
             if before is not None and before.config == feature.config:
                 feature.restore(before.state())
+
+
+def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
+    """Return a stage's metrics `out_of_range/FEATURE` of what `Engine.out_of_range` counted on each rank."""
+    found: dict[str, float] = {}
+    for counts in ranks:
+        for name, count in counts.items():
+            found[f"out_of_range/{name}"] = found.get(f"out_of_range/{name}", 0.0) + count
+    return found
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

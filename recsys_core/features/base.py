@@ -224,6 +224,28 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column, lengths
 
 
+def inside(
+    rows: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Check int64 [N] rows of a table of `size`; return them, their lengths, and how many were left out.
+
+    Raises:
+        ValueError: one is not in the table, and `out_of_range` is refuse.
+    """
+    # Seen as unsigned, negative numbers are the largest.
+    if not len(rows) or int(rows.view(np.uint64).max()) < size:
+        return rows, lengths, 0
+    outside = (rows < 0) | (rows >= size)
+    if out_of_range == "refuse":
+        raise ValueError(
+            f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+            "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+        )
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    kept = np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+    return rows[~outside], kept, int(outside.sum())
+
+
 def split(column: pa.Array, separator: str | None) -> pa.Array:
     """Split texts into lists at `separator`, if there is one; an empty text has no values."""
     if separator is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):

@@ -146,23 +146,12 @@ class Feature(base.Feature):
         if self._config.input == "encoded" or isinstance(self.encoder, Identity):
             if not pa.types.is_integer(values.type):
                 raise ValueError(f"rows of a table are integers, found {values.type}; use encoding: vocabulary or hash")
-            values, lengths = self._inside(values, lengths, self.encoder.num_embeddings)
-        return values, lengths
-
-    def _inside(self, values: pa.Array, lengths: np.ndarray, size: int) -> tuple[pa.Array, np.ndarray]:
-        rows = values.to_numpy(zero_copy_only=False)
-        # Seen as unsigned, negative numbers are the largest.
-        if not len(rows) or int(rows.view(np.uint64).max()) < size:
-            return values, lengths
-        outside = (rows < 0) | (rows >= size)
-        if self._config.out_of_range == "refuse":
-            raise ValueError(
-                f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
-                "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+            rows, lengths, outside = base.inside(
+                values.to_numpy(zero_copy_only=False), lengths, self.encoder.num_embeddings, self._config.out_of_range
             )
-        self.num_out_of_range += int(outside.sum())
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        return pa.array(rows[~outside]), np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+            self.num_out_of_range += outside
+            values = pa.array(rows) if outside else values
+        return values, lengths
 
 
 def _with_default(values: pa.Array, lengths: np.ndarray, default: int | str) -> tuple[pa.Array, np.ndarray]:
@@ -351,7 +340,7 @@ class Vocabulary(base.Encoder):
         known = self._known()
         counted = [table.select(["id", "count"]) for table in known] + self._pending
         if not counted:
-            self.restore(_NOTHING)
+            self.restore(_NOTHING if self._seen is None else self._seen)
             return
         merged = _sum_counts(counted)
         rows = np.zeros(merged.num_rows, dtype=np.int64)

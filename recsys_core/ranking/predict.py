@@ -9,7 +9,7 @@ from pydantic import Field
 
 from recsys_core import artifacts, distributed
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
-from recsys_core.features import Engine
+from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import parquet
@@ -71,6 +71,9 @@ def run(request: Request, sink: Sink) -> Predictions:
         num_rows = sum(here.gather(writer.num_rows))
         if num_rows != reader.num_rows:
             raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
+        outside = out_of_range_metrics(here.gather(engine.out_of_range()))
+        if here.is_first and outside:
+            sink(Event(stage="predict", done=num_rows, total=num_rows, metrics=outside))
         if here.is_first:
             source, digest = request.source, request.model.digest
             work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)

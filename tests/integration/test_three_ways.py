@@ -32,7 +32,6 @@ from recsys_core.artifacts import ExportedModel, ExportedRanker, Index, Training
 from recsys_core.features import Config, Engine
 from recsys_core.feed import Feed, ItemTable, LabelledFeed
 from recsys_core.loader import Order, Shard
-from recsys_core.progress import silent
 from recsys_core.ranking import predict as ranking_predict
 from recsys_core.readers import parquet
 from recsys_core.registry import bundle
@@ -53,7 +52,15 @@ QUERY: list[dict[str, Any]] = [
     {"kind": "id", "name": "shops", "encoding": "multi_hash", "num_buckets": [7, 11]},
     {"kind": "id", "name": "sessions", "num_embeddings": 32},
     {"kind": "id", "name": "is_member", "num_embeddings": 4},
-    {"kind": "id", "name": "cell", "encoding": "hash", "num_embeddings": 50, "input": "encoded"},
+    {
+        "kind": "id",
+        "name": "cell",
+        "encoding": "hash",
+        "num_embeddings": 20,
+        "input": "encoded",
+        "out_of_range": "drop",
+    },
+    {"kind": "sequence", "name": "cells", "table": "cell", "input": "encoded", "out_of_range": "drop"},
     {"kind": "id", "name": "never", "num_embeddings": 4},
     {"kind": "raw", "name": "share"},
     {"kind": "raw", "name": "share_log", "column": "share", "normalizer": "log1p"},
@@ -77,6 +84,8 @@ ITEM: list[dict[str, Any]] = [
     {"kind": "id", "name": "item_id", "num_embeddings": 40},
     {"kind": "raw", "name": "item_price", "normalizer": "log1p"},
 ]
+# Of rows 0 to 22 three cells are above 19; of the odd rows' lists each has a -1, and 21 is one above.
+OUT_OF_RANGE = {"out_of_range/cell": 3.0, "out_of_range/cells": 12.0}
 # Beyond 2**53, where float64 knows no odd numbers.
 LARGE = (1 << 60) + 1
 
@@ -100,6 +109,7 @@ def users() -> pa.Table:
             "sessions": pa.array([None if row % 4 == 3 else [[row % 3, 5], [], [7]] for row in rows]),
             "is_member": pa.array([[True, None, False][row % 3] for row in rows]),
             "cell": pa.array([row % 50 for row in rows], pa.int16()),
+            "cells": pa.array([[row, 19, -1] if row % 2 else None for row in rows]),
             "never": pa.nulls(NUM_ROWS),
             "share": pa.array(shares, pa.float32()),
             "age": pa.array([None if row % 3 == 2 else 20 + row for row in rows], pa.int8()),
@@ -274,7 +284,10 @@ def _embedded(made: Made) -> pa.Table:
     output = made.root / "embeddings"
     if not output.exists():
         config = predict.Config(batch_size=5)
-        predict.run(predict.Request(output=output, config=config, data=made.data, model=made.model, **COMMON), silent)
+        request = predict.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
+        told: list[dict[str, float]] = []
+        predict.run(request, lambda event: told.append(event.metrics))
+        assert told[-1] == OUT_OF_RANGE
     return pa.concat_tables(pq.read_table(path) for path in sorted((output / "queries").glob("*.parquet")))
 
 
@@ -372,7 +385,9 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
             model=ranker,
             **COMMON,
         )
-        made_scores = ranking_predict.run(request, silent)
+        told: list[dict[str, float]] = []
+        made_scores = ranking_predict.run(request, lambda event, told=told: told.append(event.metrics))
+        assert told[-1] == OUT_OF_RANGE
         parts = sorted((made_scores.path / "rows").glob("*.parquet"))
         scores = pa.concat_tables(pq.read_table(path) for path in parts)["score"].to_numpy()
         assert scores.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()

@@ -16,6 +16,7 @@ from recsys_core.artifacts import Frozen
 
 Side = Literal["query", "item"]
 Pooling = Literal["mean", "sum"]
+_ONE = np.ones(1, dtype=np.int32)
 SequencePooling = Literal["mean", "sum", "none"]
 
 
@@ -196,7 +197,8 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
     A null, an empty list and a list of nulls all have length 0.
     """
-    lengths = np.ones(len(column), dtype=np.int32)
+    # One 1 for all rows, which nobody writes to.
+    lengths = np.broadcast_to(_ONE, len(column))
     if not column.null_count and pa.types.is_primitive(column.type):
         return column, lengths
     if is_list(column.type):

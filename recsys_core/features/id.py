@@ -247,7 +247,7 @@ def out_of_vocabulary(values: pa.Array, num_oov: int) -> np.ndarray:
     """int64 [N]: the rows, of the first `num_oov`, of ids that have none of their own."""
     if num_oov == 1:
         return np.zeros(len(values), np.int64)
-    return _hashing.remainder(_hashing.hashed(values, "xxh3"), num_oov)
+    return _hashing.buckets(values, "xxh3", num_oov)
 
 
 class MultiHash(base.Encoder):
@@ -291,7 +291,7 @@ class Hash(base.Encoder):
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the buckets."""
-        return _hashing.remainder(_hashing.hashed(values, self._function), self.num_embeddings)
+        return _hashing.buckets(values, self._function, self.num_embeddings)
 
 
 class Vocabulary(base.Encoder):

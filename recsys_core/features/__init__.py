@@ -165,7 +165,11 @@ class Engine:
         """Make of each operation of the side's features what it makes, the costly ones in threads."""
         todo = {self._keys[f.config.name]: f for f in self.features[side] if f.is_output}
         costly = [key for key, feature in todo.items() if not feature.is_cheap]
-        if num_rows < _MIN_THREAD_ROWS or len(costly) < 2 or self.num_threads < 2:
+        if num_rows < _MIN_THREAD_ROWS:
+            together = self._encoded_together(todo, values)
+            rest = {key: feature for key, feature in todo.items() if key not in together}
+            return together | {key: applied(feature, values, feature.transform) for key, feature in rest.items()}
+        if len(costly) < 2 or self.num_threads < 2:
             return {key: applied(feature, values, feature.transform) for key, feature in todo.items()}
         for key in costly:
             values.of(todo[key])
@@ -174,6 +178,23 @@ class Engine:
             made = threads.map(lambda key: applied(todo[key], values, todo[key].transform), costly)
             rest = {key: applied(f, values, f.transform) for key, f in todo.items() if key not in costly}
             return rest | dict(zip(costly, made, strict=True))
+
+    @staticmethod
+    def _encoded_together(todo: dict[str, Feature], values: Values) -> dict[str, np.ndarray | Jagged]:
+        """Encode the features whose encoders are of one family in one call per family."""
+        families: dict[str, list[tuple[str, Encoder, pa.Array, np.ndarray]]] = {}
+        for key, feature in todo.items():
+            encoder = feature.encoder
+            if encoder is not None and encoder.family is not None:
+                given = applied(feature, values, feature.to_encode)
+                if given is not None:
+                    families.setdefault(encoder.family, []).append((key, encoder, *given))
+        made: dict[str, np.ndarray | Jagged] = {}
+        for members in families.values():
+            encoders, columns = [encoder for _, encoder, _, _ in members], [column for _, _, column, _ in members]
+            rows = type(encoders[0]).encode_each(encoders, columns)
+            made |= {key: Jagged(row, lengths) for (key, _, _, lengths), row in zip(members, rows, strict=True)}
+        return made
 
     def columns(self, side: Side) -> list[str]:
         """Name the columns that `transform` reads, each once, in the config's order."""

@@ -7,7 +7,7 @@ each step over all of them; 8 bytes are loaded from any address through a stride
 Legend: N texts, `at` int64 [N] where each begins in the bytes, `size` int64 [N] its length in bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import xxhash
 Name = Literal["xxh3", "farm", "murmur3"]
 
 # Large enough that a step costs more than its call, small enough that its arrays stay in the cache.
-_BLOCK_ROWS = 8_192
+_BLOCK_ROWS = 16_384
 # How many values tell whether it pays to find the distinct ones first, and up to which share of all it does.
 _LOOK, _FEW = 4_096, 0.1
 # Bytes after the last text, which loads beyond a text's end may read (and mask).
@@ -90,9 +90,17 @@ def buckets(values: pa.Array, name: Name, divisor: int) -> np.ndarray:
     return _hashed(values, name, divisor).view(np.int64)
 
 
+def buckets_of_each(columns: Sequence[pa.Array], name: Name, divisors: Sequence[int]) -> list[np.ndarray]:
+    """`buckets` of several columns, hashed in one call: of short columns the calls cost more than the hashes."""
+    texts = [column.cast(pa.string()) if pa.types.is_integer(column.type) else column for column in columns]
+    hashes = _each_hashed(pa.concat_arrays(texts), name, None)
+    parts = np.split(hashes, np.cumsum([len(column) for column in columns])[:-1])
+    return [remainder(part, divisor) for part, divisor in zip(parts, divisors, strict=True)]
+
+
 def _repeats(values: pa.Array) -> bool:
     """Guess from the first values whether few are distinct: n draws from D have about n * n / (2 * D) doubles."""
-    if len(values) <= _BLOCK_ROWS or _even(values):
+    if len(values) <= 2 * _LOOK or _even(values):
         return False
     doubles = _LOOK - len(values[:_LOOK].unique())
     return 2 * doubles * _FEW * len(values) > _LOOK * _LOOK

@@ -94,6 +94,12 @@ class Encoder(ABC):
 
     num_embeddings: int
     spec: dict[str, Any]
+    family: str | None = None  # encoders of one family can encode in one call, by `encode_each`
+
+    @classmethod
+    def encode_each(cls, encoders: "Sequence[Encoder]", columns: Sequence[pa.Array]) -> list[np.ndarray]:
+        """Do what `encode` of each of the encoders, all of one family, does with its column."""
+        return [encoder.encode(column) for encoder, column in zip(encoders, columns, strict=True)]
 
     def observe(self, values: pa.Array) -> None:  # noqa: B027 - not everything learns
         """Learn from one chunk of values (flat, without nulls)."""
@@ -173,6 +179,13 @@ class Feature(ABC):
 
     def settle(self) -> None:  # noqa: B027 - not everything learns
         """End a round of `observe`."""
+
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:  # noqa: ARG002 - see below
+        """Return the values and lengths of which `transform` only takes `encoder.rows`; None if it does anything else.
+
+        Features whose encoders are of one family are then encoded in one call.
+        """
+        return None
 
     @abstractmethod
     def transform(self, column: pa.Array) -> np.ndarray | Jagged:

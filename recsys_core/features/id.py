@@ -5,6 +5,7 @@ Encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `giv
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -110,6 +111,10 @@ class Feature(base.Feature):
         values, _ = self._bags(column)
         if self._config.input == "raw":
             self.encoder.observe(values)
+
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
+        """Return the ids, unless they are rows already."""
+        return self._bags(column) if self._config.input == "raw" else None
 
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table by row of the column.
@@ -288,6 +293,13 @@ class Hash(base.Encoder):
         self.num_embeddings = num_embeddings
         self.spec = {"encoding": "hash", "hash": function, "num_embeddings": num_embeddings}
         self._function: _hashing.Name = function
+        self.family = f"hash {function}"
+
+    @classmethod
+    def encode_each(cls, encoders: Sequence[base.Encoder], columns: Sequence[pa.Array]) -> list[np.ndarray]:
+        """Hash all columns in one call."""
+        sizes = [encoder.num_embeddings for encoder in encoders]
+        return _hashing.buckets_of_each(columns, encoders[0].spec["hash"], sizes)
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the buckets."""

@@ -44,6 +44,10 @@ class Feature(base.Feature):
         self._config = config
         self.num_out_of_range = 0
 
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
+        """Return the ids, unless they are rows already."""
+        return self._bags(column) if self._config.input == "raw" else None
+
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table, the most recent last, by row of the column.
 
@@ -51,13 +55,7 @@ class Feature(base.Feature):
             ValueError: the column holds no lists of ids, or an encoded entry is no row of the table.
         """
         assert self.encoder is not None
-        column = base.split(column, self._config.separator)
-        if not base.is_list(column.type) and not pa.types.is_null(column.type):
-            raise ValueError(f"its type {column.type} is no list; use kind: id for single values, or give a separator")
-        if self._config.max_length is not None:
-            column = truncated(column, self._config.max_length, self._config.keep)
-        values, lengths = base.bags(column)
-        values = base.ids(values)
+        values, lengths = self._bags(column)
         if self._config.input == "raw":
             return base.Jagged(*self.encoder.rows(values, lengths))
         if not pa.types.is_integer(values.type):
@@ -67,6 +65,15 @@ class Feature(base.Feature):
         )
         self.num_out_of_range += outside
         return base.Jagged(rows, lengths)
+
+    def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        column = base.split(column, self._config.separator)
+        if not base.is_list(column.type) and not pa.types.is_null(column.type):
+            raise ValueError(f"its type {column.type} is no list; use kind: id for single values, or give a separator")
+        if self._config.max_length is not None:
+            column = truncated(column, self._config.max_length, self._config.keep)
+        values, lengths = base.bags(column)
+        return base.ids(values), lengths
 
     def report(self) -> dict[str, int]:
         """How many entries were left out because they are no rows of the table, since the engine was made."""

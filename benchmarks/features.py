@@ -2,9 +2,10 @@
 
     python benchmarks/features.py [--rows N] [--threads N] [--seed N] [--json FILE]
 
-`criteo`: 13 floats (log1p) and 26 texts (hashed into 2^20 rows), all at once and in batches of 512. `criteo_encoded`: the same columns as an upstream job
-leaves them, floats and rows of tables, in batches of 8,192. `taobao`: 3 sequences of 50 ids, hashed. polars has a hash
-of its own, so its numbers differ; what is compared is the work. Times are the best of five.
+`criteo`: 13 floats (log1p) and 26 texts (hashed into 2^20 rows), all at once and in batches of 512.
+`criteo_encoded`: the same columns as an upstream job leaves them, floats and rows of tables, in batches of 8,192.
+`taobao`: 3 sequences of 50 ids, hashed. polars has a hash of its own, so its numbers differ; what is compared is the
+work. Times are the best of five.
 """
 
 import argparse

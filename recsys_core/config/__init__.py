@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys_core import models
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import parsing
+from recsys_core.config import parsing, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
@@ -60,6 +60,7 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
         models.refuse_other(self.model, RetrievalModel)
+        tables.check(self.features, self.train)
         return self
 
     @property

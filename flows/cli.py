@@ -24,6 +24,7 @@ from flows import (
     odps_commands,
     release_commands,
 )
+from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
 
 if TYPE_CHECKING:
     from recsys_core.progress import Sink
@@ -141,12 +142,18 @@ def run_demo() -> None:
 
 
 def main() -> None:
-    """Run the command; an error that has a message of its own is one line on stderr and exit code 1."""
+    """Run the command; an error that has a message of its own is one line on stderr and exit code 1.
+
+    A stage that somebody else told to stop ends it with 75.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(prog_name="dayline")
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        sys.exit(STOPPED_EXIT_CODE)
     except Exception as error:
         if not isinstance(error, (ValueError, RuntimeError, OSError)) and not _is_of_mlflow(error):
             raise

@@ -1,6 +1,7 @@
 """What a person at a terminal sees: bars that move and a table on stderr and stdout, and one line for an error."""
 
 import contextlib
+import datetime
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -144,11 +145,11 @@ class _Bars:
 
 
 def _line(event: Event) -> str:
-    return f"{event.stage}: {', '.join(filter(None, (_count(event), _note(event))))}"
+    return f"{event.stage}: {', '.join(filter(None, (_count(event), _line_note(event))))}"
 
 
 def _ended(event: Event) -> bool:
-    return event.message is not None and event.message.startswith(("done", "failed"))
+    return event.message is not None and event.message.startswith(("done", "failed", "stopped"))
 
 
 def _is_told(event: Event) -> bool:
@@ -163,6 +164,18 @@ def _count(event: Event) -> str:
     return f"{event.done:,}{total} {event.unit}" + (f" ({speed:,.0f}/s)" if speed else "")
 
 
+def _line_note(event: Event) -> str:
+    """Return a line's note, and how long the rest takes; on a terminal the bar shows that."""
+    left = event.seconds_left
+    return ", ".join(filter(None, (_note(event), f"{datetime.timedelta(seconds=round(left))} left" if left else "")))
+
+
 def _note(event: Event) -> str:
-    loss = event.metrics.get("loss")
-    return ", ".join(filter(None, (f"loss {loss:.3f}" if loss is not None else "", event.message)))
+    told = event.metrics
+    parts = [
+        f"loss {told['loss']:.3f}" if "loss" in told else "",
+        f"waits {told['data_wait_share']:.0%}" if "data_wait_share" in told else "",
+        f"{told['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in told else "",
+        event.message,
+    ]
+    return ", ".join(filter(None, parts))

@@ -1,7 +1,8 @@
 """`python -m recsys_core STAGE --request FILE`: run one stage, as torchrun does on every rank.
 
 The request is the stage's `Request` as JSON, with paths of artifacts that exist; the artifact is written where the
-request says. Bad input ends with exit code 2 and an `error` event, anything else with a traceback.
+request says. Bad input ends with exit code 2 and an `error` event, a stage that was told to stop (SIGTERM, SIGINT) and
+can go on later with 75, anything else with a traceback.
 """
 
 import argparse
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         sink(progress.Event(stage=chosen.stage, error=str(error)))
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except progress.Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return progress.STOPPED_EXIT_CODE
     return 0
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,12 +18,13 @@ _PLANNER_VARIABLES = ("INTRA_NODE_BANDWIDTH", "CROSS_NODE_BANDWIDTH", "STORAGE_R
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among its ranks."""
+    """Where this process stands among its ranks; they talk in `group` (None: the one of the world)."""
 
     rank: int
     num_ranks: int
     num_local_ranks: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -32,12 +33,12 @@ class World:
 
     def barrier(self) -> None:
         """Wait for every rank."""
-        dist.barrier()
+        dist.barrier(self.group)
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's `value`, in the order of ranks, on every rank."""
         gathered: list[Any] = [None] * self.num_ranks
-        dist.all_gather_object(gathered, value)
+        dist.all_gather_object(gathered, value, self.group)
         return gathered
 
     def share(self, make: Callable[[], T]) -> T:
@@ -48,15 +49,21 @@ class World:
                 made = [make(), None]
             except ValueError as error:
                 made = [None, str(error)]
-        dist.broadcast_object_list(made)
+        dist.broadcast_object_list(made, group=self.group)
         if made[1] is not None:
             raise ValueError(made[1])
         return made[0]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over the ranks."""
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=self.group)
         return values
+
+    def beside(self) -> "World":
+        """Return the same ranks, talking among CPUs in a group of their own: two threads must not share one."""
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)
+        return replace(self, group=group)
 
 
 def planner_variables() -> dict[str, float]:

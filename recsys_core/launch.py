@@ -3,10 +3,15 @@
 The launcher alone holds the write end of the ranks' standard input. When its process dies, even by SIGKILL, the kernel
 closes that end, every rank reads the end of the file and exits, and torchrun ends with them. When torchrun dies, the
 launcher closes it. Ranks have sessions of their own, so no process group would reach them all.
+
+To stop a stage (an exception in the launcher, as Ctrl-C, Prefect's cancellation and a stage that takes too long are),
+SIGTERM is sent, which torchrun hands on. Ranks that can keep what they have done (training writes a checkpoint) get
+`launch.stop_grace_seconds` for it; only then the standard input is closed.
 """
 
 import contextlib
 import errno
+import math
 import os
 import shlex
 import shutil
@@ -22,7 +27,7 @@ import psutil
 from pydantic import Field
 
 from recsys_core.artifacts import Artifact, Frozen, Request, write_text
-from recsys_core.progress import Event, Sink
+from recsys_core.progress import Event, Sink, Stopped
 
 A = TypeVar("A", bound=Artifact)
 
@@ -51,6 +56,11 @@ class Config(Frozen):
     stage_timeout_seconds: float | None = Field(
         default=None, gt=0, description="a stage that takes longer fails; null: never"
     )
+    stop_grace_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="what training that is told to stop has for its last checkpoint; Prefect's cancellation gives 30",
+    )
 
     @property
     def world_size(self) -> int:
@@ -64,6 +74,7 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
     The request, the events and the log lie beside the output as `STAGE.request.json`, `.events.jsonl` and `.log`.
 
     Raises:
+        Stopped: somebody told its processes to stop, and they did so in good order.
         ValueError: the stage refused its input; the message is the stage's own.
         RuntimeError: a process of it failed; names the exit code and ends with the log's last lines.
     """
@@ -79,10 +90,12 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
         sink(Event(stage=stage, message=f"waiting for {config.num_nodes - 1} more nodes; on each of them run: {there}"))
     with log.open("w") as output:
         ranks = _Ranks([*starter, *arguments, "--watch-stdin"], environment(config), output.fileno())
+        tail = _Tail(events, sink)
         try:
-            exit_code = _follow(stage, ranks, _Tail(events, sink), config.stage_timeout_seconds)
+            exit_code = _follow(stage, ranks, tail, config.stage_timeout_seconds)
         finally:
-            ranks.stop()
+            ranks.stop(config.stop_grace_seconds)
+            tail.forward()
     if exit_code:
         if shutil.disk_usage(log.parent).free < _FULL_DISK_BYTES:
             raise OSError(errno.ENOSPC, f"{stage}: no space left", str(log.parent))
@@ -102,7 +115,9 @@ def exit_with_starter() -> None:
 def alone(config: Config) -> Config:
     """Return `config` for a stage that runs as one process, with all the threads that the ranks would have had."""
     threads = config.threads_per_rank and config.threads_per_rank * config.num_ranks
-    return Config(threads_per_rank=threads, stage_timeout_seconds=config.stage_timeout_seconds)
+    return config.model_copy(
+        update={"num_ranks": 1, "num_nodes": 1, "rendezvous_endpoint": None, "threads_per_rank": threads}
+    )
 
 
 class _Ranks:
@@ -130,11 +145,14 @@ class _Ranks:
                 return self.process.wait()
         return exit_code
 
-    def stop(self) -> None:
+    def stop(self, grace_seconds: float) -> None:
         """End whatever still runs: politely, then by SIGKILL. Does nothing after a stage that ended by itself."""
+        assert self.process.stdin is not None
         if self.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        assert self.process.stdin is not None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # torchrun kills ranks that take longer than the grace, and needs a moment to see that they ended.
+                self.process.wait(grace_seconds + _POLL_SECONDS)
         self.process.stdin.close()
         try:
             self.process.wait(_GRACE_SECONDS)
@@ -155,6 +173,7 @@ class _Tail:
         self._path, self._sink = path, sink
         self._position = 0
         self.error: str | None = None
+        self.stopped: str | None = None
 
     def forward(self) -> None:
         """Hand the complete lines since the last call to the sink."""
@@ -168,7 +187,7 @@ class _Tail:
         self._position += len(complete) + 1
         for line in complete.split(b"\n"):
             event = Event.model_validate_json(line)
-            self.error = self.error or event.error
+            self.error, self.stopped = self.error or event.error, self.stopped or event.stopped
             self._sink(event)
 
 
@@ -180,6 +199,8 @@ def _follow(stage: str, ranks: _Ranks, tail: _Tail, timeout_seconds: float | Non
             raise RuntimeError(f"{stage}: not done after launch.stage_timeout_seconds = {timeout_seconds:g}; stopped")
         time.sleep(_POLL_SECONDS)
     tail.forward()
+    if exit_code and tail.stopped:
+        raise Stopped(f"{stage}: {tail.stopped}")
     if exit_code and tail.error:
         raise ValueError(tail.error)
     return exit_code
@@ -190,6 +211,7 @@ def _starter(config: Config, key: str) -> list[str]:
     if config.world_size == 1:
         return []
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={config.num_ranks}"]
+    torchrun += [f"--shutdown-timeout={math.ceil(config.stop_grace_seconds)}"]
     if config.num_nodes == 1:
         return [*torchrun, "--standalone"]
     if config.rendezvous_endpoint is None:

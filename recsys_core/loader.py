@@ -7,7 +7,7 @@ ranks can take up what is left.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar, cast
 
@@ -313,7 +313,7 @@ def _slice(intervals: Sequence[Interval], start: int, stop: int) -> list[Interva
     return part
 
 
-def prefetch(items: Iterator[T], *, depth: int = 4) -> Iterator[T]:
+def prefetch(items: Iterator[T], *, depth: int = 4) -> Generator[T, None, None]:
     """Yield `items` from a thread that runs up to `depth` items ahead; its exceptions are raised here."""
     end = object()
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")

@@ -16,7 +16,7 @@ class Event(Frozen):
     """A moment of a stage: how far it is, and what it measured.
 
     `done` and `total` count `unit`s; `metrics` are points of curves at `step` (None: a final value);
-    `error` is the message of the bad input that ended the stage.
+    `error` is the message of the bad input that ended the stage, `stopped` that of a stage that was told to stop.
     """
 
     stage: str
@@ -27,7 +27,21 @@ class Event(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str | None = None
     error: str | None = None
+    stopped: str | None = None
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the speed that was measured last; None if none was."""
+        speed = self.metrics.get(f"{self.unit}_per_second")
+        return (self.total - self.done) / speed if speed and self.total is not None else None
+
+
+class Stopped(RuntimeError):  # noqa: N818 - nothing went wrong
+    """A stage that was told to stop has kept what it had, and a rerun goes on from there."""
+
+
+# What a process exits with then: BSD's EX_TEMPFAIL, "the user is invited to try again later".
+STOPPED_EXIT_CODE = 75
 
 Sink = Callable[[Event], None]
 

@@ -1,13 +1,13 @@
 """The training stage: every rank of torchrun runs `run`, and the first one writes the artifact."""
 
+import contextlib
 import datetime
-import itertools
 import math
 import shutil
 import sys
-import time
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,19 +17,18 @@ import torch
 from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys_core import artifacts, checkpoint, distributed, optim, sharding
+from recsys_core import artifacts, checkpoint, distributed, loader, optim, sharding, stopping, tracing
 from recsys_core.artifacts import Frozen, Pending, TrainingData
-from recsys_core.checkpoint import Position, files, fine_tune, owners
+from recsys_core.checkpoint import Position, fine_tune, owners
 from recsys_core.distributed import World
-from recsys_core.loader import Budget, Interval, Order, Shard, merge, prefetch
+from recsys_core.loader import Budget, Interval, Order, Shard, prefetch
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
+from recsys_core.meter import Curve, Meter, speed
 from recsys_core.objective import Objective, Retrieval
-from recsys_core.progress import Event, Sink
+from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.readers import Selected, Selection
 from recsys_core.sharding import Config as Sharding
-
-_STAGE = "train"
 
 
 class Config(Frozen):
@@ -41,6 +40,9 @@ class Config(Frozen):
     )
     num_warm_epochs: int = Field(
         default=1, ge=1, description="passes over the new examples when it continues a release"
+    )
+    num_steps: int | None = Field(
+        default=None, ge=1, description="train for so many steps instead, in as many passes as they take"
     )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
     shuffle_rows: int = Field(
@@ -55,6 +57,9 @@ class Config(Frozen):
     )
     checkpoint_every_steps: int = Field(
         default=1_000, ge=1, description="a killed training loses no more steps than this"
+    )
+    async_checkpoints: bool = Field(
+        default=False, description="write checkpoints from a copy in memory while training goes on"
     )
     keep_checkpoints: int = Field(default=1, ge=1, description="of a training that is under way, the newest so many")
     restore_optimizer: bool = Field(
@@ -71,6 +76,12 @@ class Config(Frozen):
     best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy"] = Field(
         default="auc", description="the metric by which the best state is chosen"
     )
+    tensorboard: bool = Field(
+        default=False, description="write the curves for TensorBoard too, to train.tensorboard beside the artifact"
+    )
+    profile: tracing.Config | None = Field(
+        default=None, description="record some steps with torch's profiler, to train.profile beside the artifact"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of matrix products; weights, losses and optimizers stay float32"
     )
@@ -80,7 +91,11 @@ class Config(Frozen):
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:
-        optim.check(self.sparse_optimizer, self.sharding.device)
+        optim.check(self.sparse_optimizer, self.sharding.device, splits_rows=self.sharding.splits_rows)
+        if self.num_steps is not None and (given := {"num_epochs", "num_warm_epochs"} & self.model_fields_set):
+            raise ValueError(
+                f"num_steps and {' and '.join(sorted(given))} both say how long to train; give one of them"
+            )
         if (self.cost_column is None) != (self.max_cost is None):
             raise ValueError("cost_column and max_cost go together; give both, or neither")
         if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
@@ -157,6 +172,9 @@ class Trainer:
         """
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
+        if config.num_steps is not None:
+            # A step takes a row at least.
+            self.num_epochs = config.num_steps
         optim.fuse(config.sparse_optimizer, objective.tables, here.device)
         self._owners = {table: torch.from_numpy(rows) for table, rows in objective.engine.owners().items()}
         growing = {table.name: table.max_rows for table in objective.engine.tables if table.max_rows is not None}
@@ -174,6 +192,7 @@ class Trainer:
         )
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
+        self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)
         self._budget: Budget | None = None
         if config.cost_column is not None and config.max_cost is not None:
             self._budget = Budget(config.cost_column, config.max_cost)
@@ -231,19 +250,28 @@ class Trainer:
         enabled = self.config.precision == "bfloat16"
         return torch.autocast(self.here.device.type, torch.bfloat16, enabled=enabled)
 
+    def order(self, epoch: int) -> Order:
+        """Return the order in which an epoch reads the rows."""
+        return Order(
+            self.objective.reader.block_rows,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle_rows=self.config.shuffle_rows,
+            rows_per_turn=self.config.batch_size,
+        )
+
+    def rows(self, epoch: int, places: list[Interval]) -> pa.Table:
+        """Read the rows at `places` of an epoch's order."""
+        return pa.concat_tables(
+            loader.read(self.objective.reader, self.order(epoch), places, self.objective.feed.columns)
+        )
+
     def epoch(self) -> Shard:
         """Return this rank's share of what is left of the epoch."""
-        config, reader = self.config, self.objective.reader
-        order = Order(
-            reader.block_rows,
-            seed=self.seed,
-            epoch=self.position.epoch,
-            shuffle_rows=config.shuffle_rows,
-            rows_per_turn=config.batch_size,
-        )
+        config = self.config
         return Shard(
-            reader,
-            order,
+            self.objective.reader,
+            self.order(self.position.epoch),
             self.objective.feed.columns,
             batch_size=config.batch_size,
             rank=self.here.rank,
@@ -281,29 +309,58 @@ class Trainer:
                 counts[table], sizes[table] = counts.get(table, 0) + count, size
         return {table: counts[table] / sizes[table] for table in sorted(counts)}
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether enough evaluations in a row were no better."""
-        patience = self.config.early_stopping_patience
-        return patience is not None and self.position.num_stale >= patience
+    def report(self, meter: Meter) -> None:
+        """Tell the loss and the lengths of weights and gradients; every rank calls this after the same steps."""
+        meter.report(self.position, self.optimizer.norms(), self.optimizer.learning_rates())
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint; every rank calls this."""
+    @property
+    def is_over(self) -> bool:
+        """Whether training ends within an epoch: by `num_steps`, or as enough evaluations in a row were no better."""
+        patience, num_steps = self.config.early_stopping_patience, self.config.num_steps
+        stale = patience is not None and self.position.num_stale >= patience
+        return stale or (num_steps is not None and self.position.step >= num_steps)
+
+    def save(self, directory: Path, *, keep: int | None = None) -> None:
+        """Write a checkpoint, in the background if the config says so; every rank calls this.
+
+        With `keep`, older ones beside it than the newest so many are deleted.
+
+        Raises:
+            ValueError: a weight, or what an optimizer keeps of it, is no finite number.
+        """
+        state = self.state()
+        self._refuse_nonfinite(state)
         position = self.position.model_copy(update={"source": self.objective.reader.fingerprint})
-        checkpoint.save(directory, self.state(), position, self.here)
+        self.saver.save(directory, state, position, keep=keep)
+
+    def _refuse_nonfinite(self, state: dict[str, Any]) -> None:
+        # The last update may have made what no loss has seen yet, and rows of a table wait long for their next look-up.
+        extremes = checkpoint.extremes(state, self.here.device)
+        bad = [
+            name
+            for name, value in zip(extremes, torch.stack([*extremes.values()]).tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
+        if found := sorted({name for names in self.here.gather(bad) for name in names}):
+            raise ValueError(
+                f"after step {self.position.step:,} these are not all finite numbers: {', '.join(found)}; no "
+                "checkpoint is made of them, and the last one is kept. Lower the learning rates of train, or set "
+                "train.dense_optimizer.max_gradient_norm or train.sparse_optimizer.max_gradient"
+            )
 
 
 def fit(
     trainer: Trainer, request: artifacts.Request, base: artifacts.Checkpoint | None, sink: Sink, *, day: datetime.date
 ) -> artifacts.Checkpoint:
-    """Train to the end, from the last checkpoint of a killed try, from `base`, or from random weights."""
+    """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from random weights.
+
+    Raises:
+        Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
+    """
     here, work = trainer.here, Pending(request.output)
     if here.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
-        trainer.plan.save(work.path)
-        told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
-        sys.stderr.write(f"{told}\n")
-        sink(Event(stage=_STAGE, metrics=trainer.objective.engine.figures, message=told))
+        _tell_plan(trainer, work, sink)
     here.barrier()
     steps, state = work.path / "steps", work.path / "state"
     if resumed := state if state.exists() else checkpoint.latest(steps):
@@ -314,12 +371,22 @@ def fit(
         trainer.inherit(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
     elif trainer.config.fine_tune_from is not None:
         trainer.fine_tune(trainer.config.fine_tune_from)
-    curve = _train(trainer, work.path, sink)
+    with contextlib.ExitStack() as inside:
+        told = inside.enter_context(stopping.signals())
+        step, beside = trainer.position.step, request.output
+        if trainer.config.tensorboard and here.is_first:
+            events = beside.with_name(f"{beside.name}.tensorboard")
+            sink = inside.enter_context(tracing.tensorboard(events, sink, step=step))
+        traces = beside.with_name(f"{beside.name}.profile")
+        tick = inside.enter_context(tracing.profiled(trainer.config.profile, traces, here, step=step))
+        curve = _train(trainer, work, sink, told, tick)
+    trainer.saver.wait()
     trainer.optimizer.finish()
     if resumed != state:
         if trainer.position.best_step:
             trainer.restore(work.path / "best")
         trainer.save(state)
+        trainer.saver.wait()
     touched = trainer.touched()
     if here.is_first:
         for kept in (steps, work.path / "best"):
@@ -331,7 +398,7 @@ def fit(
             day=day,
             num_steps=trainer.position.step,
             loss=trainer.position.last_loss,
-            examples_per_second=_speed(curve),
+            examples_per_second=speed(curve),
             num_ranks=here.num_ranks,
             warm_started_from=base.digest if base else None,
             touched=touched,
@@ -340,155 +407,82 @@ def fit(
     return artifacts.Checkpoint.load(request.output)
 
 
-def _train(trainer: Trainer, work: Path, sink: Sink) -> list[dict[str, float]]:
-    """Run the epochs that are left; return the points of the loss curve."""
-    config = trainer.config
-    meter = _Meter(trainer, work / "curve.parquet", sink)
+def _tell_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:
+    """Keep the plan of the tables, and tell it with how well they serve their ids."""
+    trainer.plan.save(work.path)
+    told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
+    sys.stderr.write(f"{told}\n")
+    sink(Event(stage="train", metrics=trainer.objective.engine.figures, message=told))
+
+
+def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, tick: Callable[[], None]) -> Curve:
+    """Run the epochs that are left, calling `tick` after each step; return the points of the loss curve."""
+    config, steps = trainer.config, work.path / "steps"
+    meter = _meter(trainer, work, sink)
+    agreement = stopping.Agreement(trainer.here, told, trainer.position.step, every_steps=config.log_every_steps)
     for epoch in range(trainer.position.epoch, trainer.num_epochs):
-        batches = prefetch(trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step))
-        for batch, consumed in meter.waiting(batches):
-            loss = trainer.step(batch, trainer.position.step)
-            meter.count(loss, batch, consumed)
-            if trainer.position.step % config.log_every_steps == 0:
-                meter.report()
-            if config.evaluate_every_steps and trainer.position.step % config.evaluate_every_steps == 0:
-                meter.report()
-                meter.tell(trainer.judge(work / "best"))
-                if trainer.is_stale:
+        feed = trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step)
+        with contextlib.closing(prefetch(feed)) as batches:
+            for batch, consumed in meter.waiting(batches):
+                if trainer.is_over:
                     break
-            if trainer.position.step % config.checkpoint_every_steps == 0:
-                meter.report()
-                meter.settle()
-                trainer.save(work / "steps" / f"step-{trainer.position.step}")
-                if trainer.here.is_first:
-                    files.keep_newest(work / "steps", config.keep_checkpoints)
-        meter.end_epoch()
-        if trainer.is_stale:
+                loss = trainer.step(batch, trainer.position.step)
+                trainer.position = meter.count(trainer.position, loss, batch, consumed)
+                tick()
+                step = trainer.position.step
+                evaluates = config.evaluate_every_steps is not None and step % config.evaluate_every_steps == 0
+                saves = step % config.checkpoint_every_steps == 0
+                stops = agreement.is_due(step) and agreement.ask(step)
+                if step % config.log_every_steps == 0 or evaluates or saves or stops:
+                    trainer.report(meter)
+                if evaluates:
+                    meter.tell(trainer.position, trainer.judge(work.path / "best"))
+                if saves or stops:
+                    trainer.position = meter.settle(trainer.position)
+                    trainer.save(steps / f"step-{step}", keep=config.keep_checkpoints)
+                if stops:
+                    trainer.saver.wait()
+                    raise Stopped(meter.stopped(trainer.position))
+        trainer.position = _end_epoch(trainer, meter.settle(trainer.position))
+        if trainer.is_over:
             break
-    meter.report()
-    if trainer.here.is_first:
-        _write_curve(work / "curve.parquet", meter.curve)
+    trainer.report(meter)
+    meter.write_curve()
     return meter.curve
 
 
-class _Meter:
-    """Counts examples and losses without waiting for the device; keeps `trainer.position` up to date."""
+def _meter(trainer: Trainer, work: Pending, sink: Sink) -> Meter:
+    bad_rows = work.destination.with_name(f"{work.destination.name}.bad_rows.parquet")
 
-    def __init__(self, trainer: Trainer, curve_path: Path, sink: Sink) -> None:
-        self._trainer, self._sink = trainer, sink
-        self._num_rows = trainer.objective.reader.num_rows
-        self._total = self._num_rows * trainer.num_epochs
-        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=trainer.here.device)
-        self._consumed: list[Interval] = []
-        self._curve_path = curve_path
-        self._since, self._waited = time.monotonic(), 0.0
-        self._done = self._reported = trainer.position.epoch * self._num_rows + sum(
-            b - a for a, b in trainer.position.consumed
-        )
-        self._recent = torch.zeros_like(self._loss_sum)
-        self.curve: list[dict[str, float]] = _read_curve(self._curve_path, trainer.position.step)
+    def keep_rows(epoch: int, places: list[Interval]) -> str:
+        pq.write_table(trainer.rows(epoch, places), bad_rows)
+        return str(bad_rows)
 
-    def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield `batches`, measuring how long each was waited for."""
-        while True:
-            started = time.monotonic()
-            item = next(batches, None)
-            self._waited += time.monotonic() - started
-            if item is None:
-                return
-            yield item
+    num_rows, num_steps = trainer.objective.reader.num_rows, trainer.config.num_steps
+    total = num_rows * trainer.num_epochs
+    if num_steps is not None:
+        total = num_steps * min(num_rows, trainer.config.batch_size * trainer.here.num_ranks)
+    return Meter(
+        trainer.here,
+        trainer.position,
+        num_rows=num_rows,
+        total=total,
+        curve_path=work.path / "curve.parquet",
+        sink=sink,
+        keep_rows=keep_rows,
+    )
 
-    def count(self, loss: torch.Tensor, batch: Any, consumed: list[Interval]) -> None:
-        """Book one step."""
-        self._loss_sum += loss
-        self._recent += loss
-        self._consumed += consumed
-        self._done += batch.global_rows
-        position = self._trainer.position
-        self._trainer.position = position.model_copy(update={"step": position.step + 1})
 
-    def report(self) -> None:
-        """Tell the loss since the last report, averaged over all ranks, and the speed.
-
-        Raises:
-            ValueError: the loss is no finite number.
-        """
-        if self._done == self._reported:
-            return
-        (loss_sum,) = self._trainer.here.sum(self._recent.clone()).tolist()
-        self._recent.zero_()
-        step = self._trainer.position.step
-        if not math.isfinite(loss_sum):
-            raise ValueError(
-                f"the loss is {loss_sum} at step {step}; lower train.sparse_optimizer.learning_rate or "
-                "train.dense_optimizer.learning_rate, or look for extreme values in the raw features"
-            )
-        elapsed = time.monotonic() - self._since
-        metrics = {
-            "loss": loss_sum / (self._done - self._reported),
-            "examples_per_second": (self._done - self._reported) / elapsed,
-            "data_wait_share": self._waited / elapsed,
+def _end_epoch(trainer: Trainer, position: Position) -> Position:
+    """Check that no row was lost or read twice, and return the start of the next epoch, if there is one."""
+    num_rows, num_read = trainer.objective.reader.num_rows, sum(b - a for a, b in position.consumed)
+    over = trainer.is_over
+    assert over or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
+    return position.model_copy(
+        update={
+            "epoch": trainer.num_epochs if over else position.epoch + 1,
+            "consumed": (),
+            "loss_sum": 0.0,
+            "last_loss": position.loss_sum / num_read,
         }
-        self._since, self._waited, self._reported = time.monotonic(), 0.0, self._done
-        if self._trainer.here.is_first:
-            self.curve.append({"step": step, "examples": self._done, **metrics})
-            event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
-            self._sink(event)
-
-    def tell(self, validation: dict[str, float]) -> None:
-        """Tell what was measured on the validation rows; the time that took is not the training's."""
-        self._since = time.monotonic()
-        if self._trainer.here.is_first:
-            step, metrics = self._trainer.position.step, {f"valid_{name}": value for name, value in validation.items()}
-            self._sink(
-                Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", step=step, metrics=metrics)
-            )
-
-    def settle(self) -> None:
-        """Bring all ranks' counts together in `trainer.position`, and save the curve beside the checkpoint."""
-        here, position = self._trainer.here, self._trainer.position
-        (loss_sum,) = here.sum(self._loss_sum.clone()).tolist()
-        self._loss_sum.zero_()
-        gathered = [interval for part in here.gather(self._consumed) for interval in part]
-        self._consumed = []
-        consumed = tuple(merge([*position.consumed, *gathered]))
-        update = {"consumed": consumed, "loss_sum": position.loss_sum + loss_sum}
-        self._trainer.position = position.model_copy(update=update)
-        if here.is_first:
-            _write_curve(self._curve_path, self.curve)
-
-    def end_epoch(self) -> None:
-        """Check that no row was lost or read twice, and start the next epoch's count, if there is one."""
-        self.settle()
-        position, num_rows = self._trainer.position, self._num_rows
-        num_read = sum(b - a for a, b in position.consumed)
-        stopped = self._trainer.is_stale
-        assert stopped or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
-        self._trainer.position = position.model_copy(
-            update={
-                "epoch": self._trainer.num_epochs if stopped else position.epoch + 1,
-                "consumed": (),
-                "loss_sum": 0.0,
-                "last_loss": position.loss_sum / num_read,
-            }
-        )
-
-
-def _speed(curve: list[dict[str, float]]) -> float:
-    """Return the examples per second over the whole curve: reading, waiting and updating, without the start-up."""
-    examples = [0.0, *(point["examples"] for point in curve)]
-    counts = [after - before for before, after in itertools.pairwise(examples)]
-    seconds = [count / point["examples_per_second"] for count, point in zip(counts, curve, strict=True)]
-    return sum(counts) / sum(seconds)
-
-
-def _write_curve(path: Path, curve: list[dict[str, float]]) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(curve), aside)
-    aside.rename(path)
-
-
-def _read_curve(path: Path, step: int) -> list[dict[str, float]]:
-    if not step:
-        return []
-    return [point for point in pq.read_table(path).to_pylist() if point["step"] <= step]
+    )

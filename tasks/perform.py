@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Self, TypeVar
@@ -26,7 +26,7 @@ from prefect.tasks import Task
 
 from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request, write_text
 from recsys_core.config import RankingConfig, RunConfig
-from recsys_core.progress import Event, Sink
+from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.tracking import Tracker
 
 A = TypeVar("A", bound=Artifact)
@@ -190,7 +190,8 @@ def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bo
     if isinstance(error, OSError):
         hopeful = error.errno not in _HOPELESS
     else:
-        hopeful = isinstance(error, (RuntimeError, MlflowException)) and not isinstance(error, NotImplementedError)
+        hopeful = isinstance(error, (RuntimeError, MlflowException))
+        hopeful = hopeful and not isinstance(error, (NotImplementedError, Stopped))
     if hopeful:
         first, _, _ = str(error).partition("\n")
         listener()(Event(stage=task.name, message=f"failed and is tried again: {first}"))
@@ -232,5 +233,6 @@ def line(event: Event) -> str:
     total = f" of {event.total:,}" if event.total is not None and event.total != event.done else ""
     parts = [f"{event.done:,}{total} {event.unit}"] if event.done or event.total else []
     parts += [f"{name} {value:,.4g}" for name, value in event.metrics.items()]
+    parts += [f"{timedelta(seconds=round(event.seconds_left))} left"] if event.seconds_left else []
     parts += [event.message] if event.message else []
     return f"{event.stage}: {', '.join(parts)}"

@@ -1,20 +1,25 @@
 """Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
 
+import copy
 import json
+import math
 import shutil
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.shard import Shard as TensorShard
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from recsys_core.artifacts import Frozen, move_into_place, write_text
-from recsys_core.checkpoint import pieces
+from recsys_core.checkpoint import files, pieces
 from recsys_core.distributed import World
 from recsys_core.loader import Interval
 
@@ -57,18 +62,83 @@ class Position(Frozen):
             )
 
 
-def save(directory: Path, state: dict[str, Any], position: Position, here: World) -> None:
-    """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this."""
+def save(directory: Path, state: dict[str, Any], position: Position, here: World, *, keep: int | None = None) -> None:
+    """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this.
+
+    With `keep`, older checkpoints beside it than the newest so many are deleted once it is there.
+    """
     aside = directory.with_name(f".{directory.name}.partial")
     if here.is_first:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
     here.barrier()
-    save_state(state, checkpoint_id=aside, planner=pieces.Save())
+    save_state(state, checkpoint_id=aside, planner=pieces.Save(), process_group=here.group)
     if here.is_first:
         write_text(aside / _POSITION, position.model_dump_json())
         move_into_place(aside, directory)
+        if keep is not None:
+            files.keep_newest(directory.parent, keep)
     here.barrier()
+
+
+class Saver:
+    """Writes one checkpoint after the other; in the background, from a copy in memory, while training goes on."""
+
+    def __init__(self, here: World, *, in_background: bool) -> None:
+        """Every rank makes one."""
+        # The ranks' threads that write must not get between the collectives of those that train.
+        self._here = here.beside() if in_background else here
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if in_background else None
+        self._writing: Future[None] | None = None
+
+    def save(self, directory: Path, state: dict[str, Any], position: Position, *, keep: int | None = None) -> None:
+        """As `save` of this module. What is still being written is waited for, and its error raised."""
+        self.wait()
+        if self._pool is None:
+            save(directory, state, position, self._here, keep=keep)
+        else:
+            self._writing = self._pool.submit(save, directory, _copied(state), position, self._here, keep=keep)
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more; raise the error of what was."""
+        if (writing := self._writing) is not None:
+            self._writing = None
+            writing.result()
+
+
+def extremes(state: Any, device: torch.device, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Return the largest absolute value of each of `state`'s tensors of floats (its local pieces), by name.
+
+    It is a scalar on `device` that nobody has waited for; not finite where one of the tensor's elements is not.
+    """
+    if isinstance(state, dict):
+        found: dict[str, torch.Tensor] = {}
+        for name, value in state.items():
+            found |= extremes(value, device, f"{prefix}.{name}" if prefix else str(name))
+        return found
+    if isinstance(state, ShardedTensor):
+        pieces = [shard.tensor for shard in state.local_shards()]
+    else:
+        pieces = [state] if isinstance(state, torch.Tensor) else []
+    largest = [
+        torch.linalg.vector_norm(piece.detach(), math.inf).float().to(device)
+        for piece in pieces
+        if piece.is_floating_point() and piece.numel()
+    ]
+    return {prefix: torch.stack(largest).max()} if largest else {}
+
+
+def _copied(state: Any) -> Any:
+    """Return `state` with its tensors copied to memory that training does not touch."""
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    if isinstance(state, ShardedTensor):
+        if any(shard.tensor.device.type != "cpu" for shard in state.local_shards()):
+            return state.cpu()
+        shards = [TensorShard(shard.tensor.detach().clone(), shard.metadata) for shard in state.local_shards()]
+        metadata = copy.deepcopy(state.metadata())
+        return ShardedTensor._init_from_local_shards_and_global_metadata(shards, metadata)  # noqa: SLF001
+    return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else copy.deepcopy(state)
 
 
 def save_alone(directory: Path, state: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
     "lamb": _MOMENTS,
     "partial_rowwise_lamb": _MOMENTS,
 }
+# These look at a row as a whole, or keep one number for it.
+_BY_ROW: tuple[Kind, ...] = ("rowwise_adagrad", "partial_rowwise_adam", "lamb", "partial_rowwise_lamb")
 # What the kernels for CPUs do; they refuse the other kinds and ignore weight decay without a word.
 _ON_CPU: tuple[Kind, ...] = ("rowwise_adagrad", "adagrad", "sgd")
 
@@ -86,12 +88,20 @@ class Config(Frozen):
         return self
 
 
-def check(config: Config, device: str) -> None:
+def check(config: Config, device: str, *, splits_rows: bool = False) -> None:
     """Refuse what fbgemm's kernels for `device` (`cpu` or `cuda`) cannot do.
+
+    Where a table's columns may lie on several ranks (`splits_rows`), each of them would take its piece for a row: the
+    result would depend on the number of ranks, and a checkpoint would fit no other.
 
     Raises:
         ValueError: names what they can.
     """
+    if splits_rows and config.kind in _BY_ROW:
+        raise ValueError(
+            f"train.sparse_optimizer.kind: {config.kind} works on whole rows, which train.sharding's column_wise cuts "
+            "in pieces; use adagrad, sgd, adam or adamw, or shard by table_wise and row_wise"
+        )
     if device != "cpu":
         return
     if config.kind not in _ON_CPU:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from pydantic import ValidationError
-from torch.distributed._shard.sharding_spec import EnumerableShardingSpec, ShardMetadata
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torchrec.distributed.planner.types import ShardingOption
 from torchrec.distributed.planner.utils import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan

@@ -5,11 +5,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import load as load_state
 
 from recsys_core import artifacts, features, train
 from recsys_core.artifacts import Checkpoint, TrainingData
@@ -131,11 +138,11 @@ def sections():
     }
 
 
-@pytest.fixture
-def train_request(day, sections, tmp_path):
-    """Make a training request; keywords override fields, `config` those of the section."""
+@pytest.fixture(scope="session")
+def make_train_request(day, sections):
+    """Make a training request that writes to a path; keywords override fields, `config` those of the section."""
 
-    def make(name="train", *, config=None, **fields) -> train.Request:
+    def make(output, *, config=None, **fields) -> train.Request:
         taste = {"batch_size": 128, "num_epochs": 4, "shuffle_rows": 700, "checkpoint_every_steps": 10} | (config or {})
         given = {
             "config": train.Config.model_validate(taste),
@@ -144,9 +151,15 @@ def train_request(day, sections, tmp_path):
             "data": day,
             "base": None,
         }
-        return train.Request(output=tmp_path / name, **COMMON, **sections, **(given | fields))
+        return train.Request(output=output, **COMMON, **sections, **(given | fields))
 
     return make
+
+
+@pytest.fixture
+def train_request(make_train_request, tmp_path):
+    """Likewise, below the test's own folder."""
+    return lambda name="train", **given: make_train_request(tmp_path / name, **given)
 
 
 @pytest.fixture(scope="session")
@@ -160,17 +173,107 @@ def trained(day, sections, tmp_path_factory) -> Checkpoint:
     return train.run(request, silent)
 
 
-@pytest.fixture
-def torchrun(tmp_path):
-    """Run a stage on several ranks and return what its process returned."""
+def _weights(made: Checkpoint) -> dict[str, torch.Tensor]:
+    """Read every tensor of a checkpoint, whole, without ranks."""
+    metadata = FileSystemReader(made.state).read_metadata().state_dict_metadata
+    state = {key: torch.empty(meta.size) for key, meta in metadata.items() if hasattr(meta, "size")}
+    load_state(state, checkpoint_id=made.state, no_dist=True)
+    return state
 
-    def run(stage: str, request: artifacts.Request, num_ranks: int) -> subprocess.CompletedProcess:
-        file = tmp_path / f"{stage}-{num_ranks}.json"
+
+@pytest.fixture(scope="session")
+def weights_of():
+    """Read every tensor of a checkpoint, whole."""
+    return _weights
+
+
+@pytest.fixture(scope="session")
+def same_weights():
+    """Compare all tensors of two checkpoints."""
+
+    def compare(left: Checkpoint, right: Checkpoint, tolerance: float) -> None:
+        a, b = _weights(left), _weights(right)
+        assert a.keys() == b.keys()
+        for key in a:
+            # Two ranks make half as many steps as one.
+            if key != "optimizer.num_batches" or left.num_steps == right.num_steps:
+                assert torch.allclose(a[key], b[key], rtol=0, atol=tolerance), key
+
+    return compare
+
+
+class Ranks:
+    """Starts ranks that `rank_server.py` forks."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._number = directory, 0
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("rank_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+
+    def __call__(
+        self, arguments: list[str], num_ranks: int, *, meanwhile: Callable[[list[int]], None] | None = None
+    ) -> tuple[list[int], str]:
+        """Run `python ARGUMENTS` as ranks; return their exit codes and what they said.
+
+        `meanwhile` is called with their process ids.
+        """
+        self._number += 1
+        log = self._directory / f"{self._number}.log"
+        asked = {"arguments": arguments, "num_ranks": num_ranks, "log": str(log)}
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(asked) + "\n")
+        self._server.stdin.flush()
+        pids = json.loads(self._server.stdout.readline())
+        if meanwhile is not None:
+            meanwhile(pids)
+        return json.loads(self._server.stdout.readline()), log.read_text()
+
+    def stage(self, stage: str, request: artifacts.Request, num_ranks: int, **more: Any) -> tuple[list[int], str]:
+        """Run a stage, whose events go to `events.jsonl` beside its output."""
+        request.output.parent.mkdir(parents=True, exist_ok=True)
+        file = request.output.with_name(f"{stage}-{num_ranks}.json")
         file.write_text(request.model_dump_json())
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
-        command += ["-m", "recsys_core", stage, "--request", str(file), "--events", str(tmp_path / "events.jsonl")]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        events = str(request.output.with_name("events.jsonl"))
+        return self(["-m", "recsys_core", stage, "--request", str(file), "--events", events], num_ranks, **more)
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.communicate()
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory) -> Iterator[Ranks]:
+    """Real ranks, which start at once."""
+    started = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def signalled(ranks, tmp_path):
+    """Run a stage and send a signal to one of its ranks once a step was told of; return the exit codes."""
+
+    def run(stage, request, num_ranks, *, step: int, victim: int, number: int) -> list[int]:
+        events = request.output.with_name("events.jsonl")
+        seen = events.stat().st_size if events.exists() else 0
+
+        def send(pids: list[int]) -> None:
+            while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+                told = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
+                if any((json.loads(line)["step"] or 0) >= step for line in told):
+                    os.kill(pids[victim], number)
+                    return
+                time.sleep(0.002)
+
+        codes, log = ranks.stage(stage, request, num_ranks, meanwhile=send)
+        assert any(codes), log
+        return codes
 
     return run
 

@@ -1,4 +1,4 @@
-"""Run by torchrun: after some steps, the sharded ranking model gives what the same weights give unsharded.
+"""Run by ranks: after some steps, the sharded ranking model gives what the same weights give unsharded.
 
 Its metrics over all ranks are those of all rows at once. The first rank prints them, and a sum of every table.
 """

@@ -1,4 +1,4 @@
-"""Run by torchrun: after some steps, the sharded model gives what the same weights give unsharded, on every rank."""
+"""Run by ranks: after some steps, the sharded model gives what the same weights give unsharded, on every rank."""
 
 import sys
 from pathlib import Path

@@ -85,11 +85,11 @@ def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_ranks_embed_what_one_embeds_in_the_same_order(embed_request, torchrun, day):
+def test_two_ranks_embed_what_one_embeds_in_the_same_order(embed_request, ranks, day):
     one = predict.run(embed_request("one"), silent)
     request = embed_request("two")
-    done = torchrun("embed", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("embed", request, 2)
+    assert not any(codes), log
     two = Embeddings.load(request.output)
     assert (two.num_items, two.num_queries) == (day.num_items, day.num_queries)
     for folder in ("items", "queries"):
@@ -120,14 +120,14 @@ def test_a_column_that_the_day_does_not_have_is_named(embed_request, day, tmp_pa
         predict.run(request, silent)
 
 
-def test_every_known_pair_is_evaluated_once(evaluate_request, torchrun, day):
+def test_every_known_pair_is_evaluated_once(evaluate_request, ranks, day):
     one = evaluate.run(evaluate_request("one"), silent)
     assert one.num_rows == day.num_ground_truth
     assert 0 < one.sampled_recall["1"] < one.sampled_recall["10"] <= 1
     assert one.sampled_recall["10"] > 0.4
     request = evaluate_request("two", num_ranks=2)
-    done = torchrun("evaluate", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("evaluate", request, 2)
+    assert not any(codes), log
     two = HeldOut.load(request.output)
     assert two.num_rows == one.num_rows
     assert two.loss == pytest.approx(one.loss, abs=0.2)

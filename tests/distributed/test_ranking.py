@@ -2,21 +2,22 @@
 
 import datetime
 import json
-import os
-import subprocess
-import sys
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.distributed.checkpoint import FileSystemReader
 
+from recsys_core.artifacts import Checkpoint
 from recsys_core.datasets.labelled import splits
 from recsys_core.features import Config as Features
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import multi_tower_din
-from recsys_core.progress import silent
+from recsys_core.progress import STOPPED_EXIT_CODE, silent
 from recsys_core.ranking import Config, prepare, train
 from recsys_core.train import Config as Train
 
@@ -44,7 +45,8 @@ def data(tmp_path_factory):
     (root / "log" / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=200)
     features = {
-        "embedding_dim": 8,
+        # Fewer than two times 128 columns are never split.
+        "embedding_dim": 256,
         "query": [
             {"kind": "id", "name": "user", "num_embeddings": 64},
             {"kind": "id", "name": "tags", "num_embeddings": 16},
@@ -65,8 +67,8 @@ def data(tmp_path_factory):
     return prepare.run(request, silent)
 
 
-def _run(data, output, num_ranks, sharding):
-    request = train.Request(
+def _request(data, output, num_ranks, sharding, **config):
+    return train.Request(
         output=output / "train",
         config=Train.model_validate(
             {
@@ -78,6 +80,7 @@ def _run(data, output, num_ranks, sharding):
                 "dense_optimizer": {"kind": "sgd", "learning_rate": 0.1},
                 "sharding": {"sharding_types": [sharding], "device": "cpu"},
             }
+            | config
         ),
         ranking=Config(sample_weight="weight", group="user"),
         model=multi_tower_din.Config.model_validate(
@@ -94,29 +97,116 @@ def _run(data, output, num_ranks, sharding):
         data=data,
         **COMMON,
     )
+
+
+def _run(ranks, data, output, num_ranks, sharding):
+    request = _request(data, output, num_ranks, sharding)
     output.mkdir(parents=True)
     (output / "request.json").write_text(request.model_dump_json())
     program = Path(__file__).with_name("ranking_equals_whole.py")
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *start, str(program), str(output / "request.json")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(program.parents[2]), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    codes, log = ranks([str(program), str(output / "request.json")], num_ranks)
+    assert not any(codes), log
+    return json.loads(next(line for line in log.splitlines() if line.startswith("{")))
 
 
 @pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    return _run(data, tmp_path_factory.mktemp("alone") / "one", 1, "table_wise")
+def alone(ranks, data, tmp_path_factory):
+    return _run(ranks, data, tmp_path_factory.mktemp("alone") / "one", 1, "table_wise")
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_two_ranks_do_what_one_does(data, alone, tmp_path, sharding):
-    both = _run(data, tmp_path / "two", 2, sharding)
+def test_two_ranks_do_what_one_does(ranks, data, alone, tmp_path, sharding):
+    both = _run(ranks, data, tmp_path / "two", 2, sharding)
     assert both["metrics"]["num_rows"] == 601
     assert both["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert both["sums"] == pytest.approx(alone["sums"], rel=1e-5)
+
+
+_STEPS = {"num_epochs": 50, "log_every_steps": 5, "checkpoint_every_steps": 1_000}
+_EVERYTHING = {
+    "sparse_optimizer": {
+        "kind": "rowwise_adagrad",
+        "learning_rate": 0.1,
+        "initial_accumulator": 0.1,
+        "schedule": {"kind": "cosine_restarts", "first": 9, "growth": 2, "warmup_steps": 5},
+    },
+    "dense_optimizer": {
+        "kind": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "accumulate_batches": 4,
+        "average_decay": 0.9,
+        "max_gradient_norm": 0.5,
+        "groups": [{"pattern": "*bias", "learning_rate": 0.05}],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def train_on(ranks, data, tmp_path_factory):
+    """Train on some ranks; what was trained alike before is kept."""
+    made = {}
+
+    def train(num_ranks, sharding, **config):
+        if (key := json.dumps([num_ranks, sharding, config])) not in made:
+            request = _request(data, tmp_path_factory.mktemp("trained"), num_ranks, sharding, **_STEPS | config)
+            codes, log = ranks.stage("rank_train", request, num_ranks)
+            assert not any(codes), log
+            made[key] = Checkpoint.load(request.output)
+        assert made[key].num_steps == 50
+        return made[key]
+
+    return train
+
+
+def _pieces(made):
+    """Return in how many pieces by columns the table of items was saved."""
+    metadata = FileSystemReader(made.state).read_metadata().state_dict_metadata
+    (key,) = (key for key in metadata if key.startswith("model.") and key.endswith("item.weight"))
+    return len({chunk.offsets[1] for chunk in metadata[key].chunks})
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise"])
+def test_fifty_steps_on_any_number_of_ranks_end_alike(train_on, same_weights, num_ranks, sharding):
+    one, several = train_on(1, "table_wise"), train_on(num_ranks, sharding)
+    assert several.loss == pytest.approx(one.loss, rel=1e-5)
+    same_weights(one, several, 1e-5)
+    assert _pieces(several) == (2 if sharding == "column_wise" else 1)
+
+
+def test_accumulation_clipping_groups_and_the_moving_average_are_alike_on_two_ranks(train_on, same_weights):
+    one, two = train_on(1, "table_wise", **_EVERYTHING), train_on(2, "row_wise", **_EVERYTHING)
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+    same_weights(one, two, 1e-5)
+
+
+def test_bfloat16_is_as_good_on_two_ranks(train_on, same_weights):
+    exact, one, two = (
+        train_on(num_ranks, "table_wise", precision=precision)
+        for num_ranks, precision in ((1, "float32"), (1, "bfloat16"), (2, "bfloat16"))
+    )
+    assert one.loss != exact.loss
+    assert two.loss == pytest.approx(one.loss, rel=2e-3)
+    same_weights(one, two, 0.1)
+
+
+@pytest.mark.parametrize("sharding", ["row_wise", "column_wise"])
+def test_what_two_ranks_began_one_or_three_finish(train_on, same_weights, signalled, ranks, data, tmp_path, sharding):
+    everything = _STEPS | _EVERYTHING
+    if sharding == "column_wise":
+        everything["sparse_optimizer"] = everything["sparse_optimizer"] | {"kind": "adagrad"}
+    whole = train_on(2, sharding, **everything)
+    assert _pieces(whole) == (1 if sharding == "row_wise" else 2)
+    begun = _request(data, tmp_path / "two", 2, sharding, **everything)
+    codes = signalled("rank_train", begun, 2, step=15, victim=1, number=signal.SIGTERM)
+    assert codes == [STOPPED_EXIT_CODE] * 2
+    for num_ranks in (1, 3):
+        request = _request(data, tmp_path / str(num_ranks), num_ranks, sharding, **everything)
+        shutil.copytree(begun.output.with_name(".train.partial"), request.output.with_name(".train.partial"))
+        codes, log = ranks.stage("rank_train", request, num_ranks)
+        assert not any(codes), log
+        finished = Checkpoint.load(request.output)
+        assert finished.num_steps == 50
+        assert finished.loss == pytest.approx(whole.loss, rel=1e-5)
+        same_weights(whole, finished, 1e-5)

@@ -1,16 +1,15 @@
 """Training on real ranks: one equals two, resumed equals undisturbed, a checkpoint fits any number of ranks."""
 
+import gzip
 import json
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -18,24 +17,7 @@ from recsys_core import checkpoint, models, train
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
-from recsys_core.progress import silent
-
-
-def _weights(made: Checkpoint) -> dict[str, torch.Tensor]:
-    """Read every tensor of a checkpoint, whole, without ranks."""
-    metadata = dcp.FileSystemReader(made.state).read_metadata().state_dict_metadata
-    state = {key: torch.empty(meta.size) for key, meta in metadata.items() if hasattr(meta, "size")}
-    dcp.load(state, checkpoint_id=made.state, no_dist=True)
-    return state
-
-
-def _same(left: Checkpoint, right: Checkpoint, tolerance: float) -> None:
-    a, b = _weights(left), _weights(right)
-    assert a.keys() == b.keys()
-    for key in a:
-        # Two ranks make half as many steps as one.
-        if key != "optimizer.num_batches" or left.num_steps == right.num_steps:
-            assert torch.allclose(a[key], b[key], rtol=0, atol=tolerance), key
+from recsys_core.progress import Stopped, silent
 
 
 def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
@@ -47,10 +29,10 @@ def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
     assert not list(trained.path.rglob("steps"))
 
 
-def test_two_ranks_learn_the_planted_groups(train_request, torchrun, events):
+def test_two_ranks_learn_the_planted_groups(train_request, ranks, events):
     request = train_request(num_ranks=2, config={"num_epochs": 8, "batch_size": 64})
-    done = torchrun("train", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("train", request, 2)
+    assert not any(codes), log
     made = Checkpoint.load(request.output)
     told = events()
     assert told[-1]["done"] == told[-1]["total"] == 8 * 2_011
@@ -60,7 +42,7 @@ def test_two_ranks_learn_the_planted_groups(train_request, torchrun, events):
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_start_weights_do_not_depend_on_the_ranks(train_request, torchrun, sharding):
+def test_start_weights_do_not_depend_on_the_ranks(train_request, ranks, sharding, same_weights):
     made = {}
     for num_ranks in (1, 2):
         # A learning rate of almost 0 leaves the start weights, unless some rank does not heed its schedule.
@@ -72,10 +54,10 @@ def test_start_weights_do_not_depend_on_the_ranks(train_request, torchrun, shard
             "sharding": {"sharding_types": [sharding]},
         }
         request = train_request(f"ranks-{num_ranks}", num_ranks=num_ranks, config=config)
-        done = torchrun("train", request, num_ranks)
-        assert done.returncode == 0, done.stderr
+        codes, log = ranks.stage("train", request, num_ranks)
+        assert not any(codes), log
         made[num_ranks] = Checkpoint.load(request.output)
-    _same(made[1], made[2], 0.0)
+    same_weights(made[1], made[2], 0.0)
 
 
 _EVERYTHING = {
@@ -91,7 +73,7 @@ _EVERYTHING = {
 
 
 @pytest.mark.parametrize("config", [{}, _EVERYTHING], ids=["plain", "everything"])
-def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config):
+def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config, same_weights):
     undisturbed = train.run(train_request("undisturbed", config=config), silent)
     killed = train_request("killed", config=config)
     real = train.Trainer.step
@@ -109,10 +91,44 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, conf
     assert checkpoint.position(checkpoint.latest(partial / "steps")).step == 30
     monkeypatch.setattr(train.Trainer, "step", real)
     resumed = train.run(killed, silent)
-    _same(undisturbed, resumed, 0.0)
+    same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
     losses = [pq.read_table(made.path / "curve.parquet").column("loss").to_pylist() for made in (undisturbed, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("log_every_steps", [4, 40], ids=["before", "at the last step"])
+def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
+    train_request, monkeypatch, same_weights, log_every_steps
+):
+    config = {"num_steps": 40, "checkpoint_every_steps": 1_000, "log_every_steps": log_every_steps}
+    request = train_request("steps")
+    given = request.config.model_dump(exclude={"num_epochs", "num_warm_epochs"}) | config
+    request = request.model_copy(update={"config": train.Config.model_validate(given)})
+    told = []
+    made = train.run(request, told.append)
+    # Two epochs of 16 steps, and half of the third, whose last batch is not among them.
+    assert (made.num_steps, told[-1].done, told[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
+    real = train.Trainer.step
+
+    def interrupts(self, batch, number):
+        if number == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch, number)
+
+    stopped = request.model_copy(update={"output": request.output.with_name("stopped")})
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Trainer, "step", interrupts)
+        with pytest.raises(Stopped, match=r"stopped at step \d+, whose checkpoint is kept; run it again"):
+            train.run(stopped, told.append)
+    assert told[-1].stopped
+    kept = checkpoint.latest(request.output.with_name(".stopped.partial") / "steps")
+    assert told[-1].step == checkpoint.position(kept).step
+    resumed = train.run(stopped, silent)
+    same_weights(made, resumed, 0.0)
+    assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
+    with pytest.raises(ValueError, match="num_steps and num_epochs both say how long to train; give one of them"):
+        train.Config.model_validate({"num_steps": 3, "num_epochs": 3})
 
 
 def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, day):
@@ -148,7 +164,7 @@ def test_a_position_in_rows_that_have_changed_is_refused():
         position.refuse_other_source(changed)
 
 
-def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
+def test_killed_after_the_last_step_loses_none(train_request, monkeypatch, same_weights):
     undisturbed = train.run(train_request("undisturbed"), silent)
     killed = train_request("killed")
 
@@ -163,13 +179,13 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch):
     assert sorted(path.name for path in partial.iterdir()) == ["curve.parquet", "plan.json", "plan.txt", "state"]
     monkeypatch.setattr(train.Trainer, "step", dies)
     resumed = train.run(killed, silent)
-    _same(undisturbed, resumed, 0.0)
+    same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
 
 
-def test_evaluation_and_export_take_the_moving_average(train_request, sections, day):
+def test_evaluation_and_export_take_the_moving_average(train_request, sections, day, weights_of):
     made = train.run(train_request(config={"num_epochs": 1, "dense_optimizer": {"average_decay": 0.9}}), silent)
-    stored = _weights(made)
+    stored = weights_of(made)
     engine = Engine.load(day.engine)
     weights = models.build(sections["model"], engine, RetrievalModel).state_dict()
     checkpoint.load_weights(made.state, weights, alone=True)
@@ -181,15 +197,15 @@ def test_evaluation_and_export_take_the_moving_average(train_request, sections, 
         assert section == "model" or not torch.equal(weight, stored[f"model.{name}"])
 
 
-def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, torchrun):
+def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, ranks, weights_of):
     request = train_request("two", num_ranks=2, config={"num_epochs": 1, "sharding": {"sharding_types": ["row_wise"]}})
-    done = torchrun("train", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("train", request, 2)
+    assert not any(codes), log
     base = Checkpoint.load(request.output)
     config = {"sparse_optimizer": {"learning_rate": 1e-30}, "dense_optimizer": {"learning_rate": 1e-30}}
     continued = train.run(train_request("one", base=base, config=config), silent)
     assert continued.warm_started_from == base.digest
-    before, after = _weights(base), _weights(continued)
+    before, after = weights_of(base), weights_of(continued)
     for key in before:
         if key.startswith("model."):
             assert torch.allclose(before[key], after[key], rtol=0, atol=1e-7), key
@@ -198,12 +214,12 @@ def test_a_checkpoint_of_two_ranks_continues_on_one(train_request, torchrun):
 _STILL = {"kind": "sgd", "learning_rate": 1e-30}
 
 
-def test_fine_tuning_starts_from_what_it_chooses(train_request, trained):
+def test_fine_tuning_starts_from_what_it_chooses(train_request, trained, weights_of):
     config = {"num_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
     chosen = {"path": trained.path, "exclude": ["item.*"]}
     tuned = train.run(train_request("tuned", config=config | {"fine_tune_from": chosen}), silent)
     plain = train.run(train_request("plain", config=config), silent)
-    found, before, fresh = _weights(tuned), _weights(trained), _weights(plain)
+    found, before, fresh = weights_of(tuned), weights_of(trained), weights_of(plain)
     for key in (key for key in found if key.startswith("model.")):
         expected = fresh if key.startswith("model.item.") else before
         assert torch.allclose(found[key], expected[key], rtol=0, atol=1e-7), key
@@ -213,10 +229,10 @@ def test_fine_tuning_starts_from_what_it_chooses(train_request, trained):
     assert [(row["steps"], row["start"]) for row in json.loads(shown.stdout)] == [(trained.num_steps, "random")]
 
 
-def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_request, trained):
+def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_request, trained, weights_of):
     config = {"num_warm_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
     request = train_request(base=trained, config=config | {"restore_optimizer": False})
-    found, before = _weights(train.run(request, silent)), _weights(trained)
+    found, before = weights_of(train.run(request, silent)), weights_of(trained)
     for key in (key for key in found if key.startswith("model.")):
         assert torch.allclose(found[key], before[key], rtol=0, atol=1e-7), key
 
@@ -235,13 +251,111 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(train_request):
         train.run(request, silent)
 
 
-def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, torchrun, events, day, tmp_path):
+def test_the_batch_of_a_loss_that_is_no_number_is_kept_and_so_is_the_last_checkpoint(train_request, monkeypatch, day):
+    seen = []
+    real = train.Trainer.step
+
+    def breaks(self, batch, number):
+        seen.append(batch)
+        loss = real(self, batch, number)
+        return loss * float("inf") if number == 36 else loss
+
+    monkeypatch.setattr(train.Trainer, "step", breaks)
+    request = train_request(config={"dense_optimizer": {"average_decay": 0.9}})
+    # 2,011 rows are 16 batches: step 37 is the third epoch's fifth.
+    told = (
+        r"the loss is inf at step 37 of epoch 3 \(rank 0: rows 512 to 639 of the epoch's order, .*bad_rows\.parquet\)"
+    )
+    with pytest.raises(ValueError, match=told):
+        train.run(request, silent)
+    bad = pq.read_table(request.output.with_name("train.bad_rows.parquet"))
+    items = pq.read_table(day.items).column("item_id").to_pylist()
+    positives = [items[row] for row in seen[36].item_rows_M[:128].tolist()]
+    assert bad.column("item_id").to_pylist() == positives
+    (kept,) = (request.output.with_name(".train.partial") / "steps").iterdir()
+    assert kept.name == "step-30"
+
+
+@pytest.mark.parametrize("ending", [9, 63], ids=["at a checkpoint", "at the end"])
+def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, ending):
+    real = train.Trainer.step
+
+    def poisons(self, batch, number):
+        loss = real(self, batch, number)
+        if number == ending:
+            (shard,) = self.model.state_dict()["tables.embedding_bags.item_id.weight"].local_shards()
+            # A row that no batch has looked up: no loss will ever tell.
+            shard.tensor[199, 3] = float("nan")
+        return loss
+
+    monkeypatch.setattr(train.Trainer, "step", poisons)
+    request = train_request()
+    with pytest.raises(
+        ValueError, match=rf"after step {ending + 1} .*: model\.tables\.embedding_bags\.item_id\.weight;"
+    ):
+        train.run(request, silent)
+    partial = request.output.with_name(".train.partial")
+    assert not (partial / "state").exists()
+    assert [path.name for path in partial.glob("steps/*")] == (["step-60"] if ending == 63 else [])
+
+
+def test_checkpoints_in_the_background_are_the_same_bits(train_request, monkeypatch, weights_of):
+    made = {}
+    for name in ("now", "later"):
+        config = _EVERYTHING | {"num_epochs": 2, "keep_checkpoints": 9, "async_checkpoints": name == "later"}
+        request = train_request(name, config=config)
+        kept = request.output.with_name(f"{name}-kept")
+        with monkeypatch.context() as patched:
+            patched.setattr(train.shutil, "rmtree", lambda steps, kept=kept, **_: steps.exists() and steps.rename(kept))
+            made[name] = (train.run(request, silent), kept)
+    assert sorted(path.name for path in made["now"][1].iterdir()) == ["step-10", "step-20", "step-30"]
+    for directory in made["now"][1].iterdir():
+        one, two = (weights_of(SimpleNamespace(state=kept / directory.name)) for _, kept in made.values())
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+        positions = [checkpoint.position(kept / directory.name) for _, kept in made.values()]
+        assert positions[0] == positions[1]
+
+
+def test_what_goes_wrong_in_the_background_is_raised(train_request, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_state", full)
+    request = train_request(config={"async_checkpoints": True})
+    with pytest.raises(OSError, match="No space left"):
+        train.run(request, silent)
+    assert not checkpoint.latest(request.output.with_name(".train.partial") / "steps")
+
+
+def test_the_curve_has_the_norms_and_tensorboard_and_a_profile_lie_beside(train_request, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = {"num_epochs": 2, "log_every_steps": 4, "tensorboard": True, "profile": {"start": 3, "steps": 2}}
+    made = train.run(train_request(config=config), silent)
+    curve = pq.read_table(made.path / "curve.parquet").to_pylist()
+    assert [point["step"] for point in curve] == [4, 8, 10, 12, 16, 20, 24, 28, 30, 32]
+    for point in curve:
+        assert point["weight_norm"] > 0
+        assert point["gradient_norm"] > 0
+        assert point["memory_bytes"] > 1e7
+        assert point["dense_learning_rate"] == 0.001
+    told = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in told] == [
+        (point["step"], pytest.approx(point["loss"])) for point in curve
+    ]
+    with gzip.open(tmp_path / "train.profile" / "rank-0.json.gz") as file:
+        names = {event.get("name") for event in json.load(file)["traceEvents"]}
+    assert {"ProfilerStep#3", "ProfilerStep#4"} <= names
+    assert "ProfilerStep#5" not in names
+
+
+def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, ranks, events, day, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(day.path, moved)
     (moved / "examples" / "part-00000.parquet").write_bytes(b"PAR1")
     request = train_request(data=day.model_copy(update={"path": moved}))
-    done = torchrun("train", request, 1)
-    assert done.returncode != 0
+    assert ranks.stage("train", request, 1)[0] == [2]
     assert "part-00000.parquet: not a readable Parquet file" in json.dumps(events())
     assert not request.output.exists()
 
@@ -254,22 +368,19 @@ def test_an_optimizer_without_a_kernel_for_the_device_is_refused(train_request):
         train_request(config={"sparse_optimizer": {"kind": "adam"}, "sharding": {"device": "cpu"}})
 
 
+def test_an_optimizer_of_whole_rows_is_refused_where_rows_are_split(train_request):
+    told = r"kind: rowwise_adagrad works on whole rows, which train\.sharding's column_wise cuts in pieces; use adagrad"
+    for sharding in ({"sharding_types": ["column_wise"]}, {"by_table": {"item_id": ["row_wise", "column_wise"]}}):
+        with pytest.raises(ValueError, match=told):
+            train_request(config={"sharding": sharding})
+
+
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise"])
-def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, tmp_path, sharding):
-    request = train_request(num_ranks=2, config={"sharding": {"sharding_types": [sharding]}})
+def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tmp_path, sharding):
+    config = {"sharding": {"sharding_types": [sharding]}, "sparse_optimizer": {"kind": "adagrad"}}
+    request = train_request(num_ranks=2, config=config)
     file = tmp_path / "request.json"
     file.write_text(request.model_dump_json())
     program = Path(__file__).with_name("sharded_equals_whole.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(program),
-        str(file),
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(program.parents[2])}
-    )
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks([str(program), str(file)], 2)
+    assert codes == [0, 0], log

@@ -108,7 +108,9 @@ def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.5)
     asked = request(stage, "sleep", deaf=True)
     with pytest.raises(RuntimeError, match="note: not done after launch.stage_timeout_seconds = 20"):
-        launch.run("note", Note, asked, silent, launch.Config(num_ranks=2, stage_timeout_seconds=20))
+        launch.run(
+            "note", Note, asked, silent, launch.Config(num_ranks=2, stage_timeout_seconds=20, stop_grace_seconds=1)
+        )
     assert len(ranks_of(stage)) == 2
     assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
 

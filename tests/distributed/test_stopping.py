@@ -1,0 +1,136 @@
+"""Two real ranks that are told to stop or killed, again and again: they end as if nothing had happened.
+
+`DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Callable
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from recsys_core import checkpoint, launch
+from recsys_core.artifacts import Checkpoint
+from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped
+
+_RANKS = launch.Config(num_ranks=2, threads_per_rank=1)
+_CONFIG = {"batch_size": 64, "num_epochs": 12, "log_every_steps": 2, "checkpoint_every_steps": 25}
+_NUM_STEPS = 12 * 16
+
+
+class DisturbedError(Exception):
+    """What the launcher's process is ended by, as by Prefect's cancellation and Ctrl-C."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_train_request, ranks, tmp_path_factory) -> Checkpoint:
+    request = make_train_request(tmp_path_factory.mktemp("undisturbed") / "train", config=_CONFIG, num_ranks=2)
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    return Checkpoint.load(request.output)
+
+
+@pytest.fixture
+def assert_undisturbed(undisturbed, same_weights) -> Callable[[Checkpoint], None]:
+    """Compare with what was never disturbed: the same weights, loss and rows, and a curve without gaps."""
+
+    def compare(made: Checkpoint) -> None:
+        assert (made.num_steps, made.num_rows) == (undisturbed.num_steps, undisturbed.num_rows) == (_NUM_STEPS, 2_011)
+        assert made.loss == pytest.approx(undisturbed.loss, rel=1e-12)
+        same_weights(undisturbed, made, 0.0)
+        curve = pq.read_table(made.path / "curve.parquet")
+        steps = curve.column("step").to_pylist()
+        assert steps == sorted(set(steps))
+        assert set(range(2, _NUM_STEPS + 1, 2)) <= set(steps)
+        assert curve.column("examples")[-1].as_py() == 12 * 2_011
+
+    return compare
+
+
+def _step_of(output) -> int:
+    found = checkpoint.latest(output.with_name(f".{output.name}.partial") / "steps")
+    return checkpoint.position(found).step if found else 0
+
+
+class At:
+    """A sink that does something to torchrun (-1) or a rank once training has told of a step from `step` on."""
+
+    def __init__(self, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
+        self._step, self._do = step, do
+        self.steps: list[int] = []
+        self.processes: dict[int, psutil.Process] = {}
+
+    def __call__(self, event: Event) -> None:
+        self.steps.append(event.step or 0)
+        if event.step is not None and event.step >= self._step and not self.processes:
+            for process in psutil.Process().children(recursive=True):
+                if "--watch-stdin" in (line := process.cmdline()):
+                    number = -1 if "torch.distributed.run" in line else int(process.environ()["RANK"])
+                    self.processes[number] = process
+            self._do(self.processes)
+
+
+def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
+    make_train_request, assert_undisturbed, ranks, tmp_path
+) -> None:
+    request = make_train_request(tmp_path / "train", config=_CONFIG | {"async_checkpoints": True}, num_ranks=2)
+
+    def disturb(_: object) -> None:
+        raise DisturbedError
+
+    cases = [
+        (lambda processes: processes[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
+        (disturb, DisturbedError, None),
+        (lambda processes: processes[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
+    ]
+    for do, ends, words in cases:
+        begun = _step_of(request.output)
+        at = At(begun + 10, do)
+        with pytest.raises(ends, match=words):
+            launch.run("train", Checkpoint, request, at, _RANKS)
+        assert set(at.processes) == {-1, 0, 1}
+        _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+        assert not alive
+        assert at.steps[0] > begun
+        if ends is not RuntimeError:
+            # The step that they agreed on, not the last one that a checkpoint was due at; and none was made after it.
+            assert begun < _step_of(request.output) == at.steps[-1] < _NUM_STEPS
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))
+
+
+def test_a_rank_that_is_told_to_stop_tells_the_others(
+    make_train_request, assert_undisturbed, ranks, signalled, tmp_path
+) -> None:
+    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
+    for victim in (0, 1):
+        begun = _step_of(request.output)
+        assert (
+            signalled("train", request, 2, step=begun + 30, victim=victim, number=signal.SIGTERM)
+            == [STOPPED_EXIT_CODE] * 2
+        )
+        assert begun + 30 <= _step_of(request.output) < _NUM_STEPS
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))
+
+
+def test_killed_at_random_steps_it_ends_as_if_nothing_had_happened(
+    make_train_request, assert_undisturbed, ranks, signalled, tmp_path
+) -> None:
+    rng = random.Random(int(os.environ.get("DAYLINE_SEED", "7")))
+    config = _CONFIG | {"log_every_steps": 1, "checkpoint_every_steps": 5}
+    request = make_train_request(tmp_path / "train", config=config, num_ranks=2)
+    for _ in range(int(os.environ.get("DAYLINE_KILLS", "5"))):
+        victim = rng.randrange(2)
+        step = _step_of(request.output) + rng.randrange(1, 9)
+        codes = signalled("train", request, 2, step=step, victim=victim, number=signal.SIGKILL)
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[1 - victim] not in (0, STOPPED_EXIT_CODE)
+    codes, log = ranks.stage("train", request, 2)
+    assert codes == [0, 0], log
+    assert_undisturbed(Checkpoint.load(request.output))

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import checkpoint_commands, config_commands, data_commands, demo, odps_commands, release_commands
+from flows import (
+    checkpoint_commands,
+    config_commands,
+    data_commands,
+    demo,
+    features_commands,
+    odps_commands,
+    release_commands,
+)
 from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ app = typer.Typer(
 app.add_typer(checkpoint_commands.app, name="checkpoint")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
+app.add_typer(features_commands.app, name="features")
 app.add_typer(release_commands.app, name="release")
 app.command("odps-emulator")(odps_commands.odps_emulator)
 

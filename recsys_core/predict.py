@@ -14,7 +14,7 @@ from pydantic import Field
 from recsys_core import artifacts, distributed, output
 from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
 from recsys_core.distributed import World
-from recsys_core.features import Engine, Side
+from recsys_core.features import Engine, Side, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import parquet
@@ -77,6 +77,7 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
             counts[side] = sum(here.gather(writer.num_rows))
             if counts[side] != reader.num_rows:
                 raise RuntimeError(f"{out}: {counts[side]} vectors written for {reader.num_rows} rows")
+        _tell_left_out(engine, here, Event(stage=request.stage, done=total, total=total), sink)
         # The live model's vectors, which only serve to compare, go nowhere else.
         if request.stage == "embed":
             wanted = {"items": request.config.items_output, "queries": request.config.queries_output}
@@ -96,6 +97,12 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
             )
         here.barrier()
         return artifacts.Embeddings.load(request.output)
+
+
+def _tell_left_out(engine: Engine, here: World, event: Event, sink: Sink) -> None:
+    outside = out_of_range_metrics(here.gather(engine.out_of_range()))
+    if here.is_first and outside:
+        sink(event.model_copy(update={"metrics": outside}))
 
 
 def _shard(reader: parquet.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, here: World) -> Shard:

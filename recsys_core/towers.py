@@ -13,8 +13,8 @@ def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
     """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64."""
     inputs = {"dense": torch.from_numpy(encoded.dense)}
     for name, feature in encoded.sparse.items():
-        inputs[f"{name}.values"] = torch.from_numpy(feature.values)
-        inputs[f"{name}.lengths"] = torch.from_numpy(feature.lengths.astype(np.int64, copy=False))
+        inputs[f"{name}.values"] = _tensor(feature.values)
+        inputs[f"{name}.lengths"] = _tensor(feature.lengths.astype(np.int64, copy=False))
     return inputs
 
 
@@ -22,3 +22,8 @@ def ranker_inputs(query: Encoded, item: Encoded) -> dict[str, Tensor]:
     """Return rows that have both sides as a ranker takes them: as towers do, the query's dense fields first."""
     dense = torch.from_numpy(np.concatenate([query.dense, item.dense], axis=1))
     return tower_inputs(query) | tower_inputs(item) | {"dense": dense}
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """Share the memory of `values`, unless it is that of an Arrow column (ids encoded upstream), which is read-only."""
+    return torch.from_numpy(values if values.flags.writeable else values.copy())

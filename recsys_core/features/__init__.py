@@ -7,10 +7,10 @@ fitted. Training, batch prediction and serving all read the same saved engine, b
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,9 @@ import xxhash
 from pydantic import PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.features._graph import Graph, Values
+from recsys_core.features import _types
+from recsys_core.features._description import Description, Example, describe, example
+from recsys_core.features._graph import Graph, Values, applied
 from recsys_core.features.base import (
     Encoded,
     Encoder,
@@ -29,12 +31,22 @@ from recsys_core.features.base import (
     Side,
     SparseFeature,
     TableSpec,
-    widened,
 )
 from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
 
-__all__ = ["Config", "Encoded", "Engine", "FeatureConfig", "Jagged", "Side", "SparseFeature", "TableSpec"]
+__all__ = [
+    "Config",
+    "Description",
+    "Encoded",
+    "Engine",
+    "Example",
+    "FeatureConfig",
+    "Jagged",
+    "Side",
+    "SparseFeature",
+    "TableSpec",
+]
 
 _CATALOGUE = "recsys_core.features"
 _STATE = "engine.json"
@@ -105,18 +117,26 @@ class Engine:
             engine._continue(base)
         return engine
 
-    def fit(self, query: _Columns, item: _Columns) -> None:
-        """Learn from all rows given, on top of what is known. Chunks are read once, query first."""
+    def fit(self, query: _Columns, item: _Columns, *, partly: bool = False) -> None:
+        """Learn from all rows given, on top of what is known. Chunks are read once, query first.
+
+        With `partly`, only features that are not fitted yet learn, from the chunks that have their columns.
+        """
         sides: tuple[tuple[Side, _Columns], ...] = (("query", query), ("item", item))
         for side, chunks in sides:
             for chunk in chunks:
                 values = Values(self._graphs[side], chunk, _missing)
+                there = set(chunk.schema.names)
                 for feature in self.features[side]:
-                    _apply(feature, values, feature.observe)
+                    has_columns = there.issuperset(self._graphs[side].leaves(feature))
+                    if not partly or (feature.fitted is False and has_columns):
+                        applied(feature, values, feature.observe)
                 for column in self.columns(side):
+                    if partly and column not in there:
+                        continue
                     kind = chunk.schema.field(column).type
                     if not pa.types.is_null(kind):
-                        self._types[side][column] = widened(kind)
+                        self._types[side][column] = _types.name_of(kind)
         for encoder in self.encoders.values():
             encoder.settle()
         for feature in self._all():
@@ -134,7 +154,7 @@ class Engine:
         results = self._results(Values(self._graphs[side], table, _missing), side, table.num_rows)
         filled = 0
         for feature in self.features[side]:
-            result = results[self._keys[feature.config.name]] if _is_output(feature) else None
+            result = results[self._keys[feature.config.name]] if feature.is_output else None
             if isinstance(result, Jagged):
                 sparse[feature.config.name] = result
             elif result is not None:
@@ -144,17 +164,38 @@ class Engine:
 
     def _results(self, values: Values, side: Side, num_rows: int) -> dict[str, np.ndarray | Jagged]:
         """Make of each operation of the side's features what it makes, the costly ones in threads."""
-        todo = {self._keys[f.config.name]: f for f in self.features[side] if _is_output(f)}
+        todo = {self._keys[f.config.name]: f for f in self.features[side] if f.is_output}
         costly = [key for key, feature in todo.items() if not feature.is_cheap]
-        if num_rows < _MIN_THREAD_ROWS or len(costly) < 2 or self.num_threads < 2:
-            return {key: _apply(feature, values, feature.transform) for key, feature in todo.items()}
+        if num_rows < _MIN_THREAD_ROWS:
+            together = self._encoded_together(todo, values)
+            rest = {key: feature for key, feature in todo.items() if key not in together}
+            return together | {key: applied(feature, values, feature.transform) for key, feature in rest.items()}
+        if len(costly) < 2 or self.num_threads < 2:
+            return {key: applied(feature, values, feature.transform) for key, feature in todo.items()}
         for key in costly:
             values.of(todo[key])
         with ThreadPoolExecutor(self.num_threads) as threads:
             # Numpy and Arrow work without the interpreter's lock.
-            made = threads.map(lambda key: _apply(todo[key], values, todo[key].transform), costly)
-            rest = {key: _apply(f, values, f.transform) for key, f in todo.items() if key not in costly}
+            made = threads.map(lambda key: applied(todo[key], values, todo[key].transform), costly)
+            rest = {key: applied(f, values, f.transform) for key, f in todo.items() if key not in costly}
             return rest | dict(zip(costly, made, strict=True))
+
+    @staticmethod
+    def _encoded_together(todo: dict[str, Feature], values: Values) -> dict[str, np.ndarray | Jagged]:
+        """Encode the features whose encoders are of one family in one call per family."""
+        families: dict[str, list[tuple[str, Encoder, pa.Array, np.ndarray]]] = {}
+        for key, feature in todo.items():
+            encoder = feature.encoder
+            if encoder is not None and encoder.family is not None:
+                given = applied(feature, values, feature.to_encode)
+                if given is not None:
+                    families.setdefault(encoder.family, []).append((key, encoder, *given))
+        made: dict[str, np.ndarray | Jagged] = {}
+        for members in families.values():
+            encoders, columns = [encoder for _, encoder, _, _ in members], [column for _, _, column, _ in members]
+            rows = type(encoders[0]).encode_each(encoders, columns)
+            made |= {key: Jagged(row, lengths) for (key, _, _, lengths), row in zip(members, rows, strict=True)}
+        return made
 
     def columns(self, side: Side) -> list[str]:
         """Name the columns that `transform` reads, each once, in the config's order."""
@@ -162,7 +203,7 @@ class Engine:
         return list(dict.fromkeys(column for feature in self.features[side] for column in graph.leaves(feature)))
 
     def schema(self, side: Side) -> dict[str, dict[str, str]]:
-        """Return {"type": Arrow type} of each column that a fit has seen, widened: int64, float64, string, list<…>."""
+        """Return {"type": name} of each column that a fit has seen; see `_types` for the names."""
         types = self._types[side]
         return {column: {"type": types[column]} for column in self.columns(side) if column in types}
 
@@ -187,6 +228,35 @@ class Engine:
             if figures:
                 full[feature.config.name] = figures
         return full
+
+    def out_of_range(self) -> dict[str, int]:
+        """How many encoded ids each feature that drops them has left out, since the engine was made or loaded."""
+        figures = {feature.config.name: feature.report().get("out_of_range") for feature in self._all()}
+        return {name: count for name, count in figures.items() if count is not None}
+
+    def describe(self) -> tuple[Description, ...]:
+        """Describe every feature, in the config's order, query side first."""
+        seen: dict[str, str] = {}
+        tables = {table.name: table for table in self.tables}
+        made: list[Description] = []
+        for side, features in self.features.items():
+            for feature in features:
+                name, key = feature.config.name, f"{side} {self._keys[feature.config.name]}"
+                table = tables[feature.table] if feature.table is not None else None
+                owns = table is not None and table.features[0][0] == name
+                first = seen.setdefault(key, name)
+                same_as = None if first == name else first
+                made.append(describe(feature, side, self._graphs[side], table, owns=owns, same_as=same_as))
+        return tuple(made)
+
+    def examples(self, table: pa.Table, side: Side) -> dict[str, Example]:
+        """Show what each feature of a side makes of the rows of `table`, which may lack columns."""
+        return {f.config.name: example(f, self._graphs[side], table, _missing) for f in self.features[side]}
+
+    def portable_config(self) -> Config:
+        """The config as it is saved, without files that may not be there where the engine is loaded."""
+        sides = {side: tuple(f.portable() for f in features) for side, features in self.features.items()}
+        return self.config.model_copy(update=sides)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -238,7 +308,7 @@ class Engine:
     def _files(self) -> dict[str, bytes]:
         learnt = {name: state for name, encoder in self.encoders.items() if (state := encoder.state()) is not None}
         saved = {
-            "config": self._portable_config().model_dump(mode="json"),
+            "config": self.portable_config().model_dump(mode="json"),
             "types": self._types,
             "features": {feature.config.name: feature.state() for feature in self._all()},
             "tables": sorted(learnt),
@@ -249,10 +319,6 @@ class Engine:
             pq.write_table(state, sink, compression="zstd")
             files[f"{name}.parquet"] = sink.getvalue()
         return files
-
-    def _portable_config(self) -> Config:
-        sides = {side: tuple(f.portable() for f in features) for side, features in self.features.items()}
-        return self.config.model_copy(update=sides)
 
     def _all(self) -> list[Feature]:
         return self.features["query"] + self.features["item"]
@@ -336,24 +402,19 @@ class Engine:
         self.tables = self._table_specs()
 
 
+def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
+    """Return a stage's metrics `out_of_range/FEATURE` of what `Engine.out_of_range` counted on each rank."""
+    found: dict[str, float] = {}
+    for counts in ranks:
+        for name, count in counts.items():
+            found[f"out_of_range/{name}"] = found.get(f"out_of_range/{name}", 0.0) + count
+    return found
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is none of `known`, and which of them is nearest."""
     names = list(known)
     return f"there is no {what} {name!r} (there are: {', '.join(names) or 'none'}){nearest(name, names)}"
-
-
-def _is_output(feature: Feature) -> bool:
-    """Whether a model reads the feature, and not only other features."""
-    return feature.dense_dim > 0 or feature.table is not None
-
-
-def _apply(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
-    """Call `use` on the feature's value, and tell whose it was if that refuses it."""
-    value = values.of(feature)
-    try:
-        return use(value)
-    except ValueError as error:
-        raise ValueError(f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}: {error}") from error
 
 
 def _missing(feature: Feature, column: str, known: Iterable[str]) -> None:

@@ -95,9 +95,18 @@ class Feature(base.Feature):
         if self._output is not None:
             self._output.settle()
 
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
+        """Return what the output has to encode."""
+        return self._share().to_encode(column)
+
     def transform(self, column: pa.Array) -> np.ndarray | base.Jagged:
         """Return what the output makes of the values."""
         return self._share().transform(column)
+
+    @property
+    def fitted(self) -> bool | None:
+        """The output's."""
+        return None if self._output is None else self._share().fitted
 
     def state(self) -> dict[str, Any]:
         """The output's."""

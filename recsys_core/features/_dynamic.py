@@ -134,6 +134,11 @@ class Dynamic(base.Encoder):
         rows = np.zeros(len(values), np.int64) if self._row_of is None else self._row_of.find(values)
         return _rows.with_out_of_vocabulary(rows, values, self._num_oov)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether ids have been given rows."""
+        return self._seen is not None
+
     def state(self) -> pa.Table | None:
         """id, count, last, row of every id that is remembered, by rising id; what the last fit did, as its metadata."""
         if self._seen is None:

@@ -25,7 +25,8 @@ class Graph:
         self._leaves: dict[str, tuple[str, ...]] = {}
         for feature in features:
             self.leaves(feature, ())
-        self._operations = {id(f): self._operation(f) for f in features}
+        self._values = {id(f): self._operation(f, with_output=False) for f in features}
+        self._operations = {id(f): self._operation(f, with_output=True) for f in features}
 
     def leaves(self, feature: Feature, above: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Return the columns of the data that `feature` needs, in the order of reading."""
@@ -49,9 +50,18 @@ class Graph:
         """Return a text that is the same for features that make the same of the same columns."""
         return self._operations[id(feature)]
 
-    def _operation(self, feature: Feature) -> str:
+    def value(self, feature: Feature) -> str:
+        """Return a text that is the same for features whose values are the same, whatever becomes of these."""
+        return self._values[id(feature)]
+
+    def _operation(self, feature: Feature, *, with_output: bool) -> str:
         settings: dict[str, Any] = feature.config.model_dump(mode="json", exclude=_NOT_OF_THE_OPERATION)
-        return json.dumps([settings, feature.columns], sort_keys=True)
+        output: dict[str, Any] = settings.pop("output", None) or {}
+        # A column of the data and a feature may have one name.
+        columns = [(column, self.maker(feature, column) is not None) for column in feature.columns]
+        used = {key: setting for key, setting in output.items() if key not in _NOT_OF_THE_OPERATION}
+        end = used if with_output else output.get("input")
+        return json.dumps([settings, columns, end], sort_keys=True)
 
 
 class Values:
@@ -70,7 +80,7 @@ class Values:
         """Return what `feature` takes for its value."""
         if not feature.makes_value:
             return self._column(feature, feature.columns[0]) if len(feature.columns) == 1 else self._make(feature)
-        key = self._graph.operation(feature)
+        key = self._graph.value(feature)
         if key not in self._made:
             self._made[key] = self._make(feature)
         return self._made[key]
@@ -98,3 +108,12 @@ class Values:
                 values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
             self._columns[column] = values
         return self._columns[column]
+
+
+def applied(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
+    """Call `use` on the feature's value, and tell whose it was if that refuses it."""
+    value = values.of(feature)
+    try:
+        return use(value)
+    except ValueError as error:
+        raise ValueError(f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}: {error}") from error

@@ -7,7 +7,7 @@ each step over all of them; 8 bytes are loaded from any address through a stride
 Legend: N texts, `at` int64 [N] where each begins in the bytes, `size` int64 [N] its length in bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import xxhash
 Name = Literal["xxh3", "farm", "murmur3"]
 
 # Large enough that a step costs more than its call, small enough that its arrays stay in the cache.
-_BLOCK_ROWS = 8_192
+_BLOCK_ROWS = 16_384
 # How many values tell whether it pays to find the distinct ones first, and up to which share of all it does.
 _LOOK, _FEW = 4_096, 0.1
 # Bytes after the last text, which loads beyond a text's end may read (and mask).
@@ -33,7 +33,8 @@ class Texts(NamedTuple):
     """The bytes of N texts. `words` is uint64 at every address, `halves` uint32; little-endian.
 
     `stride` is the size of texts that lie one after another and are all of one size, else 0. They are loaded by a view
-    with that stride, ten times as fast as numpy gathers what is not aligned.
+    with that stride, ten times as fast as numpy gathers what is not aligned, and `at` and `size` are the first's only,
+    which broadcasts: what depends on the size alone is worked out once.
     """
 
     content: np.ndarray
@@ -41,18 +42,20 @@ class Texts(NamedTuple):
     halves: np.ndarray
     at: np.ndarray
     size: np.ndarray
+    num_texts: int
     stride: int = 0
 
     def pick(self, rows: np.ndarray | slice) -> "Texts":
-        """Return some of the texts."""
-        return Texts(self.content, self.words, self.halves, self.at[rows], self.size[rows])
+        """Return some of the texts, which are of several sizes."""
+        at = self.at[rows]
+        return Texts(self.content, self.words, self.halves, at, self.size[rows], len(at))
 
-    def block(self, rows: slice) -> "Texts":
-        """Return consecutive texts, with their stride if they have one."""
-        part = self.pick(rows)
-        size = int(part.size[0])
-        even = size > 0 and bool((part.size == size).all())
-        return part._replace(stride=size) if even else part
+    def each(self) -> "Texts":
+        """Return the same texts with where each begins and its size, whether or not they are all of one."""
+        if not self.stride:
+            return self
+        at = self.at + self.stride * np.arange(self.num_texts)
+        return self._replace(at=at, size=np.repeat(self.size, self.num_texts), stride=0)
 
     def word(self, offset: int | np.ndarray) -> np.ndarray:
         """uint64 [N]: 8 bytes from `offset` bytes behind each text's beginning."""
@@ -60,18 +63,17 @@ class Texts(NamedTuple):
 
     def half(self, offset: int | np.ndarray) -> np.ndarray:
         """uint64 [N]: 4 bytes from `offset` bytes behind each text's beginning."""
-        return self._load(self.halves, offset).astype(np.uint64)
+        return self._load(self.halves, offset)
 
     def byte(self, offset: int | np.ndarray) -> np.ndarray:
         """uint64 [N]: the byte `offset` bytes behind each text's beginning."""
-        return self._load(self.content, offset).astype(np.uint64)
+        return self._load(self.content, offset)
 
     def _load(self, view: np.ndarray, offset: int | np.ndarray) -> np.ndarray:
         if not self.stride:
-            return view[self.at + offset]
-        # All sizes are the same, so all offsets are.
+            return view[self.at + offset].astype(np.uint64, copy=False)
         first = int(self.at[0]) + int(offset if isinstance(offset, int) else offset[0])
-        return view[first : first + self.stride * (len(self.at) - 1) + 1 : self.stride].copy()
+        return view[first : first + self.stride * (self.num_texts - 1) + 1 : self.stride].astype(np.uint64)
 
 
 def hashed(values: pa.Array, name: Name) -> np.ndarray:
@@ -80,15 +82,25 @@ def hashed(values: pa.Array, name: Name) -> np.ndarray:
     `values` is an int64, string or binary array without nulls. Every distinct value is hashed once where a look at the
     first ones says that few are distinct.
     """
-    if _repeats(values):
-        distinct = values.dictionary_encode()
-        return _hashed(distinct.dictionary, name)[distinct.indices.to_numpy(zero_copy_only=False)]
-    return _hashed(values, name)
+    return _hashed(values, name, None)
+
+
+def buckets(values: pa.Array, name: Name, divisor: int) -> np.ndarray:
+    """int64 [N]: `hashed` modulo `divisor`, worked out while the hashes are in the cache."""
+    return _hashed(values, name, divisor).view(np.int64)
+
+
+def buckets_of_each(columns: Sequence[pa.Array], name: Name, divisors: Sequence[int]) -> list[np.ndarray]:
+    """`buckets` of several columns, hashed in one call: of short columns the calls cost more than the hashes."""
+    texts = [column.cast(pa.string()) if pa.types.is_integer(column.type) else column for column in columns]
+    hashes = _each_hashed(pa.concat_arrays(texts), name, None)
+    parts = np.split(hashes, np.cumsum([len(column) for column in columns])[:-1])
+    return [remainder(part, divisor) for part, divisor in zip(parts, divisors, strict=True)]
 
 
 def _repeats(values: pa.Array) -> bool:
     """Guess from the first values whether few are distinct: n draws from D have about n * n / (2 * D) doubles."""
-    if len(values) <= _BLOCK_ROWS or _even(values):
+    if len(values) <= 2 * _LOOK or _even(values):
         return False
     doubles = _LOOK - len(values[:_LOOK].unique())
     return 2 * doubles * _FEW * len(values) > _LOOK * _LOOK
@@ -104,40 +116,56 @@ def _even(values: pa.Array) -> bool:
 
 def remainder(hashes: np.ndarray, divisor: int) -> np.ndarray:
     """int64 [N]: uint64 hashes modulo `divisor`; numpy divides by a constant five times as fast as it takes %."""
+    return _remainder(hashes, divisor).view(np.int64)
+
+
+def _remainder(hashes: np.ndarray, divisor: int) -> np.ndarray:
     number = u64(divisor)
     if divisor & (divisor - 1) == 0:
-        return (hashes & (number - u64(1))).astype(np.int64)
-    return (hashes - hashes // number * number).astype(np.int64)
+        return hashes & (number - u64(1))
+    return hashes - hashes // number * number
 
 
-def _hashed(values: pa.Array, name: Name) -> np.ndarray:
+def _hashed(values: pa.Array, name: Name, divisor: int | None) -> np.ndarray:
+    if _repeats(values):
+        distinct = values.dictionary_encode()
+        return _each_hashed(distinct.dictionary, name, divisor)[distinct.indices.to_numpy(zero_copy_only=False)]
+    return _each_hashed(values, name, divisor)
+
+
+def _each_hashed(values: pa.Array, name: Name, divisor: int | None) -> np.ndarray:
     if pa.types.is_integer(values.type):
         values = values.cast(pa.string())
-    texts = _texts(values)
-    found = np.empty(len(texts.at), np.uint64)
+    _, offset_buffer, data = values.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[values.offset : values.offset + len(values) + 1]
+    content = np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
+    found = np.empty(len(values), np.uint64)
     function = _FUNCTIONS[name]
+    # Block by block from the bytes to the result, for what a block needs fits into the cache.
     for start in range(0, len(found), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        found[block] = function(texts.block(block))
+        hashes = function(_texts(offsets[start : start + _BLOCK_ROWS + 1], content))
+        found[start : start + _BLOCK_ROWS] = hashes if divisor is None else _remainder(hashes, divisor)
     return found
 
 
-def _texts(values: pa.Array) -> Texts:
-    offsets = np.frombuffer(values.buffers()[1], np.int32)[values.offset : values.offset + len(values) + 1]
-    first, last = (int(offsets[0]), int(offsets[-1])) if len(values) else (0, 0)
-    content = np.zeros(last - first + _MARGIN_BYTES, np.uint8)
-    if last > first:
-        content[: last - first] = np.frombuffer(values.buffers()[2], np.uint8)[first:last]
-    edges = offsets.astype(np.int64) - first
+def _texts(offsets: np.ndarray, data: np.ndarray) -> Texts:
+    first, last = int(offsets[0]), int(offsets[-1])
+    content = np.empty(last - first + _MARGIN_BYTES, np.uint8)
+    content[: last - first] = data[first:last]
+    content[last - first :] = 0
     words = np.ndarray(len(content) - 7, np.uint64, content, strides=(1,))
     halves = np.ndarray(len(content) - 3, np.uint32, content, strides=(1,))
-    return Texts(content, words, halves, edges[:-1], np.diff(edges))
+    size = np.diff(offsets)
+    if size[0] > 0 and (size == size[0]).all():
+        one = size[:1].astype(np.int64)
+        return Texts(content, words, halves, np.zeros(1, np.int64), one, len(size), int(size[0]))
+    return Texts(content, words, halves, offsets[:-1].astype(np.int64) - first, size.astype(np.int64), len(size))
 
 
 def _by_class(texts: Texts, limits: list[int], functions: list[Callable[[Texts], np.ndarray]]) -> np.ndarray:
     """Hash the texts of up to limits[i] bytes, and of more than limits[i - 1], with functions[i]."""
     lowest, highest = int(texts.size.min(initial=1 << 60)), int(texts.size.max(initial=0))
-    found = np.empty(len(texts.at), np.uint64)
+    found = np.empty(texts.num_texts, np.uint64)
     below = -1
     for limit, function in zip(limits, functions, strict=True):
         if lowest <= limit and highest > below:
@@ -151,7 +179,9 @@ def _by_class(texts: Texts, limits: list[int], functions: list[Callable[[Texts],
 
 
 def _rotate_left(x: np.ndarray, bits: int) -> np.ndarray:
-    return (x << u64(bits)) | (x >> u64(64 - bits))
+    rotated = x << u64(bits)
+    rotated |= x >> u64(64 - bits)
+    return rotated
 
 
 def _rotate_right(x: np.ndarray, bits: int) -> np.ndarray:
@@ -193,7 +223,7 @@ def _avalanche64(h: np.ndarray) -> np.ndarray:
 
 
 def _xxh3_0(texts: Texts) -> np.ndarray:
-    return np.full(len(texts.at), xxhash.xxh3_64_intdigest(b""), np.uint64)
+    return np.full(texts.num_texts, xxhash.xxh3_64_intdigest(b""), np.uint64)
 
 
 def _xxh3_1_to_3(texts: Texts) -> np.ndarray:
@@ -228,7 +258,7 @@ def _xxh3_17_to_128(pairs: int) -> Callable[[Texts], np.ndarray]:
     def function(texts: Texts) -> np.ndarray:
         h = texts.size.astype(np.uint64) * _PRIME64_1
         for pair in range(pairs):
-            h += _mixed(texts, 16 * pair, 32 * pair)
+            h = h + _mixed(texts, 16 * pair, 32 * pair)
             h += _mixed(texts, texts.size - 16 * (pair + 1), 32 * pair + 16)
         return _avalanche(h)
 
@@ -237,10 +267,11 @@ def _xxh3_17_to_128(pairs: int) -> Callable[[Texts], np.ndarray]:
 
 def _one_by_one(texts: Texts) -> np.ndarray:
     """Let the reference implementation hash long texts."""
+    texts = texts.each()
     content = texts.content
     spans = zip(texts.at.tolist(), texts.size.tolist(), strict=True)
     digests = (xxhash.xxh3_64_intdigest(content[at : at + size].data) for at, size in spans)
-    return np.fromiter(digests, np.uint64, len(texts.at))
+    return np.fromiter(digests, np.uint64, texts.num_texts)
 
 
 def _xxh3(texts: Texts) -> np.ndarray:
@@ -270,7 +301,7 @@ def _multiplier(texts: Texts) -> np.ndarray:
 
 
 def _farm_0(texts: Texts) -> np.ndarray:
-    return np.full(len(texts.at), _K2)
+    return np.full(texts.num_texts, _K2)
 
 
 def _farm_1_to_3(texts: Texts) -> np.ndarray:
@@ -320,6 +351,7 @@ def _weak_hash(texts: Texts, offset: int | np.ndarray, a: np.ndarray, b: np.ndar
 
 def _farm_long(texts: Texts) -> np.ndarray:
     """More than 64 bytes: 64 at a time, and the last 64 once more. The longest first, so that the rest is a prefix."""
+    texts = texts.each()
     order = np.argsort(-texts.size, kind="stable")
     ordered = texts.pick(order)
     num_rows = len(order)
@@ -385,7 +417,7 @@ def _mix_2(k: np.ndarray) -> np.ndarray:
 
 
 def _murmur_short(texts: Texts) -> np.ndarray:
-    nothing = np.zeros(len(texts.at), np.uint64)
+    nothing = np.zeros(texts.num_texts, np.uint64)
     return _murmur_end(texts, nothing, nothing, 0)
 
 
@@ -408,6 +440,7 @@ def _murmur_end(texts: Texts, h1: np.ndarray, h2: np.ndarray, at: int | np.ndarr
 
 def _murmur_long(texts: Texts) -> np.ndarray:
     """16 bytes or more: 16 at a time. The longest first, so that the rest is a prefix."""
+    texts = texts.each()
     order = np.argsort(-texts.size, kind="stable")
     ordered = texts.pick(order)
     h1, h2 = np.zeros(len(order), np.uint64), np.zeros(len(order), np.uint64)

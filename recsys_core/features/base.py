@@ -16,6 +16,7 @@ from recsys_core.artifacts import Frozen
 
 Side = Literal["query", "item"]
 Pooling = Literal["mean", "sum"]
+_ONE = np.ones(1, dtype=np.int32)
 SequencePooling = Literal["mean", "sum", "none"]
 
 
@@ -99,6 +100,12 @@ class Encoder(ABC):
     num_embeddings: int
     max_rows: int | None = None
     spec: dict[str, Any]
+    family: str | None = None  # encoders of one family can encode in one call, by `encode_each`
+
+    @classmethod
+    def encode_each(cls, encoders: "Sequence[Encoder]", columns: Sequence[pa.Array]) -> list[np.ndarray]:
+        """Do what `encode` of each of the encoders, all of one family, does with its column."""
+        return [encoder.encode(column) for encoder, column in zip(encoders, columns, strict=True)]
 
     def observe(self, values: pa.Array) -> None:  # noqa: B027 - not everything learns
         """Learn from one chunk of values (flat, without nulls)."""
@@ -113,6 +120,11 @@ class Encoder(ABC):
     def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Encode bags of values: the rows, and how many of them each bag has (as many as values, if not overridden)."""
         return self.encode(values), lengths
+
+    @property
+    def fitted(self) -> bool | None:
+        """Whether it has learnt what it needs, or None if there is nothing to learn."""
+        return None
 
     def state(self) -> pa.Table | None:
         """What was learnt, or None if there is nothing to learn."""
@@ -158,6 +170,16 @@ class Feature(ABC):
         """The config as an engine saves it: without files that may not be there where it is loaded."""
         return self.config
 
+    @property
+    def is_output(self) -> bool:
+        """Whether a model reads the feature, and not only other features."""
+        return self.dense_dim > 0 or self.table is not None
+
+    @property
+    def fitted(self) -> bool | None:
+        """Whether it has learnt what it needs, or None if there is nothing to learn."""
+        return None if self.encoder is None else self.encoder.fitted
+
     def report(self) -> dict[str, int]:
         """What the feature counted, besides its encoder's report."""
         return {}
@@ -171,6 +193,13 @@ class Feature(ABC):
 
     def settle(self) -> None:  # noqa: B027 - not everything learns
         """End a round of `observe`."""
+
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:  # noqa: ARG002 - see below
+        """Return the values and lengths of which `transform` only takes `encoder.rows`; None if it does anything else.
+
+        Features whose encoders are of one family are then encoded in one call.
+        """
+        return None
 
     @abstractmethod
     def transform(self, column: pa.Array) -> np.ndarray | Jagged:
@@ -195,7 +224,8 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
     A null, an empty list and a list of nulls all have length 0.
     """
-    lengths = np.ones(len(column), dtype=np.int32)
+    # One 1 for all rows, which nobody writes to.
+    lengths = np.broadcast_to(_ONE, len(column))
     if not column.null_count and pa.types.is_primitive(column.type):
         return column, lengths
     if is_list(column.type):
@@ -223,6 +253,28 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column, lengths
 
 
+def inside(
+    rows: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"]
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Check int64 [N] rows of a table of `size`; return them, their lengths, and how many were left out.
+
+    Raises:
+        ValueError: one is not in the table, and `out_of_range` is refuse.
+    """
+    # Seen as unsigned, negative numbers are the largest.
+    if not len(rows) or int(rows.view(np.uint64).max()) < size:
+        return rows, lengths, 0
+    outside = (rows < 0) | (rows >= size)
+    if out_of_range == "refuse":
+        raise ValueError(
+            f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+            "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+        )
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    kept = np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+    return rows[~outside], kept, int(outside.sum())
+
+
 def split(column: pa.Array, separator: str | None) -> pa.Array:
     """Split texts into lists at `separator`, if there is one; an empty text has no values."""
     if separator is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -240,20 +292,6 @@ def is_list(kind: pa.DataType) -> bool:
         or types.is_list_view(kind)
         or types.is_large_list_view(kind)
     )
-
-
-def widened(kind: pa.DataType) -> str:
-    """Name the widest type of the kind that a feature takes: how wide a column was written is no part of a schema."""
-    if is_list(kind):
-        return f"list<{widened(kind.value_type)}>"
-    if isinstance(kind, pa.DictionaryType):
-        return widened(kind.value_type)
-    types = pa.types
-    if types.is_boolean(kind):
-        return "bool"
-    if types.is_integer(kind):
-        return "int64"
-    return "float64" if types.is_floating(kind) or types.is_decimal(kind) else "string"
 
 
 def ids(values: pa.Array) -> pa.Array:

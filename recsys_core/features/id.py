@@ -5,6 +5,7 @@ back too), `given` (a list or a file), `hash`, `multi_hash` and `identity`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -17,6 +18,8 @@ from pydantic import Field, PositiveInt, model_validator
 from recsys_core.features import _dynamic, _hashing, _rows, base
 
 _PENDING_ROWS = 1 << 20
+_MIN_COUNTED = 1 << 20
+_COUNT_ERROR = b"count_error"
 _NOTHING = pa.table(
     {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
 )
@@ -56,6 +59,11 @@ class Config(base.FeatureConfig):
     embedding_dim: PositiveInt | None = None
     pooling: base.Pooling = "mean"
     min_count: PositiveInt = 1
+    max_counted: PositiveInt | None = Field(
+        default=None,
+        description="of a vocabulary: ids without a row that are counted at most, beyond which the rarest are "
+        "forgotten; null: 1,048,576, or twice num_embeddings if that is more",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -81,6 +89,13 @@ class Config(base.FeatureConfig):
         size = self.dynamic.max_rows if self.dynamic else self.num_embeddings
         if size is not None and self.num_oov >= size:
             raise ValueError(f"num_oov {self.num_oov} leaves no row of {size} for a known id")
+        if self.max_counted is not None and (
+            self.encoding != "vocabulary" or self.max_counted < (self.num_embeddings or 0)
+        ):
+            raise ValueError(
+                f"max_counted {self.max_counted}: it goes with encoding: vocabulary and is at least num_embeddings "
+                f"({self.num_embeddings}), or ids that earned a row would be forgotten"
+            )
         return self
 
 
@@ -104,6 +119,10 @@ class Feature(base.Feature):
         values, _ = self._bags(column)
         if self._config.input == "raw":
             self.encoder.observe(values)
+
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
+        """Return the ids, unless they are rows already."""
+        return self._bags(column) if self._config.input == "raw" else None
 
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table by row of the column.
@@ -140,22 +159,12 @@ class Feature(base.Feature):
         if self._config.input == "encoded" or isinstance(self.encoder, Identity):
             if not pa.types.is_integer(values.type):
                 raise ValueError(f"rows of a table are integers, found {values.type}; use encoding: vocabulary or hash")
-            values, lengths = self._inside(values, lengths, self.encoder.num_embeddings)
-        return values, lengths
-
-    def _inside(self, values: pa.Array, lengths: np.ndarray, size: int) -> tuple[pa.Array, np.ndarray]:
-        rows = values.to_numpy(zero_copy_only=False)
-        if _inside(rows, size):
-            return values, lengths
-        outside = (rows < 0) | (rows >= size)
-        if self._config.out_of_range == "refuse":
-            raise ValueError(
-                f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
-                "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+            rows, lengths, outside = base.inside(
+                values.to_numpy(zero_copy_only=False), lengths, self.encoder.num_embeddings, self._config.out_of_range
             )
-        self.num_out_of_range += int(outside.sum())
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        return pa.array(rows[~outside]), np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
+            self.num_out_of_range += outside
+            values = pa.array(rows) if outside else values
+        return values, lengths
 
 
 def _inside(rows: np.ndarray, size: int) -> bool:
@@ -185,7 +194,7 @@ def _encoder(config: Config) -> base.Encoder:
     assert config.num_embeddings is not None
     match config.encoding:
         case "vocabulary":
-            return Vocabulary(config.num_embeddings, config.min_count, config.num_oov)
+            return Vocabulary(config.num_embeddings, config.min_count, config.num_oov, config.max_counted)
         case "hash":
             return Hash(config.num_embeddings, config.hash)
         case _:
@@ -292,10 +301,17 @@ class Hash(base.Encoder):
         self.num_embeddings = num_embeddings
         self.spec = {"encoding": "hash", "hash": function, "num_embeddings": num_embeddings}
         self._function: _hashing.Name = function
+        self.family = f"hash {function}"
+
+    @classmethod
+    def encode_each(cls, encoders: Sequence[base.Encoder], columns: Sequence[pa.Array]) -> list[np.ndarray]:
+        """Hash all columns in one call."""
+        sizes = [encoder.num_embeddings for encoder in encoders]
+        return _hashing.buckets_of_each(columns, encoders[0].spec["hash"], sizes)
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the buckets."""
-        return _hashing.remainder(_hashing.hashed(values, self._function), self.num_embeddings)
+        return _hashing.buckets(values, self._function, self.num_embeddings)
 
 
 class Vocabulary(base.Encoder):
@@ -303,18 +319,28 @@ class Vocabulary(base.Encoder):
 
     The first fit gives out the rows behind them by (count, falling; id, rising); each later one continues in the same
     manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
+
+    Memory is bounded: up to `max_counted` = k ids without a row are counted, and of more the rarest are forgotten, by
+    the summary of Misra and Gries (Finding Repeated Elements, 1982), merged as Agarwal et al. do (Mergeable Summaries,
+    2013, section 2). A count is then never too high, and too low by at most `count_error` <= N / (k + 1), N being all
+    occurrences. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often
+    than that has one, unless all are given out. Up to k distinct ids counts are exact, and the order of reading is of
+    no consequence.
     """
 
-    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1) -> None:
+    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
         """Rows `num_oov`..`num_embeddings` - 1 are there to be given out."""
         self.num_embeddings = num_embeddings
+        # How many ids are counted changes what no row stands for.
         self.spec = {"encoding": "vocabulary", "num_embeddings": num_embeddings, "min_count": min_count}
         if num_oov > 1:
             self.spec["num_oov"] = num_oov
         self._num_oov = num_oov
         self._min_count = min_count
+        self._max_counted = max_counted or max(_MIN_COUNTED, 2 * num_embeddings)
         self._seen: pa.Table | None = None
         self._pending: list[pa.Table] = []
+        self.count_error = 0
         self._row_of: _rows.RowOf
 
     def observe(self, values: pa.Array) -> None:
@@ -324,15 +350,17 @@ class Vocabulary(base.Encoder):
         for table in [*self._known(), *self._pending][:1]:
             _rows.check_type(table["id"].type, values.type)
         self._pending.append(_rows.counted(values))
-        if sum(table.num_rows for table in self._pending) > _PENDING_ROWS:
-            self._pending = [_rows.sum_counts(self._pending)]
+        # As many new ones as there are old ones, so that a long vocabulary is not summed up again for every chunk.
+        first, *later = (table.num_rows for table in self._pending)
+        if sum(later) > max(_PENDING_ROWS, first) or first > self._max_counted:
+            self._pending = [self._shortened(_rows.sum_counts(self._pending))]
 
     def settle(self) -> None:
         """Give rows to the ids that earned one."""
         known = self._known()
         counted = [table.select(["id", "count"]) for table in known] + self._pending
         if not counted:
-            self.restore(_NOTHING)
+            self.restore(_NOTHING if self._seen is None else self._seen)
             return
         merged = _rows.sum_counts(counted)
         rows = np.zeros(merged.num_rows, dtype=np.int64)
@@ -345,13 +373,43 @@ class Vocabulary(base.Encoder):
         first = max(int(rows.max(initial=0)) + 1, self._num_oov)
         new = new[: max(self.num_embeddings - first, 0)]
         rows[new] = np.arange(first, first + len(new))
-        self.restore(merged.append_column("row", pa.array(rows)))
+        state = self._cut(merged.append_column("row", pa.array(rows)), rows > 0)
+        metadata = {_COUNT_ERROR: str(self.count_error)} if self.count_error else None
+        self.restore(state.replace_schema_metadata(metadata))
+
+    def _shortened(self, counted: pa.Table) -> pa.Table:
+        """Forget the rarest of the ids that have no row."""
+        if counted.num_rows <= self._max_counted:
+            return counted
+        own = np.zeros(counted.num_rows, dtype=bool)
+        for table in self._known():
+            ids = table["id"].filter(pa.array(table["row"].to_numpy() > 0))
+            own = pc.is_in(counted["id"], value_set=ids).to_numpy()
+        return self._cut(counted, own)
+
+    def _cut(self, counted: pa.Table, own: np.ndarray) -> pa.Table:
+        """Lower the counts of ids without a row of their `own`, until no more than `max_counted` are above 0."""
+        counts = counted["count"].to_numpy()
+        others = counts[~own]
+        if len(others) <= self._max_counted:
+            return counted
+        place = len(others) - self._max_counted - 1
+        least = int(np.partition(others, place)[place])
+        self.count_error += least
+        lowered = np.where(own, counts, counts - least)
+        at = counted.column_names.index("count")
+        return counted.set_column(at, "count", pa.array(lowered)).filter(pa.array(own | (lowered > 0)))
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the rows; one of the first `num_oov` for ids without one of their own."""
         if self._seen is None:
             raise ValueError("the vocabulary is not fitted yet; fit or load the feature engine first")
         return _rows.with_out_of_vocabulary(self._row_of.find(values), values, self._num_oov)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether ids have been given rows."""
+        return self._seen is not None
 
     def state(self) -> pa.Table | None:
         """id, count, row (0: none) of every id ever seen, by rising id."""
@@ -361,6 +419,7 @@ class Vocabulary(base.Encoder):
         """Take over what `state` returned, and prepare the look-up."""
         self._pending = []
         self._seen = state
+        self.count_error = int((state.schema.metadata or {}).get(_COUNT_ERROR, 0))
         rows = state["row"].to_numpy()
         self._row_of = _rows.RowOf(state["id"].filter(pa.array(rows > 0)), rows[rows > 0])
 
@@ -373,10 +432,11 @@ class Vocabulary(base.Encoder):
         return {"occupancy": report["known"] / report["capacity"], "collision_rate": float(shared / counts.sum())}
 
     def report(self) -> dict[str, int]:
-        """Ids with a row, ids that were seen but have none, and how many rows there are to give out."""
+        """Ids with a row, ids that were seen but have none, how many rows there are to give out, and `count_error`."""
         seen = 0 if self._seen is None else self._seen.num_rows
         known = 0 if self._seen is None else len(self._row_of.rows)
-        return {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
+        report = {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
+        return report | ({"count_error": self.count_error} if self.count_error else {})
 
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.features import base
 
@@ -24,6 +24,10 @@ class Config(base.FeatureConfig):
     fill: float = 0.0
     boundaries: tuple[float, ...] | None = None
     embedding_dim: PositiveInt | None = None
+    input: Literal["raw", "encoded"] = Field(
+        default="raw",
+        description="encoded: an upstream job has normalised the numbers, or with boundaries found the buckets",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -48,7 +52,9 @@ class Feature(base.Feature):
         super().__init__(config)
         self._config = config
         self._moments = _Moments(config.dim)
-        self._fitted = config.normalizer not in ("zscore", "minmax")
+        self._learns = config.normalizer in ("zscore", "minmax") and config.input == "raw"
+        self._fitted = not self._learns
+        self._plain = config.normalizer == "none" or config.input == "encoded"
         if config.boundaries is None:
             self.dense_dim = config.dim
         else:
@@ -58,7 +64,7 @@ class Feature(base.Feature):
 
     def observe(self, column: pa.Array) -> None:
         """Take the column's numbers into the statistics of the normaliser."""
-        if self._config.normalizer in ("zscore", "minmax"):
+        if self._learns:
             self._moments.add(self._numbers(column))
 
     def settle(self) -> None:
@@ -73,15 +79,22 @@ class Feature(base.Feature):
         """
         if self.encoder is not None:
             values, lengths = base.bags(column)
+            if self._config.input == "encoded":
+                return base.Jagged(*self._buckets(values, lengths))
             return base.Jagged(self.encoder.encode(values), lengths)
-        if self._config.normalizer == "none" and self._config.dim == 1 and pa.types.is_floating(column.type):
+        if self._plain and self._config.dim == 1 and pa.types.is_floating(column.type):
             plain = None if column.null_count else column.to_numpy(zero_copy_only=False)
             # What an upstream job has encoded is complete, and passes as it is.
             if plain is not None and np.isfinite(plain).all():
                 return plain.astype(np.float32, copy=False)[:, None]
         numbers = self._numbers(column)
-        normalized = self._normalize(numbers)
+        normalized = numbers if self._plain else self._normalize(numbers)
         return np.where(np.isnan(numbers), self._config.fill, normalized).astype(np.float32)
+
+    @property
+    def fitted(self) -> bool | None:
+        """Whether the normaliser has its statistics."""
+        return self._fitted if self._learns else None
 
     def state(self) -> dict[str, Any]:
         """The statistics so far; further fits continue from them."""
@@ -91,6 +104,13 @@ class Feature(base.Feature):
         """Take over what `state` returned."""
         if state:
             self._moments, self._fitted = _Moments.from_json(state), True
+
+    def _buckets(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert self.encoder is not None
+        if not pa.types.is_integer(values.type) and len(values):
+            raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
+        rows = base.ids(values).to_numpy(zero_copy_only=False)
+        return base.inside(rows, lengths, self.encoder.num_embeddings, "refuse")[:2]
 
     def _numbers(self, column: pa.Array) -> np.ndarray:
         """float64 [B, dim], missing ones NaN."""

@@ -25,6 +25,12 @@ class Config(base.FeatureConfig):
     keep: Literal["last", "first"] = "last"
     separator: str | None = Field(default=None, min_length=1, description="splits texts into lists")
     pooling: base.SequencePooling = "mean"
+    input: Literal["raw", "encoded"] = Field(
+        default="raw", description="encoded: entries are rows of the table, made by an upstream job"
+    )
+    out_of_range: Literal["refuse", "drop"] = Field(
+        default="refuse", description="what becomes of encoded entries that are no rows of the table; drop counts them"
+    )
 
 
 class Feature(base.Feature):
@@ -36,17 +42,42 @@ class Feature(base.Feature):
         self.table = config.table
         self.pooling = config.pooling
         self._config = config
+        self.num_out_of_range = 0
+
+    def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
+        """Return the ids, unless they are rows already."""
+        return self._bags(column) if self._config.input == "raw" else None
 
     def transform(self, column: pa.Array) -> base.Jagged:
-        """Rows of the table, the most recent last, by row of the column."""
+        """Rows of the table, the most recent last, by row of the column.
+
+        Raises:
+            ValueError: the column holds no lists of ids, or an encoded entry is no row of the table.
+        """
         assert self.encoder is not None
+        values, lengths = self._bags(column)
+        if self._config.input == "raw":
+            return base.Jagged(*self.encoder.rows(values, lengths))
+        if not pa.types.is_integer(values.type):
+            raise ValueError(f"rows of a table are integers, found {values.type}; use input: raw for ids of the data")
+        rows, lengths, outside = base.inside(
+            values.to_numpy(zero_copy_only=False), lengths, self.encoder.num_embeddings, self._config.out_of_range
+        )
+        self.num_out_of_range += outside
+        return base.Jagged(rows, lengths)
+
+    def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
         column = base.split(column, self._config.separator)
         if not base.is_list(column.type) and not pa.types.is_null(column.type):
             raise ValueError(f"its type {column.type} is no list; use kind: id for single values, or give a separator")
         if self._config.max_length is not None:
             column = truncated(column, self._config.max_length, self._config.keep)
         values, lengths = base.bags(column)
-        return base.Jagged(*self.encoder.rows(base.ids(values), lengths))
+        return base.ids(values), lengths
+
+    def report(self) -> dict[str, int]:
+        """How many entries were left out because they are no rows of the table, since the engine was made."""
+        return {"out_of_range": self.num_out_of_range} if self._config.out_of_range == "drop" else {}
 
 
 def truncated(column: pa.Array, max_length: int, keep: Literal["last", "first"]) -> pa.Array:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from recsys_core import artifacts, checkpoint, distributed, models, sharding
 from recsys_core.artifacts import Frozen, LabelledData, RankingEvaluation
-from recsys_core.features import Engine
+from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.lookup import OneOf
 from recsys_core.metrics.ranking import Scored, calibration, roc
 from recsys_core.models.base import RankingModel
@@ -66,6 +66,9 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
                 sink(Event(stage="evaluate", done=done, total=reader.num_rows))
         rows = Scored.joined(here.gather(Scored.joined(parts)))
         assert len(rows.logits) == reader.num_rows, f"{len(rows.logits)} of {reader.num_rows} rows were scored"
+        outside = out_of_range_metrics(here.gather(engine.out_of_range()))
+        if here.is_first and outside:
+            sink(Event(stage="evaluate", done=reader.num_rows, total=reader.num_rows, metrics=outside))
         if here.is_first:
             with artifacts.pending(request.output) as aside:
                 false, true = roc(rows)

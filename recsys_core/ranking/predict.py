@@ -10,7 +10,7 @@ from pydantic import Field
 from recsys_core import artifacts, distributed, output, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
-from recsys_core.features import Engine
+from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, ranker_inputs
@@ -80,6 +80,9 @@ def run(request: Request, sink: Sink) -> Predictions:
         num_rows = sum(here.gather(writer.num_rows))
         if num_rows != reader.num_rows:
             raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
+        outside = out_of_range_metrics(here.gather(engine.out_of_range()))
+        if here.is_first and outside:
+            sink(Event(stage="predict", done=num_rows, total=num_rows, metrics=outside))
         if (out := request.config.output) is not None:
             part = work.path / "rows" / f"part-{here.rank:05d}.parquet"
             output.write(out, output.groups(part), here)

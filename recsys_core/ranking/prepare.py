@@ -67,6 +67,8 @@ def run(request: Request, sink: Sink) -> LabelledData:
         )
     train = readers["train"]
     engine.fit(_blocks(train, engine.columns("query")), _blocks(train, engine.columns("item")))
+    filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
+    sink(Event(stage="prepare", done=total, total=total, metrics=filled))
     with artifacts.pending(request.output) as aside:
         # The digest of these files is the data's, so it follows from the content and not from where it lies.
         digests = [

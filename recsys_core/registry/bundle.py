@@ -98,16 +98,29 @@ def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
 
 
 def _column(name: str, kind: str) -> "ColSpec":
-    """Declare one input. Whole numbers may be unknown, which MLflow's own integer types refuse: they are `any`."""
+    """Declare one input. Whole numbers may be unknown, which MLflow's own integer types refuse: they are `any`.
+
+    So are times and maps, which come as texts and objects.
+    """
     from mlflow.types import ColSpec, DataType
     from mlflow.types.schema import AnyType, Array
 
-    scalars = {"int64": DataType.long, "float64": DataType.double, "string": DataType.string, "bool": DataType.boolean}
-    if kind in ("int64", "bool"):
+    depth = kind.count("list<")
+    if not depth and kind in ("float32", "float64", "string"):
+        return ColSpec(DataType.string if kind == "string" else DataType.double, name)
+    entries = {
+        "int64": DataType.long,
+        "float32": DataType.double,
+        "float64": DataType.double,
+        "string": DataType.string,
+        "bool": DataType.boolean,
+    }
+    declared: Any = entries.get(kind[5 * depth : len(kind) - depth]) if depth else None
+    if declared is None:
         return ColSpec(AnyType(), name)
-    if kind.startswith("list<"):
-        return ColSpec(Array(scalars[kind[5:-1]]), name, required=False)
-    return ColSpec(scalars[kind], name)
+    for _ in range(depth):
+        declared = Array(declared)
+    return ColSpec(declared, name, required=False)
 
 
 def _version(distribution: str) -> str:

@@ -14,12 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core.features import Engine
+from recsys_core.features import Engine, _types
 
 QUERIES = "queries.parquet"
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
 _MIN_OVERLAP = 0.9
-_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
 
 
 class Report(NamedTuple):
@@ -63,15 +62,19 @@ class Bundle:
             ValueError: a column is missing, or its values do not fit its type; names the column.
         """
         arrays: dict[str, pa.Array] = {}
-        for name, field in self.engine.schema("query").items():
+        schema = self.engine.schema("query")
+        for name, field in schema.items():
             if name not in columns:
                 raise ValueError(
                     f"column {name!r} is missing (found {', '.join(columns)}); give null where it is unknown"
                 )
             try:
-                arrays[name] = pa.array(columns[name], type=_arrow_type(field["type"]), from_pandas=True)
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                arrays[name] = _types.column(columns[name], _types.parse(field["type"]))
+            except ValueError as error:
                 raise ValueError(f"column {name!r} takes {field['type']}: {error}") from None
+        num_rows = len(next(iter(arrays.values()), ()))
+        # Of a column that held nothing while the engine was fitted nothing is known, its type neither.
+        arrays |= {name: pa.nulls(num_rows) for name in self.engine.columns("query") if name not in schema}
         return pa.table(arrays)
 
     def embed(self, table: pa.Table) -> np.ndarray:
@@ -137,8 +140,3 @@ def _read(path: Path, reader: Callable[[str], Any]) -> Any:
     except (RuntimeError, pa.ArrowInvalid) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: damaged ({reason}); download the release again") from None
-
-
-def _arrow_type(name: str) -> pa.DataType:
-    """Read back the engine's name of a type, such as `int64` or `list<int64>`."""
-    return pa.list_(_arrow_type(name[5:-1])) if name.startswith("list<") else _TYPES[name]

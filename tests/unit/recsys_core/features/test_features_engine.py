@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_core.features import Config, Encoded, Engine, Jagged, SparseFeature, TableSpec
+from recsys_core.features import Config, Encoded, Engine, Jagged, SparseFeature, TableSpec, _hashing, combo, raw
+from recsys_core.features._graph import Graph, Values
 
 QUERY: list[dict[str, Any]] = [
     {"kind": "sequence", "name": "history", "column": "history__item_id", "table": "item_id", "max_length": 2},
@@ -86,7 +87,7 @@ def test_describes_itself(fitted: Engine) -> None:
         "history__item_id": {"type": "list<int64>"},
         "age": {"type": "int64"},
         "gender": {"type": "string"},
-        "tastes": {"type": "list<float64>"},
+        "tastes": {"type": "list<float32>"},
     }
     assert fitted.report["item_id"] == {"known": 3, "out_of_vocabulary": 0, "capacity": 5}
     assert set(fitted.report) == {"history", "gender", "item_id", "similar"}
@@ -125,6 +126,51 @@ def test_a_loaded_engine_goes_on_learning_as_if_never_stopped(fitted: Engine, tm
     # 2 was seen twice; 1 comes before 3; the last row is the table's sixth.
     assert lists(loaded.transform(more, "item").sparse["item_id"]) == [[5], [4], [4], [0], [3]]
     assert loaded.report["item_id"] == {"known": 5, "out_of_vocabulary": 1, "capacity": 5}
+
+
+def test_the_same_of_the_same_is_made_once_and_hashes_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = {"kind": "id", "encoding": "hash", "num_embeddings": 50}
+    crossed = {"kind": "combo", "columns": ["a", "b"], "output": hashed}
+    query = [
+        hashed | {"name": "a", "table": "shared"},
+        hashed | {"name": "also_a", "column": "a", "table": "shared", "pooling": "sum"},
+        hashed | {"name": "b", "num_embeddings": 7},
+        hashed | {"name": "farm", "column": "b", "hash": "farm"},
+        {"kind": "sequence", "name": "history", "table": "b"},
+        crossed | {"name": "x"},
+        crossed | {"name": "y"},
+        {"kind": "raw", "name": "n", "normalizer": "log1p"},
+        {"kind": "raw", "name": "also_n", "column": "n", "normalizer": "log1p"},
+    ]
+    engine = build(query, [])
+    table = pa.table(
+        {"a": ["u", None, "v"], "b": [[1], [2, 3], []], "history": [["w"], [], ["u", "v"]], "n": [1, 2, 3]}
+    )
+    called: list[Any] = []
+    for place, name in ((_hashing, "_each_hashed"), (combo.Feature, "make"), (raw.Feature, "_normalize")):
+        real = getattr(place, name)
+
+        def counted(*arguments: Any, real: Any = real, name: str = name) -> Any:
+            called.append((name, arguments[1]) if name == "_each_hashed" else name)
+            return real(*arguments)
+
+        monkeypatch.setattr(place, name, counted)
+    found = engine.transform(table, "query")
+    assert sorted(map(str, called)) == ["('_each_hashed', 'farm')", "('_each_hashed', 'xxh3')", "_normalize", "make"]
+    assert found.sparse["a"] is found.sparse["also_a"]
+    # Alone, each feature makes the same.
+    for feature in engine.features["query"]:
+        alone = feature.transform(Values(Graph(engine.features["query"]), table, pytest.fail).of(feature))
+        if isinstance(alone, Jagged):
+            assert lists(alone) == lists(found.sparse[feature.config.name])
+
+
+def test_a_column_and_a_feature_of_one_name_are_two_operands() -> None:
+    output = {"output": {"kind": "raw"}}
+    query = [{"kind": "expr", "name": name, "expression": "n * 2"} | output for name in ("n", "m")]
+    found = build(query, []).transform(pa.table({"n": [1.0, 3.0]}), "query")
+    # n is twice the column, and m is twice the feature.
+    assert found.dense.tolist() == [[2.0, 4.0], [6.0, 12.0]]
 
 
 def test_digest_tells_engines_apart(fitted: Engine) -> None:

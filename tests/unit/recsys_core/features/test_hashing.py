@@ -58,3 +58,24 @@ def test_many_values_few_or_many_distinct(name: _hashing.Name, distinct: int) ->
 def test_remainder(name: _hashing.Name, divisor: int) -> None:
     hashes = np.array([0, 1, 2**64 - 1, 2**63, 12345678901234567890], np.uint64)
     assert _hashing.remainder(hashes, divisor).tolist() == [h % divisor for h in hashes.tolist()]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 8, 9, 16, 17, 33, 65, 130, 300])
+def test_many_texts_of_one_size(name: _hashing.Name, size: int) -> None:
+    texts = [np.random.default_rng((size, row)).bytes(size) for row in range(5)]
+    column = pa.array([b"before", *texts], pa.binary())[1:]
+    expected = [PUBLISHED[name](text) for text in texts]
+    assert _hashing.hashed(column, name).tolist() == expected
+    for divisor in (1 << 20, 1_000_003):
+        assert _hashing.buckets(column, name, divisor).tolist() == [h % divisor for h in expected]
+
+
+@given(columns=st.lists(st.lists(st.text(max_size=9) | st.integers(-9, 10**12)), min_size=1, max_size=4))
+def test_columns_hashed_in_one_call(name: _hashing.Name, columns: list[list[str | int]]) -> None:
+    texts = [[one for one in column if isinstance(one, str)] for column in columns]
+    numbers = [[one for one in column if isinstance(one, int)] for column in columns]
+    arrays = [*(pa.array(column, pa.string()) for column in texts), *(pa.array(n, pa.int64()) for n in numbers)]
+    sizes = [7 + place for place in range(len(arrays))]
+    found = _hashing.buckets_of_each(arrays, name, sizes)
+    for array, size, rows in zip(arrays, sizes, found, strict=True):
+        assert rows.tolist() == [PUBLISHED[name](str(one).encode()) % size for one in array.to_pylist()]

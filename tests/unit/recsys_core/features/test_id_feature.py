@@ -168,6 +168,53 @@ def test_vocabulary_counts_stay_exact_when_there_is_much_to_count(monkeypatch: p
     )
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 30), max_size=40), min_size=1, max_size=3),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.integers(1, 12),
+)
+def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(
+    days: list[list[int]], max_counted: int, min_count: int, chunk_rows: int
+) -> None:
+    vocabulary = Vocabulary(4, min_count, max_counted=max_counted)
+    rows_before: dict[int, int] = {}
+    for number, day in enumerate(days, 1):
+        for start in range(0, len(day), chunk_rows):
+            vocabulary.observe(pa.array(day[start : start + chunk_rows]))
+        vocabulary.settle()
+        state = vocabulary.state()
+        assert state is not None
+        truth = Counter(i for ids in days[:number] for i in ids)
+        counts = dict(zip(state["id"].to_pylist(), state["count"].to_pylist(), strict=True))
+        rows = {i: row for i, row in zip(state["id"].to_pylist(), state["row"].to_pylist(), strict=True) if row}
+        error = vocabulary.count_error
+        assert error * (max_counted + 1) <= truth.total()
+        assert all(truth[i] - error <= counts.get(i, 0) <= truth[i] for i in truth)
+        assert len(counts) - len(rows) <= max_counted
+        assert rows_before.items() <= rows.items()
+        assert all(truth[i] >= min_count for i in rows)
+        assert len(rows) == 3 or all(i in rows for i in truth if truth[i] >= min_count + error)
+        rows_before = rows
+        vocabulary = Vocabulary(4, min_count, max_counted=max_counted)
+        vocabulary.restore(state)
+        assert vocabulary.count_error == error
+
+
+def test_the_rarest_are_forgotten_by_hand() -> None:
+    vocabulary = Vocabulary(4, 2, max_counted=2)
+    for chunk in (["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["d"], ["c", "e"]):
+        vocabulary.observe(pa.array(chunk))
+    # Of a 5, b 3, c 2, d 1 the third largest is taken off all: a 3, b 1. Then c and e come; a alone earns a row, and of
+    # b 1, c 1, e 1 the third largest is taken off.
+    vocabulary.settle()
+    assert vocabulary.encode(pa.array(["a", "b", "c"])).tolist() == [1, 0, 0]
+    state = vocabulary.state()
+    assert state is not None
+    assert state.to_pydict() == {"id": ["a"], "count": [3], "row": [1]}
+    assert vocabulary.report() == {"known": 1, "out_of_vocabulary": 0, "capacity": 3, "count_error": 3}
+
+
 def test_vocabulary_must_be_fitted_and_keeps_its_type() -> None:
     vocabulary = Vocabulary(4, 1)
     with pytest.raises(ValueError, match="not fitted yet"):
@@ -201,6 +248,8 @@ def test_a_given_list_has_the_rows_behind_those_of_unknown_ids(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"max_counted": 3}, "max_counted 3: .* at least num_embeddings"),
+        ({"max_counted": 99, "encoding": "hash"}, "max_counted 99: it goes with encoding: vocabulary"),
         ({"num_embeddings": None}, "vocabulary needs num_embeddings"),
         ({"vocabulary": ["a"]}, "given has its size from its own keys"),
         ({"encoding": "hash", "vocabulary": ["a"]}, "given goes with one of"),

@@ -137,3 +137,23 @@ def test_refuses_what_it_cannot_read(keys: dict[str, Any], column: pa.Array, mes
 def test_refuses_keys_that_do_not_go_together(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         feature(**keys)
+
+
+def test_encoded_numbers_pass_and_learn_nothing() -> None:
+    made = feature(normalizer="zscore", input="encoded", fill=-1.0)
+    assert made.fitted is None
+    assert numbers(made, pa.array([1.5, None])) == [[1.5], [-1.0]]
+    assert numbers(made, pa.array([2, 5])) == [[2.0], [5.0]]
+    pair = feature(dim=2, normalizer="log1p", input="encoded")
+    assert numbers(pair, pa.array([[0.0, -7.0], None])) == [[0.0, -7.0], [0.0, 0.0]]
+
+
+def test_encoded_buckets_are_numbers_of_buckets() -> None:
+    made = feature(boundaries=(1.0, 2.0), input="encoded")
+    encoded = made.transform(pa.array([2, None, 0], pa.int8()))
+    assert isinstance(encoded, base.Jagged)
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([2, 0], [1, 0, 1])
+    with pytest.raises(ValueError, match=r"id 3 is not in 0\.\.2"):
+        made.transform(pa.array([3]))
+    with pytest.raises(ValueError, match="numbers of buckets are integers, found double"):
+        made.transform(pa.array([0.5]))

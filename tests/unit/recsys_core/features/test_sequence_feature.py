@@ -47,3 +47,19 @@ def test_splits_texts() -> None:
     encoded = made.transform(pa.array(["a;b;c", "", None, "d"]))
     assert encoded.lengths.tolist() == [2, 0, 0, 1]
     assert encoded.values.tolist() == Hash(1 << 40).encode(pa.array(["b", "c", "d"])).tolist()
+
+
+def test_encoded_entries_are_rows_of_the_table_or_are_refused_or_counted() -> None:
+    column = pa.array([[9, 10, 0], None, [-1, 3]])
+    made = Feature(Config(name="f", table="t", input="encoded"))
+    # A hash of the rows would be others.
+    made.encoder = Hash(10)
+    with pytest.raises(ValueError, match=r"id 10 is not in 0\.\.9; .*out_of_range: drop"):
+        made.transform(column)
+    made = Feature(Config(name="f", table="t", input="encoded", out_of_range="drop", max_length=2))
+    made.encoder = Hash(10)
+    encoded = made.transform(column)
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([0, 3], [1, 0, 1])
+    assert made.report() == {"out_of_range": 2}
+    with pytest.raises(ValueError, match="rows of a table are integers, found string"):
+        made.transform(pa.array([["a"]]))

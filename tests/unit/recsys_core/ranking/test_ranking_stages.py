@@ -51,7 +51,7 @@ def source(tmp_path_factory):
     return root
 
 
-def _prepare(source, output, item=(), **ranking):
+def _prepare(source, output, item=(), sink=silent, **ranking):
     features = {
         "embedding_dim": 4,
         "query": [{"kind": "id", "name": "user", "num_embeddings": 16}, {"kind": "raw", "name": "age"}],
@@ -67,7 +67,7 @@ def _prepare(source, output, item=(), **ranking):
         fingerprint="f",
         **COMMON,
     )
-    return prepare.run(request, silent)
+    return prepare.run(request, sink)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,15 @@ def test_a_column_that_a_feature_needs_is_named(source, tmp_path):
 def test_tables_without_a_train_split_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no folder train"):
         _prepare(tmp_path, tmp_path / "prepare")
+
+
+def test_what_the_features_learnt_is_told(source, tmp_path):
+    told = []
+    dropping = {"encoding": "hash", "num_embeddings": 3, "input": "encoded", "out_of_range": "drop"}
+    item = [{"kind": "id", "name": "cell", "column": "item"} | dropping]
+    _prepare(source, tmp_path / "prepare", item, sink=lambda event: told.append(event.metrics))
+    assert told[-1]["known/user"] == 8
+    assert told[-1]["out_of_range/cell"] == (pq.read_table(source / "train")["item"].to_numpy() >= 3).sum()
 
 
 def test_what_was_prepared_is_told(data):

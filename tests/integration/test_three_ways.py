@@ -1,0 +1,401 @@
+"""The same raw rows through training's loader, through batch prediction and through the service: the same bits.
+
+The query tower of these bundles is an echo: its vector is its inputs, written out. The index holds the unit vectors, so
+that the scores which the service answers over HTTP are the numbers that the tower was given.
+"""
+
+import datetime
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import mlflow.pyfunc
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import uvicorn
+from mlflow.models import Model
+from mlflow.pyfunc import scoring_server
+from torch import Tensor, nn
+
+from recsys_core import artifacts, predict
+from recsys_core.artifacts import ExportedModel, ExportedRanker, Index, TrainingData
+from recsys_core.features import Config, Engine
+from recsys_core.feed import Feed, ItemTable, LabelledFeed
+from recsys_core.loader import Order, Shard
+from recsys_core.ranking import predict as ranking_predict
+from recsys_core.readers import parquet
+from recsys_core.registry import bundle
+from recsys_core.samplers import weighted
+from recsys_core.serving import Bundle
+from recsys_core.towers import ranker_inputs, tower_inputs
+
+COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
+DAY = datetime.date(2024, 3, 1)
+NUM_ROWS, MOST = 23, 6  # rows, and the most ids that a row has of one feature
+
+HASHED = {"kind": "id", "encoding": "hash", "num_embeddings": 1_000}
+QUERY: list[dict[str, Any]] = [
+    HASHED | {"name": "city"},
+    HASHED | {"name": "city_farm", "column": "city", "hash": "farm"},
+    {"kind": "id", "name": "user_id", "num_embeddings": 64, "num_oov": 3},
+    {"kind": "id", "name": "tags", "num_embeddings": 16, "default": "none"},
+    {"kind": "id", "name": "shops", "encoding": "multi_hash", "num_buckets": [7, 11]},
+    {"kind": "id", "name": "sessions", "num_embeddings": 32},
+    {"kind": "id", "name": "is_member", "num_embeddings": 4},
+    {
+        "kind": "id",
+        "name": "cell",
+        "encoding": "hash",
+        "num_embeddings": 20,
+        "input": "encoded",
+        "out_of_range": "drop",
+    },
+    {"kind": "sequence", "name": "cells", "table": "cell", "input": "encoded", "out_of_range": "drop"},
+    {"kind": "id", "name": "never", "num_embeddings": 4},
+    {"kind": "raw", "name": "share"},
+    {"kind": "raw", "name": "share_log", "column": "share", "normalizer": "log1p"},
+    {"kind": "raw", "name": "share_bucket", "column": "share", "boundaries": [0.1, 0.7]},
+    {"kind": "raw", "name": "age", "normalizer": "zscore"},
+    {"kind": "raw", "name": "tastes", "dim": 2},
+    {"kind": "sequence", "name": "clicked", "column": "history__item_id", "table": "item_id", "max_length": 4},
+    {"kind": "combo", "name": "city_share", "columns": ["city", "share"], "output": HASHED},
+    {
+        "kind": "expr",
+        "name": "rate",
+        "expression": "log1p(age) * share + dot(tastes, tastes)",
+        "output": {"kind": "raw", "normalizer": "minmax"},
+    },
+    {"kind": "lookup", "name": "price", "map": "prices", "key": "city", "combiner": "sum", "output": {"kind": "raw"}},
+    {"kind": "date_parts", "name": "hour", "column": "seen_at", "part": "hour", "output": HASHED},
+    {"kind": "date_parts", "name": "month", "column": "born", "part": "month", "output": {"kind": "raw"}},
+    {"kind": "text_normalize", "name": "title", "output": HASHED},
+]
+ITEM: list[dict[str, Any]] = [
+    {"kind": "id", "name": "item_id", "num_embeddings": 40},
+    {"kind": "raw", "name": "item_price", "normalizer": "log1p"},
+]
+# Of rows 0 to 22 three cells are above 19; of the odd rows' lists each has a -1, and 21 is one above.
+OUT_OF_RANGE = {"out_of_range/cell": 3.0, "out_of_range/cells": 12.0}
+# Beyond 2**53, where float64 knows no odd numbers.
+LARGE = (1 << 60) + 1
+
+
+def users() -> pa.Table:
+    rng = np.random.default_rng(3)
+    rows = range(NUM_ROWS)
+
+    def lists(make: Any, kind: pa.DataType, most: int = 4) -> pa.Array:
+        made = [[make(int(n)) for n in rng.integers(0, 9, rng.integers(0, most))] for _ in rows]
+        return pa.array([None if row % 7 == 3 else one for row, one in enumerate(made)], pa.list_(kind))
+
+    shares = [None if row % 5 == 4 else float(np.float32(rng.choice([0.1, 0.7, 0.3, 1e-7, 123.456]))) for row in rows]
+    seen = [None if row % 6 == 5 else datetime.datetime.fromisoformat(f"2024-02-03T{row:02}:59:59.999") for row in rows]
+    return pa.table(
+        {
+            "city": pa.array([None if row % 9 == 8 else ["Köln", "北京", "", "x" * 300][row % 4] for row in rows]),
+            "user_id": pa.array([LARGE + row // 2 for row in rows]),
+            "tags": lists(lambda n: f"t{n}", pa.string()),
+            "shops": lists(lambda n: -n, pa.int32(), 3),
+            "sessions": pa.array([None if row % 4 == 3 else [[row % 3, 5], [], [7]] for row in rows]),
+            "is_member": pa.array([[True, None, False][row % 3] for row in rows]),
+            "cell": pa.array([row % 50 for row in rows], pa.int16()),
+            "cells": pa.array([[row, 19, -1] if row % 2 else None for row in rows]),
+            "never": pa.nulls(NUM_ROWS),
+            "share": pa.array(shares, pa.float32()),
+            "age": pa.array([None if row % 3 == 2 else 20 + row for row in rows], pa.int8()),
+            "tastes": pa.array([[0.1 * row, 0.2] for row in rows], pa.list_(pa.float32(), 2)),
+            "history__item_id": lists(lambda n: 100 + n, pa.int64(), 6),
+            "prices": pa.array(
+                [None if row % 8 == 7 else [("Köln", 0.1 * row), ("北京", 2.5)] for row in rows],
+                pa.map_(pa.string(), pa.float64()),
+            ),
+            "seen_at": pa.array(seen, pa.timestamp("ms")),
+            "born": pa.array([datetime.date(1999, 1 + row % 12, 28) for row in rows]),
+            "title": pa.array([None if row % 10 == 9 else f"ÀB c{row % 3}" for row in rows]).dictionary_encode(),
+        }
+    )
+
+
+def items() -> pa.Table:
+    return pa.table(
+        {
+            "item_id": np.arange(100, 110),
+            "item_price": pa.array(np.arange(10) / 3, pa.float32()),
+            "sampling_weight": np.ones(10),
+            "num_interactions": np.arange(10),
+        }
+    )
+
+
+class Echo(nn.Module):
+    """Inputs of `towers.tower_inputs` to [rows, width]: dense fields, each feature's ids (-1: no more), zeros."""
+
+    names: list[str]
+
+    def __init__(self, names: list[str], width: int) -> None:
+        super().__init__()
+        self.names, self.most, self.width = names, MOST, width
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        parts = [inputs["dense"]]
+        for name in self.names:
+            lengths, values = inputs[name + ".lengths"], inputs[name + ".values"]
+            rows = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+            first = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
+            cells = torch.full([lengths.numel(), self.most], -1.0)
+            cells[rows, torch.arange(values.numel()) - first] = values.to(torch.float32)
+            parts.append(cells)
+        written = torch.cat(parts, dim=1)
+        return torch.nn.functional.pad(written, [0, self.width - written.shape[1]])
+
+
+class EchoOne(nn.Module):
+    """As `Echo`, one of its columns: what a ranker may answer."""
+
+    def __init__(self, echo: Echo, column: int) -> None:
+        super().__init__()
+        self.echo, self.column = echo, column
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.echo(inputs)[:, self.column]
+
+
+class Made(NamedTuple):
+    """One day's artifacts around the engine."""
+
+    data: TrainingData
+    model: ExportedModel
+    index: Index
+    root: Path
+
+
+class _Inputs(artifacts.Request):
+    what: str
+
+
+def _commit(record: Any, output: Path, fill: Any, **fields: Any) -> Any:
+    with artifacts.pending(output) as aside:
+        fill(aside.path)
+        request = _Inputs(output=output, what=record.__name__, **COMMON)
+        return aside.commit(record, request, **({"num_rows": NUM_ROWS} | fields))
+
+
+def _write(path: Path, table: pa.Table, rows: int = 8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("three")
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": QUERY, "item": ITEM}))
+    engine.fit(users().to_batches(max_chunksize=5), [items()])
+    truths = {name: pa.array([[100]] * NUM_ROWS) for name in ("gt_items", "seen_items")}
+
+    def data(directory: Path) -> None:
+        examples = users().append_column("item_id", pa.array(np.arange(NUM_ROWS) % 10 + 100))
+        _write(directory / "examples" / "part.parquet", examples)
+        _write(directory / "items" / "part.parquet", items())
+        truth = users()
+        for name, column in truths.items():
+            truth = truth.append_column(name, column)
+        _write(directory / "ground_truth" / "part.parquet", truth, rows=6)
+        engine.save(directory / "features")
+
+    width = engine.dense_dim("query") + MOST * len(engine.sparse_features("query"))
+
+    def model(directory: Path) -> None:
+        for side in ("query", "item"):
+            (directory / side).mkdir()
+            names = [feature.name for feature in engine.sparse_features(side)]
+            torch.jit.script(Echo(names, width)).save(str(directory / side / "model.pt"))
+            (directory / side / "signature.json").write_text("{}")
+        Engine.load(root / "data" / "features").save(directory / "features")
+
+    def index(directory: Path) -> None:
+        units = faiss.IndexFlatIP(width)
+        units.add(np.eye(width, dtype=np.float32))
+        faiss.write_index(units, str(directory / "index.faiss"))
+        _write(directory / "id_map.parquet", pa.table({"item_id": np.arange(width)}))
+
+    counts = {"num_items": 10, "num_queries": NUM_ROWS, "num_ground_truth": NUM_ROWS}
+    days = {"day": DAY, "first_day": DAY, "ground_truth_day": DAY + datetime.timedelta(days=1)}
+    kept = _commit(TrainingData, root / "data", data, engine_digest=engine.digest, **counts, **days)
+    exported = {"embedding_dim": width, "similarity": "dot", "parity_max_abs_difference": 0.0}
+    found = {"kind": "flat", "factory": "Flat", "embedding_dim": width, "num_items": width}
+    tower = _commit(ExportedModel, root / "model", model, **exported)
+    return Made(kept, tower, _commit(Index, root / "index", index, **found), root)
+
+
+@pytest.fixture(scope="module")
+def trained_on(made: Made) -> np.ndarray:
+    """float32 [rows, width]: what training's loader makes of the examples, in batches of 7, written out."""
+    engine = Engine.load(made.data.engine)
+    feed = Feed(engine, ItemTable(made.data.items, engine), weighted.Config(num_negatives=3), seed=0, rank=0)
+    reader = parquet.Reader(parquet.Config(path=str(made.data.examples)))
+    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    shard = Shard(reader, order, feed.columns, batch_size=7, rank=0, num_ranks=1)
+    names = [feature.name for feature in engine.sparse_features("query")]
+    parts = []
+    for batch, _ in feed.batches(shard, epoch=0, step=0):
+        num_rows = len(batch.query_dense_BF)
+        inputs = {"dense": batch.query_dense_BF}
+        for name in names:
+            jagged = batch.sparse[f"query.{name}"]
+            assert not jagged.lengths()[num_rows:].any()
+            inputs |= {f"{name}.values": jagged.values(), f"{name}.lengths": jagged.lengths()[:num_rows].long()}
+        parts.append(Echo(names, made.model.embedding_dim)(inputs).numpy())
+    return np.concatenate(parts)
+
+
+@pytest.fixture(scope="module")
+def service(made: Made) -> Iterator[str]:
+    """Address of the released bundle as MLflow serves it."""
+    bundle_folder = made.root / "bundle"
+    asked = pq.read_table(made.data.ground_truth).drop_columns(["gt_items", "seen_items"])
+    bundle.fill(bundle_folder, made.model, made.index, asked.append_column("embedding", _embedded(made)["embedding"]))
+    pieces = {path.name: path for path in sorted(bundle_folder.iterdir()) if path.name != artifacts.MANIFEST}
+    saved = made.root / "mlflow"
+    bundle.save(pieces, made.model, made.index, saved, Model())
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        app = scoring_server.init(mlflow.pyfunc.load_model(str(saved)))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+
+def _embedded(made: Made) -> pa.Table:
+    output = made.root / "embeddings"
+    if not output.exists():
+        config = predict.Config(batch_size=5)
+        request = predict.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
+        told: list[dict[str, float]] = []
+        predict.run(request, lambda event: told.append(event.metrics))
+        assert told[-1] == OUT_OF_RANGE
+    return pa.concat_tables(pq.read_table(path) for path in sorted((output / "queries").glob("*.parquet")))
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as a client writes them in JSON: the shortest digits of a float32, ISO times, objects for maps."""
+    return [{name: _json(value) for name, value in row.items()} for row in table.to_pylist(maps_as_pydicts="strict")]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float) and value == float(np.float32(value)):
+        return float(str(np.float32(value)))
+    if isinstance(value, list):
+        return [_json(one) for one in value]
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+def _ask(uri: str, rows: list[dict[str, Any]], k: int) -> np.ndarray:
+    """float32 [rows, k]: the scores by item, which are the numbers of the tower's input."""
+    body = json.dumps({"dataframe_records": rows, "params": {"k": k}}).encode()
+    request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answers = json.load(response)["predictions"]
+    found = np.zeros((len(rows), k), np.float32)
+    for row, answer in enumerate(answers):
+        found[row, answer["item_ids"]] = answer["scores"]
+    return found
+
+
+def test_batch_prediction_is_given_what_training_is(made: Made, trained_on: np.ndarray) -> None:
+    embedded = np.stack(_embedded(made)["embedding"].to_numpy(zero_copy_only=False))
+    assert embedded.shape == (NUM_ROWS, made.model.embedding_dim)
+    assert embedded.tobytes() == trained_on.tobytes()
+    # Something is there to be compared: no column is the same in all rows, but for the one that is never filled.
+    engine = Engine.load(made.model.engine)
+    assert engine.dense_dim("query") == 8
+    for name, encoded in engine.transform(users(), "query").sparse.items():
+        assert (encoded.lengths.sum() == 0) == (name == "never")
+
+
+def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarray, service: str) -> None:
+    rows = _rows(users())
+    width = made.model.embedding_dim
+    # Together pandas makes floats of integers beside a null; alone a row has nothing beside it.
+    whole = _ask(service, rows, width)
+    one_by_one = np.concatenate([_ask(service, [row], width) for row in rows])
+    for answered in (whole, one_by_one):
+        np.testing.assert_array_equal(answered, trained_on)
+    loaded = Bundle.load(made.root / "bundle")
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert loaded.embed(loaded.table(columns)).tobytes() == trained_on.tobytes()
+
+
+def test_the_service_refuses_integers_that_have_lost_digits(service: str) -> None:
+    rows = _rows(users().slice(0, 2))
+    rows[1]["user_id"] = None
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        _ask(service, rows, 3)
+    assert caught.value.code == 400
+    assert "column 'user_id' takes int64: an integer beyond 2**53" in json.loads(caught.value.read())["message"]
+
+
+def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
+    examples = pq.read_table(made.data.examples)
+    price = items()["item_price"].take(pa.array(np.arange(NUM_ROWS) % 10))
+    source = made.root / "labelled" / "part.parquet"
+    _write(source, examples.append_column("item_price", price), rows=9)
+    engine = Engine.load(made.data.engine)
+    reader = parquet.Reader(parquet.Config(path=str(source)))
+    feed = LabelledFeed(engine, label=None)
+    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    batches = feed.batches(
+        Shard(reader, order, feed.columns, batch_size=NUM_ROWS, rank=0, num_ranks=1), epoch=0, step=0
+    )
+    batch = next(iter(batches))[0]
+    inputs, names = {"dense": batch.dense_BF}, []
+    for key in batch.sparse.keys():  # noqa: SIM118 - a KeyedJaggedTensor is no dict
+        name = key.partition(".")[2]
+        names.append(name)
+        jagged = batch.sparse[key]
+        inputs |= {f"{name}.values": jagged.values(), f"{name}.lengths": jagged.lengths().long()}
+    echo = Echo(names, batch.dense_BF.shape[1] + MOST * len(names))
+    expected = echo(inputs).numpy()
+    for column in range(0, expected.shape[1], 27):
+
+        def model(directory: Path, column: int = column) -> None:
+            torch.jit.script(EchoOne(echo, column)).save(str(directory / "model.pt"))
+            engine.save(directory / "features")
+
+        ranker = _commit(ExportedRanker, made.root / f"ranker-{column}", model, parity_max_abs_difference=0.0)
+        request = ranking_predict.Request(
+            output=made.root / f"scores-{column}",
+            config=ranking_predict.Config(batch_size=5, reserved_columns=("user_id",)),
+            source=str(source),
+            source_digest="0",
+            model=ranker,
+            **COMMON,
+        )
+        told: list[dict[str, float]] = []
+        made_scores = ranking_predict.run(request, lambda event, told=told: told.append(event.metrics))
+        assert told[-1] == OUT_OF_RANGE
+        parts = sorted((made_scores.path / "rows").glob("*.parquet"))
+        scores = pa.concat_tables(pq.read_table(path) for path in parts)["score"].to_numpy()
+        assert scores.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()
+
+
+def test_ids_are_written_out_exactly(made: Made) -> None:
+    encoded = Engine.load(made.data.engine).transform(users(), "query")
+    tensors = tower_inputs(encoded)
+    assert tensors.keys() == ranker_inputs(encoded, encoded).keys()
+    assert all(int(jagged.values.max(initial=0)) < 1 << 24 for jagged in encoded.sparse.values())
+    assert max(int(jagged.lengths.max(initial=0)) for jagged in encoded.sparse.values()) <= MOST

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from recsys_core import artifacts, lookup, uri
 from recsys_core.artifacts import Dataset, digest_of, digest_of_file
@@ -91,8 +91,12 @@ def prepare(config: base.Config, import_root: Path, sink: Sink, catalogue: str =
     return destination.absolute()
 
 
-def import_log(config: base.Config, destination: Path, sink: Sink, *, overwrite: bool = False) -> base.Counts:
-    """Write the source as a log at `destination`, which appears when it is complete and not before.
+def import_log(
+    config: base.Config, destination: Path, sink: Sink, *, overwrite: bool = False, catalogue: str = CATALOGUE
+) -> Any:
+    """Write the source in its catalogue's layout at `destination`, which appears when it is complete and not before.
+
+    Returns what the kind's `write` does: of a log its `Counts`, of labelled tables the rows of each split.
 
     Raises:
         ValueError: a bad source, a kind that is read in place, or a `destination` that exists without `overwrite`.
@@ -102,10 +106,10 @@ def import_log(config: base.Config, destination: Path, sink: Sink, *, overwrite:
     with _locked(destination.absolute().parent):
         if destination.exists() and not overwrite:
             raise ValueError(f"{destination}: exists; name another folder, or allow it to be overwritten")
-        return _import(config, destination, sink)
+        return _import(config, destination, sink, catalogue)
 
 
-def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str = CATALOGUE) -> base.Counts:
+def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str) -> Any:
     aside = destination.with_name(f".{destination.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)

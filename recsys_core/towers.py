@@ -10,11 +10,16 @@ MODEL, SIGNATURE = "model.pt", "signature.json"
 
 
 def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
-    """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64."""
+    """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64.
+
+    A weighted feature has `<name>.weights` as well, float32.
+    """
     inputs = {"dense": torch.from_numpy(encoded.dense)}
     for name, feature in encoded.sparse.items():
         inputs[f"{name}.values"] = torch.from_numpy(feature.values)
         inputs[f"{name}.lengths"] = torch.from_numpy(feature.lengths.astype(np.int64, copy=False))
+        if feature.weights is not None:
+            inputs[f"{name}.weights"] = torch.from_numpy(feature.weights)
     return inputs
 
 

@@ -3,6 +3,7 @@
 What a table's gradient touches is updated at once, row by row; no gradient of a table is ever held as a whole.
 """
 
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 import torch
@@ -105,8 +106,8 @@ def check(config: Config, device: str) -> None:
         )
 
 
-def fuse(config: Config, tables: nn.Module, device: torch.device) -> None:
-    """Let each table's backward pass apply its own update; call before the tables are sharded.
+def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collection[str] = ()) -> None:
+    """Let each table's backward pass apply its own update, but for the `frozen` ones; call before tables are sharded.
 
     Raises:
         ValueError: there is no fused kernel of this kind for `device`, or `by_table` names no table.
@@ -120,7 +121,7 @@ def fuse(config: Config, tables: nn.Module, device: torch.device) -> None:
         )
     for table, weight in weights.items():
         rate = config.by_table.get(table, config.learning_rate)
-        if rate:
+        if rate and table not in frozen:
             apply_in_backward(_CLASSES[config.kind], [weight], {"lr": rate, **_options(config)})
         else:
             # Without a state that would grow though the table does not learn.

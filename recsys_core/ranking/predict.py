@@ -7,12 +7,11 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
-from recsys_core import artifacts, distributed
+from recsys_core import artifacts, distributed, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.features import Engine
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
-from recsys_core.readers import parquet
 from recsys_core.towers import MODEL, ranker_inputs
 from recsys_core.writers.parquet import Writer
 
@@ -52,7 +51,7 @@ def run(request: Request, sink: Sink) -> Predictions:
             work.path.mkdir(parents=True, exist_ok=True)
         here.barrier()
         engine = Engine.load(request.model.engine)
-        reader = parquet.Reader(parquet.Config(path=request.source))
+        reader = readers.build(readers.infer(request.source))
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)

@@ -131,7 +131,7 @@ def test_refuses_what_it_cannot_read(keys: dict[str, Any], column: pa.Array, mes
         ({"boundaries": [1, 1]}, "boundaries must be rising"),
         ({"boundaries": [1], "dim": 2}, "neither dim nor normalizer"),
         ({"boundaries": [1], "normalizer": "log1p"}, "neither dim nor normalizer"),
-        ({"embedding_dim": 4}, "of use with boundaries only"),
+        ({"embedding_dim": 4}, "of use with boundaries or num_buckets only"),
     ],
 )
 def test_refuses_keys_that_do_not_go_together(keys: dict[str, Any], message: str) -> None:

@@ -27,6 +27,12 @@ class Bags(NamedTuple):
             None if self.weights is None else self.weights[wanted],
         )
 
+    def as_integers(self) -> Self:
+        """Return ids that are texts only because their weights stood in them as the integers that a table's rows are."""
+        if self.weights is None or not pa.types.is_string(self.values.type):
+            return self
+        return self._replace(values=self.values.cast(pa.int64()))
+
     def with_default(self, default: int | str) -> Self:
         """Give rows without values `default`, which weighs 1.
 

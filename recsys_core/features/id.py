@@ -119,13 +119,12 @@ class Feature(base.Feature):
     def _read(self, column: pa.Array) -> _bags.Bags:
         assert self.encoder is not None
         config = self._config
+        are_rows = config.input == "encoded" or isinstance(self.encoder, Identity)
         bags = _bags.read(column, config)
+        if are_rows or config.mod is not None:
+            bags = bags.as_integers()
         if config.default is not None and not bags.lengths.all():
             bags = bags.with_default(config.default)
-        are_rows = config.input == "encoded" or isinstance(self.encoder, Identity)
-        if config.weighted and (are_rows or config.mod is not None) and pa.types.is_string(bags.values.type):
-            # Texts only because their weights were in them.
-            bags = bags._replace(values=bags.values.cast(pa.int64()))
         if config.mod is not None:
             if not pa.types.is_integer(bags.values.type):
                 raise ValueError(f"mod {config.mod} needs integers, found {bags.values.type}; hash texts")

@@ -1,7 +1,7 @@
 """Which table goes where: TorchRec's planner under our constraints, and start weights that no plan changes."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import psutil
@@ -66,13 +66,13 @@ class RowsSharder(EmbeddingCollectionSharder):
         return list(dict.fromkeys([*super().sharding_types(compute_device_type), "row_wise"]))
 
 
-def refuse_unknown(config: Config, tables: Iterable[str]) -> None:
-    """Check that the tables which `config` names are there.
+def refuse_tables(config: Config, tables: Sequence[TableSpec], device: str) -> None:
+    """Check that the tables which `config` names are there, and that `device` can train them all.
 
     Raises:
-        ValueError: one is not; names the nearest.
+        ValueError: one is not, and which is the nearest; or it has a type that the kernels for CPUs do not know.
     """
-    known = list(tables)
+    known = [table.name for table in tables]
     for key in ("by_table", "kernels_by_table"):
         for name in getattr(config, key):
             if name not in known:
@@ -80,6 +80,11 @@ def refuse_unknown(config: Config, tables: Iterable[str]) -> None:
                     f"train.sharding.{key}: there is no table {name!r} (there are: {', '.join(known)})"
                     f"{nearest(name, known)}"
                 )
+    for table in tables:
+        if device == "cpu" and table.dtype == "bfloat16":
+            raise ValueError(
+                f"features.tables, {table.name!r}: the kernels for CPUs have no bfloat16; use float16, or train on a GPU"
+            )
 
 
 def shard(
@@ -90,10 +95,10 @@ def shard(
     The start weights depend on `seed` and the table's name alone, not on the plan: any number of ranks starts alike.
 
     Raises:
-        ValueError: the config names a table that is not there.
+        ValueError: see `refuse_tables`.
     """
     specs = {table.name: table for table in tables}
-    refuse_unknown(config, specs)
+    refuse_tables(config, tables, here.device.type)
 
     def allowed(table: str) -> list[str]:
         # One rank holds whole tables whatever the plan says; only table-wise does so without extra work.

@@ -16,11 +16,16 @@ def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
     """
     inputs = {"dense": torch.from_numpy(encoded.dense)}
     for name, feature in encoded.sparse.items():
-        inputs[f"{name}.values"] = torch.from_numpy(feature.values)
+        inputs[f"{name}.values"] = _tensor(feature.values)
         inputs[f"{name}.lengths"] = torch.from_numpy(feature.lengths.astype(np.int64, copy=False))
         if feature.weights is not None:
-            inputs[f"{name}.weights"] = torch.from_numpy(feature.weights)
+            inputs[f"{name}.weights"] = _tensor(feature.weights)
     return inputs
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return the array as a tensor; one that Arrow holds, and nobody may write to, is copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def ranker_inputs(query: Encoded, item: Encoded) -> dict[str, Tensor]:

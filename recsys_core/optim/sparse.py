@@ -106,6 +106,18 @@ def check(config: Config, device: str) -> None:
         )
 
 
+def refuse_unknown(config: Config, tables: Collection[str]) -> None:
+    """Check that the tables which `config` names are there.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if unknown := sorted(config.by_table.keys() - set(tables)):
+        raise ValueError(
+            f"train.sparse_optimizer.by_table: no table {', '.join(unknown)}; there are {', '.join(sorted(tables))}"
+        )
+
+
 def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collection[str] = ()) -> None:
     """Let each table's backward pass apply its own update, but for the `frozen` ones; call before tables are sharded.
 
@@ -115,10 +127,7 @@ def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collec
     check(config, device.type)
     # A table's weight is called embedding_bags.<table>.weight or embeddings.<table>.weight.
     weights = {name.split(".")[-2]: parameter for name, parameter in tables.named_parameters()}
-    if unknown := sorted(config.by_table.keys() - weights):
-        raise ValueError(
-            f"train.sparse_optimizer.by_table: no table {', '.join(unknown)}; there are {', '.join(sorted(weights))}"
-        )
+    refuse_unknown(config, weights)
     for table, weight in weights.items():
         rate = config.by_table.get(table, config.learning_rate)
         if rate and table not in frozen:

@@ -65,7 +65,11 @@ class Embeddings(nn.Module):
         keys = {feature.name: f"{side}.{feature.name}" for side, own in features.items() for feature in own}
         every = [feature for own in features.values() for feature in own]
         widths = {table.name: table.embedding_dim for table in tables}
-        in_rows = {feature.table for feature in every if feature.pooling not in ("mean", "sum")}
+        # Torch's own bags weigh embeddings of float32 only.
+        narrow = {table.name for table in tables if table.dtype != "float32"}
+        in_rows = {
+            f.table for f in every if f.pooling not in ("mean", "sum") or (f.weighted and f.table in narrow)
+        }
 
         def users(table: TableSpec) -> list[str]:
             return [keys[feature.name] for feature in every if feature.table == table.name]

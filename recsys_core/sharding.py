@@ -83,7 +83,7 @@ def refuse_tables(config: Config, tables: Sequence[TableSpec], device: str) -> N
     for table in tables:
         if device == "cpu" and table.dtype == "bfloat16":
             raise ValueError(
-                f"features.tables, {table.name!r}: the kernels for CPUs have no bfloat16; use float16, or train on a GPU"
+                f"features.tables, {table.name!r}: the kernels for CPUs have no bfloat16; take float16, or a GPU"
             )
 
 
@@ -136,9 +136,7 @@ def shard(
     return sharded
 
 
-def _draw(
-    piece: torch.Tensor, offsets: list[int], size: torch.Size, seeds: tuple[int, int], table: TableSpec
-) -> None:
+def _draw(piece: torch.Tensor, offsets: list[int], size: torch.Size, seeds: tuple[int, int], table: TableSpec) -> None:
     """Fill `piece`, which stands at `offsets` of a [rows, dim] table, as the table's initializer says."""
     num_rows, dim = size
     first, last = offsets[0], offsets[0] + len(piece)

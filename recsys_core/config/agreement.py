@@ -8,9 +8,7 @@ from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.train import Config as Train
 
 
-def check(
-    features: Features, model: Frozen, contract: type[RankingModel] | type[RetrievalModel], train: Train
-) -> None:
+def check(features: Features, model: Frozen, contract: type[RankingModel] | type[RetrievalModel], train: Train) -> None:
     """Build the model without its tables' memory, and look for the tables that `train` names.
 
     Raises:

@@ -12,7 +12,7 @@ _BEFORE_WEIGHT = ":"
 
 
 class Bags(NamedTuple):
-    """`values` int64 or string [N] without nulls, `lengths` int32 [B], and float32 [N] `weights` where there are any."""
+    """`values` int64 or string [N] without nulls, `lengths` int32 [B], and `weights` float32 [N] if there are any."""
 
     values: pa.Array
     lengths: np.ndarray
@@ -28,7 +28,7 @@ class Bags(NamedTuple):
         )
 
     def as_integers(self) -> Self:
-        """Return ids that are texts only because their weights stood in them as the integers that a table's rows are."""
+        """Return ids that are texts only because weights stood behind them as the integers that rows of a table are."""
         if self.weights is None or not pa.types.is_string(self.values.type):
             return self
         return self._replace(values=self.values.cast(pa.int64()))

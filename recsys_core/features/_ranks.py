@@ -27,7 +27,7 @@ class Ranks:
             self._merge(self._keys >> self._bits << self._bits, self._counts)
 
     def boundaries(self, num_buckets: int) -> list[float]:
-        """Return rising numbers that part those seen into `num_buckets` of about equal size; fewer where many are equal.
+        """Return rising numbers that part those seen into `num_buckets` of about equal size; fewer if many are equal.
 
         The boundary k is the number at place ⌊k · count / num_buckets⌋ of the sorted ones, counted from 0.
         """

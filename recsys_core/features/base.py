@@ -112,7 +112,9 @@ class SparseConfig(FeatureConfig):
     @model_validator(mode="after")
     def _tiles(self) -> Self:
         if (self.pooling == "tile") != (self.tile_length is not None):
-            raise ValueError("pooling: tile goes with tile_length, how many embeddings stand side by side, and it with it")
+            raise ValueError(
+                "pooling: tile goes with tile_length, how many embeddings stand side by side, and it with it"
+            )
         return self
 
 

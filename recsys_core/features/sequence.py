@@ -5,7 +5,8 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from recsys_core.features import _bags, base, id
+from recsys_core.features import _bags, base
+from recsys_core.features import id as ids
 
 
 class Config(base.SparseConfig):
@@ -36,6 +37,6 @@ class Feature(base.Feature):
         if not (base.is_list(kind) or pa.types.is_null(kind) or (self._config.weighted and pa.types.is_map(kind))):
             raise ValueError(f"its type {kind} is no list; use kind: id for single values, or give a separator")
         bags = _bags.read(column, self._config)
-        if isinstance(self.encoder, id.Identity):
+        if isinstance(self.encoder, ids.Identity):
             bags = bags.as_integers()
         return _bags.pooled(*self.encoder.rows(bags.values, bags.lengths), bags, self._config)

@@ -72,9 +72,7 @@ class Model(base.RetrievalModel):
         for feature in (*query.sparse, *item.sparse):
             if feature.pooling not in ("mean", "sum") or feature.weighted:
                 what = "weighted" if feature.weighted else f"pooling {feature.pooling}"
-                raise ValueError(
-                    f"feature {feature.name!r}: {what}, and two_tower pools by plain mean or sum; ranking models take it"
-                )
+                raise ValueError(f"feature {feature.name!r}: {what}, and two_tower pools by plain mean or sum only")
         self.embedding_dim, self.similarity = config.output_dim, config.similarity
         widths = {table.name: table.embedding_dim for table in tables}
         sides = {"query": query, "item": item}

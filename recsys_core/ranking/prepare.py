@@ -67,9 +67,7 @@ def run(request: Request, sink: Sink) -> LabelledData:
     engine.fit(_blocks(train, engine.columns("query")), _blocks(train, engine.columns("item")))
     with artifacts.pending(request.output) as aside:
         # The digest of these files is the data's, so it follows from the content and not from where it lies.
-        digests = [
-            (str(f.relative_to(root)), digest_of_file(f)) for n in tables for f in sorted((root / n).rglob("*"))
-        ]
+        digests = [(str(f.relative_to(root)), digest_of_file(f)) for n in tables for f in sorted((root / n).rglob("*"))]
         artifacts.write_text(aside.path / "files.json", "\n".join(f"{name} {digest}" for name, digest in digests))
         engine.save(aside.path / "features")
         return aside.commit(

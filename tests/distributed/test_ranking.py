@@ -40,7 +40,9 @@ def data(tmp_path_factory):
         "price": rng.random(601),
         "clicked": [s.tolist() for s in sequences],
         "tags": [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 3, 601)],
-        "liked": [[f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, 601))],
+        "liked": [
+            [f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, 601))
+        ],
     }
     (root / "log" / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=200)

@@ -1,4 +1,4 @@
-"""RecIS's CTR example, cut small: its config's tensors equal what plain Python makes of the rows, and two ranks train it."""
+"""RecIS's CTR example, cut small: its tensors equal what plain Python makes of the rows, and two ranks train it."""
 
 from collections import Counter
 from pathlib import Path

@@ -71,7 +71,9 @@ def parts(config: Config, number: int) -> Iterator[pa.Table]:
     """Yield the rows of file `number`, part by part; parts are the same whichever files are made besides."""
     rng = np.random.default_rng((config.seed, 0))
     letters = np.array(list(string.ascii_letters + string.digits))
-    texts = pa.array(["".join(row) for row in letters[rng.integers(len(letters), size=(config.num_texts, _TEXT_LENGTH))]])
+    texts = pa.array(
+        ["".join(row) for row in letters[rng.integers(len(letters), size=(config.num_texts, _TEXT_LENGTH))]]
+    )
     effects = rng.normal(size=config.num_texts)
     slopes = rng.normal(size=_NUM_DENSE)
     for start in range(0, config.rows_per_file, _ROWS_PER_PART):
@@ -81,7 +83,9 @@ def parts(config: Config, number: int) -> Iterator[pa.Table]:
         int_lengths, text_lengths = rng.integers(1, config.max_length, size=(2, len(ids)), endpoint=True)
         integers = rng.integers(_NUM_INTEGERS, size=int_lengths.sum())
         chosen = rng.integers(config.num_texts, size=text_lengths.sum())
-        scores = (dense1 - 0.5) @ slopes + np.where(dense2 < 0.5, -0.5, 0.5) + _first_mean(effects[chosen], text_lengths)
+        scores = (
+            (dense1 - 0.5) @ slopes + np.where(dense2 < 0.5, -0.5, 0.5) + _first_mean(effects[chosen], text_lengths)
+        )
         labels = rng.random(len(ids)) < 1 / (1 + np.exp(-2 * config.signal * scores))
         ones = np.ones(len(ids), np.int64)
         yield pa.table(

@@ -67,9 +67,7 @@ class Embeddings(nn.Module):
         widths = {table.name: table.embedding_dim for table in tables}
         # Torch's own bags weigh embeddings of float32 only.
         narrow = {table.name for table in tables if table.dtype != "float32"}
-        in_rows = {
-            f.table for f in every if f.pooling not in ("mean", "sum") or (f.weighted and f.table in narrow)
-        }
+        in_rows = {f.table for f in every if f.pooling not in ("mean", "sum") or (f.weighted and f.table in narrow)}
 
         def users(table: TableSpec) -> list[str]:
             return [keys[feature.name] for feature in every if feature.table == table.name]

@@ -77,5 +77,5 @@ def test_a_table_that_is_not_there_is_named(key) -> None:
 def test_a_type_that_cpus_have_no_kernel_for_is_refused() -> None:
     refuse_tables(Config(), [spec("user", dtype="float16")], "cpu")
     refuse_tables(Config(), [spec("user", dtype="bfloat16")], "cuda")
-    with pytest.raises(ValueError, match="'user': the kernels for CPUs have no bfloat16; use float16"):
+    with pytest.raises(ValueError, match="'user': the kernels for CPUs have no bfloat16; take float16"):
         refuse_tables(Config(), [spec("user", dtype="bfloat16")], "cpu")

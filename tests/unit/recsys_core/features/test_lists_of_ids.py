@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from recsys_core.features import base, id, sequence
+from recsys_core.features import base, sequence
+from recsys_core.features import id as ids
 
 
-def feature(**keys: Any) -> id.Feature:
-    return id.Feature(id.Config(name="f", **{"num_embeddings": 100, "encoding": "identity"} | keys))
+def feature(**keys: Any) -> ids.Feature:
+    return ids.Feature(ids.Config(name="f", **{"num_embeddings": 100, "encoding": "identity"} | keys))
 
 
 def rows_of(encoded: base.Jagged) -> list[list[Any]]:
@@ -36,7 +37,10 @@ WEIGHTED = [[(7, 0.5), (8, 1), (7, -2)], [], [], [(9, 1)]]
         (pa.array([["7:0.5", "8", "7:-2"], None, [], ["9:1", None]]), {}),
         (pa.array(["7:0.5;8;7:-2", None, "", "9"]), {"separator": ";"}),
         (pa.array([[(7, 0.5), (8, None), (7, -2.0)], None, [], [(9, 1.0)]], pa.map_(pa.int64(), pa.float32())), {}),
-        (pa.array([[("7", 0.5), ("8", None), ("7", -2)], None, [], [("9", 1)]], pa.map_(pa.string(), pa.float64())), {}),
+        (
+            pa.array([[("7", 0.5), ("8", None), ("7", -2)], None, [], [("9", 1)]], pa.map_(pa.string(), pa.float64())),
+            {},
+        ),
         (pa.array([[["7:0.5"], ["8", "7:-2"]], None, [], [["9"], None]]), {}),
     ],
 )
@@ -99,9 +103,7 @@ def test_tile_and_its_length_go_together() -> None:
             feature(**keys)
 
 
-ENTRIES = st.lists(
-    st.none() | st.tuples(st.integers(0, 99), st.none() | st.floats(-100, 100, width=32)), max_size=6
-)
+ENTRIES = st.lists(st.none() | st.tuples(st.integers(0, 99), st.none() | st.floats(-100, 100, width=32)), max_size=6)
 
 
 @given(
@@ -125,7 +127,7 @@ def test_equal_plain_python(rows: list[Any], max_length: int | None, keep: Any, 
             tile_length=tile,
         )
     )
-    made.encoder = id.Identity(100)
+    made.encoder = ids.Identity(100)
     column = pa.array([None if row is None else [text(e) for e in row] for row in rows], pa.list_(pa.string()))
     expected = []
     for row in rows:

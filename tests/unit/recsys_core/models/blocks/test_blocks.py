@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.embeddings import pool
+from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
 from recsys_core.models.blocks.target_attention import TargetAttention
 

@@ -80,8 +80,8 @@ def generate_ctr(
     """Make up labelled rows with long sequences as ORC files, below train/ and test/.
 
     Rows are in the shape of the ones that RecIS's CTR example is trained on: 8 dense numbers, one to be bucketised,
-    three ids, a sequence of integers and one of texts. Labels follow from them in part (`--set signal=0`: not at all, as
-    there).
+    three ids, a sequence of integers and one of texts. Labels follow from them in part (`--set signal=0`: not at all,
+    as there).
 
     `dayline data generate-ctr --out data/deepctr`, then `dayline run configs/recis_deepctr.yaml --set data.kind=splits
     --set data.source=data/deepctr`; without that, the config makes the same rows itself.

@@ -3,6 +3,8 @@
 import datetime
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,14 +23,14 @@ RANKS = "launch.num_ranks=2"
 class Command:
     """`dayline run` in a process of its own, with a Prefect home of its own."""
 
-    def __init__(self, config: Path, prefect_home: Path) -> None:
+    def __init__(self, config: Path, prefect_home: Path, told: int = subprocess.PIPE) -> None:
         arguments = ["run", str(config), "--day", str(DAY), "--set", RANKS, "--json"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
             cwd=ROOT,
             env=os.environ | {"PREFECT_HOME": str(prefect_home), "PREFECT_API_URL": ""},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=told,
             text=True,
         )
         self.flow = psutil.Process(self.process.pid)
@@ -54,6 +56,28 @@ class Command:
                 return found | {"flow": self.flow}
             time.sleep(0.02)
         raise AssertionError(f"no ranks of {stage} seen; the command said: {self.wait()}")
+
+    def seen(self, stage: str, victim: str, told: Path) -> psutil.Process | None:
+        """Wait until `stage` runs; return its `victim`, or None where it has none or has ended."""
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            text = told.read_text(errors="replace")
+            if f"{stage}: " in text and victim == "flow":
+                return self.flow
+            found: dict[str, psutil.Process] = {}
+            for process in self.flow.children(recursive=True):
+                try:
+                    line = process.cmdline()
+                except psutil.Error:
+                    continue
+                if stage in line:
+                    found["torchrun" if "torch.distributed.run" in line else "rank"] = process
+            if victim in found and (victim == "rank" or len(found) == 2):
+                return found[victim]
+            if f"{stage}: " in text and re.search(rf"^{stage}: .*done", text, re.MULTILINE):
+                return None
+            time.sleep(0.02)
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -106,4 +130,39 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     result = json.loads(out)
     assert what_counts(result) == what_counts(undisturbed)
     assert result["stages"]["preprocess"]["cached"]
+    assert not list(run.glob(".*.partial"))
+
+
+@pytest.mark.skipif("DAYLINE_KILL_SEED" not in os.environ, reason="takes ten minutes; DAYLINE_KILL_SEED=1 asks for it")
+@pytest.mark.parametrize("victim", ["flow", "torchrun", "rank"])
+@pytest.mark.timeout(1800)
+def test_whoever_is_killed_at_any_moment_of_any_stage_the_result_is_the_same(
+    undisturbed: dict, write_config: Callable[[Path], Path], tmp_path: Path, prefect_home: Path, victim: str
+) -> None:
+    chance = random.Random(f"{os.environ['DAYLINE_KILL_SEED']} {victim}")
+    config, killed = write_config(tmp_path), []
+    with (tmp_path / "told").open("w") as told:
+        command = Command(config, prefect_home, told.fileno())
+        for stage, figures in undisturbed["stages"].items():
+            process = command.seen(stage, victim, tmp_path / "told")
+            if process is None:
+                continue
+            time.sleep(chance.uniform(0, figures["seconds"]))
+            everyone = command.flow.children(recursive=True)
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+            killed.append(stage)
+            if victim == "flow":
+                assert command.wait()[0] in (0, -signal.SIGKILL)
+                _, alive = psutil.wait_procs(everyone, timeout=30)
+                assert not alive
+                told.truncate(0)
+                command = Command(config, prefect_home, told.fileno())
+        code, out, _ = command.wait()
+    assert code == 0, (tmp_path / "told").read_text()
+    assert len(killed) >= {"flow": 8, "torchrun": 2, "rank": 4}[victim], killed
+    assert what_counts(json.loads(out)) == what_counts(undisturbed)
+    run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
     assert not list(run.glob(".*.partial"))

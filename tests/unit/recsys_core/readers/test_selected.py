@@ -128,9 +128,7 @@ def test_a_table_on_s3_reads_like_a_local_one_and_tells_when_it_changes(bucket, 
     bucket.upload_file(str(tmp_path / "a.parquet"), "shop", "log/ds=1/a.parquet")
     first._files.locations[0].filesystem.invalidate_cache()
     changed = readers.build(config).fingerprint
-    assert [path for path, version in first.fingerprint.items() if changed[path] != version] == [
-        "ds=1/a.parquet"
-    ]
+    assert [path for path, version in first.fingerprint.items() if changed[path] != version] == ["ds=1/a.parquet"]
     with pytest.raises(ValueError, match="no such file or directory; did you mean 'log'"):
         readers.infer("s3://shop/logg")
 

@@ -132,10 +132,14 @@ class Trainer:
         """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
-        tables = objective.engine.tables
-        frozen = {table.name for table in tables if not table.trainable}
+        specs = objective.engine.tables
+        frozen = {table.name for table in specs if not table.trainable}
         optim.fuse(config.sparse_optimizer, objective.tables, here.device, frozen)
-        self.model: DistributedModelParallel = sharding.shard(objective.model, tables, config.sharding, here, seed)
+        tables = [table.name for table in specs]
+        initializers = {table.name: table.initializer for table in specs if table.initializer is not None}
+        self.model: DistributedModelParallel = sharding.shard(
+            objective.model, tables, config.sharding, here, seed, initializers=initializers
+        )
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
         self._budget: Budget | None = None

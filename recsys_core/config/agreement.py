@@ -1,6 +1,6 @@
 """What no section can check alone: that features, model and training go together, before any data is read."""
 
-from recsys_core import models, optim, sharding
+from recsys_core import models, optim
 from recsys_core.artifacts import Frozen
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
@@ -16,6 +16,5 @@ def check(features: Features, model: Frozen, contract: type[RankingModel] | type
             be trained on `train.sharding.device`.
     """
     engine = Engine.build(features)
-    models.build(model, engine, contract, tables_device="meta")  # pyright: ignore[reportArgumentType] - either of both
-    sharding.refuse_tables(train.sharding, engine.tables, train.sharding.device)
-    optim.refuse_unknown(train.sparse_optimizer, [table.name for table in engine.tables])
+    built = models.build(model, engine, contract, tables_device="meta")  # pyright: ignore[reportArgumentType] - either
+    optim.refuse_unfit(train.sparse_optimizer, built.tables, train.sharding.device)

@@ -16,9 +16,9 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from recsys_core.optim import dense
 from recsys_core.optim.dense import Config as DenseConfig
 from recsys_core.optim.sparse import Config as SparseConfig
-from recsys_core.optim.sparse import check, fuse, refuse_unknown
+from recsys_core.optim.sparse import check, fuse, refuse_unfit
 
-__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse", "refuse_unknown"]
+__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse", "refuse_unfit"]
 
 
 class Optimizer:

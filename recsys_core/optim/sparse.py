@@ -106,16 +106,27 @@ def check(config: Config, device: str) -> None:
         )
 
 
-def refuse_unknown(config: Config, tables: Collection[str]) -> None:
-    """Check that the tables which `config` names are there.
+def refuse_unfit(config: Config, tables: nn.Module, device: str) -> None:
+    """Refuse `tables` (their weights may lie nowhere) that cannot be trained on `device`, `cpu` or another.
 
     Raises:
-        ValueError: one is not.
+        ValueError: `by_table` names a table that is not there, or one has a type that the kernels do not know.
     """
-    if unknown := sorted(config.by_table.keys() - set(tables)):
+    weights = weights_of(tables)
+    if unknown := sorted(config.by_table.keys() - weights):
         raise ValueError(
-            f"train.sparse_optimizer.by_table: no table {', '.join(unknown)}; there are {', '.join(sorted(tables))}"
+            f"train.sparse_optimizer.by_table: no table {', '.join(unknown)}; there are {', '.join(sorted(weights))}"
         )
+    for table, weight in weights.items():
+        if device == "cpu" and weight.dtype == torch.bfloat16:
+            raise ValueError(
+                f"features.tables, {table!r}: the kernels for CPUs have no bfloat16; take float16, or a GPU"
+            )
+
+
+def weights_of(tables: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights by table: one is called embedding_bags.<table>.weight or embeddings.<table>.weight."""
+    return {name.split(".")[-2]: parameter for name, parameter in tables.named_parameters()}
 
 
 def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collection[str] = ()) -> None:
@@ -125,9 +136,8 @@ def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collec
         ValueError: there is no fused kernel of this kind for `device`, or `by_table` names no table.
     """
     check(config, device.type)
-    # A table's weight is called embedding_bags.<table>.weight or embeddings.<table>.weight.
-    weights = {name.split(".")[-2]: parameter for name, parameter in tables.named_parameters()}
-    refuse_unknown(config, weights)
+    refuse_unfit(config, tables, device.type)
+    weights = weights_of(tables)
     for table, weight in weights.items():
         rate = config.by_table.get(table, config.learning_rate)
         if rate and table not in frozen:

@@ -52,7 +52,7 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
     with distributed.world(request.sharding.device) as here:
         engine = Engine.load(request.data.engine)
         model = models.build(request.model, engine, RankingModel, tables_device="meta")
-        sharded = sharding.shard(model, engine.tables, request.sharding, here, request.seed)
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
         weights = sharded.state_dict()
         checkpoint.load_weights(request.checkpoint.state, weights)
         sharded.load_state_dict(OrderedDict(weights))

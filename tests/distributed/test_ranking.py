@@ -89,7 +89,7 @@ def _run(data, output, num_ranks, sharding):
                 # Adagrad and the signs that Adam makes of a gradient would blow roundings up.
                 "sparse_optimizer": {"kind": "sgd", "learning_rate": 5.0},
                 "dense_optimizer": {"kind": "sgd", "learning_rate": 0.1},
-                "sharding": {"sharding_types": [sharding], "device": "cpu", "kernels_by_table": {"item": ["fused"]}},
+                "sharding": {"sharding_types": [sharding], "device": "cpu"},
             }
         ),
         ranking=Config(sample_weight="weight", group="user"),

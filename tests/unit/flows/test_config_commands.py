@@ -37,9 +37,11 @@ def test_check_tells_every_mistake_on_stderr() -> None:
         ("features.query[name=sparse2].pooling=none", "'sparse2': pooling none, and multi_tower reads pooled"),
         ("features.tables[name=sparse4].name=sparse40", "tables: there is no table 'sparse40'"),
         ("model.towers[0].features=[sparse9]", "there is no feature 'sparse9' of that kind"),
-        ('train.sharding.by_table={"sparse9":["row_wise"]}', "there is no table 'sparse9'"),
-        ('train.sharding.kernels_by_table={"sparse9":["fused"]}', "there is no table 'sparse9'"),
         ('train.sparse_optimizer.by_table={"sparse9":0.1}', "no table sparse9"),
+        (
+            '{"features.tables[0].dtype":"bfloat16","train.sharding.device":"cpu"}',
+            "'sparse1': the kernels for CPUs have",
+        ),
     ],
 )
 def test_check_finds_what_does_not_go_together(setting: str, message: str) -> None:

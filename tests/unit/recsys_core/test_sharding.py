@@ -1,4 +1,4 @@
-"""How tables start, and which names a sharding section may have; what ranks do with it is in tests/distributed."""
+"""The numbers that tables start with; that ranks start alike is shown in tests/distributed."""
 
 import math
 
@@ -6,24 +6,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recsys_core.features import Initializer, TableSpec
-from recsys_core.sharding import Config, _draw, refuse_tables
+from recsys_core.features import Initializer
+from recsys_core.sharding import _draw
 
 ROWS, DIM = 70_000, 8
 
 
-def spec(name: str, **keys) -> TableSpec:
-    return TableSpec(name=name, num_embeddings=ROWS, embedding_dim=DIM, features=(), **keys)
-
-
 def drawn(**keys) -> torch.Tensor:
     initializer = Initializer.model_validate(keys) if keys else None
-    table = spec("t", initializer=initializer)
     piece = torch.empty(ROWS, DIM)
-    _draw(piece, [0, 0], piece.size(), (0, 1), table)
+    _draw(piece, [0, 0], piece.size(), (0, 1), initializer)
     # Any piece of the table has the numbers that the whole one has there, over the border of two draws as well.
     part = torch.empty(5_000, 4)
-    _draw(part, [62_000, 4], piece.size(), (0, 1), table)
+    _draw(part, [62_000, 4], piece.size(), (0, 1), initializer)
     assert torch.equal(part, piece[62_000:67_000, 4:])
     return piece
 
@@ -65,17 +60,3 @@ def test_a_constant_is_everywhere() -> None:
 def test_an_initializer_s_keys_go_with_its_kind(keys, message) -> None:
     with pytest.raises(ValidationError, match=message):
         Initializer.model_validate(keys)
-
-
-@pytest.mark.parametrize("key", ["by_table", "kernels_by_table"])
-def test_a_table_that_is_not_there_is_named(key) -> None:
-    value = {"itm": ("row_wise",) if key == "by_table" else ("fused",)}
-    with pytest.raises(ValueError, match=rf"train.sharding.{key}: there is no table 'itm' .*did you mean 'item'"):
-        refuse_tables(Config(**{key: value}), [spec("user"), spec("item")], "cuda")
-
-
-def test_a_type_that_cpus_have_no_kernel_for_is_refused() -> None:
-    refuse_tables(Config(), [spec("user", dtype="float16")], "cpu")
-    refuse_tables(Config(), [spec("user", dtype="bfloat16")], "cuda")
-    with pytest.raises(ValueError, match="'user': the kernels for CPUs have no bfloat16; take float16"):
-        refuse_tables(Config(), [spec("user", dtype="bfloat16")], "cpu")

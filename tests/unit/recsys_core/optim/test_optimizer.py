@@ -11,7 +11,6 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
 from recsys_core import distributed, optim, sharding
-from recsys_core.features import TableSpec
 from recsys_core.optim import DenseConfig, SparseConfig
 
 ROWS, DIM, BATCH = {"city": 6, "tag": 5}, 4, 8
@@ -65,8 +64,7 @@ class Both:
         self.device = here.device
         self.sparse, self.dense = SparseConfig.model_validate(sparse), DenseConfig.model_validate(dense)
         optim.fuse(self.sparse, tables, here.device)
-        specs = [TableSpec(name=n, num_embeddings=r, embedding_dim=DIM, features=()) for n, r in ROWS.items()]
-        self.model = sharding.shard(model, specs, sharding.Config(), here, 0)
+        self.model = sharding.shard(model, list(ROWS), sharding.Config(), here, 0)
         self.optimizer = optim.Optimizer(self.sparse, self.dense, self.model)
         self.whole = Whole().to(here.device)
         with torch.no_grad():

@@ -15,7 +15,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from recsys_core.artifacts import Frozen
 from recsys_core.features import TableSpec
 from recsys_core.models import base
-from recsys_core.models.blocks.embeddings import DTYPES
+from recsys_core.models.blocks.embeddings import DTYPES, as_declared
 from recsys_core.models.blocks.mlp import mlp
 
 
@@ -79,6 +79,7 @@ class Model(base.RetrievalModel):
         self.tables = EmbeddingBagCollection(
             device=tables_device, tables=[_table_config(table, sides) for table in tables]
         )
+        as_declared(self.tables, tables)
         self._keys = {side: [f"{side}.{feature.name}" for feature in inputs.sparse] for side, inputs in sides.items()}
         self._widths = {
             side: torch.tensor([widths[feature.table] for feature in inputs.sparse]) for side, inputs in sides.items()

@@ -111,6 +111,7 @@ class Embeddings(nn.Module):
             )
             for width in sorted({widths[name] for name in in_rows})
         )
+        as_declared(self, tables)
         # The order in which a collection of bags gives its features, so that nothing has to be moved.
         summed = [f for f in every if f.table in in_rows and f.pooling != "none"]
         self.pooled_features = (*bagged, *summed)
@@ -173,6 +174,14 @@ class Embeddings(nn.Module):
             return summed_BP
         widths = torch.tensor(self.pooled_widths[: len(self._bagged)], device=summed_BP.device)
         return summed_BP * counts_KB.T.to(summed_BP.dtype).reciprocal().repeat_interleave(widths, dim=1)
+
+
+def as_declared(module: nn.Module, tables: tuple[TableSpec, ...]) -> None:
+    """Give the weights of `module`'s bfloat16 tables that type: TorchRec makes them float16 until they are sharded."""
+    wide = {table.name for table in tables if table.dtype == "bfloat16"}
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in wide and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.to(torch.bfloat16)
 
 
 def pool(values_ND: Tensor, lengths_B: Tensor, pooling: str, tile_length: int, weights_N: Tensor | None) -> Tensor:

@@ -3,16 +3,16 @@
     python benchmarks/training.py DATA [--cases NAME …] [--ranks N …] [--steps N] [--json FILE]
 
 DATA is a folder of Parquet tables: `criteo_train` (13 numbers, 26 ids), `dssm_train` (positives of queries and items)
-and `din_train` (labelled, with click sequences). Batches have 8,192 rows per machine: two ranks take half each. The
-loop reads, shuffles, encodes, waits and updates, as a run does, over every row; the floor takes the same batches from
-memory and makes the same updates. `data wait` is the share of the loop's time in which it waits for a batch, `cpu` the
-cores that the process keeps busy. The ratio is the loop over the floor.
+and `din_train` (labelled, with click sequences), and an `_eval` of each. Batches have 8,192 rows per machine: two ranks
+take half each. The loop reads, shuffles, encodes, waits and updates, as a run does, over every row; the floor takes the
+same batches from memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
+two towers rank each positive among 1,024 sampled negatives. `data wait` is the share of the loop's time in which it
+waits for a batch, `cpu` the cores that the process keeps busy. The ratio is the loop over the floor.
 """
 
 import argparse
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -199,6 +199,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int) -> None:
 
         started = time.perf_counter(), time.process_time()
         done = train.fit(trainer, request, None, hear, day=DAY)
+        evaluated = _evaluated(case, trainer, request, data, here)
         if here.is_first:
             curve = pq.read_table(done.path / "curve.parquet")
             figures = {
@@ -206,10 +207,39 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int) -> None:
                 "loop": done.examples_per_second,
                 "data_wait_share": float(curve["data_wait_share"].to_numpy().mean()),
                 "cpu": (ticks[-1][1] - started[1]) / (ticks[-1][0] - started[0]),
+                "evaluation": evaluated,
                 "threads": torch.get_num_threads(),
             }
             (work / "figures.json").write_text(json.dumps(figures))
         here.barrier()
+
+
+def _evaluated(case: str, trainer: Any, request: Any, data: Path, here: Any) -> float:
+    """Evaluate the trained model as the evaluation stage does; return the examples per second of all ranks."""
+    from recsys_core import evaluate
+    from recsys_core.feed import Feed, ItemTable
+    from recsys_core.progress import silent
+    from recsys_core.ranking.objective import gathered
+    from recsys_core.readers import parquet
+    from recsys_core.samplers import weighted
+
+    size, engine, model = request.config.batch_size, trainer.objective.engine, trainer.model.eval()
+    if case in ("dlrm", "din"):
+        folder = {"dlrm": "criteo_eval", "din": "din_eval"}[case]
+        reader = parquet.Reader(parquet.Config(path=str(data / folder)))
+        here.barrier()
+        started = time.perf_counter()
+        rows = gathered(model, engine, request.ranking, reader, here, batch_size=size)
+        return len(rows.logits) / (time.perf_counter() - started)
+    items = ItemTable(request.data.items, engine)
+    pairs = pq.read_table(data / "dssm_eval")
+    pairs = pairs.filter(pa.array(items.rows_of(pairs.column("item_id")) >= 0))
+    feed = Feed(engine, items, weighted.Config(num_negatives=1_024), seed=0, rank=here.rank)
+    asked = request.model_copy(update={"config": evaluate.Config(batch_size=size)})
+    here.barrier()
+    started = time.perf_counter()
+    here.sum(evaluate.sums(asked, here, feed, model, pairs, silent))
+    return pairs.num_rows / (time.perf_counter() - started)
 
 
 def _batches(trainer: Any) -> Any:
@@ -218,14 +248,15 @@ def _batches(trainer: Any) -> Any:
 
 def measure(case: str, num_ranks: int, data: Path, num_steps: int) -> dict[str, float]:
     """Run a case on `num_ranks` processes that share the machine's cores; return its figures."""
-    threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
+    from recsys_core import launch
+
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, "-W", "ignore"]
         if num_ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
         command += [__file__, str(data), "--worker", case, "--work", work, "--steps", str(num_steps)]
-        root = str(Path(__file__).parents[1])
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": root}
+        environment = launch.environment(launch.Config(num_ranks=num_ranks))
+        environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{case} on {num_ranks} rank(s) failed:\n{done.stderr}")
@@ -247,7 +278,8 @@ def main() -> None:
         work_as_rank(arguments.worker, arguments.data, arguments.work, arguments.steps)
         return
     print(
-        f"{'case':<20} {'ranks':>5} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} {'data wait':>10} {'cpu':>5}"
+        f"{'case':<20} {'ranks':>5} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} {'data wait':>10} {'cpu':>5} "
+        f"{'evaluation':>11}"
     )
     rows = []
     for case in arguments.cases:
@@ -256,13 +288,17 @@ def main() -> None:
             ratio = found["loop"] / found["floor"]
             print(
                 f"{case:<20} {num_ranks:>5} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} "
-                f"{found['data_wait_share']:>10.1%} {found['cpu']:>5.2f}",
+                f"{found['data_wait_share']:>10.1%} {found['cpu']:>5.2f} {found['evaluation']:>11,.0f}",
                 flush=True,
             )
             named = {"case": f"{case}, {num_ranks} rank(s)"}
             speed = {"figure": "training", "value": found["loop"], "unit": "examples/s"}
             rows.append(named | speed | {"reference": found["floor"], "ratio": ratio})
-            for figure, unit in (("data_wait_share", "share"), ("cpu", "cores of the first rank")):
+            for figure, unit in (
+                ("data_wait_share", "share"),
+                ("cpu", "cores of the first rank"),
+                ("evaluation", "examples/s"),
+            ):
                 figures = {"figure": figure, "value": found[figure], "unit": unit}
                 rows.append(named | figures | {"reference": None, "ratio": None})
     if arguments.json:

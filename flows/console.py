@@ -119,7 +119,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if now >= self._next.get(event.stage, now) or _ended(event) or _warns(event):
+        if now >= self._next.get(event.stage, now) or _ended(event) or _is_told(event):
             self._next[event.stage] = now + _LINE_SECONDS
             self._console.print(_line(event), soft_wrap=True)
 
@@ -132,7 +132,7 @@ class _Bars:
         self._open: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        if _ended(event) or _warns(event):
+        if _ended(event) or _is_told(event):
             if event.stage in self._open:
                 self._bars.remove_task(self._open.pop(event.stage))
             self._bars.console.print(_line(event))
@@ -151,8 +151,8 @@ def _ended(event: Event) -> bool:
     return event.message is not None and event.message.startswith(("done", "failed"))
 
 
-def _warns(event: Event) -> bool:
-    return event.message is not None and event.message.startswith("warning")
+def _is_told(event: Event) -> bool:
+    return event.message is not None and event.message.startswith(("warning", "plan"))
 
 
 def _count(event: Event) -> str:

@@ -1,7 +1,7 @@
 """`dayline data`: make a log in the daily layout, from nothing or from published data; see what a table holds."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,9 +108,17 @@ def generate_ctr(
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m or taobao-ad", show_default=False)],
-    source: Annotated[str, typer.Argument(help="zip, folder, or http(s) URL of a zip", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m, taobao-ad or tables", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="zip, folder, or http(s) URL of a zip; of tables a mapping", show_default=False)
+    ],
     out: _Out,
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="of tables: replace this day alone", show_default=False
+        ),
+    ] = None,
     checksum: Annotated[
         str | None, typer.Option(metavar="sha256:HEX", help="refuse an archive that has another; a URL needs one")
     ] = None,
@@ -130,9 +138,21 @@ def import_(
     interaction; `--set min_rating=4` keeps the better ones.
 
     **taobao-ad**: raw_sample, ad_feature and user_profile (.csv, .csv.gz or .csv.tar.gz), or the clicks as Parquet.
+
+    **tables**: `'{interactions: odps://shop/tables/clicks, users: odps://…, items: …}'`, or any other paths. With
+    `--day` only that day's partitions are read, and the rest of the log stays as it is.
     """
-    given = {"kind": kind.replace("-", "_"), "source": source} | ({"checksum": checksum} if checksum else {})
-    _write("import", given, settings, out, overwrite=overwrite)
+    import yaml
+
+    try:
+        read = yaml.safe_load(source) if source.startswith("{") else source
+    except yaml.YAMLError:
+        raise typer.BadParameter(
+            f"{source!r} is no mapping; write '{{interactions: PATH, users: PATH, items: PATH}}'"
+        ) from None
+    given = {"kind": kind.replace("-", "_"), "source": read}
+    given |= {"checksum": checksum} if checksum else {}
+    _write("import", given, settings, out, overwrite=overwrite, day=day and day.date())
 
 
 @app.command()
@@ -204,13 +224,24 @@ def _config(command: str, given: dict[str, Any], settings: Sequence[str] | None,
     return parsing.validate(record, given, Path(f"dayline data {command}"), applied)
 
 
-def _write(command: str, given: dict[str, Any], settings: Sequence[str] | None, out: Path, *, overwrite: bool) -> None:
+def _write(
+    command: str,
+    given: dict[str, Any],
+    settings: Sequence[str] | None,
+    out: Path,
+    *,
+    overwrite: bool,
+    day: date | None = None,
+) -> None:
     from flows import console
     from recsys_core import ingest
 
     config = _config(command, given, settings, ingest.CATALOGUE)
     with console.progress() as sink:
-        counts = ingest.import_log(config, out, sink, overwrite=overwrite)
+        if day is None:
+            counts = ingest.import_log(config, out, sink, overwrite=overwrite)
+        else:
+            counts = ingest.import_day(config, out, sink, day)
     typer.echo(
         f"{out}: {counts.num_interactions:,} interactions on {counts.num_days} days from {counts.first_day} "
         f"to {counts.last_day}, {counts.num_users:,} rows of users, {counts.num_items:,} of items"

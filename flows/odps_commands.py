@@ -25,6 +25,9 @@ def odps_emulator(
     sts_token: Annotated[
         str | None, typer.Option(envvar="ODPS_EMULATOR_STS_TOKEN", help="make the key a temporary one")
     ] = None,
+    storage_api: Annotated[
+        bool, typer.Option(help="without it, projects have the Arrow tunnel alone, as some of the real ones")
+    ] = True,
     faults: Annotated[
         list[str] | None,
         typer.Option("--fault", metavar="JSON", help="trouble to make, as below; repeatable", show_default=False),
@@ -60,7 +63,9 @@ def odps_emulator(
         (directory / name).mkdir(parents=True, exist_ok=True)
     wanted = [Fault.model_validate_json(text) for text in faults or ()]
     secret = access_key or secrets.token_urlsafe(24)
-    emulator = Emulator(directory, [Keys(access_id, secret, sts_token)], host=host, port=port)
+    emulator = Emulator(
+        directory, [Keys(access_id, secret, sts_token)], host=host, port=port, has_storage_api=storage_api
+    )
     emulator.faults.add(*wanted)
     if host not in _LOOPBACK:
         typer.echo(f"warning: {host} is not this machine alone; whoever reaches it can make trouble", err=True)

@@ -238,7 +238,11 @@ class LabelledData(Artifact):
 
 
 class Checkpoint(Artifact):
-    """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`."""
+    """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
+
+    `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
+    that were ever updated, where the optimizer keeps what tells that.
+    """
 
     stage: ClassVar[str] = "train"
 
@@ -248,11 +252,17 @@ class Checkpoint(Artifact):
     examples_per_second: float
     num_ranks: int
     warm_started_from: str | None
+    touched: dict[str, float] = {}
 
     @property
     def state(self) -> Path:
         """Folder of torch's distributed checkpoint: model and optimizers."""
         return self.path / "state"
+
+    @property
+    def plan(self) -> Path:
+        """Text: which rank held which part of which table, and what that took."""
+        return self.path / "plan.txt"
 
 
 class ExportedModel(Artifact):

@@ -59,8 +59,8 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
         sharded.load_state_dict(OrderedDict(weights))
         sharded.eval()
         feed = Feed(engine, items, request.sampler, seed=request.seed, rank=here.rank)
-        sums = here.sum(_sums(request, here, feed, sharded, _pairs(request.data, items), sink))
-        num_pairs, loss, *hits = sums.tolist()
+        totals = here.sum(sums(request, here, feed, sharded, _pairs(request.data, items), sink))
+        num_pairs, loss, *hits = totals.tolist()
         recall = {str(k): hit / max(num_pairs, 1) for k, hit in zip(request.config.ks, hits, strict=True)}
         if here.is_first:
             with artifacts.pending(request.output) as aside:
@@ -89,10 +89,10 @@ def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:
     )
 
 
-def _sums(
+def sums(
     request: Request, here: World, feed: Feed, model: torch.nn.Module, pairs: pa.Table, sink: Sink
 ) -> torch.Tensor:
-    """Return this rank's [pairs, loss, hits at each K] sums, float64."""
+    """Return the [pairs, loss, hits at each K] sums of this rank's share of `pairs` of query and item, float64."""
     reader = memory.Reader(pairs)
     order = Order(reader.block_rows, seed=request.seed, epoch=0, shuffle_rows=0)
     shard = Shard(
@@ -105,20 +105,24 @@ def _sums(
     )
     loss = sampled_softmax.Loss(request.loss.model_copy(update={"in_batch_negatives": False}))
     log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(here.device)
-    sums = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
+    totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
     done = 0
     with torch.no_grad():
         for prepared, _ in prefetch(feed.batches(shard, epoch=0, step=0)):
             batch = prepared.to(here.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
-            correction = log_expected[batch.item_rows_M]
-            loss_B = loss(query_BD, item_MD, batch.item_rows_M, correction)
-            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, torch.zeros_like(correction))
+            no_correction_M = torch.zeros(len(item_MD), device=here.device)
+            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M)
             rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
+            if request.loss.logq_correction:
+                correction_M = log_expected[batch.item_rows_M]
+                positive_B = positive_B - correction_M[: len(positive_B)]
+                negative_BN -= correction_M[len(positive_B) :]
+            loss_B = sampled_softmax.cross_entropy(positive_B, negative_BN)
             hits_BK = torch.stack([rank_B < k for k in request.config.ks], dim=1)
             columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
-            sums += columns_BX.double().sum(dim=0)
+            totals += columns_BX.double().sum(dim=0)
             done += batch.global_rows
             if here.is_first:
                 sink(Event(stage="evaluate", done=done, total=pairs.num_rows, unit="pairs"))
-    return sums
+    return totals

@@ -1,6 +1,7 @@
 """Ingest, the first stage: bring the log into the daily layout, and check all of it before anything is trained.
 
-A kind that is not in the daily layout is imported once below `import_root`, and found there by the next run.
+A kind that is not in the daily layout is imported once below `import_root`, and found there by the next run; of one
+whose source is parted by day, each day is.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from recsys_core.datasets import _checks, base, daily
 from recsys_core.progress import Sink
 
 CATALOGUE = "recsys_core.datasets"
+_IMPORTED = ".imported"
 Config = Annotated[base.Config, lookup.OneOf(CATALOGUE)]
 """The YAML section `data`: the `Config` of whichever kind it names."""
 
@@ -40,7 +42,7 @@ def run(request: Request, sink: Sink) -> Dataset:
     Raises:
         ValueError: a bad source, or a log that must not be trained on; nothing is written then.
     """
-    root = prepare(request.config, request.import_root, sink)
+    root = prepare(request.config, request.import_root, sink, day=request.day)
     daily.require_day(root, request.day)
     checked = _checks.check(root, request.day + datetime.timedelta(days=1), sink)
     with artifacts.pending(request.output) as aside:
@@ -64,10 +66,13 @@ def run(request: Request, sink: Sink) -> Dataset:
 def fingerprint(config: base.Config, day: datetime.date) -> str:
     """Return a digest of the source as a run for `day` sees it, from names, sizes and times; no content is read.
 
-    Of a log read in place only the partitions up to the day after count: tomorrow's make no difference to today.
+    Of a log read in place, or one that is parted by day, only the partitions up to the day after count: tomorrow's
+    make no difference to today.
     """
     if config.in_place:
         return daily.fingerprint(_in_place(config), day)
+    if (parts := _days(config, day)) is not None:
+        return digest_of([_of_config(config, exclude={"source"}), {str(at): _digest(own) for at, own in parts.items()}])
     return source_fingerprint(config)
 
 
@@ -80,10 +85,25 @@ def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.dat
     return daily.last_day(prepare(config, import_root, sink))
 
 
-def prepare(config: base.Config, import_root: Path, sink: Sink, catalogue: str = CATALOGUE) -> Path:
-    """Return the root of what `config` names in its catalogue's layout, importing it unless that has been done."""
+def prepare(
+    config: base.Config,
+    import_root: Path,
+    sink: Sink,
+    catalogue: str = CATALOGUE,
+    day: datetime.date | None = None,
+) -> Path:
+    """Return the root of what `config` names in its catalogue's layout, importing it unless that has been done.
+
+    With `day`, days after the next one need not be there.
+    """
     if config.in_place:
         return _in_place(config)
+    if catalogue == CATALOGUE and (parts := _days(config, day)) is not None:
+        destination = import_root / f"{config.kind}-{digest_of(_of_config(config))}"
+        with _locked(destination.parent):
+            _drop_days(destination, {at for at in _imported(destination) if at not in parts}, day)
+            _import_days(config, destination, sink, parts)
+        return destination.absolute()
     destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
     with _locked(destination.parent):
         if not destination.exists():
@@ -107,6 +127,85 @@ def import_log(
         if destination.exists() and not overwrite:
             raise ValueError(f"{destination}: exists; name another folder, or allow it to be overwritten")
         return _import(config, destination, sink, catalogue)
+
+
+def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime.date) -> base.Counts:
+    """Write one day of the source into the log at `destination`, in place of that day's rows; others stay as they are.
+
+    Raises:
+        ValueError: a bad source, one that is not parted by day, or one that has no such day.
+    """
+    parts = _days(config, day, alone=True)
+    if parts is None:
+        raise ValueError(f"{config.kind}: the source is not parted by day; import it whole, without --day")
+    if "interactions" not in parts.get(day, {}):
+        path = config.source["interactions"]
+        raise ValueError(f"{path}: no interactions of {day}; name another day, or write its partition first")
+    with _locked(destination.absolute().parent):
+        (destination / _IMPORTED / f"{day}.json").unlink(missing_ok=True)
+        (counts,) = _import_days(config, destination, sink, {day: parts[day]})
+    if counts is None:
+        raise ValueError(f"{config.source}: the interactions of {day} are empty; write its partition again")
+    return counts
+
+
+def _days(
+    config: base.Config, day: datetime.date | None, *, alone: bool = False
+) -> dict[datetime.date, dict[str, Any]] | None:
+    """Return the parts of the source by day, up to the day after `day`, or of it `alone`; None for what has none."""
+    module = lookup.component(CATALOGUE, config.kind)
+    if not hasattr(module, "days"):
+        return None
+    if alone:
+        return module.days(config, day, day)
+    return module.days(config, None, None if day is None else day + datetime.timedelta(days=1))
+
+
+def _import_days(
+    config: base.Config, destination: Path, sink: Sink, parts: dict[datetime.date, dict[str, Any]]
+) -> list[base.Counts | None]:
+    """Import the days of which `destination` does not have these very parts."""
+    module, counts = lookup.component(CATALOGUE, config.kind), list[base.Counts | None]()
+    known = _imported(destination)
+    for at in sorted(parts):
+        if known.get(at) == _digest(parts[at]):
+            continue
+        aside = destination / f".{at}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            counts.append(module.write_day(config, parts[at], aside, sink))
+            # Until the mark is written the day counts as not imported, whatever of it is in place.
+            (destination / _IMPORTED / f"{at}.json").unlink(missing_ok=True)
+            for table in daily.TABLES:
+                (destination / table).mkdir(exist_ok=True)
+                made, there = (root / table / base.partition(at) for root in (aside, destination))
+                if made.is_dir():
+                    artifacts.move_into_place(made, there)
+                elif there.is_dir():
+                    shutil.rmtree(there)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        artifacts.write_text(destination / _IMPORTED / f"{at}.json", json.dumps(_digest(parts[at])))
+    return counts
+
+
+def _digest(parts: dict[str, Any]) -> str:
+    return digest_of({name: part.fingerprint for name, part in parts.items()})
+
+
+def _imported(destination: Path) -> dict[datetime.date, str]:
+    """Return what was imported to `destination` by day, each with the digest of its parts."""
+    marks = (destination / _IMPORTED).glob("[!.]*.json")
+    return {datetime.date.fromisoformat(mark.stem): json.loads(mark.read_text()) for mark in marks}
+
+
+def _drop_days(destination: Path, gone: set[datetime.date], day: datetime.date | None) -> None:
+    """Remove days that the source does not have any more, of those up to the day after `day`."""
+    for at in gone:
+        if day is None or at <= day + datetime.timedelta(days=1):
+            (destination / _IMPORTED / f"{at}.json").unlink()
+            for table in daily.TABLES:
+                shutil.rmtree(destination / table / base.partition(at), ignore_errors=True)
 
 
 def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str) -> Any:
@@ -143,9 +242,6 @@ def _in_place(config: base.Config) -> Path:
 def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
     """Return a digest of a source that is imported whole, and of the code that imports it; no content is read."""
     module = lookup.component(catalogue, config.kind)
-    # An importer that was changed must import again.
-    own = Path(str(module.__file__))
-    code = sorted({*Path(base.__file__).parent.glob("*.py"), *own.parent.glob("*.py")})
     if hasattr(module, "fingerprint"):
         source = module.fingerprint(config)
     else:
@@ -153,6 +249,12 @@ def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
         where: str | None = config.source
         read = where is not None and not where.startswith(("http://", "https://"))
         source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
-    # A ranking table's day is only what its runs are named by.
-    fields = config.model_dump(mode="json", exclude={"source", "day"})
-    return digest_of([fields, source, [digest_of_file(file) for file in code]])
+    return digest_of([_of_config(config, catalogue, exclude={"source", "day"}), source])
+
+
+def _of_config(config: base.Config, catalogue: str = CATALOGUE, exclude: set[str] | None = None) -> list[Any]:
+    """Return what a config says, but where the source is and a ranking table's day, which only names its runs."""
+    # An importer that was changed must import again.
+    own = Path(str(lookup.component(catalogue, config.kind).__file__))
+    code = sorted({*Path(base.__file__).parent.glob("*.py"), *own.parent.glob("*.py")})
+    return [config.model_dump(mode="json", exclude=exclude), [digest_of_file(file) for file in code]]

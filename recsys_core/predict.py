@@ -3,6 +3,7 @@
 The scripted towers are used, not the checkpoint: what is measured, indexed and released is one and the same.
 """
 
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -51,7 +52,9 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
     with distributed.world("cpu") as here:
         work = Pending(request.output)
         if here.is_first:
-            work.path.mkdir(parents=True, exist_ok=True)
+            # A killed attempt may have had more ranks, and so more parts.
+            shutil.rmtree(work.path, ignore_errors=True)
+            work.path.mkdir(parents=True)
         here.barrier()
         engine = Engine.load(request.model.engine)
         folders = {"item": request.data.items, "query": request.data.ground_truth}

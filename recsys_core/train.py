@@ -4,9 +4,10 @@ import datetime
 import itertools
 import math
 import shutil
+import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +19,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, checkpoint, distributed, optim, sharding
 from recsys_core.artifacts import Frozen, Pending, TrainingData
-from recsys_core.checkpoint import Position, files, fine_tune
+from recsys_core.checkpoint import Position, files, fine_tune, owners
 from recsys_core.distributed import World
 from recsys_core.loader import Budget, Interval, Order, Shard, merge, prefetch
 from recsys_core.lookup import OneOf
@@ -71,7 +72,7 @@ class Config(Frozen):
         default="auc", description="the metric by which the best state is chosen"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of the forward pass; weights, losses and optimizers stay float32"
+        default="float32", description="of matrix products; weights, losses and optimizers stay float32"
     )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
@@ -122,23 +123,57 @@ def trainer(request: Request, here: World) -> "Trainer":
         seed=request.seed,
         here=here,
     )
-    return Trainer(objective, request.config, here, seed=request.seed, warm=request.base is not None)
+    return Trainer(
+        objective,
+        request.config,
+        here,
+        seed=request.seed,
+        warm=request.base is not None,
+        earlier_plans=earlier_plans(request, request.base),
+    )
+
+
+def earlier_plans(request: artifacts.Request, base: artifacts.Checkpoint | None) -> list[Path]:
+    """Return the folders whose plan of tables may be taken again: of a killed try, and of what is continued."""
+    return [Pending(request.output).path, *([base.path] if base else [])]
 
 
 class Trainer:
     """The state of one training on one rank: model, optimizers, and where it stands."""
 
-    def __init__(self, objective: Objective, config: Config, here: World, *, seed: int, warm: bool = False) -> None:
-        """Shard the objective's model and make the optimizers; `warm`: it is going to continue another training."""
+    def __init__(
+        self,
+        objective: Objective,
+        config: Config,
+        here: World,
+        *,
+        seed: int,
+        warm: bool = False,
+        earlier_plans: Sequence[Path] = (),
+    ) -> None:
+        """Shard the objective's model and make the optimizers.
+
+        `warm`: it is going to continue another training. `earlier_plans` are folders whose plan may be taken again.
+        """
         self.objective, self.config, self.here, self.seed = objective, config, here, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
         specs = objective.engine.tables
         frozen = {table.name for table in specs if not table.trainable}
         optim.fuse(config.sparse_optimizer, objective.tables, here.device, frozen)
+        self._owners = {table: torch.from_numpy(rows) for table, rows in objective.engine.owners().items()}
+        growing = {table.name: table.max_rows for table in specs if table.max_rows is not None}
+        self.plan, self.plan_told = sharding.plan(
+            objective.model,
+            config.sharding,
+            here,
+            batch_size=config.batch_size,
+            max_rows=growing,
+            earlier=earlier_plans,
+        )
         tables = [table.name for table in specs]
         initializers = {table.name: table.initializer for table in specs if table.initializer is not None}
         self.model: DistributedModelParallel = sharding.shard(
-            objective.model, tables, config.sharding, here, seed, initializers=initializers
+            objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
         )
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
@@ -154,7 +189,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
-        return {"model": self.model.state_dict(), **self.optimizer.state()}
+        state = {"model": self.model.state_dict(), **self.optimizer.state()}
+        return state | ({owners.SECTION: self._owners} if self._owners else {})
 
     def restore(self, directory: Path, *sections: str) -> None:
         """Take everything that `state` holds from the checkpoint in `directory`, or only `sections` of it."""
@@ -163,10 +199,17 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.restored(state)
 
+    def inherit(self, directory: Path, *sections: str) -> None:
+        """Take `sections` from the checkpoint of an earlier day, whose dynamic ids may have had other rows."""
+        state = {section: held for section, held in self.state().items() if section in sections}
+        owners.inherit(directory, state, self._owners)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.restored(state)
+
     def fine_tune(self, config: fine_tune.Config) -> None:
         """Take the weights that `config` chooses from another training's checkpoint."""
         weights = self.model.state_dict()
-        fine_tune.load(config, weights)
+        owners.refuse_other(config.path, fine_tune.load(config, weights), self._owners)
         self.model.load_state_dict(OrderedDict(weights))
         self.optimizer.restored({})
 
@@ -175,17 +218,21 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
         batch = batch.to(self.here.device)
         self.optimizer.begin(number, self.position.epoch)
-        loss = self.objective.loss(self._forward, batch, self.here)
+        with self._precision():
+            loss = self.objective.loss(self._forward, batch, self.here)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
         self.optimizer.backward(loss * self.here.num_ranks / batch.global_rows)
         self.optimizer.end()
         return loss.detach()
 
     def _forward(self, *inputs: Any) -> Any:
-        """Call the model in the precision that the config says; what comes out is float32."""
-        with torch.autocast(self.here.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            outputs = self.model(*inputs)
+        """Call the model; what comes out is float32, whatever it was computed in."""
+        outputs = self.model(*inputs)
         return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+    def _precision(self) -> torch.autocast:
+        enabled = self.config.precision == "bfloat16"
+        return torch.autocast(self.here.device.type, torch.bfloat16, enabled=enabled)
 
     def epoch(self) -> Shard:
         """Return this rank's share of what is left of the epoch."""
@@ -228,6 +275,15 @@ class Trainer:
             self.position = position.model_copy(update={"num_stale": position.num_stale + 1})
         return found
 
+    def touched(self) -> dict[str, float]:
+        """Return the share of each table's rows that an update has ever touched; every rank calls this."""
+        counts: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for part in self.here.gather(self.optimizer.touched_rows()):
+            for table, (count, size) in part.items():
+                counts[table], sizes[table] = counts.get(table, 0) + count, size
+        return {table: counts[table] / sizes[table] for table in sorted(counts)}
+
     @property
     def is_stale(self) -> bool:
         """Whether enough evaluations in a row were no better."""
@@ -247,6 +303,10 @@ def fit(
     here, work = trainer.here, Pending(request.output)
     if here.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
+        trainer.plan.save(work.path)
+        told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
+        sys.stderr.write(f"{told}\n")
+        sink(Event(stage=_STAGE, metrics=trainer.objective.engine.figures, message=told))
     here.barrier()
     steps, state = work.path / "steps", work.path / "state"
     if resumed := state if state.exists() else checkpoint.latest(steps):
@@ -254,7 +314,7 @@ def fit(
         trainer.position = checkpoint.position(resumed)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
     elif base is not None:
-        trainer.restore(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
+        trainer.inherit(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
     elif trainer.config.fine_tune_from is not None:
         trainer.fine_tune(trainer.config.fine_tune_from)
     curve = _train(trainer, work.path, sink)
@@ -263,6 +323,7 @@ def fit(
         if trainer.position.best_step:
             trainer.restore(work.path / "best")
         trainer.save(state)
+    touched = trainer.touched()
     if here.is_first:
         for kept in (steps, work.path / "best"):
             shutil.rmtree(kept, ignore_errors=True)
@@ -276,6 +337,7 @@ def fit(
             examples_per_second=_speed(curve),
             num_ranks=here.num_ranks,
             warm_started_from=base.digest if base else None,
+            touched=touched,
         )
     here.barrier()
     return artifacts.Checkpoint.load(request.output)

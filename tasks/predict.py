@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from recsys_core import launch, uri
-from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions
+from recsys_core import launch, readers
+from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions, digest_of
 from recsys_core.ranking import predict as stage
 from tasks.perform import RankingRun, perform, stage_task
 
@@ -11,14 +11,15 @@ from tasks.perform import RankingRun, perform, stage_task
 @stage_task("predict")
 def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predictions:
     """Return the scored rows, in the table's order: of `predict.source`, or else of the split that was evaluated."""
-    config = run.config
-    source = config.predict.source or str(data.root / config.evaluate.split)
+    config, day = run.config, run.day.isoformat()
+    source = (config.predict.source or str(data.root / config.evaluate.split)).replace("{day}", day)
+    output = config.predict.output and config.predict.output.replace("{day}", day)
     request = run.request(
         stage.Request,
         "predict",
-        config=config.predict,
+        config=config.predict.model_copy(update={"source": source, "output": output}),
         source=source,
-        source_digest=uri.fingerprint(uri.resolve(source)),
+        source_digest=digest_of(readers.build(readers.infer(source)).fingerprint),
         model=model,
     )
     work = partial(launch.run, "rank_predict", Predictions, config=config.launch)

@@ -25,4 +25,8 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
         base=run.base.checkpoint if run.base else None,
     )
     work = partial(launch.run, "train", Checkpoint, config=config.launch)
-    return perform(run, "train", Checkpoint, request, work)
+    checkpoint = perform(run, "train", Checkpoint, request, work)
+    if checkpoint.plan.is_file():
+        run.tracker.log_file(checkpoint.plan)
+    run.tracker.log_metrics({f"train/tables/{table}/touched": share for table, share in checkpoint.touched.items()})
+    return checkpoint

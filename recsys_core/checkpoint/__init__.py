@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from recsys_core.artifacts import Frozen, move_into_place, write_text
+from recsys_core.checkpoint import pieces
 from recsys_core.distributed import World
 from recsys_core.loader import Interval
 
@@ -62,7 +64,7 @@ def save(directory: Path, state: dict[str, Any], position: Position, here: World
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
     here.barrier()
-    save_state(state, checkpoint_id=aside)
+    save_state(state, checkpoint_id=aside, planner=pieces.Save())
     if here.is_first:
         write_text(aside / _POSITION, position.model_dump_json())
         move_into_place(aside, directory)
@@ -106,23 +108,25 @@ def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = Fals
     load(directory, state, alone=alone)
 
 
-def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None:
+def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: Collection[str] = frozenset()) -> None:
     """Fill `state`'s tensors in place, whatever number of ranks wrote them; `alone` reads without other ranks.
+
+    Of the keys in `grown` the checkpoint may have fewer rows; the rows that it lacks stay as they are.
 
     Raises:
         ValueError: the checkpoint is of another model; every differing key is listed.
     """
     reader = FileSystemReader(directory)
     stored = {
-        key: tuple(meta.size)
+        key: meta.size
         for key, meta in reader.read_metadata().state_dict_metadata.items()
         if isinstance(meta, TensorStorageMetadata)
     }
-    wanted = {key: tuple(value.size()) for key, value in _flat(state).items() if hasattr(value, "size")}
+    wanted = {key: value.size() for key, value in pieces.flat(state).items() if hasattr(value, "size")}
     differing = [
-        f"  {key}: checkpoint {stored.get(key, 'has none')}, model {shape}"
+        f"  {key}: checkpoint {tuple(stored[key]) if key in stored else 'has none'}, model {tuple(shape)}"
         for key, shape in sorted(wanted.items())
-        if stored.get(key) != shape
+        if stored.get(key) != shape and not (key in grown and _is_part(stored.get(key), shape))
     ]
     if differing:
         lines = "\n".join(differing)
@@ -131,13 +135,8 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False) -> None
             "Give the features and the model the sizes it was trained with, or train from random weights with "
             "--set train.warm_start=false"
         )
-    load_state(state, storage_reader=reader, no_dist=alone)
+    load_state(state, storage_reader=reader, planner=pieces.Load(grown), no_dist=alone)
 
 
-def _flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    if not isinstance(state, dict):
-        return {prefix: state}
-    flat: dict[str, torch.Tensor] = {}
-    for key, value in state.items():
-        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+def _is_part(stored: torch.Size | None, shape: torch.Size) -> bool:
+    return stored is not None and stored[1:] == shape[1:] and stored[0] <= shape[0]

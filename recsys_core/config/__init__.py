@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import agreement, parsing
+from recsys_core.config import agreement, parsing, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
@@ -58,6 +58,7 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
+        tables.check(self.features, self.train)
         agreement.check(self.features, self.model, RetrievalModel, self.train)
         return self
 

@@ -53,9 +53,9 @@ def check(root: Path, last: datetime.date, sink: Sink) -> Checked:
     known = {"user_id": base.FirstDays(), "item_id": base.FirstDays()}
     for day, paths in tables["interactions"].items():
         for path in paths:
-            for batch in progress.of(_read(path, ["user_id", "item_id", "timestamp"])):
-                _refuse_null(path, batch, ["user_id", "item_id", "timestamp"])
-                _refuse_other_day(path, batch["timestamp"], day)
+            for rows, batch in _numbered(progress.of(_read(path, ["user_id", "item_id", "timestamp"]))):
+                _refuse_null(path, rows, batch, ["user_id", "item_id", "timestamp"])
+                _refuse_other_day(path, rows, batch["timestamp"], day)
                 for name, first in acting.items():
                     first.add(batch[name], pa.repeat(pa.scalar(base.day_number(day), pa.int32()), batch.num_rows))
     for table, name in (("users", "user_id"), ("items", "item_id")):
@@ -134,21 +134,30 @@ def _refuse_wrong_columns(path: Path, table: str, schema: pa.Schema) -> None:
 
 
 def _read(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    file = daily.opened(path)
+    file, num_rows = daily.opened(path), 0
     try:
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
+            num_rows += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); write the partition again") from None
+        raise ValueError(f"{path}: damaged from row {num_rows} on ({error}); write the partition again") from None
 
 
-def _refuse_null(path: Path, batch: pa.Table, names: list[str]) -> None:
+def _numbered(batches: Iterator[pa.Table]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the batches of a file, each with its rows' numbers in words."""
+    start = 0
+    for batch in batches:
+        yield f"{start} to {start + batch.num_rows}", batch
+        start += batch.num_rows
+
+
+def _refuse_null(path: Path, rows: str, batch: pa.Table, names: list[str]) -> None:
     for name in names:
-        if batch[name].null_count:
-            raise ValueError(f"{path}: column {name!r} is null in {batch[name].null_count} rows; leave those rows out")
+        if nulls := batch[name].null_count:
+            raise ValueError(f"{path}: column {name!r} is null in {nulls} rows of {rows}; leave those rows out")
 
 
-def _refuse_other_day(path: Path, timestamps: pa.ChunkedArray, day: datetime.date) -> None:
+def _refuse_other_day(path: Path, rows: str, timestamps: pa.ChunkedArray, day: datetime.date) -> None:
     midnight = base.day_number(day) * base.DAY_SECONDS
     outside = timestamps.filter(
         pc.or_(pc.less(timestamps, midnight), pc.greater_equal(timestamps, midnight + base.DAY_SECONDS))
@@ -157,7 +166,7 @@ def _refuse_other_day(path: Path, timestamps: pa.ChunkedArray, day: datetime.dat
         example = outside[0].as_py()
         fine = midnight <= example // 1000 < midnight + base.DAY_SECONDS
         raise ValueError(
-            f"{path}: {len(outside)} timestamps are not on {day} in UTC, such as {example}; "
+            f"{path}: {len(outside)} timestamps of rows {rows} are not on {day} in UTC, such as {example}; "
             + (
                 "these are milliseconds, seconds are needed"
                 if fine
@@ -170,8 +179,8 @@ def _distinct_ids(table: str, name: str, paths: list[Path], progress: _Progress)
     """Return the ids of one day's users or items, having read every column once to see that none is damaged."""
     ids = pa.chunked_array([], pa.null())
     for path in paths:
-        for batch in progress.of(_read(path)):
-            _refuse_null(path, batch, [name])
+        for rows, batch in _numbered(progress.of(_read(path))):
+            _refuse_null(path, rows, batch, [name])
             ids = pa.chunked_array([*ids.chunks, *batch[name].chunks])
     twice = (
         [count["values"] for count in pc.value_counts(ids).to_pylist() if count["counts"] > 1] if _repeats(ids) else []

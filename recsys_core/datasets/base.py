@@ -2,7 +2,8 @@
 
 A kind has a `Config`. A kind that is not already in the daily layout also has
 `write(config, root: Path, sink: progress.Sink) -> Counts`, which streams its source into a `LogWriter(root)`. One whose
-source is not files has `fingerprint(config) -> str` as well.
+source is not files has `fingerprint(config) -> str` as well. One whose source may be parted by day has
+`days(config, first, last)` and `write_day(config, parts, root, sink)` too, see `tables`.
 """
 
 import datetime

@@ -1,11 +1,14 @@
 """A log in tables that any reader opens: MaxCompute, object stores or local files, by day.
 
 `interactions`, `users` and `items` name a table each. A row's day is text in the column `day_column`, which may be a
-partition key: `2024-01-31` or `20240131`. Rows have the columns of the daily layout, see `daily`. Users and items are
-held in memory while they are imported; interactions pass through it block by block.
+partition key: `2024-01-31` or `20240131`. If it is one in all three tables, each day is imported by itself, once, and
+again when its partitions have changed; a run asks for no day after the one that it needs. Rows have the columns of the
+daily layout, see `daily`. Users and items are held in memory while they are imported; interactions pass through it
+block by block.
 """
 
 import datetime
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +32,9 @@ class Config(base.Config):
     kind: Literal["tables"] = "tables"
     source: dict[str, str] = Field(description="paths of interactions, users and items")
     day_column: str = Field(default="ds", description="text, YYYY-MM-DD or YYYYMMDD")
+    first_day: datetime.date | None = Field(
+        default=None, description="rows of earlier days are left out; null: none are"
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="names in the tables to names in the log")
 
     @field_validator("source")
@@ -44,6 +50,32 @@ def fingerprint(config: Config) -> str:
     return digest_of([readers.build(readers.infer(path)).fingerprint for _, path in sorted(config.source.items())])
 
 
+def days(
+    config: Config, first: datetime.date | None, last: datetime.date | None
+) -> dict[datetime.date, dict[str, readers.Part]] | None:
+    """Return each day's part of each table that has one, from `first` to `last`; None: tables are not parted by day.
+
+    Raises:
+        ValueError: a table that cannot be reached, or a partition that is no day's.
+    """
+    least = max((day for day in (first, config.first_day) if day is not None), default=None)
+    found: dict[datetime.date, dict[str, readers.Part]] = {}
+    for name, path in config.source.items():
+
+        def wanted(text: str, name: str = name) -> bool:
+            day = _day(config, name, text)
+            return (last is None or day <= last) and (least is None or day >= least)
+
+        parts = readers.parts(path, config.day_column, wanted)
+        if parts is None:
+            return None
+        for text, part in parts.items():
+            if name in found.setdefault(_day(config, name, text), {}):
+                raise ValueError(f"{path}: two partitions are of the day of {text!r}; remove one of them")
+            found[_day(config, name, text)][name] = part
+    return found
+
+
 def write(config: Config, root: Path, sink: Sink) -> base.Counts:
     """Import the three tables.
 
@@ -51,25 +83,46 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
         ValueError: a table that cannot be opened or lacks a column, a day that is none, an interaction that is not of
             its partition's day.
     """
-    opened = {name: _opened(config, name, path) for name, path in config.source.items()}
-    total = sum(reader.num_rows for reader in opened.values())
-    log, done = base.LogWriter(root), 0
+    log = base.LogWriter(root)
+    _fill(config, config.source, log, sink)
+    return log.close()
+
+
+def write_day(config: Config, parts: dict[str, readers.Part], root: Path, sink: Sink) -> base.Counts | None:
+    """Import a day's parts of the tables, as `days` tells them; return None if no interactions are among them.
+
+    Raises:
+        ValueError: see `write`.
+    """
+    log = base.LogWriter(root)
+    if _fill(config, {name: part.path for name, part in parts.items()}, log, sink):
+        return log.close()
+    shutil.rmtree(log.scratch)
+    return None
+
+
+def _fill(config: Config, source: dict[str, str], log: base.LogWriter, sink: Sink) -> int:
+    """Pass the tables to `log`; return how many interactions there were."""
+    opened = {name: _opened(config, name, path) for name, path in source.items()}
+    total, done = sum(reader.num_rows for reader in opened.values()), 0
     for name in ("users", "items"):
         by_day: dict[datetime.date, list[pa.Table]] = {}
-        for table in _blocks(config, opened[name]):
+        for table in _blocks(config, opened[name]) if name in opened else ():
             for day, rows in _by_day(config, name, table):
                 by_day.setdefault(day, []).append(rows)
             done += table.num_rows
             sink(Event(stage=base.STAGE, done=done, total=total))
         for day in sorted(by_day):
             log.write_rows(name, day, by_day.pop(day))
-    for table in _blocks(config, opened["interactions"]):
+    num_interactions = 0
+    for table in _blocks(config, opened["interactions"]) if "interactions" in opened else ():
         for day, rows in _by_day(config, "interactions", table):
             _require_times(config, day, rows)
             log.add_interactions(rows)
+            num_interactions += rows.num_rows
         done += table.num_rows
         sink(Event(stage=base.STAGE, done=done, total=total))
-    return log.close()
+    return num_interactions
 
 
 def _opened(config: Config, name: str, path: str) -> readers.Reader:
@@ -94,7 +147,9 @@ def _by_day(config: Config, name: str, table: pa.Table) -> Iterator[tuple[dateti
     days = table.column(config.day_column).cast(pa.string())
     own = table.drop_columns([config.day_column])
     for text in sorted(days.unique().to_pylist(), key=str):
-        yield _day(config, name, text), own.filter(pc.equal(days, text)) if text is not None else own
+        day = _day(config, name, text)
+        if config.first_day is None or day >= config.first_day:
+            yield day, own.filter(pc.equal(days, text)) if text is not None else own
 
 
 def _day(config: Config, name: str, text: Any) -> datetime.date:

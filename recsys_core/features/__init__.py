@@ -145,6 +145,7 @@ class Engine:
             encoder.settle()
         for feature in self._all():
             feature.settle()
+        self.tables = self._table_specs()
 
     def transform(self, table: pa.RecordBatch | pa.Table, side: Side) -> Encoded:
         """Encode the rows of `table`, which has at least the side's columns; dense numbers in the config's order.
@@ -213,6 +214,20 @@ class Engine:
         return full
 
     @property
+    def figures(self) -> dict[str, float]:
+        """How well each table serves its ids: `tables/<table>/occupancy`, `…/collision_rate` and the like."""
+        return {
+            f"tables/{name}/{figure}": value
+            for name, encoder in self.encoders.items()
+            for figure, value in encoder.figures().items()
+        }
+
+    def owners(self) -> dict[str, np.ndarray]:
+        """Return, of each table whose rows may change hands, int64 [K, 2]: rows, and the ids they belong to now."""
+        found = {name: encoder.owners() for name, encoder in self.encoders.items()}
+        return {name: owners for name, owners in found.items() if owners is not None}
+
+    @property
     def digest(self) -> str:
         """Digest of the saved form: engines of the same digest transform alike."""
         return digest_of({name: xxhash.xxh3_128_hexdigest(content) for name, content in self._files().items()})
@@ -240,6 +255,7 @@ class Engine:
                 feature.restore(saved["features"][feature.config.name])
             for table in saved["tables"]:
                 engine.encoders[table].restore(pq.read_table(directory / f"{table}.parquet"))
+            engine.tables = engine._table_specs()
         except (json.JSONDecodeError, KeyError, OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"{directory}: damaged feature engine ({error!r}); run preprocess again") from error
         return engine
@@ -323,6 +339,7 @@ class Engine:
                     embedding_dim=next(iter(dims.values()), self.config.embedding_dim),
                     features=tuple((feature.config.name, side) for feature, side in users[name]),
                     **(settings[name].model_dump(exclude={"name"}) if name in settings else {}),
+                    max_rows=encoder.max_rows,
                 )
             )
         return tuple(specs)
@@ -356,12 +373,16 @@ class Engine:
                 )
             state = before.state()
             if state is not None:
-                encoder.restore(state)
+                try:
+                    encoder.restore(state)
+                except ValueError as error:
+                    raise ValueError(f"table {name!r}: {error}") from None
         known = {feature.config.name: feature for side in base.features.values() for feature in side}
         for feature in self._all():
             before = known.get(feature.config.name)
             if before is not None and before.config == feature.config:
                 feature.restore(before.state())
+        self.tables = self._table_specs()
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

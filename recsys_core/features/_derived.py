@@ -17,7 +17,7 @@ from pydantic_core import core_schema
 
 from recsys_core.features import base, raw, sequence
 from recsys_core.features import id as ids
-from recsys_core.lookup import OneOf
+from recsys_core.lookup import OneOf, inlined
 
 
 class _OneOfOutputs(OneOf):
@@ -33,7 +33,7 @@ class _OneOfOutputs(OneOf):
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         """Return `oneOf` over the outputs' kinds."""
-        return {"oneOf": [maker.model_json_schema() for maker in (ids.Config, raw.Config, sequence.Config)]}
+        return {"oneOf": [inlined(maker.model_json_schema()) for maker in (ids.Config, raw.Config, sequence.Config)]}
 
 
 _Output = Annotated[base.FeatureConfig, _OneOfOutputs("recsys_core.features")]

@@ -66,12 +66,16 @@ class TableConfig(Frozen):
 
 
 class TableSpec(Frozen):
-    """One embedding table and the (feature name, side) pairs that look rows up in it."""
+    """One embedding table and the (feature name, side) pairs that look rows up in it.
+
+    A table of dynamic ids may grow up to `max_rows` from one training to the next.
+    """
 
     name: str
     num_embeddings: int
     embedding_dim: int
     features: tuple[tuple[str, Side], ...]
+    max_rows: int | None = None
     initializer: Initializer | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     trainable: bool = True

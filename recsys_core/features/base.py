@@ -122,9 +122,11 @@ class Encoder(ABC):
     """Which row of an embedding table belongs to which value; the features of a shared table share the encoder.
 
     `spec` holds the settings that fix the meaning of a row: encoders are interchangeable where their specs are equal.
+    Where `max_rows` is not None, `num_embeddings` may grow up to it with each fit.
     """
 
     num_embeddings: int
+    max_rows: int | None = None
     spec: dict[str, Any]
 
     def observe(self, values: pa.Array) -> None:  # noqa: B027 - not everything learns
@@ -150,6 +152,14 @@ class Encoder(ABC):
 
     def report(self) -> dict[str, int] | None:
         """How full the table is, or None if its size is no question."""
+        return None
+
+    def figures(self) -> dict[str, float]:
+        """How well the table serves its ids, for a training's curves."""
+        return {}
+
+    def owners(self) -> np.ndarray | None:
+        """int64 [K, 2]: rows and the ids that they belong to, where rows may change hands between fits."""
         return None
 
 

@@ -1,7 +1,7 @@
 """Feature kind `id`: ids of one column (a value or a list of values per row) as rows of an embedding table.
 
-Encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `given` (a list or a file), `hash`,
-`multi_hash` and `identity`.
+Encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `dynamic` (likewise, but rows are taken
+back too), `given` (a list or a file), `hash`, `multi_hash` and `identity`.
 """
 
 from collections import Counter
@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.features import _bags, _hashing, base
+from recsys_core.features import _bags, _dynamic, _hashing, _rows, base
 
 _PENDING_ROWS = 1 << 20
-_MAX_DIRECT_SPAN_PER_ID = 16
 _NOTHING = pa.table(
     {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
 )
@@ -29,7 +28,8 @@ class Config(base.SparseConfig):
     `table` shares an embedding table with other features of the same settings. A fitted vocabulary has
     `num_embeddings` - `num_oov` rows to give out, to ids seen at least `min_count` times; one that is given
     (`vocabulary`, or `vocabulary_file` with an id per line) gives each id the next row. Rows 0 to `num_oov` - 1 are for
-    all other ids, by their hash. `mod` takes integers modulo that first; `default` stands for a null or an empty list.
+    all other ids, by their hash. With `dynamic` rows of ids that are not seen again go to others, and the table grows
+    as it needs to. `mod` takes integers modulo that first; `default` stands for a null or an empty list.
 
     `input: encoded` reads what an upstream job has encoded already: rows of the table. Rows, and ids of
     `encoding: identity`, that are not in the table are refused, or with `out_of_range: drop` left out and counted.
@@ -37,13 +37,14 @@ class Config(base.SparseConfig):
 
     kind: Literal["id"] = "id"
     num_embeddings: int | None = Field(default=None, ge=2)
-    encoding: Literal["vocabulary", "given", "hash", "multi_hash", "identity"] = "vocabulary"
+    encoding: Literal["vocabulary", "dynamic", "given", "hash", "multi_hash", "identity"] = "vocabulary"
     hash: _hashing.Name = "xxh3"
     num_buckets: tuple[PositiveInt, ...] = Field(
         default=(), description="of multi_hash: an id has one row among each of these, in one table"
     )
     vocabulary: tuple[str | int, ...] | None = None
     vocabulary_file: Path | None = None
+    dynamic: _dynamic.Policy | None = None
     num_oov: PositiveInt = 1
     mod: PositiveInt | None = None
     default: int | str | None = None
@@ -55,8 +56,8 @@ class Config(base.SparseConfig):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         given = self.vocabulary is not None or self.vocabulary_file is not None
-        if given and self.encoding == "vocabulary" and "encoding" not in self.model_fields_set:
-            object.__setattr__(self, "encoding", "given")
+        if "encoding" not in self.model_fields_set and (given or self.dynamic):
+            object.__setattr__(self, "encoding", "given" if given else "dynamic")
         sized = self.encoding in ("vocabulary", "hash", "identity")
         if sized != (self.num_embeddings is not None):
             raise ValueError(
@@ -65,10 +66,17 @@ class Config(base.SparseConfig):
             )
         if (self.encoding == "given") != given or (self.vocabulary is not None and self.vocabulary_file is not None):
             raise ValueError("encoding: given goes with one of vocabulary and vocabulary_file, and they with it")
+        if (self.encoding == "dynamic") != (self.dynamic is not None):
+            raise ValueError("encoding: dynamic goes with dynamic, as in {max_rows: 1000000}, and it with that")
+        if self.dynamic is not None and self.input == "encoded":
+            raise ValueError(
+                "input: encoded has rows of the table already, and encoding: dynamic gives them out; drop one"
+            )
         if (self.encoding == "multi_hash") != bool(self.num_buckets):
             raise ValueError("encoding: multi_hash goes with num_buckets, as in [10007, 10009], and they with it")
-        if self.num_embeddings is not None and self.num_oov >= self.num_embeddings:
-            raise ValueError(f"num_oov {self.num_oov} leaves no row of {self.num_embeddings} for a known id")
+        size = self.dynamic.max_rows if self.dynamic else self.num_embeddings
+        if size is not None and self.num_oov >= size:
+            raise ValueError(f"num_oov {self.num_oov} leaves no row of {size} for a known id")
         return self
 
 
@@ -83,7 +91,7 @@ class Feature(base.Feature):
         self.take_pooling(config)
         self.encoder = _encoder(config)
         self.num_out_of_range = 0
-        self.is_cheap = config.input == "encoded"
+        self.is_cheap = config.input == "encoded" or config.encoding == "identity"
 
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""
@@ -139,8 +147,7 @@ class Feature(base.Feature):
 
     def _inside(self, bags: _bags.Bags, size: int) -> _bags.Bags:
         rows = bags.values.to_numpy(zero_copy_only=False)
-        # Seen as unsigned, negative numbers are the largest.
-        if not len(rows) or int(rows.view(np.uint64).max()) < size:
+        if _inside(rows, size):
             return bags
         outside = (rows < 0) | (rows >= size)
         if self._config.out_of_range == "refuse":
@@ -152,7 +159,14 @@ class Feature(base.Feature):
         return bags.kept(~outside)
 
 
+def _inside(rows: np.ndarray, size: int) -> bool:
+    """Whether all of int64 [N] are in 0..`size` - 1: seen as unsigned, negative numbers are the largest."""
+    return not len(rows) or int(rows.view(np.uint64).max()) < size
+
+
 def _encoder(config: Config) -> base.Encoder:
+    if config.dynamic is not None:
+        return _dynamic.Dynamic(config.dynamic, config.min_count, config.num_oov)
     match config.encoding:
         case "given":
             return Given(config)
@@ -185,8 +199,8 @@ class Identity(base.Encoder):
         if not pa.types.is_integer(values.type):
             raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
         rows = values.to_numpy(zero_copy_only=False)
-        outside = (rows < 0) | (rows >= self.num_embeddings)
-        if outside.any():
+        if not _inside(rows, self.num_embeddings):
+            outside = (rows < 0) | (rows >= self.num_embeddings)
             raise ValueError(f"id {rows[outside][0]} is not in 0..{self.num_embeddings - 1}; raise num_embeddings")
         return rows
 
@@ -226,15 +240,8 @@ class Given(base.Encoder):
         texts = distinct.dictionary.cast(pa.string())
         rows = np.fromiter((self._rows.get(text, -1) for text in texts.to_pylist()), np.int64, len(texts))
         unknown = rows < 0
-        rows[unknown] = out_of_vocabulary(texts.filter(pa.array(unknown)), self._num_oov)
+        rows[unknown] = _rows.out_of_vocabulary(texts.filter(pa.array(unknown)), self._num_oov)
         return rows[distinct.indices.to_numpy(zero_copy_only=False)]
-
-
-def out_of_vocabulary(values: pa.Array, num_oov: int) -> np.ndarray:
-    """int64 [N]: the rows, of the first `num_oov`, of ids that have none of their own."""
-    if num_oov == 1:
-        return np.zeros(len(values), np.int64)
-    return _hashing.remainder(_hashing.hashed(values, "xxh3"), num_oov)
 
 
 class MultiHash(base.Encoder):
@@ -298,17 +305,17 @@ class Vocabulary(base.Encoder):
         self._min_count = min_count
         self._seen: pa.Table | None = None
         self._pending: list[pa.Table] = []
+        self._row_of: _rows.RowOf
 
     def observe(self, values: pa.Array) -> None:
         """Count the ids of one chunk."""
         if not len(values):
             return
         for table in [*self._known(), *self._pending][:1]:
-            _check_type(table["id"].type, values.type)
-        counted = values.value_counts()
-        self._pending.append(pa.table({"id": counted.field("values"), "count": counted.field("counts")}))
+            _rows.check_type(table["id"].type, values.type)
+        self._pending.append(_rows.counted(values))
         if sum(table.num_rows for table in self._pending) > _PENDING_ROWS:
-            self._pending = [_sum_counts(self._pending)]
+            self._pending = [_rows.sum_counts(self._pending)]
 
     def settle(self) -> None:
         """Give rows to the ids that earned one."""
@@ -317,7 +324,7 @@ class Vocabulary(base.Encoder):
         if not counted:
             self.restore(_NOTHING)
             return
-        merged = _sum_counts(counted)
+        merged = _rows.sum_counts(counted)
         rows = np.zeros(merged.num_rows, dtype=np.int64)
         for table in known:
             rows[pc.index_in(table["id"], merged["id"]).to_numpy()] = table["row"].to_numpy()
@@ -332,33 +339,9 @@ class Vocabulary(base.Encoder):
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the rows; one of the first `num_oov` for ids without one of their own."""
-        rows = self._known_rows(values)
-        if self._num_oov > 1 and not rows.all():
-            unknown = rows == 0
-            rows = rows.copy()
-            rows[unknown] = out_of_vocabulary(values.filter(pa.array(unknown)), self._num_oov)
-        return rows
-
-    def _known_rows(self, values: pa.Array) -> np.ndarray:
-        """int64 [N]: 0 for ids without a row."""
         if self._seen is None:
             raise ValueError("the vocabulary is not fitted yet; fit or load the feature engine first")
-        if not len(values) or not len(self._rows):
-            return np.zeros(len(values), dtype=np.int64)
-        _check_type(self._seen["id"].type, values.type)
-        if self._row_of is None:
-            numbers = values.to_numpy(zero_copy_only=False)
-            inside = (numbers >= self._ids[0]) & (numbers <= self._ids[-1])
-            places = np.where(inside, numbers, self._ids[0])
-            if self._direct is not None:
-                return self._direct[places - self._ids[0]] * inside
-            found = np.searchsorted(self._ids, places)
-            return np.where(self._ids[found] == numbers, self._rows[found], 0)
-        # Looked up in a dict, not by Arrow's index_in, which would hash the whole vocabulary again for every batch.
-        distinct = values.dictionary_encode()
-        texts = distinct.dictionary.to_pylist()
-        rows = np.fromiter((self._row_of.get(text, 0) for text in texts), dtype=np.int64, count=len(texts))
-        return rows[distinct.indices.to_numpy(zero_copy_only=False)]
+        return _rows.with_out_of_vocabulary(self._row_of.find(values), values, self._num_oov)
 
     def state(self) -> pa.Table | None:
         """id, count, row (0: none) of every id ever seen, by rising id."""
@@ -369,33 +352,21 @@ class Vocabulary(base.Encoder):
         self._pending = []
         self._seen = state
         rows = state["row"].to_numpy()
-        ids = state["id"].filter(pa.array(rows > 0))
-        self._rows = rows[rows > 0]
-        texts = pa.types.is_string(ids.type)
-        self._row_of = dict(zip(ids.to_pylist(), self._rows.tolist(), strict=True)) if texts else None
-        self._ids = np.empty(0, dtype=np.int64) if texts else ids.to_numpy()
-        self._direct: np.ndarray | None = None
-        # Python's integers: the span of int64 ids may overflow int64.
-        span = int(self._ids[-1]) - int(self._ids[0]) + 1 if len(self._ids) else 0
-        if 0 < span <= _MAX_DIRECT_SPAN_PER_ID * len(self._ids):
-            self._direct = np.zeros(span, dtype=np.int64)
-            self._direct[self._ids - self._ids[0]] = self._rows
+        self._row_of = _rows.RowOf(state["id"].filter(pa.array(rows > 0)), rows[rows > 0])
+
+    def figures(self) -> dict[str, float]:
+        """Share of the rows that are taken, and share of all values seen whose ids share one."""
+        if self._seen is None or not self._seen.num_rows:
+            return {}
+        report, counts = self.report(), self._seen["count"].to_numpy()
+        shared = counts[self._seen["row"].to_numpy() == 0].sum()
+        return {"occupancy": report["known"] / report["capacity"], "collision_rate": float(shared / counts.sum())}
 
     def report(self) -> dict[str, int]:
         """Ids with a row, ids that were seen but have none, and how many rows there are to give out."""
         seen = 0 if self._seen is None else self._seen.num_rows
-        known = 0 if self._seen is None else len(self._rows)
+        known = 0 if self._seen is None else len(self._row_of.rows)
         return {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
 
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]
-
-
-def _check_type(fitted: pa.DataType, found: pa.DataType) -> None:
-    if fitted != found:
-        raise ValueError(f"holds {found} where the vocabulary was fitted on {fitted}; cast one of them")
-
-
-def _sum_counts(tables: list[pa.Table]) -> pa.Table:
-    summed = pa.concat_tables(tables).group_by("id").aggregate([("count", "sum")])
-    return summed.rename_columns({"count_sum": "count"}).select(["id", "count"]).sort_by("id")

@@ -15,6 +15,7 @@ from recsys_core.artifacts import Frozen
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
 _BLOCK_NUMBERS = 1 << 19
+_ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 
 
 class Config(Frozen):
@@ -47,8 +48,7 @@ class Loss(nn.Module):
         """
         if not self._config.logq_correction:
             log_expected_M = torch.zeros_like(log_expected_M)
-        positive_B, negative_BN = self.logits(query_BD, item_MD, item_rows_M, log_expected_M)
-        return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
+        return cross_entropy(*self.logits(query_BD, item_MD, item_rows_M, log_expected_M))
 
     def total(self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, log_expected_M: Tensor) -> Tensor:
         """Return the sum of the losses of `forward`, without making [B, N] whole; its gradient costs no second pass."""
@@ -74,38 +74,56 @@ class Loss(nn.Module):
         return positive_B, negative_BN.masked_fill(hits_BN, torch.finfo(negative_BN.dtype).min / 2)
 
 
+def cross_entropy(positive_B: Tensor, negative_BN: Tensor) -> Tensor:
+    """Return -log softmax of the positive among it and the negatives, [B], of logits."""
+    return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
+
+
 class _Total(torch.autograd.Function):
     """The sum of the losses, block by block of queries; each block's gradient is taken while its logits are there.
 
-    A query's softmax over its positive and the negatives gives both: loss -log p, gradient p - [positive]. The sum is
-    a scalar, so all that its own gradient does is scale.
+    A query's softmax over the negatives and its positive gives both: loss -log p, gradient p - [positive]. The sum is
+    a scalar, so all that its own gradient does is scale. Under autocast the products are bfloat16's; the losses
+    and what is added up over blocks are float32.
+
+    A block, of a width that keeps its rows aligned:   n0 … nN-1 | positive | -inf …
     """
 
     @staticmethod
     def forward(
         ctx: Any, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor, first: int
     ) -> Tensor:
-        num_queries, negative_ND = len(query_BD), item_MD[first:]
-        of_query_BD, of_item_MD = torch.empty_like(query_BD), torch.zeros_like(item_MD)
-        losses_B = query_BD.new_empty(num_queries)
-        every = max(1, _BLOCK_NUMBERS // max(1, len(negative_ND)))
-        smallest = torch.finfo(query_BD.dtype).min / 2
+        kind = torch.bfloat16 if torch.is_autocast_enabled(query_BD.device.type) else query_BD.dtype
+        num_queries, num_negatives = len(query_BD), len(item_MD) - first
+        every = min(max(1, _BLOCK_NUMBERS // max(1, num_negatives)), max(1, num_queries))
+        width = -(-(num_negatives + 1) // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS
+        block_XC = query_BD.new_full((every, width), -torch.inf, dtype=kind)
+        query_BK, negative_NK = _corrected(query_BD, item_MD[first:], correction_M[first:], kind)
+        narrow_BD, negative_ND = query_BD.to(kind), item_MD[first:].to(kind)
+        positive_B = (query_BD * item_MD[:num_queries]).sum(dim=1) - correction_M[:num_queries]
+        hits = _Hits(item_rows_M[:num_queries], item_rows_M[first:])
+        of_query_BD, of_negative_ND = torch.empty_like(query_BD), torch.zeros_like(item_MD[first:])
+        of_positive_B, losses_B = torch.empty_like(positive_B), torch.empty_like(positive_B)
         for start in range(0, num_queries, every):
             rows = slice(start, min(start + every, num_queries))
-            query_XD, positive_XD = query_BD[rows], item_MD[rows]
-            positive_X = (query_XD * positive_XD).sum(dim=1) - correction_M[rows]
-            negative_XN = torch.addmm(-correction_M[first:], query_XD, negative_ND.T)
-            negative_XN.masked_fill_(item_rows_M[rows, None] == item_rows_M[None, first:], smallest)
-            largest_X = torch.maximum(negative_XN.amax(dim=1), positive_X)
-            share_XN = negative_XN.sub_(largest_X[:, None]).exp_()
-            of_positive_X = (positive_X - largest_X).exp_()
-            sum_X = share_XN.sum(dim=1) + of_positive_X
-            losses_B[rows] = sum_X.log() - (positive_X - largest_X)
-            share_XN.div_(sum_X[:, None])
-            of_positive_X = of_positive_X / sum_X - 1
-            torch.addmm(of_positive_X[:, None] * positive_XD, share_XN, negative_ND, out=of_query_BD[rows])
-            of_item_MD[first:].addmm_(share_XN.T, query_XD)
-            of_item_MD[rows] += of_positive_X[:, None] * query_XD
+            share_XC = block_XC[: rows.stop - start]
+            negative_XN = share_XC[:, :num_negatives]
+            torch.mm(query_BK[rows], negative_NK.T, out=negative_XN)
+            hits.fill(negative_XN, rows, torch.finfo(kind).min / 2)
+            share_XC[:, num_negatives] = positive_B[rows]
+            positive_X = share_XC[:, num_negatives].to(losses_B.dtype, copy=True)
+            largest_X = share_XC.amax(dim=1).to(losses_B.dtype)
+            torch.softmax(share_XC, dim=1, out=share_XC)
+            # The largest share is never 0, whose logarithm the positive's might be.
+            losses_B[rows] = largest_X - share_XC.amax(dim=1).to(losses_B.dtype).log() - positive_X
+            of_positive_B[rows] = share_XC[:, num_negatives]
+            of_query_BD[rows] = torch.mm(negative_XN, negative_ND)
+            _add_product(of_negative_ND, negative_XN.T, narrow_BD[rows])
+            share_XC[:, num_negatives + 1 :] = -torch.inf
+        of_positive_B1 = (of_positive_B - 1)[:, None]
+        of_query_BD.addcmul_(of_positive_B1, item_MD[:num_queries])
+        of_item_MD = torch.cat([torch.zeros_like(item_MD[:first]), of_negative_ND]) if first else of_negative_ND
+        of_item_MD[:num_queries].addcmul_(of_positive_B1, query_BD)
         ctx.save_for_backward(of_query_BD, of_item_MD)
         return losses_B.sum()
 
@@ -113,3 +131,44 @@ class _Total(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         of_query_BD, of_item_MD = ctx.saved_tensors
         return of_query_BD * gradients[0], of_item_MD * gradients[0], None, None, None
+
+
+def _corrected(query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return [B, K] and [N, K] whose products are the queries' with the negatives, less the correction.
+
+    What bfloat16 rounds off the correction has a column of its own.
+    """
+    ones_B1 = torch.ones_like(query_BD[:, :1])
+    whole_N = -correction_N.to(kind)
+    rest_N = (-correction_N - whole_N).to(kind)
+    query_BK = torch.cat([query_BD, ones_B1, ones_B1], dim=1).to(kind)
+    return query_BK, torch.cat([negative_ND.to(kind), whole_N[:, None], rest_N[:, None]], dim=1)
+
+
+def _add_product(sum_ND: Tensor, left_NX: Tensor, right_XD: Tensor) -> None:
+    """Add left · right to the sum, whose type may be a wider one."""
+    if left_NX.dtype == sum_ND.dtype:
+        sum_ND.addmm_(left_NX, right_XD)
+    else:
+        sum_ND.add_(torch.mm(left_NX, right_XD))
+
+
+class _Hits:
+    """Which columns are the row's own item. There are few: on a CPU it is faster to name them than to look at all."""
+
+    def __init__(self, rows_B: Tensor, columns_N: Tensor) -> None:
+        self._rows_B, self._columns_N = rows_B, columns_N
+        if rows_B.device.type == "cpu":
+            sorted_N, self._order_N = columns_N.sort()
+            self._low_B = torch.searchsorted(sorted_N, rows_B)
+            self._count_B = torch.searchsorted(sorted_N, rows_B, right=True) - self._low_B
+
+    def fill(self, block_XN: Tensor, rows: slice, value: float) -> None:
+        """Set the hits of the queries `rows`, to which the block belongs, to `value`."""
+        if block_XN.device.type != "cpu":
+            block_XN.masked_fill_(self._rows_B[rows, None] == self._columns_N[None], value)
+            return
+        count_X = self._count_B[rows]
+        at = torch.repeat_interleave(count_X)
+        past = torch.arange(len(at)) - (count_X.cumsum(0) - count_X)[at]
+        block_XN[at, self._order_N[self._low_B[rows][at] + past]] = value

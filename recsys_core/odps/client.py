@@ -1,36 +1,35 @@
-"""What the pipeline asks of MaxCompute, over pyodps' Storage API (version 1, rows by number).
+"""What the pipeline asks of MaxCompute: its tables' metadata, and rows in and out by one of two interfaces.
 
 pyodps speaks the wire; that every row arrives once is seen to here: rows are counted, streams that break are taken up
 where they broke, blocks are sent again whole, and a commit whose answer was lost is asked about before it is repeated.
 """
 
 import itertools
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 from odps import ODPS, errors, options
-from odps.apis import storage_api as api
 from odps.rest import RestClient
 
+from recsys_core.odps import interface, retry, types
 from recsys_core.odps import path as paths
-from recsys_core.odps import retry, types
 from recsys_core.odps.credentials import Access
+from recsys_core.odps.interface import COMMITTED, COMMITTING, PENDING, READY, Interface, Told
 from recsys_core.odps.path import Partition, TablePath
+from recsys_core.odps.storage import Storage
+from recsys_core.odps.tunnel import PREFIX, Tunnel
 
 T = TypeVar("T")
 Compression = Literal["none", "LZ4_FRAME", "ZSTD"]
-_COMPRESSIONS = {
-    "none": api.Compression.UNCOMPRESSED,
-    "LZ4_FRAME": api.Compression.LZ4_FRAME,
-    "ZSTD": api.Compression.ZSTD,
-}
+_LOG = logging.getLogger(__name__)
+_COMPRESSIONS = {"none": None, "LZ4_FRAME": "lz4", "ZSTD": "zstd"}
 _POLL_SECONDS = (0.05, 5.0)
-_CHUNK_BYTES = 1 << 20
 _METADATA_THREADS = 8
 # pyodps' own are two minutes, of which it lets pass several in silence; they are options of the process.
 options.connect_timeout, options.read_timeout = 10, 120
@@ -69,6 +68,7 @@ class Client:
         compression: Compression = "LZ4_FRAME",
         max_batch_rows: int = 16_384,
         wait_seconds: float = 300.0,
+        by: interface.Choice = "auto",
         config: retry.Config | None = None,
     ) -> None:
         """Ask just whether projects have schemas here.
@@ -77,8 +77,8 @@ class Client:
             ValueError: the service does not answer, or does not know the keys.
         """
         self._path, self._access, self._retry = path, access, config or retry.Config()
-        self._compression, self._max_batch_rows = _COMPRESSIONS[compression], max_batch_rows
-        self._wait_seconds = wait_seconds
+        self._compression = _COMPRESSIONS[compression]
+        self._wait_seconds, self._by = wait_seconds, by
         self._odps = ODPS(
             access.account,
             project=path.project,
@@ -92,7 +92,15 @@ class Client:
         self._table = self._call(
             lambda: self._odps.get_table(path.table, project=path.project, schema=path.schema), "ask for the tenant"
         )
-        self._storage = _Storage(self._odps, self._table, rest_endpoint=_url(access), quota_name=quota_name)
+        self._storage = Storage(
+            self._odps,
+            self._table,
+            url=_url(access),
+            quota_name=quota_name,
+            compression=self._compression,
+            max_batch_rows=max_batch_rows,
+        )
+        self._tunnel = Tunnel(self._odps, self._table, url=_url(access), quota_name=quota_name)
 
     # Tables and partitions
 
@@ -176,27 +184,19 @@ class Client:
         self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]
     ) -> tuple[str, int]:
         """Open a session over rows of `partitions` (none: the whole table); return its name and number of rows."""
-        data = [name for name in columns if name not in keys]
-        request = api.TableBatchScanRequest(
-            split_options=api.SplitOptions.get_default_options(api.SplitOptions.SplitMode.ROW_OFFSET),
-            required_partitions=[paths.spec(partition) for partition in partitions],
-            required_data_columns=data,
-            required_partition_columns=[name for name in columns if name in keys],
-        )
-        response = self._call(lambda: self._storage.create_read_session(request), "open a read session")
-        told = self._wait(lambda: self.get_read(response.session_id), {api.SessionStatus.NORMAL}, response)
-        if told.record_count is None or told.record_count < 0:
-            raise ValueError(f"{self._path.name}: the read session tells no number of rows ({told.record_count})")
-        return told.session_id, told.record_count
+        told = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
+        if told.number is None:
+            raise ValueError(f"{self._path.name}: the read session tells no number of rows; run the stage again")
+        return told.session, told.number
 
-    def get_read(self, session: str, *, refresh: bool = False) -> Any:
+    def get_read(self, session: str, *, refresh: bool = False) -> Told:
         """Return what the service tells of a read session; with `refresh` it lives longer for it.
 
         Raises:
             LostSessionError: the service does not know it.
         """
-        request = api.SessionRequest(session, refresh=refresh)
-        return self._call(lambda: self._storage.get_read_session(request), "ask for the read session", session)
+        way = self._way(session)
+        return self._call(lambda: way.told_read(session, refresh=refresh), "ask for the read session", session)
 
     def rows(self, session: str, start: int, stop: int) -> list[pa.RecordBatch]:
         """Return rows [start, stop) of a session, all of them, in order.
@@ -205,12 +205,12 @@ class Client:
             LostSessionError: the session has ended.
             ValueError: no access, or no progress in all attempts.
         """
-        attempts = self._attempts(f"read rows {start} to {stop}")
+        way, attempts = self._way(session), self._attempts(f"read rows {start} to {stop}")
         batches: list[pa.RecordBatch] = []
         position = start
         while position < stop:
             try:
-                for batch in self._storage.batches(session, position, stop, self._max_batch_rows, self._compression):
+                for batch in way.batches(session, position, stop):
                     batches.append(batch)
                     position += batch.num_rows
                     if batch.num_rows:
@@ -218,7 +218,7 @@ class Client:
                 if position < stop:
                     raise retry.ShortStreamError(f"the stream ended after row {position} of [{start}, {stop})")
             except retry.CAUGHT as error:
-                self._refuse_lost(error, session)
+                self._refuse_lost(error, session, f"read rows {start} to {stop}, of which {position - start} came")
                 attempts.failed(error)
         if position > stop:
             raise ValueError(
@@ -231,46 +231,42 @@ class Client:
 
     def open_write(self, partition: Partition) -> tuple[str, int]:
         """Open a session that will replace `partition` or the unpartitioned table; return its name and block limit."""
-        request = api.TableBatchWriteRequest(partition_spec=paths.spec(partition), overwrite=True)
-        response = self._call(lambda: self._storage.create_write_session(request), "open a write session")
-        told = self._wait(lambda: self.get_write(response.session_id), {api.SessionStatus.NORMAL}, response)
-        return told.session_id, int(told.max_block_num)
+        told = self._opened(lambda way: way.open_write(partition), "write")
+        return told.session, told.number or 0
 
-    def get_write(self, session: str) -> Any:
+    def get_write(self, session: str) -> Told:
         """Return what the service tells of a write session."""
-        request = api.SessionRequest(session)
-        return self._call(lambda: self._storage.get_write_session(request), "ask for the write session", session)
+        return self._call(lambda: self._way(session).told_write(session), "ask for the write session", session)
 
     def send_block(self, session: str, block: int, body: pa.Buffer) -> str:
         """Send one block, an Arrow stream, until it is taken; return what the commit needs to know of it."""
         attempts = self._attempts(f"write block {block}")
         for number in itertools.count():
             try:
-                return self._storage.send(session, block, number, body)
+                return self._way(session).send(session, block, number, body)
             except retry.CAUGHT as error:
-                self._refuse_lost(error, session)
+                self._refuse_lost(error, session, f"write block {block}")
                 attempts.failed(error)
         raise AssertionError
 
     def commit(self, session: str, messages: Sequence[str]) -> None:
         """Make the blocks that `messages` tell visible, once, even if the answer to it is lost."""
         attempts = self._attempts("commit")
-        request, committed = api.SessionRequest(session), api.SessionStatus.COMMITTED
         told = None
         while told is None:
             try:
-                told = self._storage.commit_write_session(request, list(messages))
+                told = self._way(session).commit(session, messages)
             except retry.CAUGHT as error:
-                self._refuse_lost(error, session)
-                if retry.is_transient(error) and self.get_write(session).session_status != api.SessionStatus.NORMAL:
+                self._refuse_lost(error, session, "commit")
+                if retry.is_transient(error) and self.get_write(session).state != READY:
                     break
                 attempts.failed(error)
-        if told is None or told.status != api.Status.OK or told.session_status != committed:
-            self._wait(lambda: self.get_write(session), {committed}, None, {api.SessionStatus.COMMITTING})
+        if told is None or told.state != COMMITTED:
+            self._wait(lambda: self.get_write(session), COMMITTED, None, COMMITTING)
 
     def compression(self) -> str | None:
         """Return Arrow's name of how blocks are compressed."""
-        return self._compression.to_string()
+        return self._compression
 
     def _partition_modified(self, partition: Partition) -> int:
         text = ",".join(f"{key}='{value}'" for key, value in partition)
@@ -286,25 +282,50 @@ class Client:
         told = f"it has {len(there)}, from {there[0]} to {there[-1]}" if there else "it has none"
         return f"{self._path.name}: no partition {paths.spec(partition)!r}; {told}"
 
-    def _wait(
-        self,
-        ask: Callable[[], Any],
-        wanted: set[api.SessionStatus],
-        told: Any,
-        passing: set[api.SessionStatus] = frozenset({api.SessionStatus.INIT}),  # pyright: ignore[reportArgumentType]
-    ) -> Any:
-        """Ask until the session's state is one of `wanted`; any that is not `passing` either is refused."""
+    def _way(self, session: str) -> Interface:
+        return self._tunnel if interface_of(session) == "tunnel" else self._storage
+
+    def _opened(self, work: Callable[[Interface], Told], kind: Literal["read", "write"]) -> Told:
+        """Open a session by the interface that is asked for; where none is, by the one that the project has open."""
+        if self._by == "tunnel":
+            return self._ready(self._tunnel, work, kind)
+        try:
+            return self._ready(self._storage, work, kind)
+        except retry.ClosedError as error:
+            if self._by == "storage":
+                raise
+            closed = error
+        try:
+            told = self._ready(self._tunnel, work, kind)
+        except ValueError as error:
+            raise ValueError(f"{closed}; nor is {self._tunnel.name} open: {error}") from error
+        _LOG.warning("rows of %s go by %s: %s", self._path.name, self._tunnel.name, closed)
+        self._by = "tunnel"
+        return told
+
+    def _ready(self, way: Interface, work: Callable[[Interface], Told], kind: Literal["read", "write"]) -> Told:
+        what = f"open a {kind} session of {way.name}"
+        try:
+            told = self._call(lambda: work(way), what)
+        except errors.NoSuchObject as error:
+            if _is_missing(error):
+                raise ValueError(self._dropped(what, error)) from error
+            raise retry.ClosedError(f"{self._path.name}: {what}: it is not there ({retry.describe(error)})") from error
+        ask = self.get_read if kind == "read" else self.get_write
+        return self._wait(lambda: ask(told.session), READY, told)
+
+    def _wait(self, ask: Callable[[], Told], wanted: str, told: Told | None, passing: str = PENDING) -> Told:
+        """Ask until the session's state is `wanted`; any that is not `passing` either is refused."""
         deadline, pause = time.monotonic() + self._wait_seconds, _POLL_SECONDS[0]
         told = ask() if told is None else told
-        while told.session_status not in wanted:
-            if told.session_status not in passing:
+        while told.state != wanted:
+            if told.state != passing:
                 raise LostSessionError(
-                    f"{self._path.name}: the session is {told.session_status}, and will not become "
-                    f"{' or '.join(state.value for state in wanted)}; run the stage again"
+                    f"{self._path.name}: the session is {told.state}, and will not become {wanted}; run the stage again"
                 )
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"{self._path.name}: the session is still {told.session_status} after {self._wait_seconds:g} s; "
+                    f"{self._path.name}: the session is still {told.state} after {self._wait_seconds:g} s; "
                     "run the stage again, or allow more with wait_seconds"
                 )
             time.sleep(pause)
@@ -322,7 +343,7 @@ class Client:
                 return work()
             except retry.CAUGHT as error:
                 if session is not None:
-                    self._refuse_lost(error, session)
+                    self._refuse_lost(error, session, what)
                 attempts.failed(error)
             except ValueError as error:
                 # An enumeration of pyodps says so of a state that it does not know.
@@ -330,65 +351,32 @@ class Client:
                     raise
                 raise LostSessionError(f"{self._path.name}: {what}: the service answered: {error}") from None
 
-    def _refuse_lost(self, error: Exception, session: str) -> None:
-        is_other = isinstance(error, (errors.NoSuchTable, errors.NoSuchProject, errors.NoSuchPartition))
-        if isinstance(error, (errors.NoSuchObject, errors.TableModified)) and not is_other:
+    def _dropped(self, what: str, error: Exception) -> str:
+        return (
+            f"{self._path.name}: {what}: the table, or a partition of it, is not there any more "
+            f"({retry.describe(error)}); write it again, or name another, and run the stage again"
+        )
+
+    def _refuse_lost(self, error: Exception, session: str, what: str) -> None:
+        if _is_missing(error):
+            raise ValueError(self._dropped(what, error)) from error
+        gone = isinstance(error, (errors.NoSuchObject, errors.TableModified)) or (
+            isinstance(error, errors.ODPSError) and error.status_code == 404
+        )
+        if gone:
             raise LostSessionError(
-                f"{self._path.name}: MaxCompute has ended the session {session} ({retry.describe(error)})"
+                f"{self._path.name}: {what}: MaxCompute has ended the session {session[:80]} ({retry.describe(error)})"
             ) from None
 
 
-class _Storage(api.StorageApiArrowClient):
-    """pyodps' client without its own retries and buffers."""
-
-    @property
-    def tunnel_rest(self) -> RestClient:
-        return super().tunnel_rest.with_retry_enabled(retry_enabled=False)
-
-    def batches(
-        self, session: str, start: int, stop: int, max_batch_rows: int, compression: api.Compression
-    ) -> Iterator[pa.RecordBatch]:
-        request = api.ReadRowsRequest(
-            session_id=session,
-            row_index=start,
-            row_count=stop - start,
-            max_batch_rows=max_batch_rows,
-            compression=compression,
-        )
-        response = self.read_rows_stream(request)._raw_reader  # noqa: SLF001 - its own reader copies every 64 KB
-        try:
-            with pa.ipc.open_stream(response.raw) as stream:
-                yield from stream
-            # The end of HTTP, too, so that the connection is used again.
-            response.raw.read(1)
-        finally:
-            response.close()
-
-    def send(self, session: str, block: int, attempt: int, body: pa.Buffer) -> str:
-        params = {"attempt_number": str(attempt), "block_number": str(block)}
-        if self._quota_name:
-            params["quotaName"] = self._quota_name
-        headers = self._fill_common_headers({"Content-Type": "application/octet-stream"})
-        url = self._get_resource("sessions", session, "data")
-        answer: Any = self.tunnel_rest.post(url, data=_Chunks(body), params=params, headers=headers)
-        message = answer.json().get("CommitMessage") if answer.status_code == 200 else None
-        if not isinstance(message, str):
-            raise errors.InternalServerError(
-                f"block {block} was answered with {answer.status_code} and no commit message",
-                status_code=answer.status_code,
-            )
-        return message
+def interface_of(session: str) -> interface.Choice:
+    """Return the interface that a session was opened by."""
+    return "tunnel" if session.startswith(PREFIX) else "storage"
 
 
-class _Chunks:
-    """A body that is sent in chunks, and can be sent again."""
-
-    def __init__(self, body: pa.Buffer) -> None:
-        self._body = memoryview(body)
-
-    def __iter__(self) -> Iterator[memoryview]:
-        for start in range(0, len(self._body), _CHUNK_BYTES):
-            yield self._body[start : start + _CHUNK_BYTES]
+def _is_missing(error: Exception) -> bool:
+    """Whether it is not the session but what it was opened on that is not there (any more)."""
+    return isinstance(error, (errors.NoSuchTable, errors.NoSuchProject, errors.NoSuchPartition))
 
 
 def _url(access: Access) -> str | None:

@@ -18,6 +18,7 @@ from recsys_core.odps.credentials import Account
 
 _LOG = logging.getLogger(__name__)
 _STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+_CLOSED = frozenset({403, 405, 501})
 # By class, as a gateway may answer with another status than the service meant.
 _TRANSIENT = (
     errors.RequestQuotaExceeded,
@@ -43,6 +44,10 @@ _EXPIRED = (errors.AuthenticationRequestExpired, errors.Unauthorized)
 
 class ShortStreamError(OSError):
     """A stream that ended well, but with fewer rows than were asked for."""
+
+
+class ClosedError(ValueError):
+    """The service knows who asks, and does not offer this to them, whatever the request."""
 
 
 class Config(Frozen):
@@ -71,7 +76,8 @@ class Attempts:
         """Wait until the next attempt, or raise what makes one useless.
 
         Raises:
-            ValueError: the attempts are used up, or the service will not do it; says what it said.
+            ValueError: the attempts are used up, or the service will not do it (`ClosedError`: for anybody like
+                this); says what it said.
             NoSuchObject: `error` itself, whose cause the caller knows better.
         """
         if isinstance(error, _EXPIRED) and not self._renewed:
@@ -82,11 +88,13 @@ class Attempts:
                 self._version = self._account.version
                 return
         if is_denied(error):
-            raise ValueError(f"{self._what}: {_denied(error)}") from error
+            told = f"{self._what}: {_denied(error)}"
+            raise (ClosedError(told) if _is_closed(error) else ValueError(told)) from error
         if isinstance(error, errors.NoSuchObject):
             raise error
         if not is_transient(error):
-            raise ValueError(f"{self._what}: MaxCompute refused it ({describe(error)})") from error
+            told = f"{self._what}: MaxCompute refused it ({describe(error)})"
+            raise (ClosedError(told) if _is_closed(error) else ValueError(told)) from error
         self._failed += 1
         if self._failed >= self._config.attempts:
             raise ValueError(
@@ -109,6 +117,11 @@ def is_denied(error: Exception) -> bool:
     """Whether the service knows who asks and says no, or does not know them."""
     denied = (errors.AuthorizationRequired, errors.NoPermission, errors.SignatureNotMatch, *_EXPIRED)
     return isinstance(error, denied) or (isinstance(error, errors.ODPSError) and error.status_code in (401, 403))
+
+
+def _is_closed(error: Exception) -> bool:
+    closed = (errors.NoPermission, errors.MethodNotAllowed, errors.NotSupportedError)
+    return isinstance(error, closed) or getattr(error, "status_code", None) in _CLOSED
 
 
 def describe(error: Exception) -> str:

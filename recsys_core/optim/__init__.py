@@ -20,6 +20,9 @@ from recsys_core.optim.sparse import check, fuse, refuse_unfit
 
 __all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse", "refuse_unfit"]
 
+_FIRST_MOMENT = ".momentum1"
+_ROWS_PER_LOOK = 1 << 20  # a table has more than its copies should have memory
+
 
 class Optimizer:
     """Both optimizers of one training. In each step: `begin`, the forward pass, `backward`, `end`."""
@@ -40,7 +43,8 @@ class Optimizer:
         self._rates = {side: [group["lr"] for group in groups] for side, groups in self._groups.items()}
         self._fused, self._towers = fused, towers
         self._both = CombinedOptimizer([fused, towers])
-        self._fill(sparse_config.initial_accumulator)
+        self._start = sparse_config.initial_accumulator
+        self._fill(self._start)
         # On the CPU: they are read in every step, and that must not wait for the device.
         self._num_batches, self._num_accumulated = (
             torch.zeros((), dtype=torch.int64),
@@ -105,6 +109,26 @@ class Optimizer:
             "gradient_norm": self._gradient_norm if clipped else nn.utils.get_total_norm(gradients),
         }
 
+    def touched_rows(self) -> dict[str, tuple[int, int]]:
+        """Return, by table, how many of this rank's rows an update has touched, and how many rows all ranks have.
+
+        A table whose optimizer keeps nothing (sgd), and one that this rank has no part of, is left out.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for state in self._fused.state.values():
+            for name, value in state.items():
+                if name.endswith(_FIRST_MOMENT) and isinstance(value, ShardedTensor):
+                    # Of parts of the same rows the first columns count.
+                    parts = [one.tensor for one in value.local_shards() if not any(one.metadata.shard_offsets[1:])]
+                    count = sum(
+                        int(rows.view(len(rows), -1).ne(self._start).any(dim=1).count_nonzero())
+                        for part in parts
+                        for rows in part.split(_ROWS_PER_LOOK)
+                        if len(rows)
+                    )
+                    found[name.removesuffix(_FIRST_MOMENT)] = count, value.size()[0]
+        return found
+
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, by section; `restored` takes them back."""
         training: dict[str, Any] = {"num_accumulated": self._num_accumulated}
@@ -140,7 +164,7 @@ class Optimizer:
         if accumulator:
             for state in self._fused.state.values():
                 for name, value in state.items():
-                    assert name.endswith(".momentum1")
+                    assert name.endswith(_FIRST_MOMENT)
                     assert isinstance(value, ShardedTensor)
                     for shard in value.local_shards():
                         shard.tensor.fill_(accumulator)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_MANY = 1_024
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -76,12 +77,12 @@ class Quantiles:
         self.rank_error = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Add numbers [N] of one dtype for all calls, without NaN."""
+        """Add numbers [N], rising, of one dtype for all calls, without NaN."""
         self.count += len(values)
         self._push(0, values)
 
     def add_counted(self, values: np.ndarray, counts: np.ndarray) -> None:
-        """Add numbers [U], each `counts` [U] times."""
+        """Add numbers [U], rising, each `counts` [U] times."""
         self.count += int(counts.sum())
         for level in range(int(counts.max(initial=0)).bit_length()):
             self._push(level, values[(counts >> level) & 1 == 1])
@@ -103,7 +104,9 @@ class Quantiles:
         self._sizes[level] += len(values)
         if self._sizes[level] < self._limit:
             return
-        ordered = np.sort(np.concatenate(self._levels[level]))
+        # Each buffer is in order: many values at once fill one alone, and a stable sort merges what it finds in order.
+        buffers = [values for values in self._levels[level] if len(values)]
+        ordered = buffers[0] if len(buffers) == 1 else np.sort(np.concatenate(buffers), kind="stable")
         # An odd one stays; which of each two moves up alternates, so that errors cancel.
         odd = len(ordered) % 2
         self._levels[level], self._sizes[level] = [ordered[len(ordered) - odd :]], odd
@@ -139,11 +142,20 @@ class Frequent:
     def _cut(self, keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if len(keys) <= self._limit:
             return keys, counts
-        place = len(counts) - self._limit - 1
-        least = int(np.partition(counts, place)[place])
+        least = _largest(counts, self._limit + 1)
         self.error += least
         kept = counts > least
         return keys[kept], counts[kept] - least
+
+
+def _largest(counts: np.ndarray, number: int) -> int:
+    """Return the `number`-th largest of counts ≥ 0; most are small, so that they are counted rather than ordered."""
+    above = np.cumsum(np.bincount(np.minimum(counts, _MANY), minlength=_MANY + 1)[::-1])
+    value = _MANY - int(np.searchsorted(above, number))
+    if value < _MANY:
+        return value
+    place = len(counts) - number
+    return int(np.partition(counts, place)[place])
 
 
 class Moments:

@@ -1,14 +1,15 @@
 """Batch scoring of ranking: every row of a table through the exported module, on all ranks, in the table's order."""
 
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import torch
 from pydantic import Field
 
-from recsys_core import artifacts, distributed, readers
+from recsys_core import artifacts, distributed, output, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
+from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
@@ -22,7 +23,11 @@ class Config(Frozen):
     """YAML section `predict` of a ranking config."""
 
     source: str | None = Field(
-        default=None, description="path of the table to score; null: the split that is evaluated"
+        default=None,
+        description="path of the table to score, {day} becomes the day; null: the split that is evaluated",
+    )
+    output: str | None = Field(
+        default=None, description="table or folder to write the scored rows to as well; {day} becomes the day"
     )
     reserved_columns: tuple[str, ...] | None = Field(
         default=None, description="columns of it that are written beside score and probability; null: all"
@@ -42,16 +47,21 @@ class Request(artifacts.Request):
 def run(request: Request, sink: Sink) -> Predictions:
     """Write each row's reserved columns, `score` (the logit) and `probability`; all rows, or nothing is there.
 
+    `config.output` is replaced as a whole once all rows are scored; a rerun replaces it again.
+
     Raises:
-        ValueError: the table lacks a column that the features or `reserved_columns` need, or already has `score`.
+        ValueError: the table lacks a column that the features or `reserved_columns` need, or already has `score`; or
+            `config.output` cannot be written.
     """
     with distributed.world("cpu") as here:
         work = Pending(request.output)
         if here.is_first:
-            work.path.mkdir(parents=True, exist_ok=True)
+            # A killed attempt may have had more ranks, and so more parts.
+            shutil.rmtree(work.path, ignore_errors=True)
+            work.path.mkdir(parents=True)
         here.barrier()
         engine = Engine.load(request.model.engine)
-        reader = readers.build(readers.infer(request.source))
+        reader = _opened(request.source, here)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
@@ -70,6 +80,9 @@ def run(request: Request, sink: Sink) -> Predictions:
         num_rows = sum(here.gather(writer.num_rows))
         if num_rows != reader.num_rows:
             raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
+        if (out := request.config.output) is not None:
+            part = work.path / "rows" / f"part-{here.rank:05d}.parquet"
+            output.write(out, output.groups(part), here)
         if here.is_first:
             source, digest = request.source, request.model.digest
             work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)
@@ -77,7 +90,17 @@ def run(request: Request, sink: Sink) -> Predictions:
         return Predictions.load(request.output)
 
 
-def _check(source: str | Path, schema: pa.Schema, kept: list[str], columns: list[str]) -> None:
+def _opened(source: str, here: World) -> readers.Reader:
+    """Open the table on the first rank, and on the others as it was found there: all see the same rows."""
+    config = readers.infer(source) if here.is_first else None
+    config = here.share(lambda: config)
+    assert config is not None
+    mine = readers.build(config) if here.is_first else None
+    state = here.share(lambda: mine.state() if mine is not None else {})
+    return mine if mine is not None else readers.build(config, state)
+
+
+def _check(source: str, schema: pa.Schema, kept: list[str], columns: list[str]) -> None:
     if missing := [column for column in columns if column not in schema.names]:
         raise ValueError(
             f"{source}: no column {', '.join(missing)}, which the model's features or predict.reserved_columns need "

@@ -52,9 +52,10 @@ def run(request: Request, sink: Sink) -> LabelledData:
     splits: list[LabelledSplit] = []
     for name, reader in tables.items():
         _require_columns(root / name, reader, engine, request.config)
-        num_positives = 0
+        num_positives = num_rows = 0
         for table in _blocks(reader, [*filter(None, (request.config.label, request.config.sample_weight))]):
-            num_positives += _positives(root / name, table, request.config)
+            num_positives += _positives(root / name, table, request.config, num_rows)
+            num_rows += table.num_rows
             done += table.num_rows
             sink(Event(stage="prepare", done=done, total=total))
         splits.append(LabelledSplit(name=name, num_rows=reader.num_rows, num_positives=num_positives))
@@ -103,22 +104,37 @@ def _require_columns(where: Path, reader: readers.Reader, engine: Engine, config
         raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
 
 
-def _positives(where: Path, table: pa.Table, config: Config) -> int:
+def _positives(where: Path, table: pa.Table, config: Config, start: int) -> int:
+    """Return how many rows are positive; `start` is the number of the first."""
     labels = table.column(config.label)
     if pa.types.is_boolean(labels.type):
         labels = labels.cast(pa.int8())
-    known = pc.is_in(labels, value_set=pa.array([0, 1]).cast(labels.type)) if _is_number(labels.type) else None
-    if known is None or not pc.all(known).as_py():
-        bad = labels.type if known is None else labels.filter(pc.invert(known))[0].as_py()
-        raise ValueError(f"{where}: column {config.label!r} holds {bad}; a label is 0 or 1 (ranking.label)")
+    zero_or_one = pa.array([0, 1]).cast(labels.type) if _is_number(labels.type) else None
+    held = zero_or_one and pc.is_in(labels, value_set=zero_or_one)
+    _require(where, labels, held, f"{config.label!r}", start, "a label is 0 or 1 (ranking.label)")
     if config.sample_weight is not None:
         weights = table.column(config.sample_weight)
-        if not _is_number(weights.type) or weights.null_count or pc.min(weights).as_py() < 0:
-            raise ValueError(
-                f"{where}: column {config.sample_weight!r} holds something else than a number ≥ 0 in every row "
-                "(ranking.sample_weight)"
-            )
+        held = None
+        if _is_number(weights.type):
+            held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0, weights.type)))
+        remedy = "a weight is a number from 0 on (ranking.sample_weight)"
+        _require(where, weights, held, f"{config.sample_weight!r}", start, remedy)
     return int(pc.sum(labels).as_py() or 0)
+
+
+def _require(
+    where: Path, values: pa.ChunkedArray, held: pa.ChunkedArray | None, name: str, start: int, remedy: str
+) -> None:
+    """Refuse values that do not hold; `held` is None for a type of which none does."""
+    if held is None:
+        raise ValueError(f"{where}: column {name} is {values.type}; {remedy}")
+    held = pc.fill_null(held, False)  # noqa: FBT003
+    row = pc.index(held, pa.scalar(False)).as_py()  # noqa: FBT003
+    if row >= 0:
+        raise ValueError(
+            f"{where}: column {name} holds {values[row].as_py()} in row {start + row} of rows {start} to "
+            f"{start + len(values)}; {remedy}"
+        )
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -37,4 +37,5 @@ def trainer(request: Request, here: World) -> training.Trainer:
     """Return what trains a ranking model on this rank."""
     size, seed = request.config.batch_size, request.seed
     objective = Ranking(request.ranking, request.model, request.data, batch_size=size, seed=seed)
-    return training.Trainer(objective, request.config, here, seed=request.seed)
+    plans = training.earlier_plans(request, None)
+    return training.Trainer(objective, request.config, here, seed=request.seed, earlier_plans=plans)

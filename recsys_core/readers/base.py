@@ -2,11 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+
+class Part(NamedTuple):
+    """The rows of one value of a partition key: the path that names just these, and what tells that they changed."""
+
+    path: str
+    fingerprint: str
 
 
 class Reader(ABC):

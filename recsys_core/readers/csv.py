@@ -4,6 +4,7 @@ Opening a table counts the lines of all files once. A plain file's blocks are re
 keeps the decompressor's state at the start of each block, so that any block can be read without those before it.
 """
 
+import re
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ _BLOCK_BYTES = 1 << 22
 _GZIP_BYTES = 1 << 20
 _GZIP = 31  # zlib's code for gzip framing with the largest window
 _OPENING_THREADS = 4
+_DECIMAL = re.compile(r"decimal(?:128)?\((\d+), ?(\d+)\)")
 
 
 class Config(Frozen):
@@ -38,7 +40,7 @@ class Config(Frozen):
     )
     header: bool = Field(default=True, description="whether the first line of each file names the columns")
     column_names: tuple[str, ...] | None = Field(default=None, description="needed without a header")
-    types: dict[str, str] = Field(default={}, description="Arrow type by column, such as int64, float32, string")
+    types: dict[str, str] = Field(default={}, description="Arrow type by column, such as int64, string, decimal(10,2)")
     null_values: tuple[str, ...] = ("", "NULL", "null", r"\N")
 
 
@@ -131,10 +133,7 @@ class Reader(base.Reader):
         for name, kind in self._config.types.items():
             if name not in self._names:
                 raise ValueError(f"types: there is no column {name!r}; there are {', '.join(self._names)}")
-            try:
-                given[name] = pa.type_for_alias(kind)
-            except ValueError:
-                raise ValueError(f"types: {name}: {kind!r} is no type that Arrow knows by name") from None
+            given[name] = _type(name, kind)
         if not self._blocks:
             return pa.schema([(name, given.get(name, pa.string())) for name in self._names])
         schema = self._parse(self._blocks[0], given, self._names).schema
@@ -172,6 +171,16 @@ class Reader(base.Reader):
     def _delimiter(self, file: int) -> str:
         path = self._files.locations[file].path
         return self._config.delimiter or ("\t" if path.removesuffix(".gz").endswith(".tsv") else ",")
+
+
+def _type(name: str, text: str) -> pa.DataType:
+    """Return the Arrow type that `text` names for the column `name`."""
+    try:
+        if match := _DECIMAL.fullmatch(text):
+            return pa.decimal128(*map(int, match.groups()))
+        return pa.type_for_alias(text)
+    except (ValueError, pa.ArrowException):
+        raise ValueError(f"types: {name}: {text!r} is no type that Arrow knows by name") from None
 
 
 class _Plain:
@@ -225,7 +234,13 @@ class _Gzip:
                 if engine.eof:
                     # Gzip members in a row are one text.
                     engine = zlib.decompressobj(_GZIP)
-                chunk = engine.decompress(rest, _BLOCK_BYTES)
+                try:
+                    chunk = engine.decompress(rest, _BLOCK_BYTES)
+                except zlib.error as error:
+                    raise ValueError(
+                        f"{self._location.path}: not a gzip file, or a damaged one, from byte {text} of its text on "
+                        f"({error}); fetch it again, or take .gz off its name"
+                    ) from None
                 rest = engine.unused_data if engine.eof else engine.unconsumed_tail
                 if chunk:
                     yield chunk

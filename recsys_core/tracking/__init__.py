@@ -98,6 +98,10 @@ class Run:
         """Store a picture as `plots/<name>.png`."""
         self.client.log_figure(self.mlflow_run_id, figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
 
+    def log_file(self, path: Path) -> None:
+        """Store a file of text under its own name."""
+        self.client.log_artifact(self.mlflow_run_id, str(path))
+
     def log_dataset(self, dataset: Dataset | TrainingData, source: str) -> None:
         """Record what the run was made from; `source` is where that came from."""
         self.client.log_inputs(self.mlflow_run_id, datasets=[records.dataset_input(dataset, source)])

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from recsys_core.artifacts import Frozen
 from recsys_core.odps import client, credentials, path, types
+from recsys_core.odps.interface import Choice
 from recsys_core.odps.path import TablePath
 from recsys_core.odps.retry import Config as Retry
 from recsys_core.writers import base
@@ -22,6 +23,9 @@ class Config(Frozen):
     lifecycle_days: int | None = Field(default=None, ge=1, description="of a table that is made")
     compression: client.Compression = "LZ4_FRAME"
     quota_name: str | None = None
+    interface: Choice = Field(
+        default="auto", description="`auto` takes the Storage API, or the Arrow tunnel where that is not open"
+    )
     block_bytes: int = Field(
         default=64 << 20, ge=1, description="of Arrow data in one block, which is sent again whole"
     )
@@ -76,7 +80,7 @@ class Table(base.Table):
 
     def commit(self, state: dict[str, Any], receipts: Sequence[base.Receipt]) -> int:
         """See `base.Table.commit`; a second commit of the same session changes nothing."""
-        one = self._client()
+        one = self._client(client.interface_of(state["session"]))
         one.commit(state["session"], [message for receipt in receipts for message in receipt.told])
         num_rows = sum(receipt.num_rows for receipt in receipts)
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["schema"])))
@@ -92,13 +96,14 @@ class Table(base.Table):
     def abandon(self, state: dict[str, Any]) -> None:
         """See `base.Table.abandon`; a session that is not committed ends by itself, and nobody sees its blocks."""
 
-    def _client(self) -> client.Client:
+    def _client(self, by: Choice | None = None) -> client.Client:
         return client.Client(
             credentials.find(),
             self._path,
             quota_name=self.config.quota_name,
             compression=self.config.compression,
             wait_seconds=self.config.wait_seconds,
+            by=by or self.config.interface,
             config=self.config.retry,
         )
 

@@ -1,7 +1,7 @@
 """ORC folders: `part-00000.orc` and so on, one for each rank."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from pyarrow import orc
@@ -9,6 +9,19 @@ from pydantic import Field
 
 from recsys_core.artifacts import Frozen
 from recsys_core.writers import _folder
+
+_HELD = {
+    *(pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.date32()),
+    *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
+}
+_WIDENED = {
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.float16(): pa.float32(),
+    pa.date64(): pa.date32(),
+    pa.string_view(): pa.string(),
+}
 
 
 class Config(Frozen):
@@ -52,6 +65,15 @@ class Table(_folder.Table):
         super().__init__(config.path)
         self._config = config
 
+    def begin(self, schema: pa.Schema) -> dict[str, Any]:
+        """See `base.Table.begin`."""
+        for field in schema:
+            try:
+                _stored(field.type)
+            except ValueError as error:
+                raise ValueError(f"{self._config.path}: column {field.name!r}: {error}") from None
+        return super().begin(schema)
+
     def open(self, file: Path, number: int, schema: pa.Schema) -> Writer:
         """See `_folder.Table.open`."""
         return Writer(file, number, schema, self._config)
@@ -62,4 +84,21 @@ class Table(_folder.Table):
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    return pa.list_(kind.value_type) if pa.types.is_fixed_size_list(kind) else kind
+    """Return the type that holds values of `kind` in ORC, which has no unsigned, half, fixed-size or encoded ones.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if kind in _WIDENED:
+        return _WIDENED[kind]
+    if pa.types.is_dictionary(kind):
+        return _stored(kind.value_type)
+    if pa.types.is_map(kind):
+        return pa.map_(_stored(kind.key_type), _stored(kind.item_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _stored(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_stored(kind.value_type))
+    if not (kind in _HELD or pa.types.is_timestamp(kind) or pa.types.is_decimal128(kind)):
+        raise ValueError(f"ORC has no type for Arrow's {kind}; cast the column to one that it has, or write Parquet")
+    return kind

@@ -4,6 +4,7 @@ import datetime
 import decimal
 import gzip
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_core import loader, lookup, readers, writers
+from recsys_core.checkpoint import Position
 from recsys_core.loader import Order, Shard, merge
+from recsys_core.odps.credentials import Keys
+from recsys_core.odps.emulator import Emulator
+from recsys_core.readers import memory
 
 FILES = [kind for kind in lookup.kinds("recsys_core.writers") if kind != "odps"]
 _DAY = datetime.date(2024, 1, 31)
@@ -104,44 +109,87 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path, kind):
         writers.build(config(path=str(tmp_path / "file" / "below"))).begin(pa.schema([]))
 
 
-_TYPES = {
-    "int8": pa.array([1, None, -3], pa.int8()),
-    "int16": pa.array([1, None, -3], pa.int16()),
-    "int32": pa.array([1, None, -3], pa.int32()),
-    "int64": pa.array([2**62, None, -3], pa.int64()),
-    "float32": pa.array([1.5, None, -3], pa.float32()),
-    "float64": pa.array([1.5, None, -3], pa.float64()),
-    "bool": pa.array([True, None, False]),
-    "string": pa.array(["ä", None, ""]),
-    "binary": pa.array([b"\x00\xff", None, b""]),
-    "date": pa.array([_DAY, None, _DAY]),
-    "timestamp": pa.array([1_706_662_923_000_000_001, None, 0], pa.timestamp("ns")),
-    "decimal": pa.array([decimal.Decimal("1.50"), None, decimal.Decimal("-3.25")], pa.decimal128(10, 2)),
-    "list": pa.array([[1, 2], None, []], pa.list_(pa.int64())),
-    "list_of_list": pa.array([[[1], []], None, []], pa.list_(pa.list_(pa.int64()))),
-    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())),
-    "struct": pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]),
-}
-_OF_PARQUET = {
-    "uint8": pa.array([1, None, 255], pa.uint8()),
-    "uint64": pa.array([2**63, None, 3], pa.uint64()),
-    "float16": pa.array(np.array([1.5, 2, -3], np.float16)),
-    "large_string": pa.array(["a", None, "b"], pa.large_string()),
-    "dictionary": pa.array(["a", None, "a"]).dictionary_encode(),
-    "fixed_size_list": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
-}
+_D = decimal.Decimal
+# Values by type, and what it is read as where that is another type: None where a format refuses it, with a message.
+_WIDER = {"orc": pa.int16(), "odps": pa.int16()}
+_REFUSED = {"orc": None, "odps": None}
+_NESTED = {"csv": pa.string()}
+_TYPES: list[tuple[pa.Array, dict[str, Any]]] = [
+    *((pa.array([1, None, -3], kind), {}) for kind in (pa.int8(), pa.int16(), pa.int32())),
+    (pa.array([2**62, None, -3], pa.int64()), {}),
+    (pa.array([1, None, 255], pa.uint8()), _WIDER),
+    (pa.array([1, None, 65_535], pa.uint16()), {"orc": pa.int32(), "odps": pa.int32()}),
+    (pa.array([1, None, 2**32 - 1], pa.uint32()), {"orc": pa.int64(), "odps": pa.int64()}),
+    (pa.array([2**63, None, 3], pa.uint64()), _REFUSED),
+    (pa.array(np.array([1.5, 2, -3], np.float16)), {"orc": pa.float32(), "odps": pa.float32(), "csv": pa.float32()}),
+    (pa.array([1.5, None, -3], pa.float32()), {}),
+    (pa.array([1.5, None, -3], pa.float64()), {}),
+    (pa.array([True, None, False]), {}),
+    (pa.array(["ä", None, "b"]), {}),
+    (pa.array(["a", None, "b"], pa.large_string()), {"orc": pa.string(), "odps": pa.string()}),
+    (pa.array(["a", None, "a"]).dictionary_encode(), dict.fromkeys(("orc", "odps", "csv"), pa.string())),
+    (pa.array([b"\x00\xff", None, b""]), {"csv": None}),
+    (pa.array([_DAY, None, _DAY]), {}),
+    (pa.array([_DAY, None, _DAY], pa.date64()), dict.fromkeys(("parquet", "orc", "odps", "csv"), pa.date32())),
+    (pa.array([1_706_662_923, None, 0], pa.timestamp("s")), {"parquet": "ms", "orc": "ns", "odps": "ns"}),
+    (pa.array([1_706_662_923_001, None, 0], pa.timestamp("ms")), {"orc": "ns"}),
+    (pa.array([1_706_662_923_000_001, None, 0], pa.timestamp("us")), {"orc": "ns", "odps": "ns"}),
+    (pa.array([1_706_662_923_000_000_001, None, 0], pa.timestamp("ns")), {}),
+    (pa.array([_D("1.50"), None, _D("-3.25")], pa.decimal128(10, 2)), {}),
+    (pa.array([[1, 2], None, []], pa.list_(pa.int64())), _NESTED),
+    (pa.array([["a", None], None, []], pa.list_(pa.string())), _NESTED),
+    (
+        pa.array([[1.5], None, []], pa.large_list(pa.float32())),
+        dict.fromkeys(("orc", "odps"), pa.list_(pa.float32())) | _NESTED,
+    ),
+    (
+        pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.float32(), 2)),
+        dict.fromkeys(("orc", "odps"), pa.list_(pa.float32())) | _NESTED,
+    ),
+    (pa.array([[[1], []], None, []], pa.list_(pa.list_(pa.int64()))), _NESTED),
+    (pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int64())), _NESTED),
+    (pa.array([[("a", [1.5])], None, []], pa.map_(pa.string(), pa.list_(pa.float32()))), _NESTED),
+    (pa.array([{"a": 1, "b": "x"}, None, {"a": None, "b": "y"}]), _NESTED),
+    (pa.array([[{"a": 1}], None, []]), _NESTED),
+    (pa.array([1, None], pa.time32("s")), {"parquet": pa.time32("ms"), "orc": None, "odps": None}),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [("orc", _TYPES), ("parquet", _TYPES | _OF_PARQUET)],
-)
-def test_every_type_is_read_back(tmp_path, kind, values):
-    table = pa.table(values)
-    write(tmp_path / "out", table, kind)
-    reader = readers.build(readers.infer(str(tmp_path / "out")))
-    assert reader.schema.equals(table.schema)
-    assert read_all(reader).to_pydict() == table.to_pydict()
+@pytest.fixture(scope="module")
+def place_of(tmp_path_factory):
+    """Return where a format's tables can be written: folders, or a MaxCompute in this process."""
+    folder = tmp_path_factory.mktemp("types")
+    (folder / "odps" / "shop").mkdir(parents=True)
+    with Emulator(folder / "odps", [Keys("ak", "a secret")]) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_ID": "ak", "ACCESS_KEY": "a secret", "ENDPOINT": running.endpoint}.items():
+            patch.setenv(f"ODPS_{name}", value)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield lambda kind, name: f"odps://shop/tables/{name}" if kind == "odps" else str(folder / kind / name)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "orc", "csv", "odps"])
+@pytest.mark.parametrize(("values", "otherwise"), _TYPES, ids=[str(values.type) for values, _ in _TYPES])
+def test_every_type_is_read_from_every_format_that_holds_it(place_of, kind, values, otherwise):
+    table = pa.table({"row": np.arange(len(values)), "values": values})
+    expected = otherwise.get(kind, values.type)
+    if isinstance(expected, str):
+        expected = pa.timestamp(expected)
+    path = place_of(kind, f"t{abs(hash(str(values.type)))}")
+    if expected is None:
+        with pytest.raises(ValueError, match="column 'values'.*(has no type for|cannot hold)"):
+            write(path, table, kind)
+        return
+    assert write(path, table, kind) == len(table)
+    types = {} if pa.types.is_nested(expected) else {"types": {"values": str(expected).replace("128", "")}}
+    config = lookup.component("recsys_core.readers", kind).Config(path=path, **(types if kind == "csv" else {}))
+    opened = readers.build(config)
+    assert opened.schema.field("values").type == expected
+    found = read_all(opened)["values"].to_pylist()
+    if kind == "csv" and pa.types.is_nested(values.type):
+        found = [None if text is None else json.loads(text) for text in found]
+        found = [[tuple(pair) for pair in one] if one and pa.types.is_map(values.type) else one for one in found]
+    assert found == values.to_pylist()
+    assert read_all(memory.Reader(table)).equals(table)
 
 
 def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):
@@ -152,67 +200,107 @@ def test_a_csv_holds_flat_values_and_lists_as_json(tmp_path):
         write(tmp_path / "out", pa.table({"text": ["a\nb"]}), "csv")
 
 
+_STOPS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "num_ranks": st.integers(1, 4),
+            "num_threads": st.integers(1, 3),
+            "batch_size": st.integers(1, 9),
+            "num_steps": st.integers(0, 3),
+            "num_lost": st.integers(0, 2),
+        }
+    ),
+    max_size=3,
+)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     file_rows=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(any),
     kind=st.sampled_from(["parquet", "orc", "csv", "csv.gz"]),
     rows_per_block=st.sampled_from([3, 7, 1_000]),
-    shuffle_rows=st.sampled_from([0, 5, 1_000]),
-    seed=st.integers(0, 3),
+    shuffle=st.tuples(st.sampled_from([0, 5, 1_000]), st.integers(0, 3)),
     kept=st.sampled_from([None, 3, 40]),
-    stops=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.integers(0, 3)), max_size=3),
+    max_cost=st.sampled_from([None, 9, 30]),
+    stops=_STOPS,
 )
 def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
-    tmp_path_factory, file_rows, kind, rows_per_block, shuffle_rows, seed, kept, stops
+    tmp_path_factory, file_rows, kind, rows_per_block, shuffle, kept, max_cost, stops
 ):
     folder = tmp_path_factory.mktemp("layout")
     _lay_out(folder, file_rows, kind, rows_per_block)
     config = readers.infer(str(folder))
-    rows = sum(file_rows)
-    consumed, seen = [], []
-    for num_ranks, num_threads, batch_size, num_steps in [*stops, (2, 2, 3, None)]:
+    budget = max_cost and loader.Budget("cost", max_cost)
+    consumed, seen = [], {"row": [], "text": [], "cost": []}
+    last = {"num_ranks": 2, "num_threads": 2, "batch_size": 3, "num_steps": None, "num_lost": 0}
+    for stop in [*stops, last]:
         # Every attempt opens the table anew, as another process would.
-        first = readers.build(config)
-        table = reopened(first, config)
+        table = reopened(readers.build(config), config)
         if kept is not None:
             table = readers.Selected(table, readers.Selection(filter=(("row", "<", kept),)))
-        order = Order(table.block_rows, seed=seed, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=4)
-        shards = [
-            Shard(
-                table,
-                order,
-                ["row"],
-                batch_size=batch_size,
-                rank=rank,
-                num_ranks=num_ranks,
-                consumed=consumed,
-                num_threads=num_threads,
-            )
-            for rank in range(num_ranks)
-        ]
-        for taken, step in enumerate(zip(*shards, strict=True)):
-            if taken == num_steps:
-                break
+        order = Order(table.block_rows, seed=shuffle[1], epoch=0, shuffle_rows=shuffle[0], rows_per_turn=4)
+        for taken, step in enumerate(_steps(table, order, consumed, budget, stop)):
+            if stop["num_steps"] is not None and taken >= stop["num_steps"]:
+                # Steps since the last checkpoint are lost with the process that took them.
+                if taken == stop["num_steps"] + stop["num_lost"]:
+                    break
+                continue
             for part in step:
-                seen += part.table.column("row").to_pylist()
-                consumed = merge([*consumed, *part.consumed])
-    assert sorted(seen) == list(range(rows if kept is None else min(kept, rows)))
+                assert max_cost is None or sum(part.table.column("cost").to_pylist()) <= max_cost
+                for name, values in part.table.to_pydict().items():
+                    seen[name] += values
+            position = Position(consumed=tuple(merge([*consumed, *(at for part in step for at in part.consumed)])))
+            consumed = list(Position.model_validate_json(position.model_dump_json()).consumed)
+    rows = sum(file_rows) if kept is None else min(kept, sum(file_rows))
+    assert sorted(seen["row"]) == list(range(rows))
+    assert seen["text"] == [_text(row) for row in seen["row"]]
+    assert seen["cost"] == [row % 9 for row in seen["row"]]
+
+
+def _steps(table, order, consumed, budget, stop):
+    """Yield what every rank has at each step."""
+    left = loader.remaining(consumed, order.num_rows)
+    num_ranks, size = stop["num_ranks"], stop["batch_size"]
+    mine = [loader.cut(left, rank, num_ranks) for rank in range(num_ranks)]
+    sizes = budget and [budget.batches(loader.read(table, order, part, [budget.column]), size) for part in mine]
+    shards = [
+        Shard(
+            table,
+            order,
+            ["row", "text", "cost"],
+            batch_size=size,
+            rank=rank,
+            num_ranks=num_ranks,
+            consumed=consumed,
+            budget=budget,
+            gather=lambda _: sizes,
+            num_threads=stop["num_threads"],
+        )
+        for rank in range(num_ranks)
+    ]
+    return zip(*shards, strict=True)
+
+
+def _text(row):
+    return f"t{row}" + "x" * (row * 7 % 90)
 
 
 def _lay_out(folder, file_rows, kind, rows_per_block):
     start = 0
     for number, num_rows in enumerate(file_rows):
-        table = pa.table(
-            {"row": np.arange(start, start + num_rows), "text": pa.array(["x" * 50] * num_rows, pa.string())}
-        )
+        rows = range(start, start + num_rows)
+        columns = [(rows, pa.int64()), ([_text(row) for row in rows], pa.string()), ([n % 9 for n in rows], pa.int64())]
+        table = pa.table([pa.array(*column) for column in columns], names=["row", "text", "cost"])
         start += num_rows
         if kind == "parquet":
             pa.parquet.write_table(table, folder / f"{number}.parquet", row_group_size=rows_per_block)
         elif kind == "orc":
             pa.orc.write_table(table, folder / f"{number}.orc")
         else:
-            lines = "".join(f"{row},{text}\n" for row, text in zip(*table.to_pydict().values(), strict=True))
-            text = f"row,text\n{lines}".encode()
+            lines = "".join(
+                f"{row},{text},{cost}\n" for row, text, cost in zip(*table.to_pydict().values(), strict=True)
+            )
+            text = f"row,text,cost\n{lines}".encode()
             (folder / f"{number}.{kind}").write_bytes(gzip.compress(text) if kind == "csv.gz" else text)
 
 

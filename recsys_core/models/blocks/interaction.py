@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys_core.models.blocks.mlp import aligned
+
 
 class DotInteraction(nn.Module):
     """[B, K, D] → [B, kept + P]: the first `kept` numbers of the K·D, then the dot products of all pairs.
@@ -19,7 +21,6 @@ class DotInteraction(nn.Module):
 
     place_of_P: Tensor
     pair_of_KK: Tensor
-    off_diagonal_KK: Tensor
 
     def __init__(self, num_vectors: int, kept: int) -> None:
         """`kept` numbers of each example go through as they are."""
@@ -31,7 +32,6 @@ class DotInteraction(nn.Module):
         pair_of_KK[rows, columns] = pair_of_KK[columns, rows] = torch.arange(num_pairs)
         self.register_buffer("place_of_P", rows * num_vectors + columns, persistent=False)
         self.register_buffer("pair_of_KK", pair_of_KK.flatten(), persistent=False)
-        self.register_buffer("off_diagonal_KK", 1 - torch.eye(num_vectors), persistent=False)
         self.kept = kept
         self.num_outputs: int = kept + num_pairs
 
@@ -41,30 +41,29 @@ class DotInteraction(nn.Module):
             products = torch.bmm(vectors_BKD, vectors_BKD.transpose(1, 2)).flatten(1)
             return torch.cat([vectors_BKD.flatten(1)[:, : self.kept], products.index_select(1, self.place_of_P)], 1)
         else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
-            return _Interaction.apply(vectors_BKD, self.place_of_P, self.pair_of_KK, self.off_diagonal_KK, self.kept)
+            return _Interaction.apply(vectors_BKD, self.place_of_P, self.pair_of_KK, self.kept)
 
 
 class _Interaction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, vectors_BKD: Tensor, place_of_P: Tensor, pair_of_KK: Tensor, off_diagonal_KK: Tensor, kept: int
-    ) -> Tensor:
-        ctx.save_for_backward(vectors_BKD, pair_of_KK, off_diagonal_KK)
+    def forward(ctx: Any, vectors_BKD: Tensor, place_of_P: Tensor, pair_of_KK: Tensor, kept: int) -> Tensor:
+        ctx.save_for_backward(vectors_BKD, pair_of_KK)
         ctx.kept = kept
-        num_rows = len(vectors_BKD)
         products = torch.bmm(vectors_BKD, vectors_BKD.transpose(1, 2)).flatten(1)
-        output = vectors_BKD.new_empty(num_rows, kept + len(place_of_P))
+        width = kept + len(place_of_P)
+        output = vectors_BKD.new_empty(len(vectors_BKD), aligned(width))[:, :width]
         output[:, :kept] = vectors_BKD.flatten(1)[:, :kept]
-        output[:, kept:] = torch.gather(products, 1, place_of_P.expand(num_rows, -1))
+        output[:, kept:] = torch.index_select(products, 1, place_of_P)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        vectors_BKD, pair_of_KK, off_diagonal_KK = ctx.saved_tensors
+        vectors_BKD, pair_of_KK = ctx.saved_tensors
         num_rows, num_vectors, dim = vectors_BKD.shape
         of_output = gradients[0]
         of_pairs_BP = of_output[:, ctx.kept :]
         of_products = torch.gather(of_pairs_BP, 1, pair_of_KK.expand(num_rows, -1)).view(-1, num_vectors, num_vectors)
-        of_vectors = torch.bmm(of_products.mul_(off_diagonal_KK), vectors_BKD)
+        of_products.diagonal(dim1=1, dim2=2).zero_()
+        of_vectors = torch.bmm(of_products, vectors_BKD)
         of_vectors.view(num_rows, num_vectors * dim)[:, : ctx.kept] += of_output[:, : ctx.kept]
-        return of_vectors, None, None, None, None
+        return of_vectors, None, None, None

@@ -25,7 +25,7 @@ def row_numbers(lengths_B: Tensor) -> Tensor:
 def segment_sum(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
     """Return the sum of each row's values, [B, D]; zeros for a row without."""
     if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-        return _bags(values_ND, lengths_B)
+        return bags(values_ND, lengths_B)
     else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
         return _SegmentSum.apply(values_ND, lengths_B)
 
@@ -58,7 +58,8 @@ def spread(rows_BD: Tensor, lengths_B: Tensor) -> Tensor:
         return _Spread.apply(rows_BD, lengths_B)
 
 
-def _bags(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+def bags(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the sum of each row's values, [B, D]; fast, but its gradient is not."""
     if values_ND.shape[0] == 0:
         return values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1])
     lengths_B = lengths_B.to(torch.int64)
@@ -70,7 +71,7 @@ class _SegmentSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_ND: Tensor, lengths_B: Tensor) -> Tensor:
         ctx.save_for_backward(lengths_B)
-        return _bags(values_ND, lengths_B)
+        return bags(values_ND, lengths_B)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -87,4 +88,4 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (lengths_B,) = ctx.saved_tensors
-        return _bags(gradients[0], lengths_B), None
+        return bags(gradients[0], lengths_B), None

@@ -5,13 +5,18 @@ row's interest is the weighted sum. As in the paper the weights are not normalis
 a larger sum. Legend: B rows, N elements of all rows together, D width, H hidden.
 """
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recsys_core.models.blocks.jagged import segment_sum, spread
+from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spread
 from recsys_core.models.blocks.mlp import mlp
+
+# So many elements pass through all layers at a time: what the layers make of them stays in the processor's cache.
+_BLOCK_ELEMENTS = 4_096
 
 
 class TargetAttention(nn.Module):
@@ -30,6 +35,20 @@ class TargetAttention(nn.Module):
 
     def forward(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
         """Return each row's weighted sum of its elements."""
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return self._plain(targets_BD, elements_ND, lengths_B)
+        else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
+            return self._eager(targets_BD, elements_ND, lengths_B)
+
+    @torch.jit.unused
+    def _eager(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
+        if elements_ND.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            return self._plain(targets_BD, elements_ND, lengths_B)
+        layers = [self.first, *(layer for layer in self.rest.modules() if isinstance(layer, nn.Linear))]
+        parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        return _Attention.apply(targets_BD, elements_ND, lengths_B, *parameters)
+
+    def _plain(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
         of_target_HD, of_element_HD, of_difference_HD, of_product_HD = self.first.weight.chunk(4, dim=1)
         by_row_BH = torch.addmm(self.first.bias, targets_BD, (of_target_HD + of_difference_HD).T)
         products_ND = spread(targets_BD, lengths_B) * elements_ND
@@ -39,3 +58,81 @@ class TargetAttention(nn.Module):
         )
         weights_N1 = self.rest(by_element_NH + spread(by_row_BH, lengths_B))
         return segment_sum(elements_ND * weights_N1, lengths_B)
+
+
+class _Attention(torch.autograd.Function):
+    """The same, block by block of rows; of the elements only what comes out of each ReLU is kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor, *parameters: Tensor) -> Tensor:
+        (weight_HX, bias_H), weights, biases = parameters[:2], parameters[2::2], parameters[3::2]
+        by_target_HD, by_both_HY = _joined(weight_HX)
+        of_row_BH = torch.addmm(bias_H, targets_BD, by_target_HD.T)
+        kept = [elements_ND.new_empty(len(elements_ND), weight.shape[1]) for weight in weights]
+        scores_N1 = elements_ND.new_empty(len(elements_ND), 1)
+        output_BD = torch.empty_like(targets_BD)
+        for rows, span in _blocks(lengths_B):
+            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows])
+            both_XY = torch.cat([element_XD, element_XD * targets_BD[rows][owner_X]], dim=1)
+            made = [*(outputs[span] for outputs in kept), scores_N1[span]]
+            torch.mm(both_XY, by_both_HY.T, out=made[0])
+            made[0].add_(of_row_BH[rows].index_select(0, owner_X)).relu_()
+            for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                torch.addmm(bias, made[number], weight.T, out=made[number + 1])
+                if number + 1 < len(weights):
+                    made[number + 1].relu_()
+            output_BD[rows] = bags(element_XD * made[-1], lengths_B[rows])
+        ctx.save_for_backward(targets_BD, elements_ND, lengths_B, weight_HX, scores_N1, *kept, *weights)
+        return output_BD
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        targets_BD, elements_ND, lengths_B, weight_HX, scores_N1, *rest = ctx.saved_tensors
+        kept, weights = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        by_target_HD, by_both_HY = _joined(weight_HX)
+        dim = targets_BD.shape[1]
+        of_targets_BD, of_elements_ND = torch.empty_like(targets_BD), torch.empty_like(elements_ND)
+        of_row_BH = targets_BD.new_empty(len(targets_BD), len(weight_HX))
+        of_both_HY = torch.zeros_like(by_both_HY)
+        of_weights = [torch.zeros_like(weight) for weight in weights]
+        of_biases = [weight.new_zeros(len(weight)) for weight in weights]
+        for rows, span in _blocks(lengths_B):
+            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows])
+            target_XD = targets_BD[rows].index_select(0, owner_X)
+            of_interest_XD = gradients[0][rows].index_select(0, owner_X)
+            of_made = (of_interest_XD * element_XD).sum(dim=1, keepdim=True)
+            for number in range(len(weights) - 1, -1, -1):
+                inputs = kept[number][span]
+                of_weights[number].addmm_(of_made.T, inputs)
+                of_biases[number] += of_made.sum(dim=0)
+                of_made = of_made @ weights[number]
+                # An output of ReLU above 0 lets the gradient through.
+                torch.ops.aten.threshold_backward.grad_input(of_made, inputs, 0, grad_input=of_made)
+            of_row_BH[rows] = bags(of_made, lengths_B[rows])
+            of_both_HY.addmm_(of_made.T, torch.cat([element_XD, element_XD * target_XD], dim=1))
+            of_both_XY = of_made @ by_both_HY
+            of_product_XD = of_both_XY[:, dim:]
+            of_element_XD = of_interest_XD.mul_(scores_N1[span]).add_(of_both_XY[:, :dim])
+            of_elements_ND[span] = of_element_XD.addcmul_(of_product_XD, target_XD)
+            of_targets_BD[rows] = bags(of_product_XD * element_XD, lengths_B[rows])
+        of_targets_BD.addmm_(of_row_BH, by_target_HD)
+        of_target_HD, of_element_HD, of_product_HD = of_row_BH.T @ targets_BD, *of_both_HY.chunk(2, dim=1)
+        of_first = torch.cat([of_target_HD, of_element_HD, of_target_HD - of_element_HD, of_product_HD], dim=1)
+        of_rest = [tensor for pair in zip(of_weights, of_biases, strict=True) for tensor in pair]
+        return of_targets_BD, of_elements_ND, None, of_first, of_row_BH.sum(dim=0), *of_rest
+
+
+def _joined(weight_HX: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first layer's weights of q [H, D], and those of k beside q * k [H, 2D]."""
+    of_target_HD, of_element_HD, of_difference_HD, of_product_HD = weight_HX.chunk(4, dim=1)
+    return of_target_HD + of_difference_HD, torch.cat([of_element_HD - of_difference_HD, of_product_HD], dim=1)
+
+
+def _blocks(lengths_B: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows of each block and their elements; a block has one row at least."""
+    ends = lengths_B.cumsum(0).tolist()
+    row = start = 0
+    while row < len(ends):
+        stop = max(row + 1, bisect.bisect_right(ends, start + _BLOCK_ELEMENTS))
+        yield slice(row, stop), slice(start, ends[stop - 1])
+        row, start = stop, ends[stop - 1]

@@ -19,6 +19,7 @@ from recsys_core.odps.emulator.rest import Rest
 from recsys_core.odps.emulator.signature import Keyring
 from recsys_core.odps.emulator.storage import MAX_BLOCK_NUMBER, Storage
 from recsys_core.odps.emulator.store import Store
+from recsys_core.odps.emulator.tunnel import Tunnel
 from recsys_core.odps.emulator.wire import Answer, RefusedError, Request, as_json
 
 __all__ = ["Emulator", "Fault"]
@@ -44,8 +45,9 @@ class Emulator:
         host: str = "127.0.0.1",
         port: int = 0,
         max_block_number: int = MAX_BLOCK_NUMBER,
+        has_storage_api: bool = True,
     ) -> None:
-        """Serve the tables below `directory`; port 0 is any that is free.
+        """Serve the tables below `directory`; port 0 is any that is free. Without a Storage API there is the tunnel.
 
         Raises:
             OSError: the port is taken.
@@ -53,6 +55,8 @@ class Emulator:
         store = Store(directory)
         self.faults, self.keyring = Faults(), Keyring(keys)
         self.rest, self.storage = Rest(store), Storage(store, max_block_number=max_block_number)
+        self.tunnel = Tunnel(store, max_block_number=max_block_number)
+        self._has_storage_api = has_storage_api
         self._server = _Server((host, port), _Handler)
         self._server.emulator = self
         self.host = f"{host}:{self._server.server_address[1]}"
@@ -77,8 +81,8 @@ class Emulator:
         """Return the answer to a request, and what is to be done to it on its way."""
         if request.path.startswith(_CONTROL):
             return self._control(request), None
-        is_storage = request.path.startswith("/api/storage/")
-        part = self.storage if is_storage else self.rest
+        is_rest = not request.path.startswith(("/api/storage/", "/projects/"))
+        part = self.rest if is_rest else self.tunnel if request.path.startswith("/projects/") else self.storage
         fault = self.faults.next(part.operation(request))
         try:
             if fault is not None:
@@ -86,17 +90,22 @@ class Emulator:
             self.keyring.verify(request)
             if fault is not None and fault.kind == "reset":
                 return Answer(), fault
-            told = self.storage.answer(request) if is_storage else self.rest.answer(request, self.host)
+            told = self._told(part, request, fault)
         except RefusedError as error:
-            return error.answer(as_xml=not is_storage), None
+            return error.answer(as_xml=is_rest), None
         if fault is not None and fault.kind in ("wait", "state"):
-            assert isinstance(told.body, bytes)
-            state = (
-                fault.text if fault.kind == "state" else "COMMITTING" if part.operation(request) == "commit" else "INIT"
-            )
-            status = 202 if fault.kind == "wait" else told.status
-            return as_json(json.loads(told.body) | {"SessionStatus": state, "RecordCount": -1}, status), None
-        return told, fault
+            return _unready(told, fault, part.operation(request)), None
+        # A stream of the tunnel that was cut short is whole by its own measure.
+        return told, None if fault is not None and fault.kind == "short" and part is self.tunnel else fault
+
+    def _told(self, part: Rest | Storage | Tunnel, request: Request, fault: Fault | None) -> Answer:
+        if isinstance(part, Rest):
+            return part.answer(request, self.host)
+        if isinstance(part, Tunnel):
+            return part.answer(request, fault.after if fault is not None and fault.kind == "short" else None)
+        if not self._has_storage_api:
+            raise RefusedError(403, "NoPermission", "the Storage API is not open for this project")
+        return part.answer(request)
 
     def _control(self, request: Request) -> Answer:
         """Take faults and keys from tests that run in another process."""
@@ -109,11 +118,22 @@ class Emulator:
                 self.faults.clear()
             case "DELETE", "sessions":
                 self.storage.forget()
+                self.tunnel.forget()
             case "POST", "keys":
                 self.keyring.replace(Keys(*values) for values in json.loads(request.body))
             case _:
                 return as_json({"Code": "NoSuchObject", "Message": request.path}, 404)
         return as_json({})
+
+
+def _unready(told: Answer, fault: Fault, operation: str) -> Answer:
+    """Return the answer with another state of the session, as the interface names it."""
+    assert isinstance(told.body, bytes)
+    told_by_tunnel = operation.startswith("tunnel_")
+    waiting = ("CLOSING", "INITIATING") if told_by_tunnel else ("COMMITTING", "INIT")
+    state = fault.text if fault.kind == "state" else waiting[0 if operation.endswith("commit") else 1]
+    changed = {"Status": state, "RecordCount": None} if told_by_tunnel else {"SessionStatus": state, "RecordCount": -1}
+    return as_json(json.loads(told.body or b"{}") | changed, 202 if fault.kind == "wait" else told.status)
 
 
 def _refuse(fault: Fault) -> None:

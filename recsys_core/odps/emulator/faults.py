@@ -18,6 +18,13 @@ Operation = Literal[
     "get_write",
     "write",
     "commit",
+    "tunnel_open_read",
+    "tunnel_get_read",
+    "tunnel_read",
+    "tunnel_open_write",
+    "tunnel_get_write",
+    "tunnel_write",
+    "tunnel_commit",
 ]
 
 

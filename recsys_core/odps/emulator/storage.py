@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ _KEPT_GROUPS = 8
 _COMPRESSIONS = {"LZ4_FRAME": "lz4", "ZSTD": "zstd"}
 
 
-class _ReadSession:
+class ReadSession:
     """A snapshot: files that are held open are read to their end, even if they are replaced meanwhile."""
 
     def __init__(self, table: Table, partitions: list[Partition], names: list[str]) -> None:
+        """Hold the files of `partitions` (none: the table's own) open, to read columns `names`."""
         self.id, self.expires = uuid.uuid4().hex, time.time() + _LIFE_SECONDS
         schema = table.schema
         keys = [key for key, _ in table.partition_keys]
@@ -46,6 +47,7 @@ class _ReadSession:
         self.num_rows = self._starts[-1]
 
     def batches(self, start: int, count: int, most: int) -> Iterator[pa.RecordBatch]:
+        """Yield `count` rows from row `start` on, up to `most` at a time."""
         stop = start + count
         for number, (low, high) in enumerate(itertools.pairwise(self._starts)):
             if low < stop and high > start:
@@ -67,13 +69,28 @@ class _ReadSession:
             return self._kept[number]
 
 
-class _WriteSession:
+class WriteSession:
+    """Files that lie aside until they are committed."""
+
     def __init__(self, table: Table, partition: Partition, place: Path, *, overwrite: bool) -> None:
+        """Write to `place`, the folder of `partition`; `overwrite` replaces what is there."""
         self.id, self.expires = uuid.uuid4().hex, time.time() + _LIFE_SECONDS
         self.table, self.place, self.overwrite, self.state = table, place, overwrite, "NORMAL"
         self.partition = partition
         self.staging = table.folder / f".staging-{self.id}"
         self.staging.mkdir()
+
+    def commit(self, names: Iterable[str]) -> None:
+        """Move the files `names` into their place; the others are dropped. The store is locked meanwhile."""
+        if self.overwrite:
+            for file in self.table.files(self.partition):
+                file.unlink()
+        for name in names:
+            (self.staging / name).rename(self.place / name)
+        for file in self.staging.iterdir():
+            file.unlink()
+        self.staging.rmdir()
+        self.state = "COMMITTED"
 
 
 class Storage:
@@ -83,8 +100,8 @@ class Storage:
         """Read and write the tables of `store`."""
         self._store, self._max_block_number = store, max_block_number
         self._lock = threading.Lock()
-        self._reads: dict[str, _ReadSession] = {}
-        self._writes: dict[str, _WriteSession] = {}
+        self._reads: dict[str, ReadSession] = {}
+        self._writes: dict[str, WriteSession] = {}
 
     @staticmethod
     def operation(request: Request) -> str:
@@ -147,7 +164,7 @@ class Storage:
             if missing := [name for name in names if name not in known]:
                 raise RefusedError(400, "InvalidArgument", f"no column {missing[0]!r} in {table.folder.name}")
             # Without partitions a partitioned table has no rows, and no files to look at.
-            session = _ReadSession(table, partitions, names) if partitions or not table.partition_keys else None
+            session = ReadSession(table, partitions, names) if partitions or not table.partition_keys else None
         if session is None:
             raise RefusedError(404, "NoSuchPartition", f"{table.folder.name} has no partitions")
         with self._lock:
@@ -155,7 +172,7 @@ class Storage:
         return self._told_read(session, 201)
 
     @staticmethod
-    def _told_read(session: _ReadSession, status: int) -> Answer:
+    def _told_read(session: ReadSession, status: int) -> Answer:
         session.expires = time.time() + _LIFE_SECONDS
         return as_json(
             {
@@ -173,7 +190,7 @@ class Storage:
 
     def _read(self, request: Request) -> Answer:
         params = request.params
-        session: _ReadSession = self._session(self._reads, params["session_id"])
+        session: ReadSession = self._session(self._reads, params["session_id"])
         start, count, most = (int(params[key]) for key in ("row_index", "row_count", "max_batch_rows"))
         if start < 0 or start + count > session.num_rows:
             raise RefusedError(
@@ -187,12 +204,12 @@ class Storage:
         partition = partition_of(asked["PartitionSpec"])
         with self._store.lock:
             place = table.existing(partition) if table.partition_keys else table.folder
-            session = _WriteSession(table, partition, place, overwrite=asked["Overwrite"])
+            session = WriteSession(table, partition, place, overwrite=asked["Overwrite"])
         with self._lock:
             self._writes[session.id] = session
         return self._told_write(session, 201)
 
-    def _told_write(self, session: _WriteSession, status: int) -> Answer:
+    def _told_write(self, session: WriteSession, status: int) -> Answer:
         return as_json(
             {
                 "SessionId": session.id,
@@ -207,7 +224,7 @@ class Storage:
             status,
         )
 
-    def _write(self, session: _WriteSession, request: Request) -> Answer:
+    def _write(self, session: WriteSession, request: Request) -> Answer:
         block, attempt = (int(request.params[key]) for key in ("block_number", "attempt_number"))
         if not 0 <= block < self._max_block_number:
             raise RefusedError(
@@ -225,7 +242,7 @@ class Storage:
         return as_json({"CommitMessage": json.dumps([session.id, block, name])})
 
     def _commit(self, request: Request) -> Answer:
-        session: _WriteSession = self._session(self._writes, request.params["session_id"])
+        session: WriteSession = self._session(self._writes, request.params["session_id"])
         messages = [json.loads(message) for message in json.loads(request.body)["CommitMessages"]]
         with self._store.lock:
             if session.state == "COMMITTED":
@@ -233,15 +250,7 @@ class Storage:
             blocks = [block for _, block, _ in messages]
             if len(set(blocks)) < len(blocks) or any(number != session.id for number, *_ in messages):
                 raise RefusedError(400, "InvalidArgument", "a block twice, or one of another session")
-            if session.overwrite:
-                for file in session.table.files(session.partition):
-                    file.unlink()
-            for _, _, name in messages:
-                (session.staging / name).rename(session.place / name)
-            for file in session.staging.iterdir():
-                file.unlink()
-            session.staging.rmdir()
-            session.state = "COMMITTED"
+            session.commit(name for _, _, name in messages)
         return self._told_write(session, 201)
 
 

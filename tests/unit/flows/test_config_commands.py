@@ -37,7 +37,7 @@ def test_check_tells_every_mistake_on_stderr() -> None:
         ("features.query[name=sparse2].pooling=none", "'sparse2': pooling none, and multi_tower reads pooled"),
         ("features.tables[name=sparse4].name=sparse40", "tables: there is no table 'sparse40'"),
         ("model.towers[0].features=[sparse9]", "there is no feature 'sparse9' of that kind"),
-        ('train.sparse_optimizer.by_table={"sparse9":0.1}', "no table sparse9"),
+        ('train.sparse_optimizer.by_table={"sparse9":0.1}', "there is no table 'sparse9'"),
         (
             '{"features.tables[0].dtype":"bfloat16","train.sharding.device":"cpu"}',
             "'sparse1': the kernels for CPUs have",

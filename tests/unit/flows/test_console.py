@@ -58,6 +58,7 @@ def test_the_table_is_on_stdout_and_whole_in_a_pipe(capsys: pytest.CaptureFixtur
 def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress() as sink:
         sink(Event(stage="train", message="started"))
+        sink(Event(stage="train", message="plan (fresh)\ntable  sharding", metrics={"tables/city/occupancy": 0.5}))
         for done in (100, 200, 300):
             metrics = {"loss": 4.0, "examples_per_second": 1_000.0}
             sink(Event(stage="train", done=done, total=1_000, unit="examples", metrics=metrics))
@@ -67,6 +68,8 @@ def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     assert out == ""
     assert err.splitlines() == [
         "train: started",
+        "train: plan (fresh)",
+        "table  sharding",
         "train: 1,000 rows, done in 2.0 s",
         "embed: 1,000/2,000 rows (1,000/s), loss 4.000",
     ]

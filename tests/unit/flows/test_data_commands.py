@@ -49,6 +49,26 @@ def test_import_takes_the_published_names_of_data_sets(tmp_path: Path):
     assert again.exit_code == 0
 
 
+def test_one_day_of_tables_goes_into_a_log(tmp_path: Path):
+    tables = {"interactions": {"user_id": [1], "item_id": [7]}, "users": {"user_id": [1]}, "items": {"item_id": [7]}}
+    for day in (1, 2):
+        for name, rows in tables.items():
+            place = tmp_path / name / f"ds=2024-01-0{day}"
+            place.mkdir(parents=True)
+            at = {"timestamp": [1_704_067_200 + 86_400 * (day - 1)]} if name == "interactions" else {}
+            pq.write_table(pa.table(rows | at), place / "a.parquet")
+    source = "{" + ", ".join(f"{name}: {tmp_path / name}" for name in tables) + "}"
+    arguments = ["import", "tables", source, "--out", str(tmp_path / "log"), "--day", "2024-01-02"]
+    for _ in range(2):
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert "1 interactions on 1 days from 2024-01-02 to 2024-01-02, 1 rows of users, 1 of items" in result.stdout
+    assert [path.name for path in (tmp_path / "log" / "users").iterdir()] == ["ds=2024-01-02"]
+    arguments[2] = "{interactions: [}"
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 2
+    assert "is no mapping" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,6 +43,22 @@ def test_mistakes_in_components_and_across_sections_are_told_together() -> None:
     assert any(line.startswith("--set hitrate.ks=[5, 5]: hitrate.ks: ") for line in lines)
 
 
+@pytest.mark.parametrize("name", ["demo", "dlrm_frappe"])
+def test_tables_that_no_feature_has_are_refused(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    known = {"demo": "item_id", "dlrm_frappe": "user"}[name]
+    good = [f"train.sharding.by_table.{known}=[row_wise]", f"train.sparse_optimizer.by_table.{known}=0.1"]
+    configs.load(path, good)
+    with pytest.raises(ValueError, match=r"train\.sharding\.by_table: there is no table 'nowhere' \(there are: "):
+        configs.load(path, ["train.sharding.by_table.nowhere=[row_wise]"])
+    with pytest.raises(ValueError, match=r"train\.sparse_optimizer\.by_table: there is no table 'nowhere'"):
+        configs.load(path, ["train.sparse_optimizer.by_table.nowhere=0.1"])
+    wide = {"compute_kernels": ["fused_uvm"]}
+    told = r"by_table\.x: fused_uvm is for GPUs"
+    with pytest.raises(ValueError, match=told):
+        configs.load(path, ["train.sharding.device=cpu", f"train.sharding.by_table.x={wide}"])
+
+
 def test_the_schema_offers_every_kind_of_a_catalogue() -> None:
     schema = configs.schema()
     kinds = {kind["properties"]["kind"]["const"] for kind in schema["properties"]["data"]["oneOf"]}

@@ -99,12 +99,12 @@ def interactions(**change: Any) -> dict[tuple[str, int], Any]:
         ),
         ({("users", 2): {"user_id": [3]}}, "column 'age' is absent here and int64 in"),
         ({("users", 2): {"user_id": [3], "age": [1], "city": [2]}}, "column 'city' is int64 here and absent in"),
-        (interactions(item_id=[7, None, None]), "column 'item_id' is null in 2 rows; leave those rows out"),
+        (interactions(item_id=[7, None, None]), "column 'item_id' is null in 2 rows of 0 to 3; leave those rows out"),
         (interactions(timestamp=[MIDNIGHT, None, MIDNIGHT]), "column 'timestamp' is null in 1 rows"),
         ({("users", 2): {"user_id": [3, None], "age": [1, 1]}}, "column 'user_id' is null in 1 rows"),
         (
             interactions(timestamp=[MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + DAY]),
-            f"2 timestamps are not on 2024-01-01 in UTC, such as {MIDNIGHT - 1}; that day is {MIDNIGHT}",
+            f"2 timestamps of rows 0 to 3 are not on 2024-01-01 in UTC, such as {MIDNIGHT - 1}; that day is {MIDNIGHT}",
         ),
         (interactions(timestamp=[MIDNIGHT * 1000] * 3), "these are milliseconds, seconds are needed"),
         (

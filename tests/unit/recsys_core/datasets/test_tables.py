@@ -53,6 +53,96 @@ def test_an_unchanged_source_is_imported_once(config: tables.Config, tmp_path: P
     assert ingest.fingerprint(config, datetime.date(2024, 1, 1)) in after.name
 
 
+@pytest.fixture
+def by_day(config: tables.Config, tmp_path: Path) -> tables.Config:
+    """The same, and each table in partitions: three days of interactions, two of items."""
+    rows = {"uid": [1], "item_id": [8], "timestamp": [NOON + 2 * 86_400]}
+    _write(Path(config.source["interactions"]) / "ds=2024-01-03", rows)
+    _write(Path(config.source["users"]) / "ds=20240103", {"user_id": [2], "age": [31]})
+    for day, item in ((1, 7), (2, 8)):
+        items = _write(tmp_path / "items" / f"ds=2024-01-0{day}", {"item_id": [item]})
+    return config.model_copy(update={"source": config.source | {"items": items}})
+
+
+def _read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note which paths are opened from here on."""
+    opened: list[str] = []
+    build = tables.readers.build
+
+    def noted(config: Any, state: Any = None) -> Any:
+        opened.append(config.path)
+        return build(config, state)
+
+    monkeypatch.setattr(tables.readers, "build", noted)
+    return opened
+
+
+def test_a_run_reads_only_days_that_it_has_not_read_yet(
+    by_day: tables.Config, tmp_path: Path, read_log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imports, first, second = tmp_path / "imports", datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)
+    opened = _read_days(monkeypatch)
+    root = ingest.prepare(by_day, imports, silent, day=first)
+    # The day itself and the one after it, which is its ground truth.
+    assert sorted(read_log(root, "interactions")) == ["2024-01-01", "2024-01-02"]
+    assert len(opened) == 5
+    opened.clear()
+    assert ingest.prepare(by_day, imports, silent, day=first) == root
+    assert not opened
+    before = ingest.fingerprint(by_day, first)
+    assert ingest.prepare(by_day, imports, silent, day=second) == root
+    assert sorted(Path(path).parent.name for path in opened) == ["ds=2024-01-03", "ds=20240103"]
+    assert not ingest.last_day(by_day, imports, silent) < second
+    assert ingest.fingerprint(by_day, first) == before != ingest.fingerprint(by_day, second)
+    # A day that was written again is read again, and one that is gone is gone.
+    opened.clear()
+    pq.write_table(pa.table({"item_id": [9, 10]}), Path(by_day.source["items"]) / "ds=2024-01-02" / "a.parquet")
+    (Path(by_day.source["users"]) / "ds=20240101" / "a.parquet").unlink()
+    ingest.prepare(by_day, imports, silent)
+    assert sorted(Path(path).parent.name for path in opened) == ["ds=2024-01-01"] * 2 + ["ds=2024-01-02"] * 2
+    assert read_log(root, "items") == {"2024-01-01": [{"item_id": 7}], "2024-01-02": [{"item_id": 9}, {"item_id": 10}]}
+    assert read_log(root, "users") == {"2024-01-03": [{"user_id": 2, "age": 31}]}
+    assert ingest.fingerprint(by_day, first) != before
+
+
+def test_a_day_that_cannot_be_imported_leaves_the_others_as_they_were(
+    by_day: tables.Config, tmp_path: Path, read_log: Any
+) -> None:
+    root = ingest.prepare(by_day, tmp_path / "imports", silent, day=datetime.date(2024, 1, 1))
+    before = read_log(root, "interactions")
+    bad = Path(by_day.source["interactions"]) / "ds=2024-01-03" / "a.parquet"
+    pq.write_table(pa.table({"uid": [1], "item_id": [8], "timestamp": [NOON]}), bad)
+    with pytest.raises(ValueError, match="stands in the rows of 2024-01-03"):
+        ingest.prepare(by_day, tmp_path / "imports", silent)
+    assert read_log(root, "interactions") == before
+    assert not [path for path in root.iterdir() if path.name.endswith(".partial")]
+
+
+def test_one_day_replaces_itself_in_a_log(by_day: tables.Config, tmp_path: Path, read_log: Any) -> None:
+    log, day = tmp_path / "log", datetime.date(2024, 1, 2)
+    ingest.import_log(by_day, log, silent)
+    before = read_log(log, "interactions")
+    pq.write_table(
+        pa.table({"uid": [2], "item_id": [7], "timestamp": [NOON + 86_400]}),
+        Path(by_day.source["interactions"]) / "ds=2024-01-02" / "a.parquet",
+    )
+    assert ingest.import_day(by_day, log, silent, day).num_interactions == 1
+    after = read_log(log, "interactions")
+    assert after.pop("2024-01-02") == [{"user_id": 2, "item_id": 7, "timestamp": NOON + 86_400}]
+    assert after.items() <= before.items()
+    with pytest.raises(ValueError, match="interactions: no interactions of 2024-02-01; name another day"):
+        ingest.import_day(by_day, log, silent, datetime.date(2024, 2, 1))
+
+
+def test_days_before_the_first_are_left_out(by_day: tables.Config, config: tables.Config, tmp_path: Path) -> None:
+    for number, one in enumerate((by_day, config)):
+        later = one.model_copy(update={"first_day": datetime.date(2024, 1, 2)})
+        root = ingest.prepare(later, tmp_path / str(number), silent)
+        assert sorted(path.name for path in (root / "interactions").iterdir()) == ["ds=2024-01-02", "ds=2024-01-03"]
+    with pytest.raises(ValueError, match="the source is not parted by day"):
+        ingest.import_day(config, tmp_path / "log", silent, datetime.date(2024, 1, 2))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

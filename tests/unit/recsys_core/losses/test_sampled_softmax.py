@@ -80,6 +80,41 @@ def test_the_total_in_blocks_and_its_gradients_are_those_of_the_losses(in_batch,
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_the_gradients_of_the_total_are_those_of_small_differences(in_batch, monkeypatch):
+    monkeypatch.setattr(sampled_softmax, "_BLOCK_NUMBERS", 16)
+    torch.manual_seed(0)
+    loss = Loss(Config(in_batch_negatives=in_batch, temperature=0.5))
+    rows, log_expected = torch.tensor([1, 2, 1, 3, 1, 4, 5]), torch.randn(7, dtype=torch.float64)
+    query, items = (torch.randn(n, 2, dtype=torch.float64, requires_grad=True) for n in (4, 7))
+    assert torch.autograd.gradcheck(lambda q, i: loss.total(q, i, rows, log_expected), (query, items))
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_under_autocast_the_total_is_that_of_float32_but_for_rounding(in_batch):
+    torch.manual_seed(0)
+    loss = Loss(Config(in_batch_negatives=in_batch))
+    rows, log_expected = torch.randint(0, 40, (96,)), torch.randn(96) - 5
+    query, items = (torch.nn.functional.normalize(torch.randn(n, 32), dim=1) for n in (64, 96))
+    found = []
+    for enabled in (False, True):
+        copies = query.clone().requires_grad_(), items.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            total = loss.total(*copies, rows, log_expected)
+        total.backward()
+        assert total.dtype == torch.float32
+        found.append((total.detach(), copies[0].grad, copies[1].grad))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=2e-3, atol=0)
+    for exact, rounded in zip(found[0][1:], found[1][1:], strict=True):
+        assert (exact - rounded).norm() < 0.01 * exact.norm()
+
+
+def test_a_batch_of_one_item_alone_has_no_negatives():
+    query, items = torch.randn(6, 4), torch.randn(6, 4)
+    loss = Loss(Config(in_batch_negatives=True))
+    assert float(loss.total(query, items, torch.full((6,), 7), torch.zeros(6))) == pytest.approx(0.0, abs=1e-5)
+
+
 def test_the_total_of_no_queries_is_zero():
     loss = sampled_softmax.Loss(sampled_softmax.Config())
     query, items = torch.randn(0, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)

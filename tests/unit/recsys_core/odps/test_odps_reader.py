@@ -126,7 +126,7 @@ def test_a_service_that_stays_down_is_given_up(
     [
         (Fault(kind="state", operation="open_read", text="CRITICAL"), "will not become NORMAL"),
         (Fault(kind="state", operation="open_read", text="FROZEN"), "SessionStatus"),
-        (Fault(kind="wait", operation="get_read", times=1_000), "still SessionStatus.INIT after 0.2 s"),
+        (Fault(kind="wait", operation="get_read", times=1_000), "still INIT after 0.2 s"),
         (Fault(kind="status", operation="open_read", status=400), "MaxCompute refused it"),
     ],
 )
@@ -283,3 +283,27 @@ def test_any_trouble_at_any_place_changes_no_row(
     second = Reader(first.config, json.loads(json.dumps(first.state())))
     parts += [second.read(block, rows.column_names) for block in range(stop, len(second.block_rows))]
     assert pa.concat_tables(parts).equals(rows)
+
+
+def test_partitions_are_told_apart_by_a_key_and_by_what_changed(
+    emulator: Emulator, every_type: Callable, write: Callable, tmp_path: Path
+) -> None:
+    rows = every_type(4).select(["id", "text"])
+    for day, hour in (("1", "00"), ("1", "01"), ("2", "00")):
+        write(f"{TABLE}/ds={day}/hh={hour}", rows)
+    emulator.faults.clear()
+    found = readers.parts(TABLE, "ds", lambda value: value == "1")
+    assert found is not None
+    assert {value: part.path for value, part in found.items()} == {"1": f"{TABLE}/ds=1/hh=00&ds=1/hh=01"}
+    assert emulator.faults.requests["open_read"] == 0
+    assert readers.build(readers.infer(found["1"].path)).num_rows == 8
+    changed = tmp_path / "odps" / "shop" / "t" / "ds=1" / "hh=01"
+    os.utime(changed, (time.time() + 60, time.time() + 60))
+    again = readers.parts(TABLE, "ds", lambda _: True)
+    assert again is not None
+    assert list(again) == ["1", "2"]
+    assert again["1"].fingerprint != found["1"].fingerprint
+    hours = readers.parts(f"{TABLE}/ds=2", "hh", lambda _: True)
+    assert hours is not None
+    assert {value: part.path for value, part in hours.items()} == {"00": f"{TABLE}/ds=2/hh=00"}
+    assert readers.parts(TABLE, "day", lambda _: True) is None

@@ -309,6 +309,19 @@ def test_three_batches_make_one_update_and_what_is_left_over_another(here: distr
     both.same()
 
 
+@pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad"])
+def test_rows_that_were_ever_updated_are_counted(here: distributed.World, kind: str) -> None:
+    both = Both(here, {"kind": kind, "initial_accumulator": 0.1}, {})
+    assert both.optimizer.touched_rows() == {"city": (0, 6), "tag": (0, 5)}
+    lengths = torch.tensor([1, 0, 2, 0, 0, 0, 0, 0] + [1] + [0] * 7, dtype=torch.int32)
+    sparse = KeyedJaggedTensor(keys=list(ROWS), values=torch.tensor([1, 3, 1, 4]), lengths=lengths).to(here.device)
+    both.optimizer.begin(0, 0)
+    both.optimizer.backward(both.model(sparse).sum())
+    both.optimizer.end()
+    assert both.optimizer.touched_rows() == {"city": (2, 6), "tag": (1, 5)}
+    assert Both(here, {"kind": "sgd"}, {}).optimizer.touched_rows() == {}
+
+
 def test_a_schedule_counts_updates_and_not_batches(here: distributed.World) -> None:
     schedule = {"kind": "manual", "boundaries": [1], "shares": [0.5]}
     both = Both(here, {}, {"learning_rate": 0.1, "accumulate_batches": 2, "schedule": schedule})

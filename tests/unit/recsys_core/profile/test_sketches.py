@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_core.profile.hashing import hashes
-from recsys_core.profile.sketches import Distinct, Frequent, Moments, Quantiles, mixed
+from recsys_core.profile.sketches import Distinct, Frequent, Moments, Quantiles, _largest, mixed
 
 
 @pytest.mark.parametrize("number", [0, 1, 10, 1_000, 20_000, 300_000])
@@ -25,7 +25,7 @@ def test_quantiles_keep_the_promised_rank():
     values = rng.lognormal(size=40_000)
     sketch = Quantiles(buffer_values=256)
     for part in np.array_split(values, 37):
-        sketch.add(part)
+        sketch.add(np.sort(part))
     kept, weights = sketch.weighted()
     assert weights.sum() == sketch.count == len(values)
     assert len(kept) < 4_000
@@ -35,6 +35,12 @@ def test_quantiles_keep_the_promised_rank():
         found = kept[np.searchsorted(below, level * len(values))]
         rank = np.count_nonzero(values <= found)
         assert abs(rank - level * len(values)) <= sketch.rank_error + weights.max()
+
+
+@given(st.lists(st.integers(0, 1_500), min_size=1, max_size=40), st.data())
+def test_the_largest_counts_are_found(counts: list[int], data: st.DataObject):
+    number = data.draw(st.integers(1, len(counts)))
+    assert _largest(np.array(counts), number) == sorted(counts, reverse=True)[number - 1]
 
 
 def test_counted_values_are_those_values_again_and_again():

@@ -126,10 +126,10 @@ def _evaluated(data, made, output, split="valid"):
     ("ranking", "message"),
     [
         ({"label": "lable"}, "no column 'lable', which ranking.label names"),
-        ({"label": "half"}, "column 'half' holds 0.5; a label is 0 or 1"),
+        ({"label": "half"}, "column 'half' holds 0.5 in row 0 of rows 0 to 60; a label is 0 or 1"),
         ({"label": "user"}, "one of them reads 'user', the label, and a model must not see that"),
         ({"label": "always"}, "400 of 400 rows are positive; a model learns from rows of both labels"),
-        ({"sample_weight": "user"}, "column 'user' holds something else than a number"),
+        ({"sample_weight": "user"}, "column 'user' is string; a weight is a number from 0 on"),
         ({"group": "usr"}, "no column 'usr', which ranking.group names"),
     ],
 )
@@ -207,6 +207,14 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
     losses = -np.log(np.where(label, probability, 1 - probability))
     assert np.average(losses, weights=weight) == pytest.approx(found.metrics.logloss, rel=1e-4)
     assert found.metrics.auc > 0.65
+    # A rerun, on fewer ranks than the one that was killed, replaces what another table has left there.
+    (tmp_path / ".written.partial" / "rows").mkdir(parents=True)
+    pq.write_table(rows, tmp_path / ".written.partial" / "rows" / "part-00001.parquet")
+    (tmp_path / "out").mkdir()
+    pq.write_table(rows, tmp_path / "out" / "part-00007.parquet")
+    written = scored("written", reserved_columns=("user", "label", "weight"), output=str(tmp_path / "out"))
+    assert pq.read_table(written.rows).equals(rows)
+    assert pq.read_table(tmp_path / "out").equals(rows)
     with pytest.raises(ValueError, match="already has a column 'score'"):
         scored("again")
     with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):

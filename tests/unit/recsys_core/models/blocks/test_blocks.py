@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from recsys_core.models.blocks import target_attention
 from recsys_core.models.blocks.embeddings import pool
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
+from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention
 
 LENGTHS = torch.tensor([2, 0, 1], dtype=torch.int32)
@@ -128,3 +130,58 @@ def test_target_attention_equals_the_paper_row_by_row():
     torch.testing.assert_close(
         torch.jit.script(attention)(targets, elements, LENGTHS), attention(targets, elements, LENGTHS)
     )
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (6, 4)])
+def test_the_mlp_and_its_gradients_equal_those_of_its_layers(hidden):
+    block = mlp(7, hidden, 3)
+    found = []
+    for way in (block, nn.Sequential(*block)):
+        rows = torch.linspace(-2, 2, 35).view(5, 7).requires_grad_()
+        block.zero_grad()
+        way(rows).square().sum().backward()
+        found.append([rows.grad, *(parameter.grad.clone() for parameter in block.parameters())])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+    rows = torch.randn(2, 7)
+    torch.testing.assert_close(torch.jit.script(block)(rows), block(rows))
+
+
+def test_the_mlp_drops_in_training_only():
+    block = mlp(4, (32,), 1, dropout=0.5)
+    rows = torch.ones(1, 4)
+    assert len({float(block(rows).detach()) for _ in range(5)}) > 1
+    block.eval()
+    assert len({float(block(rows).detach()) for _ in range(5)}) == 1
+
+
+def test_the_gradients_of_mlp_and_interaction_are_those_of_small_differences():
+    block, vectors = DotInteraction(4, 3), torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(block, (vectors,))
+    layers, rows = mlp(3, (4,), 2).double(), torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: layers(x), (rows, *layers.parameters()))
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_attention_in_blocks_and_its_gradients_equal_those_of_the_whole(hidden, monkeypatch):
+    # Blocks of at most three elements: one row of four, two rows of which one is empty, and what is left.
+    monkeypatch.setattr(target_attention, "_BLOCK_ELEMENTS", 3)
+    lengths = torch.tensor([4, 0, 2, 1, 1, 3, 0])
+    attention = TargetAttention(3, hidden)
+    found = []
+    for way in (attention, attention._plain):
+        targets, elements = (torch.linspace(-1, 2, 3 * n).view(n, 3).requires_grad_() for n in (7, 11))
+        attention.zero_grad()
+        output = way(targets, elements, lengths)
+        output.square().sum().backward()
+        found.append([output.detach(), targets.grad, elements.grad, *(p.grad.clone() for p in attention.parameters())])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_attention_without_any_element_is_zero():
+    nothing = torch.empty(0, 3, requires_grad=True)
+    output = TargetAttention(3, (5,))(torch.randn(2, 3), nothing, torch.zeros(2, dtype=torch.int64))
+    output.sum().backward()
+    assert output.tolist() == [[0.0] * 3] * 2
+    assert nothing.grad.shape == (0, 3)

@@ -1,0 +1,163 @@
+"""Peak memory of ranks whose tables would be large: what was measured beside what the plan printed.
+
+    python benchmarks/memory.py [--virtual-gb N] [--ids N] [--static-gb N] [--cases NAME …] [--json FILE]
+
+`dynamic`: a table of dynamic ids that may grow to `--virtual-gb` (weights and optimizer), row-wise on two ranks, in
+which `--ids` ids have rows; it is trained on all of them. `row_wise`: a table of fixed size, `--static-gb`, row-wise on
+two ranks, all of it drawn and a part of it trained. The plan's bound of a rank is what its tables and batches take,
+what the process had before, and the reserve; `full` is what its tables may come to take. A ratio below 1 stays under.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+NUM_RANKS, DIM, IDS_PER_ROW = 2, 16, 20
+BYTES_PER_ROW = 4 * DIM + 4  # weights, and row-wise adagrad's number
+CASES = ("dynamic", "row_wise")
+_COMMON = {"config_hash": "benchmark", "code_version": "benchmark"}
+
+
+def _rows(num_ids: int, seed: int) -> pa.Table:
+    """Return labelled rows with a list of ids each; all ids are distinct, 64 bits wide."""
+    rng = np.random.default_rng(seed)
+    num_rows = num_ids // IDS_PER_ROW
+    ids = rng.integers(-(2**63), 2**63 - 1, num_rows * IDS_PER_ROW)
+    lists = pa.ListArray.from_arrays(pa.array(np.arange(num_rows + 1, dtype=np.int32) * IDS_PER_ROW), pa.array(ids))
+    return pa.table(
+        {
+            "label": pa.array(rng.integers(0, 2, num_rows)),
+            "user": lists,
+            "hour": pa.array(rng.integers(0, 24, num_rows)),
+        }
+    )
+
+
+def _request(case: str, work: Path, arguments: argparse.Namespace) -> Any:
+    from recsys_core import features, train
+    from recsys_core.datasets.labelled import splits
+    from recsys_core.losses import binary_cross_entropy
+    from recsys_core.models import dlrm
+    from recsys_core.progress import silent
+    from recsys_core.ranking import Config, prepare
+    from recsys_core.ranking import train as rank_train
+
+    day = datetime.date(2024, 1, 1)
+    (work / "log" / "train").mkdir(parents=True)
+    pq.write_table(_rows(arguments.ids, seed=0), work / "log" / "train" / "0.parquet", row_group_size=16_384)
+    if case == "dynamic":
+        user = {"dynamic": {"max_rows": round(arguments.virtual_gb * 1e9 / BYTES_PER_ROW)}}
+    else:
+        user = {"encoding": "hash", "num_embeddings": round(arguments.static_gb * 1e9 / BYTES_PER_ROW)}
+    query = [
+        {"kind": "id", "name": "user", **user},
+        {"kind": "id", "name": "hour", "encoding": "identity", "num_embeddings": 24},
+    ]
+    labelled = Config(label="label")
+    data = prepare.run(
+        prepare.Request(
+            output=work / "prepare",
+            config=labelled,
+            data=splits.Config(source=str(work / "log"), day=day),
+            features=features.Config.model_validate({"embedding_dim": DIM, "query": query, "item": []}),
+            import_root=work,
+            fingerprint="benchmark",
+            **_COMMON,
+        ),
+        silent,
+    )
+    taste = {
+        "batch_size": 4_096,
+        "num_epochs": 1,
+        "shuffle_rows": 32_768,
+        "checkpoint_every_steps": 1_000_000,
+        "sharding": {"device": "cpu", "by_table": {"user": ["row_wise"]}},
+    }
+    return rank_train.Request(
+        output=work / "train",
+        config=train.Config.model_validate(taste),
+        ranking=labelled,
+        model=dlrm.Config(),
+        loss=binary_cross_entropy.Config(),
+        num_ranks=NUM_RANKS,
+        seed=0,
+        day=day,
+        data=data,
+        **_COMMON,
+    )
+
+
+def work_as_rank(request: Path) -> None:
+    """Train as one of the ranks, and leave the peak of this process beside the request."""
+    from recsys_core.progress import silent
+    from recsys_core.ranking import train as rank_train
+
+    rank_train.run(rank_train.Request.model_validate_json(request.read_text()), silent)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024
+    request.with_name(f"peak-{os.environ['RANK']}").write_text(str(peak))
+
+
+def measure(case: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train a case, print its plan, and return its rows."""
+    from recsys_core.sharding.plans import Plan
+
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        work = Path(folder)
+        request = work / "request.json"
+        request.write_text(_request(case, work, arguments).model_dump_json())
+        command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={NUM_RANKS}", __file__, "--worker", str(request)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{case} failed:\n{done.stderr}")
+        print((work / "train" / "plan.txt").read_text(), flush=True)
+        plan = Plan.load(work / "train")
+        rows = []
+        for rank in range(NUM_RANKS):
+            peak = int((work / f"peak-{rank}").read_text())
+            bounds = {"of the plan's bound": plan.peak_bytes(rank)}
+            if case == "dynamic":
+                bounds["of full tables"] = plan.most_bytes(rank)
+            for name, bound in bounds.items():
+                figure = {"case": f"{case}, rank {rank}", "figure": f"peak resident {name}", "value": peak}
+                rows.append(figure | {"unit": "bytes", "reference": bound, "ratio": peak / bound})
+        return rows
+
+
+def main() -> None:
+    """Measure every case and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--virtual-gb", type=float, default=20.0, help="what the dynamic table may come to take")
+    parser.add_argument("--ids", type=int, default=6_000_000, help="ids in the data, all of them distinct")
+    parser.add_argument("--static-gb", type=float, default=4.0, help="what the table of fixed size takes")
+    parser.add_argument("--folder", type=Path, help="for data and checkpoints; by default the temporary one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work_as_rank(arguments.worker)
+        return
+    rows = [row for case in arguments.cases for row in measure(case, arguments)]
+    print(f"{'case':<18} {'figure':<36} {'GB':>8} {'reference':>10} {'ratio':>6}")
+    for row in rows:
+        gigabytes = [row[key] / 1e9 for key in ("value", "reference")]
+        print(f"{row['case']:<18} {row['figure']:<36} {gigabytes[0]:>8.2f} {gigabytes[1]:>10.2f} {row['ratio']:>6.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

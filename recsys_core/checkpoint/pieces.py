@@ -1,0 +1,104 @@
+"""How tensors go to a checkpoint and come back: in pieces, so that no copy of a whole table is ever in memory.
+
+shard of a table   rows 0 ... 999,999 | 1,000,000 ... 1,999,999 | ...
+in the file        a piece            | a piece                 | ...
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+
+_PIECE_BYTES = 1 << 26
+
+
+class Save(DefaultSavePlanner):
+    """Cuts shards into pieces.
+
+    A writer copies what it writes where that is a part of a larger memory, as shards are; a reader reads a whole piece
+    before it copies it to its place.
+    """
+
+    def create_local_plan(self) -> SavePlan:
+        """Plan this rank's pieces."""
+        whole = super().create_local_plan()
+        self.plan = dataclasses.replace(whole, items=[piece for item in whole.items for piece in _cut(item)])
+        return self.plan
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        """Return what an item of the plan writes; `resolve_data` narrows it to the item's rows."""
+        held = self.state_dict.get(index.fqn)
+        if not isinstance(held, ShardedTensor):
+            return super().lookup_object(index)
+        assert index.offset is not None
+        row, *rest = index.offset
+        for shard in held.local_shards():
+            first, *others = shard.metadata.shard_offsets
+            if others == rest and first <= row < first + max(len(shard.tensor), 1):
+                return shard.tensor[row - first :]
+        raise AssertionError(f"no shard of {index.fqn} holds {index.offset}")
+
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:  # noqa: A002 - the base class's name
+        """Return the rows of the item."""
+        made = super().transform_object(write_item, object)
+        if write_item.type != WriteItemType.SHARD:
+            return made
+        assert write_item.tensor_data is not None
+        return made[: write_item.tensor_data.chunk.sizes[0]]
+
+
+class Load(DefaultLoadPlanner):
+    """Reads what there is of tensors that have grown since they were saved."""
+
+    def __init__(self, grown: Collection[str]) -> None:
+        """`grown` are the keys that may have more rows than were saved."""
+        super().__init__()
+        self._grown = grown
+
+    def set_up_planner(
+        self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        """Tell the planner the sizes of now; which rows were saved is in the metadata's chunks."""
+        assert metadata is not None
+        sizes = {key: value.size() for key, value in flat(state_dict).items() if key in self._grown}
+        stored = {
+            key: dataclasses.replace(meta, size=sizes[key])
+            if key in sizes and isinstance(meta, TensorStorageMetadata)
+            else meta
+            for key, meta in metadata.state_dict_metadata.items()
+        }
+        super().set_up_planner(state_dict, dataclasses.replace(metadata, state_dict_metadata=stored), is_coordinator)
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the tensors of nested sections by key, as a checkpoint names them: `model.query.layers.0.weight`."""
+    if not isinstance(state, dict):
+        return {prefix: state}
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _cut(item: WriteItem) -> Iterator[WriteItem]:
+    data = item.tensor_data
+    if item.type != WriteItemType.SHARD or data is None or not data.chunk.sizes.numel():
+        yield item
+        return
+    num_rows, *widths = data.chunk.sizes
+    first, *others = data.chunk.offsets
+    row_bytes = torch.Size(widths).numel() * data.properties.dtype.itemsize
+    step = max(_PIECE_BYTES // row_bytes, 1)
+    for start in range(0, num_rows, step):
+        offsets = torch.Size([first + start, *others])
+        sizes = torch.Size([min(step, num_rows - start), *widths])
+        yield dataclasses.replace(
+            item,
+            index=MetadataIndex(item.index.fqn, offsets),
+            tensor_data=dataclasses.replace(data, chunk=ChunkStorageMetadata(offsets, sizes)),
+        )

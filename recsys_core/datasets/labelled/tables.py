@@ -1,0 +1,73 @@
+"""Labelled tables that any reader opens: MaxCompute, object stores or local files; they are copied once per content."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from recsys_core import readers
+from recsys_core.artifacts import digest_of
+from recsys_core.datasets.labelled import base
+from recsys_core.progress import Event, Sink
+
+
+class Config(base.Config):
+    """`source` names the table of each split; `{day}` in a path becomes `day`, which `--day` sets."""
+
+    kind: Literal["tables"] = "tables"
+    source: dict[str, str] = Field(description="paths of train, and of valid and test if there are any")
+
+    @field_validator("source")
+    @classmethod
+    def _known(cls, source: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in source if name not in base.SPLITS]
+        if unknown or "train" not in source:
+            told = ", ".join(source) or "nothing"
+            raise ValueError(f"names {told}; name train, and valid and test if there are any, each a path")
+        return source
+
+    def path(self, split: str) -> str:
+        """Return the path of one split as of the config's day."""
+        return self.source[split].replace("{day}", self.day.isoformat())
+
+
+def fingerprint(config: Config) -> str:
+    """Return a digest that changes when one of the tables does; no rows are read."""
+    return digest_of({split: _open(config, split).fingerprint for split in config.source})
+
+
+def write(config: Config, root: Path, sink: Sink) -> dict[str, int]:
+    """Copy the splits below `root`.
+
+    Raises:
+        ValueError: a table cannot be opened or has no rows, or tables differ in their columns.
+    """
+    opened = {split: _open(config, split) for split in base.SPLITS if split in config.source}
+    first = opened["train"]
+    for split, reader in opened.items():
+        if reader.schema != first.schema:
+            mine, theirs = ({f"{field.name}: {field.type}" for field in table.schema} for table in (reader, first))
+            raise ValueError(
+                f"{config.path(split)}: its columns differ from those of {config.path('train')} in "
+                f"{', '.join(sorted(mine ^ theirs)) or 'their order'}; splits have the same columns"
+            )
+    total, counts = sum(reader.num_rows for reader in opened.values()), dict[str, int]()
+    for split, reader in opened.items():
+        if not reader.num_rows:
+            raise ValueError(f"{config.path(split)}: no rows, which are to be the split {split}; name another table")
+        counts[split] = base.write_split(root, split, _told(reader, sink, sum(counts.values()), total))
+    return counts
+
+
+def _open(config: Config, split: str) -> readers.Reader:
+    return readers.build(readers.infer(config.path(split)))
+
+
+def _told(reader: readers.Reader, sink: Sink, done: int, total: int) -> Iterator[pa.Table]:
+    for block in range(len(reader.block_rows)):
+        table = reader.read(block, reader.schema.names)
+        done += table.num_rows
+        sink(Event(stage="prepare", done=done, total=total, message="importing"))
+        yield table

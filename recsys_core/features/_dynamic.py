@@ -1,0 +1,240 @@
+"""Tables whose rows come and go, without collisions of ids that have one.
+
+An id that is seen often enough gets a row of its own, and one that is not seen again gives it back (admission and
+eviction as in DynamicEmb and in TorchRec's managed collisions). Rows are given out between trainings, when the features
+are fitted: each fit is a round. So every rank, batch prediction and the service map ids alike, by the saved engine
+alone, and a training step looks nothing up but rows.
+"""
+
+import json
+from typing import Literal, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, PositiveInt, model_validator
+
+from recsys_core.artifacts import Frozen
+from recsys_core.features import _hashing, _rows, base
+
+_PENDING_ROWS = 1 << 20
+_META = b"dynamic"
+
+
+class Policy(Frozen):
+    """Keys of `dynamic`.
+
+    The table has up to `max_rows` rows, which may be raised (not lowered) from one training to the next, and no more at
+    any time than its ids need, in blocks of `block_rows`. When more ids are admitted than there are rows, `eviction`
+    says who keeps one: `lru` those seen last, `lfu` those seen most often; with `ttl` and `none` newcomers wait. An id
+    that was not seen in the last `time_to_live` fits loses its row in any case. Who has lost a row is forgotten.
+    """
+
+    max_rows: PositiveInt
+    eviction: Literal["lru", "lfu", "ttl", "none"] = "lru"
+    time_to_live: PositiveInt | None = Field(
+        default=None, description="fits, which a daily run has one of; null: no end"
+    )
+    block_rows: PositiveInt = 10_240
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.eviction == "ttl" and self.time_to_live is None:
+            raise ValueError("eviction: ttl needs time_to_live, the number of fits that an unseen id keeps its row for")
+        if self.eviction == "none" and self.time_to_live is not None:
+            raise ValueError("eviction: none keeps every row for good; drop time_to_live, or use eviction: ttl")
+        return self
+
+
+class _Told(Frozen):
+    """What the last fit did; `num_values` were seen in it, `num_shared` of them of ids without a row of their own."""
+
+    round: int = 0
+    num_embeddings: int = 0
+    admitted: int = 0
+    evicted: int = 0
+    expired: int = 0
+    num_values: int = 0
+    num_shared: int = 0
+
+
+class Dynamic(base.Encoder):
+    """The first `num_oov` rows are for ids without one of their own, the others are given out and taken back.
+
+    Its state has a row for every id that is remembered: id, count, last (the round it was seen in), row (0: none).
+    Besides those with a row these are ids that wait for one, `max_rows` of them at most.
+    """
+
+    def __init__(self, policy: Policy, min_count: int, num_oov: int = 1) -> None:
+        """Ids are admitted once they were seen `min_count` times."""
+        self.spec = {"encoding": "dynamic", "num_oov": num_oov}
+        self.max_rows = policy.max_rows
+        self._policy, self._min_count, self._num_oov = policy, min_count, num_oov
+        self._told = _Told(num_embeddings=self._blocks(num_oov))
+        self._seen: pa.Table | None = None
+        self._pending: list[pa.Table] = []
+        self._row_of: _rows.RowOf | None = None
+
+    @property
+    def num_embeddings(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it grows
+        """The rows that the table has at present."""
+        return self._told.num_embeddings
+
+    def observe(self, values: pa.Array) -> None:
+        """Count the ids of one chunk."""
+        if not len(values):
+            return
+        known = [self._seen] if self._seen is not None and self._seen.num_rows else []
+        for table in [*known, *self._pending][:1]:
+            _rows.check_type(table["id"].type, values.type)
+        self._pending.append(_rows.counted(values))
+        if sum(table.num_rows for table in self._pending) > _PENDING_ROWS:
+            self._pending = [_rows.sum_counts(self._pending)]
+
+    def settle(self) -> None:
+        """End a round: take rows back from ids that no longer deserve them, and give them to those that do.
+
+        Of equals an id that has a row keeps it; then the one seen more often comes first, then the smaller.
+        """
+        turn = self._told.round + 1
+        merged = self._merged(turn)
+        if merged is None:
+            self._told = _Told(round=turn, num_embeddings=self._told.num_embeddings)
+            return
+        count, last, row = (merged[name].to_numpy() for name in ("count", "last", "row"))
+        expired = np.zeros(len(count), bool)
+        if self._policy.time_to_live is not None:
+            expired = turn - last >= self._policy.time_to_live
+        kept = self._best(count, last, row, ~expired & ((row > 0) | (count >= self._min_count)))
+        evicted = (row > 0) & ~kept & ~expired
+        new = np.flatnonzero(kept & (row == 0))
+        new = new[np.argsort(-count[new], kind="stable")]
+        rows = np.where(kept, row, 0)
+        rows[new] = self._free(rows[rows > 0], len(new))
+        waiting = np.flatnonzero(~kept & ~expired & ~evicted)
+        waiting = waiting[np.lexsort((-count[waiting], -last[waiting]))][: self._policy.max_rows]
+        remembered = kept.copy()
+        remembered[waiting] = True
+        now = merged["seen"].to_numpy()
+        self._told = _Told(
+            round=turn,
+            num_embeddings=max(self._told.num_embeddings, self._blocks(int(rows.max(initial=0)) + 1)),
+            admitted=len(new),
+            evicted=int(evicted.sum()),
+            expired=int((expired & (row > 0)).sum()),
+            num_values=int(now.sum()),
+            num_shared=int(now[rows == 0].sum()),
+        )
+        merged = merged.drop_columns(["row", "seen"]).append_column("row", pa.array(rows))
+        self._learn(merged.filter(pa.array(remembered)).combine_chunks())
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the rows; one of the first `num_oov` for ids without one of their own."""
+        if self._seen is None:
+            raise ValueError("the vocabulary is not fitted yet; fit or load the feature engine first")
+        rows = np.zeros(len(values), np.int64) if self._row_of is None else self._row_of.find(values)
+        return _rows.with_out_of_vocabulary(rows, values, self._num_oov)
+
+    def state(self) -> pa.Table | None:
+        """id, count, last, row of every id that is remembered, by rising id; what the last fit did, as its metadata."""
+        if self._seen is None:
+            return None
+        return self._seen.replace_schema_metadata({_META: self._told.model_dump_json().encode()})
+
+    def restore(self, state: pa.Table) -> None:
+        """Take over what `state` returned.
+
+        Raises:
+            ValueError: it has more rows than `max_rows`.
+        """
+        told = _Told.model_validate(json.loads((state.schema.metadata or {})[_META]))
+        if told.num_embeddings > self._policy.max_rows:
+            raise ValueError(
+                f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and "
+                "tables do not shrink; raise max_rows, or start cold"
+            )
+        self._told, self._pending = told, []
+        self._learn(state.replace_schema_metadata(None))
+
+    def report(self) -> dict[str, int]:
+        """Ids with a row, ids that wait for one, how many rows there may be to give out, and what the last fit did."""
+        known = 0 if self._row_of is None else len(self._row_of.rows)
+        seen = 0 if self._seen is None else self._seen.num_rows
+        told = self._told
+        return {
+            "known": known,
+            "out_of_vocabulary": seen - known,
+            "capacity": self._policy.max_rows - self._num_oov,
+            "admitted": told.admitted,
+            "evicted": told.evicted,
+            "expired": told.expired,
+        }
+
+    def figures(self) -> dict[str, float]:
+        """Share of the rows that are taken, what the last fit did, and the share of its values that share a row."""
+        report, told = self.report(), self._told
+        return {
+            "occupancy": report["known"] / max(report["capacity"], 1),
+            "admitted": float(told.admitted),
+            "evicted": float(told.evicted + told.expired),
+            "collision_rate": told.num_shared / max(told.num_values, 1),
+        }
+
+    def owners(self) -> np.ndarray:
+        """int64 [K, 2]: the rows that are given out, rising, and the id that each belongs to (of texts, their hash)."""
+        if self._seen is None or self._row_of is None:
+            return np.zeros((0, 2), np.int64)
+        ids = self._seen["id"].filter(pa.array(self._seen["row"].to_numpy() > 0)).combine_chunks()
+        texts = pa.types.is_string(ids.type)
+        numbers = _hashing.hashed(ids, "xxh3").view(np.int64) if texts else ids.to_numpy()
+        order = np.argsort(self._row_of.rows)
+        return np.stack([self._row_of.rows[order], numbers[order]], axis=1)
+
+    def _merged(self, turn: int) -> pa.Table | None:
+        """Return id, count, last, row of all ids that are known or were seen, by rising id; `seen`: how often now."""
+        parts: list[pa.Table] = []
+        if self._seen is not None and self._seen.num_rows:
+            parts.append(self._seen.append_column("seen", pa.array(np.zeros(self._seen.num_rows, np.int64))))
+        if self._pending:
+            new = _rows.sum_counts(self._pending)
+            nothing = np.zeros(new.num_rows, np.int64)
+            columns = {"last": nothing + turn, "row": nothing, "seen": new["count"].to_numpy()}
+            parts.append(pa.table({"id": new["id"], "count": new["count"]} | columns))
+        self._pending = []
+        if not parts:
+            self._seen = pa.table({name: pa.array([], pa.int64()) for name in ("id", "count", "last", "row")})
+            return None
+        summed = pa.concat_tables(parts, promote_options="none").group_by("id")
+        summed = summed.aggregate([("count", "sum"), ("last", "max"), ("row", "max"), ("seen", "sum")])
+        names = {"count_sum": "count", "last_max": "last", "row_max": "row", "seen_sum": "seen"}
+        return summed.rename_columns(names).select(["id", "count", "last", "row", "seen"]).sort_by("id")
+
+    def _best(self, count: np.ndarray, last: np.ndarray, row: np.ndarray, eligible: np.ndarray) -> np.ndarray:
+        """Bool [N]: which of the eligible ids have or get a row."""
+        chosen = np.flatnonzero(eligible)
+        resident = row[chosen] > 0
+        by: dict[str, tuple[np.ndarray, ...]] = {
+            "lru": (-count[chosen], ~resident, -last[chosen]),
+            "lfu": (-last[chosen], ~resident, -count[chosen]),
+        }
+        # The last key counts most; ids rise, which lexsort keeps among equals.
+        order = np.lexsort(by.get(self._policy.eviction, (-count[chosen], ~resident)))
+        best = np.zeros(len(count), bool)
+        best[chosen[order[: self._policy.max_rows - self._num_oov]]] = True
+        return best
+
+    def _free(self, taken: np.ndarray, num: int) -> np.ndarray:
+        """Return the lowest `num` rows that nobody has."""
+        high = int(taken.max(initial=self._num_oov - 1)) + 1
+        free = np.ones(high + num, bool)
+        free[: self._num_oov] = False
+        free[taken] = False
+        return np.flatnonzero(free)[:num]
+
+    def _blocks(self, rows: int) -> int:
+        """Return how large the table is to hold `rows` rows."""
+        return min(-(-rows // self._policy.block_rows) * self._policy.block_rows, self._policy.max_rows)
+
+    def _learn(self, seen: pa.Table) -> None:
+        self._seen = seen
+        rows = seen["row"].to_numpy()
+        self._row_of = _rows.RowOf(seen["id"].filter(pa.array(rows > 0)), rows[rows > 0])

@@ -1,0 +1,416 @@
+"""Which table goes where: TorchRec's planner under our constraints, and start weights that no plan changes."""
+
+import contextlib
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import psutil
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torchrec import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH, INTRA_NODE_BANDWIDTH
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import PlannerError, ShardingOption, Stats
+
+from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.distributed import World, planner_variables
+from recsys_core.features import Initializer
+from recsys_core.models.blocks.initializers import fill
+from recsys_core.sharding import plans
+from recsys_core.sharding.plans import Plan, RankMemory, TableSize
+from recsys_core.uri import nearest
+
+__all__ = ["Config", "Plan", "TableConstraints", "draw_start", "plan", "shard"]
+
+_ROWS_PER_DRAW = 65_536
+_DEFAULTS = {
+    "intra_node_bandwidth": INTRA_NODE_BANDWIDTH,
+    "cross_node_bandwidth": CROSS_NODE_BANDWIDTH,
+    "storage_reserve_percent": 0.15,
+}
+_BY_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
+_ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
+
+ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
+ShardingTypes = Annotated[tuple[ShardingType, ...], Field(min_length=1)]
+Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
+
+# The planner warns and logs at length about what we decide below on purpose.
+logging.getLogger("torchrec").setLevel(logging.ERROR)
+logging.getLogger("MethodLogger-NullHandler").setLevel(logging.ERROR)
+
+
+class TableConstraints(Frozen):
+    """What the planner may choose for one table; what is null is as for the rest."""
+
+    sharding_types: ShardingTypes | None = None
+    compute_kernels: tuple[Kernel, ...] | None = Field(default=None, min_length=1)
+    min_partition: int | None = Field(
+        default=None, ge=4, multiple_of=4, description="columns of a part at least, where a table is cut by columns"
+    )
+
+
+class Config(Frozen):
+    """YAML section `train.sharding`.
+
+    The bandwidths and the reserve are those of the environment variables of the same names in capitals, where a key is
+    null; what the config says wins.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    sharding_types: tuple[ShardingType, ...] = Field(
+        default=("table_wise", "row_wise"),
+        min_length=1,
+        description="what the planner may choose; data_parallel is left out because its tables have no fused optimizer",
+    )
+    compute_kernels: tuple[Kernel, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="where tables may lie: fused in the device's memory, fused_uvm and fused_uvm_caching (on GPUs) in "
+        "the host's, without and with a cache; null: the planner's choice",
+    )
+    min_partition: int | None = Field(
+        default=None,
+        ge=4,
+        multiple_of=4,
+        description="columns that a part has at least, where tables are cut by columns; null: TorchRec's 128",
+    )
+    by_table: dict[str, TableConstraints | ShardingTypes] = Field(
+        default={}, description="likewise, for single tables or features; a list is of sharding types"
+    )
+    intra_node_bandwidth: float | None = Field(
+        default=None, gt=0, description="bytes per millisecond between ranks of a node; null: TorchRec's 644,245,094"
+    )
+    cross_node_bandwidth: float | None = Field(
+        default=None, gt=0, description="bytes per millisecond between nodes; null: TorchRec's 13,421,773"
+    )
+    storage_reserve_percent: float | None = Field(
+        default=None, ge=0, lt=1, description="share of the memory that tables leave free; null: 0.15"
+    )
+    plan: Path | None = Field(
+        default=None, description="a training's folder, or its plan.json: use this plan, and refuse if it does not fit"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_device(self) -> Self:
+        if self.device == "cpu":
+            _refuse_on_cpu(self)
+        return self
+
+    @property
+    def constraints(self) -> dict[str, TableConstraints]:
+        """What `by_table` says, in full."""
+        return {
+            name: own if isinstance(own, TableConstraints) else TableConstraints(sharding_types=own)
+            for name, own in self.by_table.items()
+        }
+
+    @property
+    def splits_rows(self) -> bool:
+        """Whether the columns of a table may lie on several ranks."""
+        offered = {*self.sharding_types}.union(*(own.sharding_types or () for own in self.constraints.values()))
+        return not offered.isdisjoint(_BY_COLUMNS)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The cluster's figures: the config's, else the environment's, else the defaults."""
+        given = {name: getattr(self, name) for name in _DEFAULTS}
+        return _DEFAULTS | planner_variables() | {name: value for name, value in given.items() if value is not None}
+
+
+class Sharder(EmbeddingBagCollectionSharder):
+    """TorchRec's sharder, which also offers row-wise sharding on CPUs: it leaves that out, though gloo can do it."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return the sharding types that the planner may choose from."""
+        return list(dict.fromkeys([*super().sharding_types(compute_device_type), "row_wise"]))
+
+
+class RowsSharder(EmbeddingCollectionSharder):
+    """Likewise for collections of unpooled embeddings."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return the sharding types that the planner may choose from."""
+        return list(dict.fromkeys([*super().sharding_types(compute_device_type), "row_wise"]))
+
+
+def plan(
+    model: nn.Module,
+    config: Config,
+    here: World,
+    *,
+    batch_size: int = 512,
+    max_rows: Mapping[str, int] | None = None,
+    earlier: Sequence[Path] = (),
+) -> tuple[Plan, str]:
+    """Plan where the tables of `model` go; return the plan and what is to be told of where it comes from.
+
+    `batch_size` is per rank. `max_rows` are the tables that grow, and how far. The plan in the first of the folders
+    `earlier` that has one is taken again if nothing that it was made for has changed; that of `config.plan` must be.
+
+    Raises:
+        ValueError: the tables do not fit into the memory (their sizes are listed), a constraint names no table or
+            cannot be met, or `config.plan` is of other tables, another number of ranks, or other settings.
+    """
+    if here.device.type == "cpu":
+        _refuse_on_cpu(config)
+    sizes = _sizes(model)
+    process, capacity = _memory(here)
+    every = here.gather(process)
+
+    def make() -> tuple[Plan, str]:
+        made, told = _made(model, sizes, config, here, batch_size, dict(max_rows or {}), earlier)
+        reserved = round(capacity * config.settings["storage_reserve_percent"])
+        memory = [RankMemory(capacity_bytes=capacity, process_bytes=one, reserved_bytes=reserved) for one in every]
+        return made.model_copy(update={"memory": tuple(memory)}), told
+
+    return here.share(make)
+
+
+def _memory(here: World) -> tuple[int, int]:
+    """Return the bytes that this process has of its device's memory, and the rank's share of all there are."""
+    if here.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total - free, total
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total // here.num_local_ranks
+
+
+def shard(
+    model: nn.Module,
+    tables: list[str],
+    config: Config,
+    here: World,
+    seed: int,
+    *,
+    planned: Plan | None = None,
+    initializers: Mapping[str, Initializer] | None = None,
+) -> DistributedModelParallel:
+    """Shard `tables` as `planned` (null: as planned now), replicate the rest, and draw the tables' start weights.
+
+    The start weights depend on `seed`, the table's name and its initializer (by name, null: uniform in ±1/√rows), not
+    on the plan: any number of ranks starts alike.
+    """
+    made = planned or plan(model, config.model_copy(update={"plan": None}), here)[0]
+    assert {table.table for table in made.tables} == set(tables), (made.tables, tables)
+    sharders: list[Any] = [Sharder(), RowsSharder()]
+    where = made.sharding_plan(here.device.type)
+    sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
+    for name, weight in sharded.state_dict().items():
+        if isinstance(weight, ShardedTensor):
+            draw_start(name, weight, seed, (initializers or {}).get(name.split(".")[-2]))
+    return sharded
+
+
+def draw_start(name: str, weight: ShardedTensor, seed: int, initializer: Initializer | None = None) -> None:
+    """Draw the start weights of this rank's parts of the table whose weight is called `name`."""
+    for piece in weight.local_shards():
+        seeds = (seed, int(digest_of(name)[:15], 16))
+        _draw(piece.tensor, piece.metadata.shard_offsets, weight.size(), seeds, initializer)
+
+
+def _draw(
+    piece: torch.Tensor,
+    offsets: list[int],
+    size: torch.Size,
+    seeds: tuple[int, int],
+    initializer: Initializer | None = None,
+) -> None:
+    """Fill `piece`, which stands at `offsets` of a [rows, dim] table, as the initializer says."""
+    num_rows, dim = size
+    first, last = offsets[0], offsets[0] + len(piece)
+    for block in range(first // _ROWS_PER_DRAW, -(-last // _ROWS_PER_DRAW)):
+        low = block * _ROWS_PER_DRAW
+        generator = torch.Generator().manual_seed((seeds[0] * 1_000_003 + seeds[1] + block) % 2**63)
+        drawn = torch.empty(min(_ROWS_PER_DRAW, num_rows - low), dim)
+        fill(drawn, initializer, num_rows, generator)
+        a, b = max(first, low), min(last, low + _ROWS_PER_DRAW)
+        columns = slice(offsets[1], offsets[1] + piece.shape[1])
+        with torch.no_grad():
+            piece[a - first : b - first] = drawn[a - low : b - low, columns]
+
+
+class _Chosen(Stats):
+    """Listens to the planner for what it chose, with the costs that its plan leaves out."""
+
+    def __init__(self) -> None:
+        self.options: list[ShardingOption] = []
+
+    def log(  # pyright: ignore[reportIncompatibleMethodOverride] - it is called with keywords alone
+        self, *, best_plan: list[ShardingOption], **_: Any
+    ) -> None:
+        self.options = best_plan
+
+
+def _made(
+    model: nn.Module,
+    sizes: list[TableSize],
+    config: Config,
+    here: World,
+    batch_size: int,
+    max_rows: dict[str, int],
+    earlier: Sequence[Path],
+) -> tuple[Plan, str]:
+    constraints = _constraints(config, sizes, here, max_rows)
+    basis = _basis(config, sizes, here, constraints)
+    if config.plan is not None:
+        given = Plan.load(config.plan)
+        if changed := given.differences(basis):
+            raise ValueError(
+                f"train.sharding.plan: {config.plan} does not serve here: {'; '.join(changed)}. Bring that back, or "
+                "leave the key out for a fresh plan"
+            )
+        return given, f"that of {config.plan}"
+    told = "fresh"
+    if folder := next((folder for folder in earlier if (folder / plans.RECORD).is_file()), None):
+        before = Plan.load(folder)
+        if not (changed := before.differences(basis)):
+            return before, f"that of {folder}, whose tables, ranks and settings are the same"
+        told = f"fresh, not that of {folder}: {'; '.join(changed)}"
+    chosen = _Chosen()
+    planner = EmbeddingShardingPlanner(
+        topology=_topology(config, here),
+        batch_size=batch_size,
+        constraints=constraints,
+        storage_reservation=FixedPercentageStorageReservation(config.settings["storage_reserve_percent"]),
+        stats=chosen,
+    )
+    sharders: list[Any] = [Sharder(), RowsSharder()]
+    with _naming_what_does_not_fit(sizes, config, here):
+        planner.plan(model, sharders)
+    ranks = {"num_ranks": here.num_ranks, "num_local_ranks": here.num_local_ranks}
+    return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), told
+
+
+def _topology(config: Config, here: World) -> Topology:
+    settings = config.settings
+    return Topology(
+        world_size=here.num_ranks,
+        local_world_size=here.num_local_ranks,
+        compute_device=here.device.type,
+        hbm_cap=torch.cuda.mem_get_info()[1] if here.device.type == "cuda" else None,
+        ddr_cap=psutil.virtual_memory().total // here.num_local_ranks,
+        intra_host_bw=settings["intra_node_bandwidth"],
+        inter_host_bw=settings["cross_node_bandwidth"],
+    )
+
+
+@contextlib.contextmanager
+def _naming_what_does_not_fit(sizes: list[TableSize], config: Config, here: World) -> Iterator[None]:
+    try:
+        yield
+    except PlannerError as error:
+        first = " ".join(str(error).split())[:300]
+        memory = psutil.virtual_memory().total
+        raise ValueError(
+            f"no plan puts these tables on {here.num_ranks} ranks:\n{plans.sizes_text(sizes)}\n"
+            f"The node has {plans.readable(memory)} for {here.num_local_ranks} ranks, of which "
+            f"storage_reserve_percent={config.settings['storage_reserve_percent']:g} stays free. Make tables smaller "
+            "(num_embeddings, embedding_dim, dynamic.max_rows), take a sparse optimizer with less state, allow "
+            f"row_wise in train.sharding, or use more ranks on more nodes. The planner: {first}"
+        ) from None
+
+
+def _sizes(model: nn.Module) -> list[TableSize]:
+    """Return the tables of all collections in `model`, in their order."""
+    found: list[TableSize] = []
+    for path, module in model.named_modules():
+        if isinstance(module, EmbeddingBagCollection):
+            configs, weights = module.embedding_bag_configs(), dict(module.embedding_bags.named_parameters())
+        elif isinstance(module, EmbeddingCollection):
+            configs, weights = module.embedding_configs(), dict(module.embeddings.named_parameters())
+        else:
+            continue
+        for config in configs:
+            weight = weights[f"{config.name}.weight"]
+            fused = getattr(weight, "_optimizer_classes", None)
+            found.append(
+                TableSize(
+                    module=path,
+                    table=config.name,
+                    num_rows=config.num_embeddings,
+                    embedding_dim=config.embedding_dim,
+                    features=tuple(config.feature_names),
+                    optimizer=fused[0].__name__ if fused else "SGD",
+                    itemsize=weight.element_size(),
+                )
+            )
+    return found
+
+
+def _constraints(
+    config: Config, sizes: list[TableSize], here: World, growing: Collection[str]
+) -> dict[str, ParameterConstraints]:
+    """Return what the planner may choose for each table.
+
+    Raises:
+        ValueError: `by_table` names neither a table nor a feature, or a table that grows may only be cut by columns.
+    """
+    # A feature is called `query.NAME` or `item.NAME` in a batch.
+    tables = {feature.rpartition(".")[2]: size.table for size in sizes for feature in size.features}
+    tables |= {size.table: size.table for size in sizes}
+    if unknown := [name for name in config.by_table if name not in tables]:
+        raise ValueError(
+            f"train.sharding.by_table: no table or feature {unknown[0]!r} (there are: {', '.join(tables)})"
+            f"{nearest(unknown[0], list(tables))}"
+        )
+    own = {tables[name]: constraints for name, constraints in config.constraints.items()}
+    allowed: dict[str, ParameterConstraints] = {}
+    for size in sizes:
+        special = own.get(size.table, TableConstraints())
+        # One rank holds whole tables whatever the plan says; only table-wise does so without extra work.
+        types = (special.sharding_types or config.sharding_types) if here.num_ranks > 1 else ("table_wise",)
+        if size.table in growing:
+            # Parts by columns keep numbers of each row one after another, where none could be added.
+            types = [kind for kind in types if kind not in _BY_COLUMNS]
+            if not types:
+                raise ValueError(
+                    f"train.sharding: table {size.table!r} has dynamic ids, so it grows, and cannot be cut by columns; "
+                    "allow it table_wise or row_wise in by_table"
+                )
+        kernels = special.compute_kernels or config.compute_kernels
+        allowed[size.table] = ParameterConstraints(
+            sharding_types=list(types),
+            compute_kernels=list(kernels) if kernels else None,
+            min_partition=special.min_partition or config.min_partition,
+        )
+    return allowed
+
+
+def _basis(
+    config: Config, sizes: list[TableSize], here: World, constraints: Mapping[str, ParameterConstraints]
+) -> dict[str, str]:
+    """Return what a plan depends on. The batch's size is left out: an evaluation's is another than the training's."""
+    basis = {
+        "world size": f"{here.num_ranks} ranks, {here.num_local_ranks} on a node",
+        "device": here.device.type,
+        **{name: str(value) for name, value in config.settings.items()},
+    }
+    for size in sizes:
+        allowed = constraints[size.table]
+        choice = "|".join([*(allowed.sharding_types or []), *(allowed.compute_kernels or [])])
+        choice += f"|{allowed.min_partition}" if allowed.min_partition else ""
+        basis[f"table {size.table}"] = (
+            f"{size.num_rows} x {size.embedding_dim} {size.optimizer} in {size.module} for {', '.join(size.features)} "
+            f"({choice})"
+        )
+    return basis
+
+
+def _refuse_on_cpu(config: Config) -> None:
+    places = {"train.sharding": (*config.sharding_types, *(config.compute_kernels or ()))}
+    for table, own in config.constraints.items():
+        places[f"train.sharding.by_table.{table}"] = (*(own.sharding_types or ()), *(own.compute_kernels or ()))
+    for place, names in places.items():
+        if found := [name for name in names if name in _ON_GPU]:
+            raise ValueError(
+                f"{place}: {found[0]} is for GPUs; on CPUs there are table_wise, row_wise, column_wise and "
+                "table_column_wise, and the kernel fused"
+            )

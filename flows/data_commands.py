@@ -66,6 +66,46 @@ def generate(
     _write("generate", given, settings, out, overwrite=overwrite)
 
 
+@app.command("generate-ctr")
+def generate_ctr(
+    *,
+    out: _Out,
+    files: Annotated[int, typer.Option(min=1, help="files to train on")] = 10,
+    rows: Annotated[int, typer.Option(min=1, help="rows of each file")] = 2047,
+    max_length: Annotated[int, typer.Option(min=1, help="the longest sequence")] = 2000,
+    seed: Annotated[int, typer.Option(help="the same seed makes the same rows")] = 0,
+    settings: _Settings = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Make up labelled rows with long sequences as ORC files, below train/ and test/.
+
+    Rows are in the shape of the ones that RecIS's CTR example is trained on: 8 dense numbers, one to be bucketised,
+    three ids, a sequence of integers and one of texts. Labels follow from them in part (`--set signal=0`: not at all,
+    as there).
+
+    `dayline data generate-ctr --out data/deepctr`, then `dayline run configs/recis_deepctr.yaml --set data.kind=splits
+    --set data.source=data/deepctr`; without that, the config makes the same rows itself.
+
+    Other keys: num_test_files, num_texts.
+    """
+    given = {
+        "kind": "deepctr",
+        "day": "2025-09-01",
+        "num_files": files,
+        "rows_per_file": rows,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    from flows import console
+    from recsys_core import ingest
+    from recsys_core.ranking import prepare
+
+    config = _config("generate-ctr", given, settings, prepare.CATALOGUE)
+    with console.progress() as sink:
+        counts = ingest.import_log(config, out, sink, overwrite=overwrite, catalogue=prepare.CATALOGUE)
+    typer.echo(f"{out}: {', '.join(f'{rows:,} rows of {split}' for split, rows in counts.items())}")
+
+
 @app.command("import")
 def import_(
     kind: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m, taobao-ad or tables", show_default=False)],
@@ -172,6 +212,18 @@ def profile(
         profiles.show(found)
 
 
+def _config(command: str, given: dict[str, Any], settings: Sequence[str] | None, catalogue: str) -> Any:
+    from recsys_core import lookup
+    from recsys_core.config import parsing
+    from recsys_core.config.overrides import override
+
+    applied: dict[tuple[parsing.Key, ...], str] = {}
+    for setting in settings or ():
+        applied |= override(given, setting)
+    record = lookup.component(catalogue, given["kind"]).Config
+    return parsing.validate(record, given, Path(f"dayline data {command}"), applied)
+
+
 def _write(
     command: str,
     given: dict[str, Any],
@@ -182,15 +234,9 @@ def _write(
     day: date | None = None,
 ) -> None:
     from flows import console
-    from recsys_core import ingest, lookup
-    from recsys_core.config import parsing
-    from recsys_core.config.overrides import override
+    from recsys_core import ingest
 
-    applied: dict[tuple[parsing.Key, ...], str] = {}
-    for setting in settings or ():
-        applied |= override(given, setting)
-    record = lookup.component(ingest.CATALOGUE, given["kind"]).Config
-    config = parsing.validate(record, given, Path(f"dayline data {command}"), applied)
+    config = _config(command, given, settings, ingest.CATALOGUE)
     with console.progress() as sink:
         if day is None:
             counts = ingest.import_log(config, out, sink, overwrite=overwrite)

@@ -204,7 +204,7 @@ class LabelledSplit(Frozen):
 
 
 class LabelledData(Artifact):
-    """Labelled tables `root/{train,valid,test}/*.parquet`, checked; `features/` is the engine fitted on `train`.
+    """Labelled tables `root/{train,valid,test}/`, checked; `features/` is the engine fitted on `train`.
 
     `num_rows` counts the training rows. The rows themselves stay where they are.
     """
@@ -218,17 +218,17 @@ class LabelledData(Artifact):
 
     @property
     def train(self) -> Path:
-        """Parquet folder of the training rows."""
+        """Folder of the training rows."""
         return self.root / "train"
 
     @property
     def valid(self) -> Path | None:
-        """Parquet folder of the rows that decide when training stops, if there are any."""
+        """Folder of the rows that decide when training stops, if there are any."""
         return self.root / "valid" if any(split.name == "valid" for split in self.splits) else None
 
     @property
     def test(self) -> Path | None:
-        """Parquet folder of the rows that are measured at the end, if there are any."""
+        """Folder of the rows that are measured at the end, if there are any."""
         return self.root / "test" if any(split.name == "test" for split in self.splits) else None
 
     @property

@@ -88,19 +88,30 @@ def dense(query: Encoded, item: Encoded) -> Tensor:
 
 
 def jagged(query: Encoded, items: Encoded, num_rows: int) -> KeyedJaggedTensor:
-    """Return both sides' sparse features over S = `num_rows` rows; keys are `query.<name>` and `item.<name>`."""
+    """Return both sides' sparse features over S = `num_rows` rows; keys are `query.<name>` and `item.<name>`.
+
+    Where one feature has weights all have them, ones for those without: TorchRec knows no weights of single features.
+    """
     keys: list[str] = []
     values: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
+    weights: list[np.ndarray | None] = []
     for side, encoded in (("query", query), ("item", items)):
         for name, feature in encoded.sparse.items():
             keys.append(f"{side}.{name}")
             values.append(feature.values)
+            weights.append(feature.weights)
             lengths.append(feature.lengths.astype(np.int32, copy=False))
             lengths.append(np.zeros(num_rows - encoded.num_rows, np.int32))
     return KeyedJaggedTensor(
         keys=keys,
         values=torch.from_numpy(np.concatenate(values)) if values else torch.empty(0, dtype=torch.int64),
+        weights=_all_weights(values, weights) if any(one is not None for one in weights) else None,
         lengths=torch.from_numpy(np.concatenate(lengths)) if lengths else torch.empty(0, dtype=torch.int32),
         stride=num_rows,
     )
+
+
+def _all_weights(values: list[np.ndarray], weights: list[np.ndarray | None]) -> Tensor:
+    pairs = zip(values, weights, strict=True)
+    return torch.from_numpy(np.concatenate([np.ones(len(v), np.float32) if w is None else w for v, w in pairs]))

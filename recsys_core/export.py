@@ -18,14 +18,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_core import artifacts, checkpoint, models
+from recsys_core import artifacts, checkpoint, models, readers
 from recsys_core.artifacts import Frozen, TrainingData, write_text
 from recsys_core.batch import jagged
 from recsys_core.features import Encoded, Engine, Side, SparseFeature
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
-from recsys_core.readers import parquet
 from recsys_core.towers import MODEL, SIGNATURE, tower_inputs
 
 _SIDES: tuple[Side, Side] = ("query", "item")
@@ -74,7 +73,7 @@ class ExportedTower(nn.Module):
                     table.weight,  # pyright: ignore[reportArgumentType] - an embedding's weight is a tensor
                     offsets,
                     mode=self.modes[i],
-                )
+                ).float()
             )
         pooled.append(dense[:, :0])
         return self.tower(torch.cat(pooled, dim=1), dense)
@@ -126,8 +125,8 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
 
 
 def first_rows(directory: Path, num_rows: int) -> pa.Table:
-    """Return the first rows of a Parquet folder, as many as there are up to `num_rows`."""
-    reader = parquet.Reader(parquet.Config(path=str(directory)))
+    """Return the first rows of a folder, as many as there are up to `num_rows`."""
+    reader = readers.opened(directory)
     held: list[pa.Table] = []
     for block in range(len(reader.block_rows)):
         held.append(reader.read(block, reader.schema.names))
@@ -173,8 +172,10 @@ def _signature(side: Side, engine: Engine, encoded: Encoded, model: RetrievalMod
 def described(inputs: Mapping[str, Tensor]) -> list[dict[str, object]]:
     """Return names, types and shapes of an exported module's inputs, for its signature."""
     return [
-        {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": ["rows", *tensor.shape[1:]]}
-        if name == "dense"
-        else {"name": name, "dtype": "int64", "shape": ["values" if name.endswith(".values") else "rows"]}
+        {
+            "name": name,
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": ["values" if name.endswith((".values", ".weights")) else "rows", *tensor.shape[1:]],
+        }
         for name, tensor in inputs.items()
     ]

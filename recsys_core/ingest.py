@@ -111,8 +111,12 @@ def prepare(
     return destination.absolute()
 
 
-def import_log(config: base.Config, destination: Path, sink: Sink, *, overwrite: bool = False) -> base.Counts:
-    """Write the source as a log at `destination`, which appears when it is complete and not before.
+def import_log(
+    config: base.Config, destination: Path, sink: Sink, *, overwrite: bool = False, catalogue: str = CATALOGUE
+) -> Any:
+    """Write the source in its catalogue's layout at `destination`, which appears when it is complete and not before.
+
+    Returns what the kind's `write` does: of a log its `Counts`, of labelled tables the rows of each split.
 
     Raises:
         ValueError: a bad source, a kind that is read in place, or a `destination` that exists without `overwrite`.
@@ -122,7 +126,7 @@ def import_log(config: base.Config, destination: Path, sink: Sink, *, overwrite:
     with _locked(destination.absolute().parent):
         if destination.exists() and not overwrite:
             raise ValueError(f"{destination}: exists; name another folder, or allow it to be overwritten")
-        return _import(config, destination, sink)
+        return _import(config, destination, sink, catalogue)
 
 
 def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime.date) -> base.Counts:
@@ -204,7 +208,7 @@ def _drop_days(destination: Path, gone: set[datetime.date], day: datetime.date |
                 shutil.rmtree(destination / table / base.partition(at), ignore_errors=True)
 
 
-def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str = CATALOGUE) -> base.Counts:
+def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str) -> Any:
     aside = destination.with_name(f".{destination.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)

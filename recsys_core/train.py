@@ -175,9 +175,11 @@ class Trainer:
         if config.num_steps is not None:
             # A step takes a row at least.
             self.num_epochs = config.num_steps
-        optim.fuse(config.sparse_optimizer, objective.tables, here.device)
+        specs = objective.engine.tables
+        frozen = {table.name for table in specs if not table.trainable}
+        optim.fuse(config.sparse_optimizer, objective.tables, here.device, frozen)
         self._owners = {table: torch.from_numpy(rows) for table, rows in objective.engine.owners().items()}
-        growing = {table.name: table.max_rows for table in objective.engine.tables if table.max_rows is not None}
+        growing = {table.name: table.max_rows for table in specs if table.max_rows is not None}
         self.plan, self.plan_told = sharding.plan(
             objective.model,
             config.sharding,
@@ -186,9 +188,10 @@ class Trainer:
             max_rows=growing,
             earlier=earlier_plans,
         )
-        tables = [table.name for table in objective.engine.tables]
+        tables = [table.name for table in specs]
+        initializers = {table.name: table.initializer for table in specs if table.initializer is not None}
         self.model: DistributedModelParallel = sharding.shard(
-            objective.model, tables, config.sharding, here, seed, planned=self.plan
+            objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
         )
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()

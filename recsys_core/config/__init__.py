@@ -7,9 +7,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, model_validator
 
-from recsys_core import models
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import parsing, tables
+from recsys_core.config import agreement, parsing, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
@@ -59,8 +58,8 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
-        models.refuse_other(self.model, RetrievalModel)
         tables.check(self.features, self.train)
+        agreement.check(self.features, self.model, RetrievalModel, self.train)
         return self
 
     @property

@@ -5,9 +5,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from recsys_core import models
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import tables
+from recsys_core.config import agreement, tables
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.launch import Config as Launch
@@ -44,8 +43,8 @@ class RankingConfig(Frozen):
 
     @model_validator(mode="after")
     def _ranks(self) -> Self:
-        models.refuse_other(self.model, RankingModel)
         tables.check(self.features, self.train)
+        agreement.check(self.features, self.model, RankingModel, self.train)
         return self
 
     @property

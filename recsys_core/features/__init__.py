@@ -7,21 +7,22 @@ fitted. Training, batch prediction and serving all read the same saved engine, b
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.features import _types
+from recsys_core.features import _groups, _types
 from recsys_core.features._description import Description, Example, describe, example
 from recsys_core.features._graph import Graph, Values, applied
+from recsys_core.features._tables import Initializer, TableConfig, TableSpec
 from recsys_core.features.base import (
     Encoded,
     Encoder,
@@ -30,7 +31,6 @@ from recsys_core.features.base import (
     Jagged,
     Side,
     SparseFeature,
-    TableSpec,
 )
 from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
@@ -42,9 +42,11 @@ __all__ = [
     "Engine",
     "Example",
     "FeatureConfig",
+    "Initializer",
     "Jagged",
     "Side",
     "SparseFeature",
+    "TableConfig",
     "TableSpec",
 ]
 
@@ -61,12 +63,24 @@ _FeatureConfig = Annotated[FeatureConfig, OneOf(_CATALOGUE)]
 class Config(Frozen):
     """YAML section `features`: what the query tower and the item tower read.
 
-    `embedding_dim` is the width of every table that does not say otherwise.
+    `embedding_dim` is the width of every table that does not say otherwise. `groups` are a shorthand: their features
+    are added to their side's, and none are left.
     """
 
     embedding_dim: PositiveInt
     query: tuple[_FeatureConfig, ...]
     item: tuple[_FeatureConfig, ...]
+    groups: tuple[_groups.Group, ...] = ()
+    tables: tuple[TableConfig, ...] = Field(default=(), description="settings of embedding tables")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, section: Any) -> Any:
+        if isinstance(section, dict) and section.get("groups"):
+            groups = TypeAdapter(tuple[_groups.Group, ...]).validate_python(section["groups"])
+            sides = {side: [*section.get(side, ()), *_groups.expanded(groups, side)] for side in get_args(Side)}
+            section = section | sides | {"groups": ()}
+        return section
 
     @model_validator(mode="after")
     def _builds(self) -> Self:
@@ -152,6 +166,7 @@ class Engine:
         dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
         sparse: dict[str, Jagged] = {}
         results = self._results(Values(self._graphs[side], table, _missing), side, table.num_rows)
+        self._refuse_uneven(results, side)
         filled = 0
         for feature in self.features[side]:
             result = results[self._keys[feature.config.name]] if feature.is_output else None
@@ -214,7 +229,7 @@ class Engine:
     def sparse_features(self, side: Side) -> tuple[SparseFeature, ...]:
         """Return this side's features of ids, in the config's order."""
         return tuple(
-            SparseFeature(feature.config.name, feature.table, feature.pooling)
+            SparseFeature(feature.config.name, feature.table, feature.pooling, feature.tile_length, feature.weighted)
             for feature in self.features[side]
             if feature.table is not None
         )
@@ -362,6 +377,12 @@ class Engine:
             for feature in features:
                 if feature.table is not None:
                     users[feature.table].append((feature, side))
+        settings = {table.name: table for table in self.config.tables}
+        for name in settings:
+            if name not in users:
+                raise ValueError(f"tables: {unknown('table', name, users)}")
+        if len(settings) < len(self.config.tables):
+            raise ValueError(f"tables: one is there twice among {', '.join(t.name for t in self.config.tables)}")
         specs: list[TableSpec] = []
         for name, encoder in self.encoders.items():
             dims = {f.config.name: f.embedding_dim for f, _ in users[name] if f.embedding_dim is not None}
@@ -373,10 +394,28 @@ class Engine:
                     num_embeddings=encoder.num_embeddings,
                     embedding_dim=next(iter(dims.values()), self.config.embedding_dim),
                     features=tuple((feature.config.name, side) for feature, side in users[name]),
+                    **(settings[name].model_dump(exclude={"name"}) if name in settings else {}),
                     max_rows=encoder.max_rows,
                 )
             )
         return tuple(specs)
+
+    def _refuse_uneven(self, results: Mapping[str, np.ndarray | Jagged], side: Side) -> None:
+        """Check that the features of a group have as many ids as each other in every row."""
+        first: dict[str, Feature] = {}
+        for feature in self.features[side]:
+            group, result = feature.config.group, results.get(self._keys[feature.config.name])
+            if group is None or not isinstance(result, Jagged):
+                continue
+            other = first.setdefault(group, feature)
+            held = results[self._keys[other.config.name]]
+            assert isinstance(held, Jagged)
+            if (uneven := np.flatnonzero(held.lengths != result.lengths)).size:
+                row = uneven[0]
+                raise ValueError(
+                    f"group {group!r}, row {row}: feature {other.config.name!r} has {held.lengths[row]} ids and "
+                    f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both, or no group"
+                )
 
     def _continue(self, base: "Engine") -> None:
         for name, encoder in self.encoders.items():

@@ -69,8 +69,9 @@ class Feature(base.Feature):
         output = self._output
         if output is None:
             return
-        self.dense_dim, self.table, self.pooling = output.dense_dim, output.table, output.pooling
-        self.embedding_dim, self.encoder = output.embedding_dim, output.encoder
+        self.dense_dim, self.table, self.encoder = output.dense_dim, output.table, output.encoder
+        self.pooling, self.tile_length, self.weighted = output.pooling, output.tile_length, output.weighted
+        self.embedding_dim = output.embedding_dim
         if getattr(config.output, "input", "raw") == "encoded":
             # An upstream job has worked it out already.
             self.columns = (config.name,)

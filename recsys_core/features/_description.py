@@ -10,16 +10,17 @@ from pydantic import Field
 
 from recsys_core.artifacts import Frozen
 from recsys_core.features._graph import Graph, Values, applied
-from recsys_core.features.base import Feature, Jagged, Side, TableSpec
+from recsys_core.features._tables import TableSpec
+from recsys_core.features.base import Feature, Jagged, Side
 
-_BYTES_PER_WEIGHT = 4
+_BYTES_PER_WEIGHT = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 class Description(Frozen):
     """One feature.
 
     `columns` are of the data, those of the features that it reads included. `cardinality` is how many rows its table
-    has, `known` how many ids have a row of their own. `num_bytes` are those of the table's float32 weights, without
+    has, `known` how many ids have a row of their own. `num_bytes` are those of the table's weights, without
     what an optimizer keeps; None for a feature that shares the table of another one before it. `fitted` is None where
     there is nothing to learn. `same_as` names an earlier feature whose result is taken, being the same.
     """
@@ -86,7 +87,7 @@ def describe(
 
 def size_of(table: TableSpec) -> int:
     """Bytes of a table's weights."""
-    return table.num_embeddings * table.embedding_dim * _BYTES_PER_WEIGHT
+    return table.num_embeddings * table.embedding_dim * _BYTES_PER_WEIGHT[table.dtype]
 
 
 def example(

@@ -9,7 +9,7 @@ import pyarrow as pa
 from recsys_core.features.base import Feature
 
 # What does not change what a feature makes of its columns.
-_NOT_OF_THE_OPERATION = {"name", "column", "table", "embedding_dim", "pooling"}
+_NOT_OF_THE_OPERATION = {"name", "column", "group", "table", "embedding_dim", "pooling"}
 
 
 class Graph:

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen
 
 Side = Literal["query", "item"]
-Pooling = Literal["mean", "sum"]
+Pooling = Literal["mean", "sum", "max", "tile", "none"]
 _ONE = np.ones(1, dtype=np.int32)
-SequencePooling = Literal["mean", "sum", "none"]
 
 
 class Jagged(NamedTuple):
@@ -25,28 +24,33 @@ class Jagged(NamedTuple):
 
     values  7 8 | | 9        (three rows)
     lengths  2   0  1
+    weights .5 1    2        float32 [N], where the feature has them
     """
 
     values: np.ndarray
     lengths: np.ndarray
+    weights: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Self:
         """Gather rows by number, in that order; a row may be taken many times."""
         lengths = self.lengths[rows]
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        return type(self)(self.values[spans(starts[rows], lengths)], lengths)
+        return self._at(spans(starts[rows], lengths), lengths)
 
     def first(self, count: int) -> Self:
         """Keep the first `count` values of each row that has more."""
         lengths = np.minimum(self.lengths, count)
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        return type(self)(self.values[spans(starts, lengths)], lengths)
+        return self._at(spans(starts, lengths), lengths)
 
     def last(self, count: int) -> Self:
         """Keep the last `count` values of each row that has more."""
         lengths = np.minimum(self.lengths, count)
         ends = np.cumsum(self.lengths, dtype=np.int64)
-        return type(self)(self.values[spans(ends - lengths, lengths)], lengths)
+        return self._at(spans(ends - lengths, lengths), lengths)
+
+    def _at(self, places: np.ndarray, lengths: np.ndarray) -> Self:
+        return type(self)(self.values[places], lengths, None if self.weights is None else self.weights[places])
 
 
 class Encoded(NamedTuple):
@@ -62,25 +66,17 @@ class Encoded(NamedTuple):
         return type(self)(len(rows), self.dense[rows], sparse)
 
 
-class TableSpec(Frozen):
-    """One embedding table and the (feature name, side) pairs that look rows up in it.
+class SparseFeature(NamedTuple):
+    """A feature of ids: which table they are rows of, and how a row's embeddings become one (pooling none: they don't).
 
-    A table of dynamic ids may grow up to `max_rows` from one training to the next.
+    `tile_length` is how many are put side by side where they are tiled; `weighted` tells whether ids have weights.
     """
 
     name: str
-    num_embeddings: int
-    embedding_dim: int
-    features: tuple[tuple[str, Side], ...]
-    max_rows: int | None = None
-
-
-class SparseFeature(NamedTuple):
-    """A feature of ids: which table they are rows of, and how a row's embeddings are pooled into one (none: not)."""
-
-    name: str
     table: str
-    pooling: SequencePooling
+    pooling: Pooling
+    tile_length: int = 0
+    weighted: bool = False
 
 
 class FeatureConfig(Frozen):
@@ -88,6 +84,39 @@ class FeatureConfig(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     column: str | None = None
+    group: str | None = Field(
+        default=None, description="features of one group have as many ids as each other in every row, or are refused"
+    )
+
+
+class SparseConfig(FeatureConfig):
+    """The keys of every feature that has lists of ids.
+
+    Of a longer row the last `max_length` entries are kept: histories end with the most recent; or, with `keep: first`,
+    the first. An entry may itself be a list, whose ids are kept or left out together. With `weighted` an entry is a
+    text `id:weight` (without a weight it counts 1), or the column a map of ids to weights; an embedding is multiplied
+    by its weight, and a mean is divided by the sum of the weights.
+    """
+
+    separator: str | None = Field(default=None, min_length=1, description="splits texts into lists")
+    max_length: PositiveInt | None = None
+    keep: Literal["last", "first"] = "last"
+    weighted: bool = False
+    pooling: Pooling = Field(
+        default="mean",
+        description="what a row's embeddings become: their mean, sum or maximum; the first `tile_length` of them side "
+        "by side, zeros after the last (tile); or nothing: a model gets each of them (none)",
+    )
+    tile_length: PositiveInt | None = Field(default=None, description="of pooling tile: how many embeddings")
+    embedding_dim: PositiveInt | None = Field(default=None, description="of the table; null: the section's")
+
+    @model_validator(mode="after")
+    def _tiles(self) -> Self:
+        if (self.pooling == "tile") != (self.tile_length is not None):
+            raise ValueError(
+                "pooling: tile goes with tile_length, how many embeddings stand side by side, and it with it"
+            )
+        return self
 
 
 class Encoder(ABC):
@@ -154,7 +183,9 @@ class Feature(ABC):
 
     dense_dim: int = 0
     table: str | None = None
-    pooling: SequencePooling = "mean"
+    pooling: Pooling = "mean"
+    tile_length: int = 0
+    weighted: bool = False
     embedding_dim: int | None = None
     encoder: Encoder | None = None
 
@@ -165,6 +196,11 @@ class Feature(ABC):
         """
         self.config = config
         self.columns: tuple[str, ...] = (config.column or config.name,)
+
+    def take_pooling(self, config: SparseConfig) -> None:
+        """Set what `config` says about the embeddings of a sparse feature."""
+        self.pooling, self.tile_length = config.pooling, config.tile_length or 0
+        self.weighted, self.embedding_dim = config.weighted, config.embedding_dim
 
     def portable(self) -> FeatureConfig:
         """The config as an engine saves it: without files that may not be there where it is loaded."""
@@ -253,26 +289,22 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column, lengths
 
 
-def inside(
-    rows: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"]
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Check int64 [N] rows of a table of `size`; return them, their lengths, and how many were left out.
+def outside(rows: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse") -> np.ndarray | None:
+    """Tell which of int64 [N] are no rows of a table of `size`, as bool [N]; None if all are.
 
     Raises:
-        ValueError: one is not in the table, and `out_of_range` is refuse.
+        ValueError: one is none, and `out_of_range` is refuse.
     """
     # Seen as unsigned, negative numbers are the largest.
     if not len(rows) or int(rows.view(np.uint64).max()) < size:
-        return rows, lengths, 0
-    outside = (rows < 0) | (rows >= size)
+        return None
+    found = (rows < 0) | (rows >= size)
     if out_of_range == "refuse":
         raise ValueError(
-            f"id {rows[outside][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+            f"id {rows[found][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
             "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
         )
-    owners = np.repeat(np.arange(len(lengths)), lengths)
-    kept = np.bincount(owners[~outside], minlength=len(lengths)).astype(np.int32)
-    return rows[~outside], kept, int(outside.sum())
+    return found
 
 
 def split(column: pa.Array, separator: str | None) -> pa.Array:

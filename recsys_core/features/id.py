@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.features import _dynamic, _hashing, _rows, base
+from recsys_core.features import _bags, _dynamic, _hashing, _rows, base
 
 _PENDING_ROWS = 1 << 20
 _MIN_COUNTED = 1 << 20
@@ -25,15 +25,14 @@ _NOTHING = pa.table(
 )
 
 
-class Config(base.FeatureConfig):
+class Config(base.SparseConfig):
     """Keys of an id feature.
 
-    `table` shares an embedding table with other features of the same settings; `embedding_dim` overrides the
-    section's. A fitted vocabulary has `num_embeddings` - `num_oov` rows to give out, to ids seen at least `min_count`
-    times; one that is given (`vocabulary`, or `vocabulary_file` with an id per line) gives each id the next row. Rows 0
-    to `num_oov` - 1 are for all other ids, by their hash. With `dynamic` rows of ids that are not seen again go to
-    others, and the table grows as it needs to. `mod` takes integers modulo that first; `separator` splits texts into
-    lists; `default` stands for a null or an empty list.
+    `table` shares an embedding table with other features of the same settings. A fitted vocabulary has
+    `num_embeddings` - `num_oov` rows to give out, to ids seen at least `min_count` times; one that is given
+    (`vocabulary`, or `vocabulary_file` with an id per line) gives each id the next row. Rows 0 to `num_oov` - 1 are for
+    all other ids, by their hash. With `dynamic` rows of ids that are not seen again go to others, and the table grows
+    as it needs to. `mod` takes integers modulo that first; `default` stands for a null or an empty list.
 
     `input: encoded` reads what an upstream job has encoded already: rows of the table. Rows, and ids of
     `encoding: identity`, that are not in the table are refused, or with `out_of_range: drop` left out and counted.
@@ -51,13 +50,10 @@ class Config(base.FeatureConfig):
     dynamic: _dynamic.Policy | None = None
     num_oov: PositiveInt = 1
     mod: PositiveInt | None = None
-    separator: str | None = Field(default=None, min_length=1)
     default: int | str | None = None
     input: Literal["raw", "encoded"] = "raw"
     out_of_range: Literal["refuse", "drop"] = "refuse"
     table: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    embedding_dim: PositiveInt | None = None
-    pooling: base.Pooling = "mean"
     min_count: PositiveInt = 1
     max_counted: PositiveInt | None = Field(
         default=None,
@@ -107,8 +103,7 @@ class Feature(base.Feature):
         super().__init__(config)
         self._config = config
         self.table = config.table or config.name
-        self.pooling = config.pooling
-        self.embedding_dim = config.embedding_dim
+        self.take_pooling(config)
         self.encoder = _encoder(config)
         self.num_out_of_range = 0
         self.is_cheap = config.input == "encoded" or config.encoding == "identity"
@@ -116,13 +111,16 @@ class Feature(base.Feature):
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""
         assert self.encoder is not None
-        values, _ = self._bags(column)
+        bags = self._read(column)
         if self._config.input == "raw":
-            self.encoder.observe(values)
+            self.encoder.observe(bags.values)
 
     def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
-        """Return the ids, unless they are rows already."""
-        return self._bags(column) if self._config.input == "raw" else None
+        """Return the ids, unless they are rows already, or more than their rows is wanted."""
+        if self._config.input == "encoded" or self._config.weighted or self._config.tile_length is not None:
+            return None
+        bags = self._read(column)
+        return bags.values, bags.lengths
 
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table by row of the column.
@@ -131,10 +129,12 @@ class Feature(base.Feature):
             ValueError: the column cannot hold ids, or an id that has to be a row of the table is none.
         """
         assert self.encoder is not None
-        values, lengths = self._bags(column)
+        bags = self._read(column)
         if self._config.input == "encoded":
-            return base.Jagged(values.to_numpy(zero_copy_only=False), lengths)
-        return base.Jagged(*self.encoder.rows(values, lengths))
+            rows, lengths = bags.values.to_numpy(zero_copy_only=False), bags.lengths
+        else:
+            rows, lengths = self.encoder.rows(bags.values, bags.lengths)
+        return _bags.pooled(rows, lengths, bags, self._config)
 
     def report(self) -> dict[str, int]:
         """How many values were left out because they are no rows of the table, since the engine was made."""
@@ -146,41 +146,27 @@ class Feature(base.Feature):
             return self._config
         return self._config.model_copy(update={"vocabulary": self.encoder.ids, "vocabulary_file": None})
 
-    def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    def _read(self, column: pa.Array) -> _bags.Bags:
         assert self.encoder is not None
-        values, lengths = base.bags(base.split(column, self._config.separator))
-        values = base.ids(values)
-        if self._config.default is not None and not lengths.all():
-            values, lengths = _with_default(values, lengths, self._config.default)
-        if self._config.mod is not None:
-            if not pa.types.is_integer(values.type):
-                raise ValueError(f"mod {self._config.mod} needs integers, found {values.type}; hash texts")
-            values = pa.array(values.to_numpy(zero_copy_only=False) % self._config.mod)
-        if self._config.input == "encoded" or isinstance(self.encoder, Identity):
-            if not pa.types.is_integer(values.type):
-                raise ValueError(f"rows of a table are integers, found {values.type}; use encoding: vocabulary or hash")
-            rows, lengths, outside = base.inside(
-                values.to_numpy(zero_copy_only=False), lengths, self.encoder.num_embeddings, self._config.out_of_range
-            )
-            self.num_out_of_range += outside
-            values = pa.array(rows) if outside else values
-        return values, lengths
-
-
-def _inside(rows: np.ndarray, size: int) -> bool:
-    """Whether all of int64 [N] are in 0..`size` - 1: seen as unsigned, negative numbers are the largest."""
-    return not len(rows) or int(rows.view(np.uint64).max()) < size
-
-
-def _with_default(values: pa.Array, lengths: np.ndarray, default: int | str) -> tuple[pa.Array, np.ndarray]:
-    try:
-        one = pa.array([default], values.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        raise ValueError(f"holds {values.type}, and default {default!r} is none; write it as one") from None
-    starts = np.cumsum(lengths) - lengths
-    empty = lengths == 0
-    places = np.insert(np.arange(len(values)), starts[empty], len(values))
-    return pa.concat_arrays([values, one]).take(pa.array(places)), np.where(empty, 1, lengths).astype(np.int32)
+        config = self._config
+        are_rows = config.input == "encoded" or isinstance(self.encoder, Identity)
+        bags = _bags.read(column, config)
+        if are_rows or config.mod is not None:
+            bags = bags.as_integers()
+        if config.default is not None and not bags.lengths.all():
+            bags = bags.with_default(config.default)
+        if config.mod is not None:
+            if not pa.types.is_integer(bags.values.type):
+                raise ValueError(f"mod {config.mod} needs integers, found {bags.values.type}; hash texts")
+            bags = bags._replace(values=pa.array(bags.values.to_numpy(zero_copy_only=False) % config.mod))
+        if are_rows:
+            if not pa.types.is_integer(bags.values.type):
+                raise ValueError(
+                    f"rows of a table are integers, found {bags.values.type}; use encoding: vocabulary or hash"
+                )
+            bags, dropped = bags.inside(self.encoder.num_embeddings, config.out_of_range)
+            self.num_out_of_range += dropped
+        return bags
 
 
 def _encoder(config: Config) -> base.Encoder:
@@ -218,9 +204,7 @@ class Identity(base.Encoder):
         if not pa.types.is_integer(values.type):
             raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
         rows = values.to_numpy(zero_copy_only=False)
-        if not _inside(rows, self.num_embeddings):
-            outside = (rows < 0) | (rows >= self.num_embeddings)
-            raise ValueError(f"id {rows[outside][0]} is not in 0..{self.num_embeddings - 1}; raise num_embeddings")
+        base.outside(rows, self.num_embeddings)
         return rows
 
 

@@ -1,13 +1,18 @@
-"""Feature kind `raw`: numbers of one column, either as dense inputs or, with `boundaries`, as rows of a table."""
+"""Feature kind `raw`: numbers of one column, either as dense inputs or, in buckets, as rows of a table."""
 
 from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from recsys_core.features import base
+from recsys_core.features._expression import Expression, Vector
+from recsys_core.features._ranks import Ranks
+
+_SMALLEST = 1e-10
+_FITTED = ("zscore", "minmax", "quantile")
 
 
 class Config(base.FeatureConfig):
@@ -15,14 +20,24 @@ class Config(base.FeatureConfig):
 
     The column holds a number per row or, with `dim` > 1, a list of exactly `dim` numbers. Nulls and NaN become `fill`
     after normalising. With `boundaries` b0 < b1 < … a number becomes the id of its bucket, (-inf, b0) being 0 and
-    [b0, b1) being 1, in a table of the feature's own; a null then has no id.
+    [b0, b1) being 1, in a table of the feature's own; a null then has no id. With `num_buckets` the boundaries are
+    fitted, so that buckets are equally full, and stay as first fitted. With `table` the bucket's number is an id of
+    that table, which belongs to an id feature, and shares its row.
     """
 
     kind: Literal["raw"] = "raw"
     dim: PositiveInt = 1
-    normalizer: Literal["none", "log1p", "zscore", "minmax"] = "none"
+    normalizer: Literal["none", "log1p", "log10", "zscore", "minmax", "quantile", "expression"] = Field(
+        default="none",
+        description="log10: of at least 1e-10; quantile: the share of the fitted numbers that are less, and half of "
+        "those that are equal; expression: see `expression`",
+    )
+    expression: str | None = Field(default=None, description="of the number x, as in (x - 3) / 2")
     fill: float = 0.0
-    boundaries: tuple[float, ...] | None = None
+    boundaries: tuple[FiniteFloat, ...] | None = None
+    num_buckets: int | None = Field(default=None, ge=2, description="how many buckets to fit boundaries for")
+    table: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="goes with boundaries")
+    pooling: Literal["mean", "sum", "max"] = Field(default="mean", description="of several bucket ids in a row")
     embedding_dim: PositiveInt | None = None
     input: Literal["raw", "encoded"] = Field(
         default="raw",
@@ -31,40 +46,78 @@ class Config(base.FeatureConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.boundaries is None:
-            if self.embedding_dim is not None:
-                raise ValueError("embedding_dim is of use with boundaries only; without them the feature has no table")
+        if (self.normalizer == "expression") != (self.expression is not None):
+            raise ValueError("normalizer: expression goes with expression, as in log1p(x) / 3, and it with it")
+        if self.expression is not None:
+            parsed = Expression(self.expression)
+            if parsed.names != ("x",):
+                raise ValueError(f"expression {self.expression!r}: the number is called x, and nothing else is known")
+            # Functions of lists have none to take.
+            parsed({"x": np.zeros(1)})
+        return self
+
+    @model_validator(mode="after")
+    def _buckets_agree(self) -> Self:
+        if self.boundaries is None and self.num_buckets is None:
+            if self.embedding_dim is not None or self.table is not None or self.pooling != "mean":
+                raise ValueError(
+                    "embedding_dim, table and pooling are of use with boundaries or num_buckets only; without them the "
+                    "feature has no table"
+                )
             return self
-        if not self.boundaries or any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+        if self.boundaries is not None and self.num_buckets is not None:
+            raise ValueError("boundaries are given or, by num_buckets, fitted; give one of both")
+        if self.num_buckets is not None and self.input == "encoded":
+            raise ValueError("num_buckets fits boundaries to numbers, and input: encoded has none; give boundaries")
+        if self.boundaries is None and self.table is not None:
+            raise ValueError("table goes with boundaries that are given: fitted ones would change what its rows mean")
+        if self.boundaries is not None and (
+            not self.boundaries or any(a >= b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        ):
             raise ValueError(f"boundaries must be rising numbers, at least one; found {list(self.boundaries)}")
         if self.dim != 1 or self.normalizer != "none":
-            raise ValueError("boundaries go with neither dim nor normalizer: they apply to the column's own numbers")
+            raise ValueError("buckets go with neither dim nor normalizer: they are of the column's own numbers")
         return self
 
 
 class Feature(base.Feature):
-    """Numbers, normalised; or, with boundaries, bucket ids."""
+    """Numbers, normalised; or bucket ids."""
 
     is_cheap = True
 
     def __init__(self, config: Config) -> None:
-        """Zscore and minmax have to be fitted before use."""
+        """Zscore, minmax and quantile have to be fitted before use."""
         super().__init__(config)
         self._config = config
         self._moments = _Moments(config.dim)
-        self._learns = config.normalizer in ("zscore", "minmax") and config.input == "raw"
+        self._learns = config.normalizer in _FITTED and config.input == "raw"
         self._fitted = not self._learns
         self._plain = config.normalizer == "none" or config.input == "encoded"
-        if config.boundaries is None:
+        self._ranks = [Ranks() for _ in range(config.dim)]
+        self._expression = None if config.expression is None else Expression(config.expression)
+        self._buckets: base.Encoder | None = None
+        if config.boundaries is not None:
+            self._buckets = Buckets(config.boundaries)
+        elif config.num_buckets is not None:
+            self._buckets = FittedBuckets(config.num_buckets)
+        if self._buckets is None:
             self.dense_dim = config.dim
-        else:
-            self.table = config.name
-            self.embedding_dim = config.embedding_dim
-            self.encoder = Buckets(config.boundaries)
+            return
+        self.table = config.table or config.name
+        self.pooling, self.embedding_dim = config.pooling, config.embedding_dim
+        if config.table is None:
+            self.encoder = self._buckets
 
     def observe(self, column: pa.Array) -> None:
-        """Take the column's numbers into the statistics of the normaliser."""
-        if self._learns:
+        """Take the column's numbers into the statistics of the normaliser, or into the table's."""
+        if self._buckets is not None:
+            assert self.encoder is not None
+            values, _ = base.bags(column)
+            self.encoder.observe(values if self.encoder is self._buckets else self._bucket_numbers(values))
+        elif self._learns and self._config.normalizer == "quantile":
+            for ranks, numbers in zip(self._ranks, self._numbers(column).T, strict=True):
+                ranks.add(numbers)
+        elif self._learns:
             self._moments.add(self._numbers(column))
 
     def settle(self) -> None:
@@ -77,11 +130,8 @@ class Feature(base.Feature):
         Raises:
             ValueError: not numbers, infinite, a list of another length than `dim`, or not fitted yet.
         """
-        if self.encoder is not None:
-            values, lengths = base.bags(column)
-            if self._config.input == "encoded":
-                return base.Jagged(*self._buckets(values, lengths))
-            return base.Jagged(self.encoder.encode(values), lengths)
+        if self._buckets is not None:
+            return self._bucketed(column)
         if self._plain and self._config.dim == 1 and pa.types.is_floating(column.type):
             plain = None if column.null_count else column.to_numpy(zero_copy_only=False)
             # What an upstream job has encoded is complete, and passes as it is.
@@ -89,28 +139,46 @@ class Feature(base.Feature):
                 return plain.astype(np.float32, copy=False)[:, None]
         numbers = self._numbers(column)
         normalized = numbers if self._plain else self._normalize(numbers)
-        return np.where(np.isnan(numbers), self._config.fill, normalized).astype(np.float32)
+        return np.where(np.isnan(normalized), self._config.fill, normalized).astype(np.float32)
+
+    def _bucketed(self, column: pa.Array) -> base.Jagged:
+        assert self.encoder is not None
+        values, lengths = base.bags(column)
+        numbers = self._bucket_numbers(values)
+        if self.encoder is self._buckets:
+            return base.Jagged(numbers.to_numpy(zero_copy_only=False), lengths)
+        # A bucket's number is an id like any other of the table.
+        return base.Jagged(*self.encoder.rows(numbers, lengths))
+
+    def _bucket_numbers(self, values: pa.Array) -> pa.Array:
+        assert self._buckets is not None
+        if self._config.input == "raw":
+            return pa.array(self._buckets.encode(values))
+        if not pa.types.is_integer(values.type) and len(values):
+            raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
+        numbers = base.ids(values)
+        base.outside(numbers.to_numpy(zero_copy_only=False), self._buckets.num_embeddings)
+        return numbers
 
     @property
     def fitted(self) -> bool | None:
-        """Whether the normaliser has its statistics."""
-        return self._fitted if self._learns else None
+        """Whether the normaliser has its statistics, or the table what it needs."""
+        return self._fitted if self._learns else super().fitted
 
     def state(self) -> dict[str, Any]:
         """The statistics so far; further fits continue from them."""
-        return {} if self._config.normalizer in ("none", "log1p") else self._moments.to_json()
+        if not self._learns:
+            return {}
+        if self._config.normalizer == "quantile":
+            return {"ranks": [ranks.to_json() for ranks in self._ranks]}
+        return self._moments.to_json()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        if state:
+        if "ranks" in state:
+            self._ranks, self._fitted = [Ranks.from_json(ranks) for ranks in state["ranks"]], True
+        elif state:
             self._moments, self._fitted = _Moments.from_json(state), True
-
-    def _buckets(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self.encoder is not None
-        if not pa.types.is_integer(values.type) and len(values):
-            raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
-        rows = base.ids(values).to_numpy(zero_copy_only=False)
-        return base.inside(rows, lengths, self.encoder.num_embeddings, "refuse")[:2]
 
     def _numbers(self, column: pa.Array) -> np.ndarray:
         """float64 [B, dim], missing ones NaN."""
@@ -129,17 +197,30 @@ class Feature(base.Feature):
         return np.broadcast_to(floats(column)[:, None], (num_rows, dim))
 
     def _normalize(self, numbers: np.ndarray) -> np.ndarray:
+        """float64 [B, dim]; missing ones, and what an expression has no answer for, NaN."""
         kind = self._config.normalizer
-        if kind == "none":
-            return numbers
-        if kind == "log1p":
-            if (numbers <= -1).any():
-                raise ValueError(f"log1p of {numbers[numbers <= -1][0]:g}; numbers must be above -1, or use zscore")
-            return np.log1p(numbers)
         if not self._fitted:
             raise ValueError(f"normalizer {kind} is not fitted yet; fit or load the feature engine first")
-        shift, scale = self._moments.shift_and_scale(kind)
-        return (numbers - shift) / scale
+        match kind:
+            case "none":
+                return numbers
+            case "log1p":
+                if (numbers <= -1).any():
+                    raise ValueError(f"log1p of {numbers[numbers <= -1][0]:g}; numbers must be above -1, or use zscore")
+                return np.log1p(numbers)
+            case "log10":
+                return np.log10(np.maximum(numbers, _SMALLEST))
+            case "expression":
+                assert self._expression is not None
+                found = self._expression({"x": numbers.reshape(-1)})
+                assert not isinstance(found, Vector)
+                return np.broadcast_to(found, numbers.size).reshape(numbers.shape)
+            case "quantile":
+                columns = zip(self._ranks, numbers.T, strict=True)
+                return np.stack([ranks.share_below(column) for ranks, column in columns], axis=1)
+            case _:
+                shift, scale = self._moments.shift_and_scale(kind)
+                return (numbers - shift) / scale
 
 
 class Buckets(base.Encoder):
@@ -154,6 +235,45 @@ class Buckets(base.Encoder):
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the bucket numbers; NaN counts as the largest number."""
         return np.searchsorted(self._boundaries, floats(values), side="right")
+
+
+class FittedBuckets(base.Encoder):
+    """Buckets whose boundaries are quantiles of the first fit; later fits leave them, and what the rows mean, alone."""
+
+    def __init__(self, num_buckets: int) -> None:
+        """There are as many rows as buckets."""
+        self.num_embeddings = num_buckets
+        self.spec = {"encoding": "quantiles", "num_buckets": num_buckets}
+        self._ranks, self._boundaries = Ranks(), None
+
+    def observe(self, values: pa.Array) -> None:
+        """Count the numbers of one chunk."""
+        if self._boundaries is None:
+            self._ranks.add(floats(values))
+
+    def settle(self) -> None:
+        """Fix the boundaries."""
+        if self._boundaries is None:
+            self._boundaries = np.array(self._ranks.boundaries(self.num_embeddings))
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the bucket numbers; NaN counts as the largest number."""
+        if self._boundaries is None:
+            raise ValueError("the boundaries are not fitted yet; fit or load the feature engine first")
+        return np.searchsorted(self._boundaries, floats(values), side="right")
+
+    @property
+    def fitted(self) -> bool | None:
+        """Whether the boundaries are known."""
+        return self._boundaries is not None
+
+    def state(self) -> pa.Table | None:
+        """The boundaries, rising."""
+        return None if self._boundaries is None else pa.table({"boundary": pa.array(self._boundaries, pa.float64())})
+
+    def restore(self, state: pa.Table) -> None:
+        """Take over what `state` returned."""
+        self._boundaries = state["boundary"].to_numpy()
 
 
 class _Moments:

@@ -18,14 +18,7 @@ from recsys_core.models import base
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention
-
-
-class Tower(Frozen):
-    """A deep tower: `features` that it reads (null: every pooled one), and whether it reads the dense fields."""
-
-    features: tuple[str, ...] | None = None
-    dense: bool = True
-    hidden: tuple[int, ...] = Field(min_length=1)
+from recsys_core.models.blocks.towers import Deep, Tower, columns_of, refuse_unknown, towers
 
 
 class Attention(Frozen):
@@ -44,24 +37,6 @@ class Config(Frozen):
     attention: tuple[Attention, ...] = Field(min_length=1)
     hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the deep towers and the MLP over them")
-
-
-class Deep(nn.Module):
-    """Columns of [pooled, dense] through an MLP that ends in a ReLU."""
-
-    columns: Tensor
-
-    def __init__(self, columns: list[int], every: int, config: Tower, dropout: float) -> None:
-        """`columns` of the `every` that there are."""
-        super().__init__()
-        self.reads_all: bool = columns == list(range(every))
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
-        *hidden, last = config.hidden
-        self.layers = nn.Sequential(mlp(len(columns), hidden, last, dropout), nn.ReLU())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the tower's output of each row."""
-        return self.layers(inputs if self.reads_all else inputs.index_select(1, self.columns))
 
 
 class Attended(nn.Module):
@@ -126,18 +101,8 @@ class Model(base.RankingModel):
         super().__init__()
         self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
         num_dense = query.num_dense + item.num_dense
-        columns: dict[str, list[int]] = {}
-        start = 0
-        for feature, width in zip(self.tables.pooled_features, self.tables.pooled_widths, strict=True):
-            columns[feature.name] = list(range(start, start + width))
-            start += width
-        dense = list(range(start, start + num_dense))
-        deep: list[Deep] = []
-        for number, tower in enumerate(config.towers):
-            names = list(columns) if tower.features is None else list(tower.features)
-            _refuse_unknown(f"model.towers[{number}].features", names, columns)
-            read = [column for name in names for column in columns[name]] + (dense if tower.dense else [])
-            deep.append(Deep(read, start + num_dense, tower, config.dropout))
+        columns = columns_of(self.tables)
+        deep = towers(config.towers, columns, num_dense, config.dropout)
         attended = [self._attended(f"model.attention[{n}]", part, columns) for n, part in enumerate(config.attention)]
         used = {name for part in config.attention for name in part.sequences}
         if unused := [f.name for f in self.tables.unpooled_features if f.name not in used]:
@@ -149,8 +114,8 @@ class Model(base.RankingModel):
 
     def _attended(self, where: str, config: Attention, columns: dict[str, list[int]]) -> Attended:
         sequences = {feature.name: number for number, feature in enumerate(self.tables.unpooled_features)}
-        _refuse_unknown(f"{where}.sequences (pooling: none)", config.sequences, sequences)
-        _refuse_unknown(f"{where}.targets", config.targets, columns)
+        refuse_unknown(f"{where}.sequences (pooling: none)", config.sequences, sequences)
+        refuse_unknown(f"{where}.targets", config.targets, columns)
         tables = {f.name: f.table for f in (*self.tables.pooled_features, *self.tables.unpooled_features)}
         of_sequences, of_targets = ([tables[name] for name in names] for names in (config.sequences, config.targets))
         if of_sequences != of_targets:
@@ -160,13 +125,3 @@ class Model(base.RankingModel):
             )
         target_columns = [column for name in config.targets for column in columns[name]]
         return Attended([sequences[name] for name in config.sequences], target_columns, config.hidden)
-
-
-def _refuse_unknown(
-    where: str, names: "tuple[str, ...] | list[str]", known: "dict[str, list[int]] | dict[str, int]"
-) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{where}: there is no feature {name!r} of that kind (there are: {', '.join(known) or 'none'})"
-            )

@@ -15,6 +15,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from recsys_core.artifacts import Frozen
 from recsys_core.features import TableSpec
 from recsys_core.models import base
+from recsys_core.models.blocks.embeddings import DTYPES, as_declared
 from recsys_core.models.blocks.mlp import mlp
 
 
@@ -65,15 +66,20 @@ class Model(base.RetrievalModel):
         """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
 
         Raises:
-            ValueError: a tower has no sparse feature.
+            ValueError: a tower has no sparse feature, or one that is neither summed nor averaged.
         """
         super().__init__()
+        for feature in (*query.sparse, *item.sparse):
+            if feature.pooling not in ("mean", "sum") or feature.weighted:
+                what = "weighted" if feature.weighted else f"pooling {feature.pooling}"
+                raise ValueError(f"feature {feature.name!r}: {what}, and two_tower pools by plain mean or sum only")
         self.embedding_dim, self.similarity = config.output_dim, config.similarity
         widths = {table.name: table.embedding_dim for table in tables}
         sides = {"query": query, "item": item}
         self.tables = EmbeddingBagCollection(
             device=tables_device, tables=[_table_config(table, sides) for table in tables]
         )
+        as_declared(self.tables, tables)
         self._keys = {side: [f"{side}.{feature.name}" for feature in inputs.sparse] for side, inputs in sides.items()}
         self._widths = {
             side: torch.tensor([widths[feature.table] for feature in inputs.sparse]) for side, inputs in sides.items()
@@ -94,8 +100,8 @@ class Model(base.RetrievalModel):
         """See `base.RetrievalModel.forward`."""
         summed = self.tables(sparse)
         query_SP, item_SP = KeyedTensor.regroup([summed], [self._keys["query"], self._keys["item"]])
-        query_BP = self._averaged(query_SP[: len(query_dense_BF)], sparse, "query")
-        item_MP = self._averaged(item_SP[: len(item_dense_MF)], sparse, "item")
+        query_BP = self._averaged(query_SP[: len(query_dense_BF)].float(), sparse, "query")
+        item_MP = self._averaged(item_SP[: len(item_dense_MF)].float(), sparse, "item")
         return self.query(query_BP, query_dense_BF), self.item(item_MP, item_dense_MF)
 
     def _averaged(self, summed_BP: Tensor, sparse: KeyedJaggedTensor, side: str) -> Tensor:
@@ -123,4 +129,5 @@ def _table_config(table: TableSpec, sides: dict[str, base.TowerInputs]) -> Embed
             f"{side}.{f.name}" for side, inputs in sides.items() for f in inputs.sparse if f.table == table.name
         ],
         pooling=PoolingType.SUM,
+        data_type=DTYPES[table.dtype],
     )

@@ -16,9 +16,9 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from recsys_core.optim import dense
 from recsys_core.optim.dense import Config as DenseConfig
 from recsys_core.optim.sparse import Config as SparseConfig
-from recsys_core.optim.sparse import check, fuse
+from recsys_core.optim.sparse import check, fuse, refuse_unfit
 
-__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse"]
+__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse", "refuse_unfit"]
 
 _FIRST_MOMENT = ".momentum1"
 _ROWS_PER_LOOK = 1 << 20  # a table has more than its copies should have memory

@@ -3,6 +3,7 @@
 What a table's gradient touches is updated at once, row by row; no gradient of a table is ever held as a whole.
 """
 
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 import torch
@@ -115,22 +116,41 @@ def check(config: Config, device: str, *, splits_rows: bool = False) -> None:
         )
 
 
-def fuse(config: Config, tables: nn.Module, device: torch.device) -> None:
-    """Let each table's backward pass apply its own update; call before the tables are sharded.
+def refuse_unfit(config: Config, tables: nn.Module, device: str) -> None:
+    """Refuse `tables` (their weights may lie nowhere) that cannot be trained on `device`, `cpu` or another.
 
     Raises:
-        ValueError: there is no fused kernel of this kind for `device`, or `by_table` names no table.
+        ValueError: `by_table` names a table that is not there, or one has a type that the kernels do not know.
     """
-    check(config, device.type)
-    # A table's weight is called embedding_bags.<table>.weight or embeddings.<table>.weight.
-    weights = {name.split(".")[-2]: parameter for name, parameter in tables.named_parameters()}
+    weights = weights_of(tables)
     if unknown := sorted(config.by_table.keys() - weights):
         raise ValueError(
             f"train.sparse_optimizer.by_table: no table {', '.join(unknown)}; there are {', '.join(sorted(weights))}"
         )
     for table, weight in weights.items():
+        if device == "cpu" and weight.dtype == torch.bfloat16:
+            raise ValueError(
+                f"features.tables, {table!r}: the kernels for CPUs have no bfloat16; take float16, or a GPU"
+            )
+
+
+def weights_of(tables: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights by table: one is called embedding_bags.<table>.weight or embeddings.<table>.weight."""
+    return {name.split(".")[-2]: parameter for name, parameter in tables.named_parameters()}
+
+
+def fuse(config: Config, tables: nn.Module, device: torch.device, frozen: Collection[str] = ()) -> None:
+    """Let each table's backward pass apply its own update, but for the `frozen` ones; call before tables are sharded.
+
+    Raises:
+        ValueError: there is no fused kernel of this kind for `device`, or `by_table` names no table.
+    """
+    check(config, device.type)
+    refuse_unfit(config, tables, device.type)
+    weights = weights_of(tables)
+    for table, weight in weights.items():
         rate = config.by_table.get(table, config.learning_rate)
-        if rate:
+        if rate and table not in frozen:
             apply_in_backward(_CLASSES[config.kind], [weight], {"lr": rate, **_options(config)})
         else:
             # Without a state that would grow though the table does not learn.

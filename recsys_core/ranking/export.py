@@ -17,9 +17,10 @@ from recsys_core import artifacts, checkpoint, models
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
 from recsys_core.batch import dense, jagged
 from recsys_core.export import Config, described, first_rows, parity
-from recsys_core.features import Engine
+from recsys_core.features import Engine, SparseFeature
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
+from recsys_core.models.blocks.embeddings import pool
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
 
@@ -33,11 +34,47 @@ class Request(artifacts.Request):
     checkpoint: artifacts.Checkpoint
 
 
+class Lookup(nn.Module):
+    """One feature's embeddings, times their weights, out of the tensors of `towers.ranker_inputs`."""
+
+    def __init__(self, feature: SparseFeature, table: nn.Embedding) -> None:
+        """`table` may be shared with other features."""
+        super().__init__()
+        self.table = table
+        self.name: str = feature.name
+        self.weighted: bool = feature.weighted
+        self.pooling: str = feature.pooling
+        self.tile_length: int = feature.tile_length
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [N, D], unpooled."""
+        values_ND = self.table(inputs[self.name + ".values"]).float()
+        if self.weighted:
+            values_ND = values_ND * inputs[self.name + ".weights"].unsqueeze(1)
+        return values_ND
+
+
+class Pooled(Lookup):
+    """One feature's pooled embeddings."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [B, D], or of a tile [B, tile_length * D]; a row without ids pools to zeros."""
+        ids, lengths = inputs[self.name + ".values"], inputs[self.name + ".lengths"]
+        weights: Tensor | None = None
+        if self.weighted:
+            weights = inputs[self.name + ".weights"]
+        elif self.pooling == "mean" or self.pooling == "sum":  # noqa: PLR1714 - for TorchScript
+            offsets = torch.cumsum(lengths, 0) - lengths
+            return functional.embedding_bag(ids, self.table.weight, offsets, mode=self.pooling).float()
+        values_ND = self.table(ids).float()
+        if weights is not None:
+            values_ND = values_ND * weights.unsqueeze(1)
+        return pool(values_ND, lengths, self.pooling, self.tile_length, weights)
+
+
 class Ranker(nn.Module):
     """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
 
-    pooled_names: list[str]
-    modes: list[str]
     unpooled_names: list[str]
 
     def __init__(self, model: RankingModel, weights: Mapping[str, Tensor]) -> None:
@@ -45,30 +82,20 @@ class Ranker(nn.Module):
         super().__init__()
         self.head = model.head
         tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        pooled, unpooled = model.tables.pooled_features, model.tables.unpooled_features
-        self.pooled_names = [feature.name for feature in pooled]
-        self.modes = [str(feature.pooling) for feature in pooled]
-        self.pooled_tables = nn.ModuleList(tables[feature.table] for feature in pooled)
+        self.pooled = nn.ModuleList(Pooled(f, tables[f.table]) for f in model.tables.pooled_features)
+        unpooled = model.tables.unpooled_features
+        self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
         self.unpooled_names = [feature.name for feature in unpooled]
-        self.unpooled_tables = nn.ModuleList(tables[feature.table] for feature in unpooled)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Look each feature's rows up and run the head; a row without ids pools to zeros."""
+        """Look each feature's rows up and run the head."""
         pooled: list[Tensor] = []
-        for i, table in enumerate(self.pooled_tables):
-            lengths = inputs[self.pooled_names[i] + ".lengths"]
-            pooled.append(
-                functional.embedding_bag(
-                    inputs[self.pooled_names[i] + ".values"],
-                    table.weight,  # pyright: ignore[reportArgumentType] - an embedding's weight is a tensor
-                    torch.cumsum(lengths, 0) - lengths,
-                    mode=self.modes[i],
-                )
-            )
+        for feature in self.pooled:
+            pooled.append(feature(inputs))  # noqa: PERF401 - TorchScript has no comprehension over modules
         unpooled: list[Tensor] = []
         counts: list[Tensor] = []
-        for i, table in enumerate(self.unpooled_tables):
-            unpooled.append(table(inputs[self.unpooled_names[i] + ".values"]))
+        for i, feature in enumerate(self.unpooled):
+            unpooled.append(feature(inputs))
             counts.append(inputs[self.unpooled_names[i] + ".lengths"])
         return self.head(torch.cat(pooled, dim=1), inputs["dense"], unpooled, counts)
 

@@ -7,14 +7,13 @@ from typing import Annotated, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core import artifacts, ingest, lookup
+from recsys_core import artifacts, ingest, lookup, readers
 from recsys_core.artifacts import LabelledData, LabelledSplit, digest_of_file
 from recsys_core.datasets.labelled import base
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config
-from recsys_core.readers import parquet
 
 CATALOGUE = "recsys_core.datasets.labelled"
 Data = Annotated[base.Config, lookup.OneOf(CATALOGUE)]
@@ -45,13 +44,13 @@ def run(request: Request, sink: Sink) -> LabelledData:
         ValueError: a bad source, a split without one of the columns, or labels other than 0 and 1; nothing is written.
     """
     root = ingest.prepare(request.data, request.import_root, sink, CATALOGUE)
-    readers = {name: _reader(root / name) for name in base.SPLITS if (root / name).is_dir()}
-    if "train" not in readers:
+    tables = {name: readers.opened(root / name) for name in base.SPLITS if (root / name).is_dir()}
+    if "train" not in tables:
         raise ValueError(f"{root}: has no folder train; labelled tables lie in {', '.join(base.SPLITS)}")
     engine = Engine.build(request.features)
-    total, done = sum(reader.num_rows for reader in readers.values()), 0
+    total, done = sum(reader.num_rows for reader in tables.values()), 0
     splits: list[LabelledSplit] = []
-    for name, reader in readers.items():
+    for name, reader in tables.items():
         _require_columns(root / name, reader, engine, request.config)
         num_positives = num_rows = 0
         for table in _blocks(reader, [*filter(None, (request.config.label, request.config.sample_weight))]):
@@ -65,15 +64,13 @@ def run(request: Request, sink: Sink) -> LabelledData:
             f"{root / 'train'}: {splits[0].num_positives} of {splits[0].num_rows} rows are positive; a model learns "
             "from rows of both labels"
         )
-    train = readers["train"]
+    train = tables["train"]
     engine.fit(_blocks(train, engine.columns("query")), _blocks(train, engine.columns("item")))
     filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
     sink(Event(stage="prepare", done=total, total=total, metrics=filled))
     with artifacts.pending(request.output) as aside:
         # The digest of these files is the data's, so it follows from the content and not from where it lies.
-        digests = [
-            (str(f.relative_to(root)), digest_of_file(f)) for n in readers for f in sorted((root / n).rglob("*"))
-        ]
+        digests = [(str(f.relative_to(root)), digest_of_file(f)) for n in tables for f in sorted((root / n).rglob("*"))]
         artifacts.write_text(aside.path / "files.json", "\n".join(f"{name} {digest}" for name, digest in digests))
         engine.save(aside.path / "features")
         return aside.commit(
@@ -87,16 +84,12 @@ def run(request: Request, sink: Sink) -> LabelledData:
         )
 
 
-def _reader(directory: Path) -> parquet.Reader:
-    return parquet.Reader(parquet.Config(path=str(directory)))
-
-
-def _blocks(reader: parquet.Reader, columns: list[str]) -> Iterator[pa.Table]:
+def _blocks(reader: readers.Reader, columns: list[str]) -> Iterator[pa.Table]:
     for block in range(len(reader.block_rows)) if columns else ():
         yield reader.read(block, columns)
 
 
-def _require_columns(where: Path, reader: parquet.Reader, engine: Engine, config: Config) -> None:
+def _require_columns(where: Path, reader: readers.Reader, engine: Engine, config: Config) -> None:
     asked = {
         "ranking.label": config.label,
         "ranking.sample_weight": config.sample_weight,

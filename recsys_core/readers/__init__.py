@@ -1,6 +1,7 @@
 """Readers, one per file: a table in blocks that any rank can read alone."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from recsys_core import lookup, uri
@@ -8,7 +9,7 @@ from recsys_core.artifacts import Frozen
 from recsys_core.readers._selected import Selected, Selection
 from recsys_core.readers.base import Part, Reader
 
-__all__ = ["Part", "Reader", "Selected", "Selection", "build", "infer", "parts"]
+__all__ = ["Part", "Reader", "Selected", "Selection", "build", "infer", "opened", "parts"]
 
 
 def build(config: Frozen, state: dict[str, Any] | None = None) -> Reader:
@@ -25,6 +26,15 @@ def infer(path: str) -> Frozen:
     """
     kind = "odps" if path.startswith("odps://") else uri.format_of(path)
     return lookup.component(__name__, kind).Config(path=path)
+
+
+def opened(folder: Path) -> Reader:
+    """Open the files of a local folder, of whichever format they are.
+
+    Raises:
+        ValueError: there are none, or they are of different formats.
+    """
+    return build(infer(str(folder)))
 
 
 def parts(path: str, key: str, wanted: Callable[[str], bool]) -> dict[str, Part] | None:

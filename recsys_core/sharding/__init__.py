@@ -22,6 +22,8 @@ from torchrec.distributed.planner.types import PlannerError, ShardingOption, Sta
 
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.distributed import World, planner_variables
+from recsys_core.features import Initializer
+from recsys_core.models.blocks.initializers import fill
 from recsys_core.sharding import plans
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
@@ -189,10 +191,12 @@ def shard(
     seed: int,
     *,
     planned: Plan | None = None,
+    initializers: Mapping[str, Initializer] | None = None,
 ) -> DistributedModelParallel:
     """Shard `tables` as `planned` (null: as planned now), replicate the rest, and draw the tables' start weights.
 
-    The start weights depend on `seed` and the table's name alone, not on the plan: any number of ranks starts alike.
+    The start weights depend on `seed`, the table's name and its initializer (by name, null: uniform in ±1/√rows), not
+    on the plan: any number of ranks starts alike.
     """
     made = planned or plan(model, config.model_copy(update={"plan": None}), here)[0]
     assert {table.table for table in made.tables} == set(tables), (made.tables, tables)
@@ -201,28 +205,36 @@ def shard(
     sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
     for name, weight in sharded.state_dict().items():
         if isinstance(weight, ShardedTensor):
-            draw_start(name, weight, seed)
+            draw_start(name, weight, seed, (initializers or {}).get(name.split(".")[-2]))
     return sharded
 
 
-def draw_start(name: str, weight: ShardedTensor, seed: int) -> None:
+def draw_start(name: str, weight: ShardedTensor, seed: int, initializer: Initializer | None = None) -> None:
     """Draw the start weights of this rank's parts of the table whose weight is called `name`."""
     for piece in weight.local_shards():
-        _draw(piece.tensor, piece.metadata.shard_offsets, weight.size(), (seed, int(digest_of(name)[:15], 16)))
+        seeds = (seed, int(digest_of(name)[:15], 16))
+        _draw(piece.tensor, piece.metadata.shard_offsets, weight.size(), seeds, initializer)
 
 
-def _draw(piece: torch.Tensor, offsets: list[int], size: torch.Size, seeds: tuple[int, int]) -> None:
-    """Fill `piece`, which stands at `offsets` of a [rows, dim] table, with uniform ±1/sqrt(rows) (as torchrec does)."""
+def _draw(
+    piece: torch.Tensor,
+    offsets: list[int],
+    size: torch.Size,
+    seeds: tuple[int, int],
+    initializer: Initializer | None = None,
+) -> None:
+    """Fill `piece`, which stands at `offsets` of a [rows, dim] table, as the initializer says."""
     num_rows, dim = size
     first, last = offsets[0], offsets[0] + len(piece)
     for block in range(first // _ROWS_PER_DRAW, -(-last // _ROWS_PER_DRAW)):
         low = block * _ROWS_PER_DRAW
         generator = torch.Generator().manual_seed((seeds[0] * 1_000_003 + seeds[1] + block) % 2**63)
-        drawn = torch.rand(min(_ROWS_PER_DRAW, num_rows - low), dim, generator=generator) * 2 - 1
+        drawn = torch.empty(min(_ROWS_PER_DRAW, num_rows - low), dim)
+        fill(drawn, initializer, num_rows, generator)
         a, b = max(first, low), min(last, low + _ROWS_PER_DRAW)
         columns = slice(offsets[1], offsets[1] + piece.shape[1])
         with torch.no_grad():
-            piece[a - first : b - first] = drawn[a - low : b - low, columns] / num_rows**0.5
+            piece[a - first : b - first] = drawn[a - low : b - low, columns]
 
 
 class _Chosen(Stats):

@@ -10,7 +10,8 @@ from recsys_core import lookup, models
 from recsys_core.batch import dense, jagged
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
-from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.models import two_tower
+from recsys_core.models.base import RankingModel, RetrievalModel, TowerInputs
 from recsys_core.ranking.export import Ranker
 from recsys_core.towers import ranker_inputs
 
@@ -141,10 +142,86 @@ def test_a_pooled_mean_is_the_mean_of_the_ids_rows():
     np.testing.assert_allclose(found[:, start : start + 4].detach().numpy(), expected, rtol=1e-6)
 
 
+RICH = {
+    "embedding_dim": 4,
+    "query": [
+        {"kind": "id", "name": "user", "num_embeddings": 8},
+        {"kind": "id", "name": "tags", "num_embeddings": 8, "pooling": "max"},
+        {"kind": "id", "name": "liked", "num_embeddings": 8, "weighted": True},
+        {"kind": "id", "name": "total", "column": "liked", "table": "liked", "num_embeddings": 8, "pooling": "sum"}
+        | {"weighted": True},
+        {"kind": "id", "name": "first", "column": "liked", "num_embeddings": 8, "weighted": True, "pooling": "tile"}
+        | {"tile_length": 2},
+        {"kind": "sequence", "name": "clicked", "table": "item", "pooling": "tile", "tile_length": 2},
+        {"kind": "raw", "name": "price", "boundaries": [2.0], "table": "item"},
+    ],
+    "item": [{"kind": "id", "name": "item", "num_embeddings": 8}],
+    "tables": [{"name": "liked", "dtype": "float16"}, {"name": "item", "dtype": "bfloat16"}],
+}
+
+
+@pytest.fixture
+def rich():
+    """A model of every way to pool, with weights and narrow tables."""
+    rows = ROWS.append_column("liked", pa.array([["a:0.5", "b:2"], [], ["b:-1"], ["a", "a:3", "c:0.25"]]))
+    engine = Engine.build(Features.model_validate(RICH))
+    engine.fit([rows], [rows])
+    torch.manual_seed(0)
+    return models.build(_config("multi_tower"), engine, RankingModel), engine, rows
+
+
+def test_weights_maxima_and_tiles_are_those_of_plain_python(rich):
+    model, engine, rows = rich
+    query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
+    found = model.tables(jagged(query, item, 6), 4).pooled_BP.detach().numpy()
+    assert found.dtype == np.float32
+    weights = {n.split(".")[-2]: w.detach().float().numpy() for n, w in model.tables.state_dict().items()}
+    start = 0
+    for feature, width in zip(model.tables.pooled_features, model.tables.pooled_widths, strict=True):
+        own = (query.sparse | item.sparse)[feature.name]
+        by_id = np.ones(len(own.values)) if own.weights is None else own.weights
+        ends = np.cumsum(own.lengths)
+        for row, (end, length) in enumerate(zip(ends, own.lengths, strict=True)):
+            places = range(end - length, end)
+            vectors = [by_id[n] * weights[feature.table][own.values[n]] for n in places]
+            expected = np.zeros(width)
+            if feature.pooling == "tile":
+                for place, vector in enumerate(vectors[:2]):
+                    expected[place * 4 : place * 4 + 4] = vector
+            elif vectors:
+                total = sum(by_id[n] for n in places) if feature.pooling == "mean" else 1
+                expected = np.max(vectors, axis=0) if feature.pooling == "max" else np.sum(vectors, axis=0) / total
+            np.testing.assert_allclose(found[row, start : start + width], expected, rtol=2e-3, atol=1e-6)
+        start += width
+
+
+def test_weights_maxima_and_tiles_script_as_they_are(rich):
+    model, engine, rows = rich
+    query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
+    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    scripted = torch.jit.script(Ranker(model, weights))
+    eager = model(jagged(query, item, 4), dense(query, item))
+    torch.testing.assert_close(scripted(ranker_inputs(query, item)), eager, rtol=1e-3, atol=1e-4)
+
+
+def test_two_towers_refuse_what_they_do_not_pool():
+    engine = _engine("two_tower")
+    features = {side: TowerInputs(engine.sparse_features(side), engine.dense_dim(side)) for side in ("query", "item")}
+    for change in ({"pooling": "none"}, {"pooling": "max"}, {"weighted": True}):
+        first, *rest = features["query"].sparse
+        query = TowerInputs((first._replace(**change), *rest), features["query"].num_dense)
+        with pytest.raises(ValueError, match="feature 'user': .* two_tower pools by plain mean or sum"):
+            two_tower.Model(
+                _config("two_tower"), engine.tables, query, features["item"], tables_device=torch.device("cpu")
+            )
+
+
 @pytest.mark.parametrize(
     ("kind", "features", "changes", "message"),
     [
         ("dlrm", "multi_tower_din", {}, "feature 'clicked': pooling none, and dlrm pools every feature"),
+        ("multi_tower", "multi_tower_din", {}, "feature 'clicked': pooling none, and multi_tower reads pooled"),
+        ("multi_tower", "dlrm", {"towers": [{"features": [], "dense": False, "hidden": [4]}]}, "reads no feature"),
         ("multi_tower_din", "dlrm", {}, "no feature 'clicked' of that kind"),
         (
             "multi_tower_din",

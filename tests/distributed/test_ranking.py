@@ -41,6 +41,9 @@ def data(tmp_path_factory):
         "price": rng.random(601),
         "clicked": [s.tolist() for s in sequences],
         "tags": [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 3, 601)],
+        "liked": [
+            [f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, 601))
+        ],
     }
     (root / "log" / "train").mkdir(parents=True)
     pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=200)
@@ -51,8 +54,18 @@ def data(tmp_path_factory):
             {"kind": "id", "name": "user", "num_embeddings": 64},
             {"kind": "id", "name": "tags", "num_embeddings": 16},
             {"kind": "sequence", "name": "clicked", "table": "item", "pooling": "none"},
+            {"kind": "id", "name": "liked", "num_embeddings": 16, "weighted": True},
+            {"kind": "id", "name": "most", "column": "liked", "num_embeddings": 16, "weighted": True, "pooling": "max"},
+            {"kind": "sequence", "name": "last", "column": "clicked", "table": "item", "pooling": "tile"}
+            | {"tile_length": 2, "max_length": 2},
+            {"kind": "raw", "name": "cost", "column": "price", "boundaries": [0.5], "table": "tags", "pooling": "sum"},
+            {"kind": "raw", "name": "cost_bucket", "column": "price", "num_buckets": 4},
         ],
         "item": [{"kind": "id", "name": "item", "num_embeddings": 32}, {"kind": "raw", "name": "price"}],
+        "tables": [
+            {"name": "liked", "initializer": {"kind": "xavier_uniform"}},
+            {"name": "cost_bucket", "initializer": {"kind": "constant", "value": 0.25}, "trainable": False},
+        ],
     }
     source = splits.Config(source=str(root / "log"), day=DAY)
     request = prepare.Request(
@@ -120,6 +133,8 @@ def test_two_ranks_do_what_one_does(ranks, data, alone, tmp_path, sharding):
     assert both["metrics"]["num_rows"] == 601
     assert both["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert both["sums"] == pytest.approx(alone["sums"], rel=1e-5)
+    (frozen,) = (total for name, total in both["sums"].items() if ".cost_bucket." in name)
+    assert frozen == 4 * 8 * 0.25
 
 
 _STEPS = {"num_epochs": 50, "log_every_steps": 5, "checkpoint_every_steps": 1_000}

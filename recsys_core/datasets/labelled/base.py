@@ -1,11 +1,11 @@
 """The contract of this catalogue, and the layout that its kinds write.
 
-    ROOT/train/*.parquet   the rows to learn from
-    ROOT/valid/*.parquet   rows by which training is stopped and versions are chosen (may be absent)
-    ROOT/test/*.parquet    rows that are measured at the end (may be absent)
+    ROOT/train/   the rows to learn from, in files of Parquet, ORC or CSV
+    ROOT/valid/   rows by which training is stopped and versions are chosen (may be absent)
+    ROOT/test/    rows that are measured at the end (may be absent)
 
 A kind has a `Config`; one that is not in this layout also has `write(config, root, sink) -> dict[str, int]`, which
-writes the splits below `root` with `write_split` and returns their rows.
+writes the splits below `root`, mostly with `write_split`, and returns their rows.
 """
 
 import datetime

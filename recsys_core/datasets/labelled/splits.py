@@ -6,7 +6,7 @@ from recsys_core.datasets.labelled import base
 
 
 class Config(base.Config):
-    """`source`: the folder that holds train/, and valid/ and test/ if there are any, each with Parquet files."""
+    """`source`: the folder that holds train/, and valid/ and test/ if there are any, with Parquet, ORC or CSV."""
 
     in_place: ClassVar[bool] = True
 

@@ -1,10 +1,11 @@
 """Looks up the features of a batch: pooled ones side by side, unpooled ones as jagged rows.
 
-A table with an unpooled feature lies in an `EmbeddingCollection`, and its pooled features are pooled here, so that a
-click history and the item it is compared with share one table. All other tables lie in an `EmbeddingBagCollection`.
-Tables only sum; a mean is divided here, by the rows' own lengths (TorchRec's row-wise sharding gets the mean of rows
-with several ids wrong on CPUs). Legend: B examples, S ≥ B rows of the jagged tensor, K features, P pooled widths,
-N ids of all rows together, D embedding.
+A table of which a feature is not summed (pooling none, max or tile) lies in an `EmbeddingCollection`, and its features
+are pooled here, so that a click history and the item it is compared with share one table. All other tables lie in an
+`EmbeddingBagCollection`. Bags only sum, with weights where a feature has them; a mean is divided here, by the rows' own
+lengths or the sums of their weights (TorchRec's row-wise sharding gets the mean of rows with several ids wrong on
+CPUs). Legend: B examples, S ≥ B rows of the jagged tensor, K features, P pooled widths, N ids of all rows together,
+D embedding.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torchrec import (
+    DataType,
     EmbeddingBagCollection,
     EmbeddingBagConfig,
     EmbeddingCollection,
@@ -23,7 +25,9 @@ from torchrec import (
 )
 
 from recsys_core.features import SparseFeature, TableSpec
-from recsys_core.models.blocks.jagged import segment_sum
+from recsys_core.models.blocks.jagged import segment_max, segment_sum, tiled
+
+DTYPES = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 
 
 class Found(NamedTuple):
@@ -61,15 +65,20 @@ class Embeddings(nn.Module):
         keys = {feature.name: f"{side}.{feature.name}" for side, own in features.items() for feature in own}
         every = [feature for own in features.values() for feature in own]
         widths = {table.name: table.embedding_dim for table in tables}
-        in_rows = {feature.table for feature in every if feature.pooling == "none"}
+        # Torch's own bags weigh embeddings of float32 only.
+        narrow = {table.name for table in tables if table.dtype != "float32"}
+        in_rows = {f.table for f in every if f.pooling not in ("mean", "sum") or (f.weighted and f.table in narrow)}
 
         def users(table: TableSpec) -> list[str]:
             return [keys[feature.name] for feature in every if feature.table == table.name]
 
         in_bags = [table for table in tables if table.name not in in_rows]
+        bagged = [f for table in in_bags for f in every if f.table == table.name]
+        self._weighted_bags = any(feature.weighted for feature in bagged)
         self.bags = (
             EmbeddingBagCollection(
                 device=device,
+                is_weighted=self._weighted_bags,
                 tables=[
                     EmbeddingBagConfig(
                         name=table.name,
@@ -77,6 +86,7 @@ class Embeddings(nn.Module):
                         embedding_dim=table.embedding_dim,
                         feature_names=users(table),
                         pooling=PoolingType.SUM,
+                        data_type=DTYPES[table.dtype],
                     )
                     for table in in_bags
                 ],
@@ -93,6 +103,7 @@ class Embeddings(nn.Module):
                         num_embeddings=table.num_embeddings,
                         embedding_dim=width,
                         feature_names=users(table),
+                        data_type=DTYPES[table.dtype],
                     )
                     for table in tables
                     if table.name in in_rows and table.embedding_dim == width
@@ -100,53 +111,105 @@ class Embeddings(nn.Module):
             )
             for width in sorted({widths[name] for name in in_rows})
         )
+        as_declared(self, tables)
         # The order in which a collection of bags gives its features, so that nothing has to be moved.
-        bagged = [f for table in in_bags for f in every if f.table == table.name]
         summed = [f for f in every if f.table in in_rows and f.pooling != "none"]
         self.pooled_features = (*bagged, *summed)
         if not self.pooled_features:
             raise ValueError("features: none of ids that is pooled, and a model needs one; name a feature of kind id")
-        self.pooled_widths = [widths[feature.table] for feature in self.pooled_features]
+        self.pooled_widths = [widths[f.table] * max(f.tile_length, 1) for f in self.pooled_features]
         self.unpooled_features = tuple(feature for feature in every if feature.pooling == "none")
         self.unpooled_widths = [widths[feature.table] for feature in self.unpooled_features]
         self._keys = keys
-        self._bagged = [keys[feature.name] for feature in bagged]
-        self._summed = [keys[feature.name] for feature in summed]
+        self._bagged, self._summed = bagged, summed
 
     def forward(self, sparse: KeyedJaggedTensor, num_examples: int) -> Found:
         """Look up the first `num_examples` rows of `sparse`, which may have empty ones after them."""
-        bags = self.bags(sparse) if self.bags is not None else None
+        plain = sparse if sparse.weights_or_none() is None else _without_weights(sparse)
+        bags = self.bags(sparse if self._weighted_bags else plain) if self.bags is not None else None
         rows: dict[str, JaggedTensor] = {}
-        for found in [collection(sparse) for collection in self.rows]:
+        for found in [collection(plain) for collection in self.rows]:
             rows |= {key: found[key] for key in found.keys()}  # noqa: SIM118 - it may be torchrec's awaitable
         pooled: list[Tensor] = []
         if bags is not None:
-            same = bags.keys() == self._bagged
-            values_SP = bags.values() if same else KeyedTensor.regroup([bags], [self._bagged])[0]
-            pooled.append(_first(values_SP, num_examples))
-        pooled += [segment_sum(rows[key].values(), _first(rows[key].lengths(), num_examples)) for key in self._summed]
-        pooled_BP = torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
-        unpooled = [rows[self._keys[feature.name]] for feature in self.unpooled_features]
+            order = [self._keys[feature.name] for feature in self._bagged]
+            values_SP = bags.values() if bags.keys() == order else KeyedTensor.regroup([bags], [order])[0]
+            pooled.append(self._averaged(_first(values_SP, num_examples).float(), sparse))
+        pooled += [self._pooled(feature, rows, sparse, num_examples) for feature in self._summed]
         return Found(
-            self._averaged(pooled_BP, sparse),
-            [jagged.values() for jagged in unpooled],
-            [_first(jagged.lengths(), num_examples) for jagged in unpooled],
+            torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0],
+            [self._values(feature, rows, sparse) for feature in self.unpooled_features],
+            [_first(rows[self._keys[feature.name]].lengths(), num_examples) for feature in self.unpooled_features],
         )
 
+    def _values(self, feature: SparseFeature, rows: dict[str, JaggedTensor], sparse: KeyedJaggedTensor) -> Tensor:
+        """Return the feature's embeddings [N, D], times their weights."""
+        key = self._keys[feature.name]
+        values_ND = rows[key].values().float()
+        return values_ND * sparse[key].weights().unsqueeze(1) if feature.weighted else values_ND
+
+    def _pooled(
+        self, feature: SparseFeature, rows: dict[str, JaggedTensor], sparse: KeyedJaggedTensor, num_examples: int
+    ) -> Tensor:
+        """Pool what a collection of rows has looked up."""
+        lengths_B = _first(rows[self._keys[feature.name]].lengths(), num_examples)
+        weights = sparse[self._keys[feature.name]].weights() if feature.weighted else None
+        return pool(self._values(feature, rows, sparse), lengths_B, feature.pooling, feature.tile_length, weights)
+
     def _averaged(self, summed_BP: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
-        """Divide the columns of the features that pool by mean by how many ids each row has."""
-        means = [feature.pooling == "mean" for feature in self.pooled_features]
+        """Divide the columns of the bagged features that pool by mean by how many ids, or what weight, each row has."""
+        means = [feature.pooling == "mean" for feature in self._bagged]
         keys = sparse.keys()
-        lengths_KS = sparse.lengths().view(len(keys), -1)[
-            [keys.index(self._keys[f.name]) for f in self.pooled_features]
-        ]
+        lengths_KS = sparse.lengths().view(len(keys), -1)[[keys.index(self._keys[f.name]) for f in self._bagged]]
         counts_KB = _first(lengths_KS.T, len(summed_BP)).T.clamp(min=1)
         counts_KB[[not mean for mean in means]] = 1
+        if self._weighted_bags:
+            counts_KB = counts_KB.to(summed_BP.dtype)
+            for number, feature in enumerate(self._bagged):
+                if feature.weighted and feature.pooling == "mean":
+                    jagged = sparse[self._keys[feature.name]]
+                    counts_KB[number] = total_weights(jagged.weights(), _first(jagged.lengths(), len(summed_BP)))
         # A mean of one is a sum. To look is free only where the lengths lie in this process's memory.
         if counts_KB.device.type == "cpu" and (counts_KB == 1).all():
             return summed_BP
-        widths = torch.tensor(self.pooled_widths, device=summed_BP.device)
+        widths = torch.tensor(self.pooled_widths[: len(self._bagged)], device=summed_BP.device)
         return summed_BP * counts_KB.T.to(summed_BP.dtype).reciprocal().repeat_interleave(widths, dim=1)
+
+
+def as_declared(module: nn.Module, tables: tuple[TableSpec, ...]) -> None:
+    """Give the weights of `module`'s bfloat16 tables that type: TorchRec makes them float16 until they are sharded."""
+    wide = {table.name for table in tables if table.dtype == "bfloat16"}
+    for name, part in module.named_modules():
+        if name.rpartition(".")[2] in wide and isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.to(torch.bfloat16)
+
+
+def pool(values_ND: Tensor, lengths_B: Tensor, pooling: str, tile_length: int, weights_N: Tensor | None) -> Tensor:
+    """Return what `pooling` makes of each row's embeddings, [B, D] or of a tile [B, tile_length * D].
+
+    The embeddings have been multiplied by their weights already; a mean is divided by the sum of these.
+    """
+    if pooling == "tile":
+        return tiled(values_ND, lengths_B, tile_length)
+    if pooling == "max":
+        return segment_max(values_ND, lengths_B)
+    summed_BD = segment_sum(values_ND, lengths_B)
+    if pooling == "sum":
+        return summed_BD
+    counts_B = lengths_B.clamp(min=1) if weights_N is None else total_weights(weights_N, lengths_B)
+    return summed_BD / counts_B.unsqueeze(1)
+
+
+def total_weights(weights_N: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the sum of each row's weights, 1 where that is 0."""
+    total_B = segment_sum(weights_N.unsqueeze(1), lengths_B).squeeze(1)
+    return torch.where(total_B == 0, torch.ones_like(total_B), total_B)
+
+
+def _without_weights(sparse: KeyedJaggedTensor) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor(
+        keys=sparse.keys(), values=sparse.values(), lengths=sparse.lengths(), stride=sparse.stride()
+    )
 
 
 def _first(rows: Tensor, count: int) -> Tensor:

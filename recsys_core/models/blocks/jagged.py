@@ -1,7 +1,9 @@
-"""Sums over the rows of a jagged tensor and their inverse, without padding.
+"""What becomes of the rows of a jagged tensor: sums, maxima and tiles, and the sums' inverse; without padding.
 
 values_ND    a0 a1 | | b0          three rows of lengths 2 0 1
 segment_sum  a0+a1 0   b0          one per row
+segment_max  the largest of each column; zeros for a row without
+tiled, n=2   a0|a1 0|0 b0|0        the first n side by side
 spread       r0 r0     r2          a row's own vector at each of its values
 
 Autograd's ways back are slow on CPUs: `index_select` scatters row by row on one thread, although the rows lie in
@@ -26,6 +28,26 @@ def segment_sum(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
         return bags(values_ND, lengths_B)
     else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
         return _SegmentSum.apply(values_ND, lengths_B)
+
+
+def segment_max(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return the largest number of each column among a row's values, [B, D]; zeros for a row without."""
+    zeros_BD = values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1])
+    rows_ND = row_numbers(lengths_B).unsqueeze(1).expand(-1, values_ND.shape[1])
+    return zeros_BD.scatter_reduce(0, rows_ND, values_ND, reduce="amax", include_self=False)
+
+
+def tiled(values_ND: Tensor, lengths_B: Tensor, count: int) -> Tensor:
+    """Return each row's first `count` values side by side, [B, count * D]; zeros where it has fewer."""
+    num_rows, dim = lengths_B.shape[0], values_ND.shape[1]
+    lengths_B = lengths_B.to(torch.int64)
+    rows_N = row_numbers(lengths_B)
+    place_N = torch.arange(values_ND.shape[0], device=values_ND.device)
+    place_N = place_N - (torch.cumsum(lengths_B, 0) - lengths_B).index_select(0, rows_N)
+    # What is behind the first `count` goes to a place of its own, which is left out.
+    place_N = torch.where(place_N < count, rows_N * count + place_N, num_rows * count)
+    places_XD = values_ND.new_zeros(num_rows * count + 1, dim).index_copy(0, place_N, values_ND)
+    return places_XD[: num_rows * count].view(num_rows, count * dim)
 
 
 def spread(rows_BD: Tensor, lengths_B: Tensor) -> Tensor:

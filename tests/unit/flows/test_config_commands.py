@@ -27,6 +27,30 @@ def test_check_tells_every_mistake_on_stderr() -> None:
     assert "trian: unknown key; did you mean train?" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("features.query[name=dense2].boundaries=[1,0.5]", "boundaries must be rising numbers"),
+        ("features.query[name=dense2].table=sparse9", "there is no table 'sparse9'"),
+        ("features.query[name=dense2].embedding_dim=4", "features that share it have one embedding_dim"),
+        ("features.query[name=sparse4].pooling=none", "pooling: tile goes with tile_length"),
+        ("features.query[name=sparse2].pooling=none", "'sparse2': pooling none, and multi_tower reads pooled"),
+        ("features.tables[name=sparse4].name=sparse40", "tables: there is no table 'sparse40'"),
+        ("model.towers[0].features=[sparse9]", "there is no feature 'sparse9' of that kind"),
+        ('train.sparse_optimizer.by_table={"sparse9":0.1}', "there is no table 'sparse9'"),
+        (
+            '{"features.tables[0].dtype":"bfloat16","train.sharding.device":"cpu"}',
+            "'sparse1': the kernels for CPUs have",
+        ),
+    ],
+)
+def test_check_finds_what_does_not_go_together(setting: str, message: str) -> None:
+    config = str(Path(DEMO).with_name("recis_deepctr.yaml"))
+    done = CliRunner().invoke(app, ["config", "check", config, "--set", setting])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
 def test_show_fills_in_the_defaults() -> None:
     shown = yaml.safe_load(CliRunner().invoke(app, ["config", "show", DEMO, "--set", "launch.num_ranks=4"]).stdout)
     assert shown["launch"]["num_ranks"] == 4

@@ -24,6 +24,17 @@ def test_generate_makes_a_log_and_says_how_to_use_it(tmp_path: Path):
     assert sorted(path.name for path in out.iterdir()) == ["interactions", "items", "users"]
 
 
+def test_generate_ctr_makes_labelled_rows_in_orc(tmp_path: Path):
+    out = tmp_path / "ctr"
+    arguments = ["generate-ctr", "--out", str(out), "--files", "1", "--rows", "7", "--max-length", "3"]
+    result = CliRunner().invoke(app, [*arguments, "--set", "num_test_files=2"], catch_exceptions=False)
+    assert result.stdout == f"{out}: 7 rows of train, 14 rows of test\n"
+    assert len(list((out / "test").glob("*.orc"))) == 2
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, ValueError)
+    assert "exists; name another folder" in str(refused.exception)
+
+
 def test_import_takes_the_published_names_of_data_sets(tmp_path: Path):
     raw = tmp_path / "raw"
     raw.mkdir()

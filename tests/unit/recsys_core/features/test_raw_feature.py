@@ -1,5 +1,6 @@
 """Raw features: normalisers by hand, buckets, and which columns they refuse."""
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +22,8 @@ def fitted(column: pa.Array, **keys: Any) -> Feature:
     made = feature(**keys)
     made.observe(column)
     made.settle()
+    if made.encoder is not None:
+        made.encoder.settle()
     return made
 
 
@@ -107,9 +110,63 @@ def test_boundaries_make_ids() -> None:
     assert bucket.state() == {}
 
 
+def test_log10_takes_zero_for_the_smallest_number() -> None:
+    column = pa.array([100, 1, 0, -5, None])
+    assert numbers(feature(normalizer="log10", fill=7), column) == [[2], [0], [-10], [-10], [7]]
+
+
+def test_quantile_by_hand() -> None:
+    # Of 1 2 2 5 a quarter is less than 2 and half equals it; of what was not seen only what is less counts.
+    made = fitted(pa.array([2, 5, None, 1, 2]), normalizer="quantile", fill=-1)
+    expected = [[0.125], [0.5], [0.75], [0.875], [0], [1], [-1]]
+    asked = pa.array([1, 2, 3, 5, 0, 9, None])
+    assert numbers(made, asked) == expected
+    again = feature(normalizer="quantile", fill=-1)
+    again.restore(json.loads(json.dumps(made.state())))
+    assert numbers(again, asked) == expected
+    pairs = fitted(pa.array([[1, 30], [2, 20]]), normalizer="quantile", dim=2)
+    assert numbers(pairs, pa.array([[1, 20]])) == [[0.25, 0.25]]
+
+
+def test_an_expression_is_of_the_number_x() -> None:
+    made = feature(normalizer="expression", expression="(x - 1) / x", fill=9)
+    assert numbers(made, pa.array([2, 4, 0, None])) == [[0.5], [0.75], [9], [9]]
+    assert numbers(feature(normalizer="expression", expression="x ^ 2", dim=2), pa.array([[2, 3]])) == [[4, 9]]
+
+
+def test_fitted_boundaries_part_the_numbers_evenly_and_stay() -> None:
+    made = fitted(pa.array([4, 1, None, 3, 2, 6, 5]), num_buckets=3)
+    assert (made.table, made.dense_dim) == ("f", 0)
+    assert made.encoder is not None
+    assert made.encoder.num_embeddings == 3
+    asked = pa.array([0, 2, 3, 4, 5, 99, None])
+    # Sorted, places 2 and 4 of six: 3 and 5.
+    encoded = made.transform(asked)
+    assert isinstance(encoded, base.Jagged)
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([0, 0, 1, 1, 2, 2], [1, 1, 1, 1, 1, 1, 0])
+    made.observe(pa.array([100.0] * 50))
+    assert made.encoder is not None
+    made.encoder.settle()
+    again = made.transform(asked)
+    assert isinstance(again, base.Jagged)
+    assert again.values.tolist() == encoded.values.tolist(), "what a row stands for does not change"
+
+
+def test_fewer_buckets_are_used_where_many_numbers_are_equal() -> None:
+    made = fitted(pa.array([0] * 9 + [1]), num_buckets=5)
+    encoded = made.transform(pa.array([[-1, 0], [1, None]]))
+    assert isinstance(encoded, base.Jagged)
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([0, 1, 1], [2, 1])
+    empty = fitted(pa.nulls(2, pa.float64()), num_buckets=5).transform(pa.array([3.0]))
+    assert isinstance(empty, base.Jagged)
+    assert empty.values.tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("keys", "column", "message"),
     [
+        ({"num_buckets": 3}, pa.array([1]), "the boundaries are not fitted yet"),
+        ({"normalizer": "quantile"}, pa.array([1]), "quantile is not fitted yet"),
         ({}, pa.array(["1"]), "string is no number"),
         ({"dim": 2}, pa.array([1]), "int64 is no list of numbers, where dim is 2"),
         ({"dim": 2}, pa.array([[1, 2], [1]]), "row 1 has a list of 1 numbers where dim is 2"),
@@ -131,7 +188,18 @@ def test_refuses_what_it_cannot_read(keys: dict[str, Any], column: pa.Array, mes
         ({"boundaries": [1, 1]}, "boundaries must be rising"),
         ({"boundaries": [1], "dim": 2}, "neither dim nor normalizer"),
         ({"boundaries": [1], "normalizer": "log1p"}, "neither dim nor normalizer"),
-        ({"embedding_dim": 4}, "of use with boundaries only"),
+        ({"boundaries": [1, float("nan")]}, "finite number"),
+        ({"boundaries": [3, 2]}, r"boundaries must be rising numbers, at least one; found \[3.0, 2.0\]"),
+        ({"boundaries": [1], "num_buckets": 3}, "give one of both"),
+        ({"num_buckets": 3, "table": "t"}, "table goes with boundaries that are given"),
+        ({"num_buckets": 3, "normalizer": "zscore"}, "neither dim nor normalizer"),
+        ({"table": "t"}, "of use with boundaries or num_buckets only"),
+        ({"normalizer": "expression"}, "normalizer: expression goes with expression"),
+        ({"expression": "x"}, "normalizer: expression goes with expression"),
+        ({"normalizer": "expression", "expression": "x + y"}, "the number is called x"),
+        ({"normalizer": "expression", "expression": "x +"}, "position 4"),
+        ({"normalizer": "expression", "expression": "vmax(x)"}, "vmax takes lists of numbers"),
+        ({"embedding_dim": 4}, "of use with boundaries or num_buckets only"),
     ],
 )
 def test_refuses_keys_that_do_not_go_together(keys: dict[str, Any], message: str) -> None:

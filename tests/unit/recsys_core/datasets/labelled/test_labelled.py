@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
-from recsys_core.datasets.labelled import criteo_kaggle, frappe, taobao_ad
+from recsys_core.datasets.labelled import criteo_kaggle, deepctr, frappe, taobao_ad
 from recsys_core.progress import silent
 
 DAY = datetime.date(2024, 1, 1)
@@ -121,3 +122,41 @@ def test_taobao_s_sequences_are_the_other_earlier_clicks_and_do_not_tell_the_lab
             assert len(row["clicked_item_id"]) in ({min(len(others), 3)} | ({2} if split == "test" else set()))
             assert row["item_id"] not in row["clicked_item_id"]
             assert row["clicked_cate_id"] == [item % 5 for item in row["clicked_item_id"]]
+
+
+def _deepctr(**keys):
+    sizes = {"num_files": 2, "rows_per_file": 300, "max_length": 9, "num_texts": 20}
+    return deepctr.Config.model_validate({"day": DAY} | sizes | keys)
+
+
+def test_deepctr_s_rows_have_the_example_s_shape(tmp_path):
+    assert deepctr.write(_deepctr(), tmp_path, silent) == {"train": 600, "test": 300}
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.orc"))
+    assert files == ["test/part-00000.orc", "train/part-00000.orc", "train/part-00001.orc"]
+    rows = orc.ORCFile(tmp_path / "train" / "part-00001.orc").read().to_pylist()
+    assert [row["sparse1"] for row in rows] == [row["sparse3"] for row in rows] == [[n] for n in range(300)]
+    assert {len(row["dense1"]) for row in rows} == {8}
+    assert {len(row["dense2"]) for row in rows} == {1}
+    assert {len(row["sparse4"]) for row in rows} == {len(row["sparse5"]) for row in rows} == set(range(1, 10))
+    assert all(0 <= id_ < 1_000_000 for row in rows for id_ in row["sparse4"])
+    texts = {text for row in rows for text in row["sparse5"]}
+    assert len(texts) == 20
+    assert all(len(text) == 10 and text.isalnum() and text.isascii() for text in texts)
+    assert {row["label"] for row in rows} == {0, 1}
+
+
+def test_deepctr_s_files_do_not_depend_on_each_other_and_follow_the_seed():
+    assert [*deepctr.parts(_deepctr(), 1)] == [*deepctr.parts(_deepctr(num_files=7, num_test_files=0), 1)]
+    assert [*deepctr.parts(_deepctr(), 1)] != [*deepctr.parts(_deepctr(), 0)]
+    assert [*deepctr.parts(_deepctr(), 1)] != [*deepctr.parts(_deepctr(seed=1), 1)]
+
+
+def test_deepctr_s_labels_follow_from_the_columns_as_far_as_the_signal_says():
+    def correlation(signal):
+        rows = pa.concat_tables(deepctr.parts(_deepctr(rows_per_file=5_000, signal=signal), 0))
+        above = rows["dense2"].combine_chunks().flatten().to_numpy() >= 0.5
+        return np.corrcoef(above, rows["label"].to_numpy())[0, 1]
+
+    assert abs(correlation(0)) < 0.05
+    assert 0.1 < correlation(1) < 0.4
+    assert correlation(50) > correlation(1)

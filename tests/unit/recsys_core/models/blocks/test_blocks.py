@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from recsys_core.models.blocks import target_attention
+from recsys_core.models.blocks.embeddings import pool
 from recsys_core.models.blocks.interaction import DotInteraction
-from recsys_core.models.blocks.jagged import segment_sum, spread
+from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention
 
@@ -50,6 +51,49 @@ def test_segment_sum_by_hand():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     assert segment_sum(values, LENGTHS).tolist() == [[4.0, 6.0], [0.0, 0.0], [5.0, 6.0]]
     assert segment_sum(values[:0], torch.zeros(2, dtype=torch.int32)).tolist() == [[0.0, 0.0]] * 2
+
+
+def test_segment_max_by_hand():
+    values = torch.tensor([[1.0, -2.0], [3.0, -4.0], [-5.0, 6.0]])
+    # Of each column by itself; zeros for the row without values, and only for it.
+    assert segment_max(values, LENGTHS).tolist() == [[3.0, -2.0], [0.0, 0.0], [-5.0, 6.0]]
+    assert segment_max(values[:0], torch.zeros(2, dtype=torch.int32)).tolist() == [[0.0, 0.0]] * 2
+
+
+def test_tiled_by_hand():
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert tiled(values, LENGTHS, 3).tolist() == [[1, 2, 3, 4, 0, 0], [0] * 6, [5, 6, 0, 0, 0, 0]]
+    # What a row has more stays out of the next one.
+    assert tiled(values, LENGTHS, 1).tolist() == [[1, 2], [0, 0], [5, 6]]
+    assert tiled(values[:0], torch.zeros(2, dtype=torch.int32), 2).tolist() == [[0.0] * 4] * 2
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean", "max", "tile"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pooling_and_its_gradient_equal_those_of_a_loop(pooling, weighted):
+    lengths = torch.tensor([3, 0, 1, 2])
+    weights = torch.tensor([0.5, 2.0, -1.0, 4.0, 0.25, 1.0]) if weighted else None
+
+    def slow(values):
+        rows = []
+        each = torch.ones(6) if weights is None else weights
+        for part, w in zip(values.split(lengths.tolist()), each.split(lengths.tolist()), strict=True):
+            if pooling == "tile":
+                rows.append(torch.cat([part[:2].flatten(), torch.zeros(6 - part[:2].numel())]))
+            elif not len(part):
+                rows.append(torch.zeros(3))
+            elif pooling == "max":
+                rows.append(torch.stack([max(column) for column in part.T]))
+            else:
+                rows.append(sum(part) / (w.sum() if pooling == "mean" else 1))
+        return torch.stack(rows)
+
+    _same_with_gradients(lambda values: pool(values, lengths, pooling, 2, weights), slow, torch.randn(6, 3))
+
+
+def test_a_mean_over_weights_that_cancel_out_is_the_sum():
+    values = torch.tensor([[2.0], [-6.0]])
+    assert pool(values, torch.tensor([2]), "mean", 0, torch.tensor([1.0, -1.0])).tolist() == [[-4.0]]
 
 
 def test_spread_by_hand():

@@ -1,0 +1,74 @@
+"""Deep towers side by side, and an MLP over what they give; a single tower is a plain deep network.
+
+Covington et al. 2016, Deep Neural Networks for YouTube Recommendations (section 4), with one tower or several. Legend:
+B examples, P pooled widths, F dense fields.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_core.artifacts import Frozen
+from recsys_core.features import TableSpec
+from recsys_core.models import base
+from recsys_core.models.blocks.embeddings import Embeddings
+from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.towers import Deep, Tower, columns_of, towers
+
+
+class Config(Frozen):
+    """YAML section `model`."""
+
+    kind: Literal["multi_tower"] = "multi_tower"
+    towers: tuple[Tower, ...] = Field(default=(Tower(hidden=(256, 128)),), min_length=1)
+    hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the towers and the MLP over them")
+
+
+class Head(nn.Module):
+    """(pooled [B, P], dense [B, F], unused lists) → logits [B]."""
+
+    def __init__(self, deep: list[Deep], num_outputs: int, config: Config) -> None:
+        """`num_outputs` is the sum of what the towers give."""
+        super().__init__()
+        self.deep = nn.ModuleList(deep)
+        self.top = mlp(num_outputs, config.hidden, 1, config.dropout)
+
+    def forward(self, pooled: Tensor, dense: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:  # noqa: ARG002
+        """Return the examples' logits."""
+        inputs = torch.cat([pooled, dense], dim=1)
+        outputs: list[Tensor] = []
+        for tower in self.deep:
+            outputs.append(tower(inputs))  # noqa: PERF401 - TorchScript has no comprehension over modules
+        return self.top(torch.cat(outputs, dim=1)).squeeze(1)
+
+
+class Model(base.RankingModel):
+    """Pooled features and dense fields of query and item alike."""
+
+    def __init__(
+        self,
+        config: Config,
+        tables: tuple[TableSpec, ...],
+        query: base.TowerInputs,
+        item: base.TowerInputs,
+        *,
+        tables_device: torch.device,
+    ) -> None:
+        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+
+        Raises:
+            ValueError: a sequence that is not pooled, or a tower that names a feature that is not there.
+        """
+        super().__init__()
+        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
+        if self.tables.unpooled_features:
+            name = self.tables.unpooled_features[0].name
+            raise ValueError(
+                f"feature {name!r}: pooling none, and multi_tower reads pooled features; pool it (mean, sum, max, "
+                "tile), or use model.kind: multi_tower_din"
+            )
+        deep = towers(config.towers, columns_of(self.tables), query.num_dense + item.num_dense, config.dropout)
+        self.head = Head(deep, sum(tower.hidden[-1] for tower in config.towers), config)

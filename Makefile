@@ -43,7 +43,7 @@ install: .venv/.installed
 test: .venv/.installed-dev
 	@rm -f .coverage .coverage.*
 	@# Tests that run beside each other share the cores: threads of one that spin while they wait would slow the others.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
 	@$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows
 
 lint: .venv/.installed-dev

@@ -64,7 +64,8 @@ class At:
         self.processes: dict[int, psutil.Process] = {}
 
     def __call__(self, event: Event) -> None:
-        self.steps.append(event.step or 0)
+        if event.step is not None:
+            self.steps.append(event.step)
         if event.step is not None and event.step >= self._step and not self.processes:
             for process in psutil.Process().children(recursive=True):
                 if "--watch-stdin" in (line := process.cmdline()):

@@ -134,8 +134,11 @@ class Optimizer:
         training: dict[str, Any] = {"num_accumulated": self._num_accumulated}
         if self._config.accumulate_batches > 1:
             training["gradients"] = {name: weight.grad for name, weight in self.parameters.items()}
+        # Of a table that keeps no state, a rank may have an entry without content that another does not have.
+        optimizer = self._both.state_dict()
+        optimizer["state"] = {key: kept for key, kept in optimizer["state"].items() if kept}
         sections: dict[str, Any] = {
-            "optimizer": {**self._both.state_dict(), "num_batches": self._num_batches},
+            "optimizer": {**optimizer, "num_batches": self._num_batches},
             "training": training,
         }
         if self._average:
@@ -145,7 +148,9 @@ class Optimizer:
     def restored(self, sections: dict[str, Any]) -> None:
         """Go on from what `state` returned and a checkpoint has filled in place; sections may be missing."""
         if "optimizer" in sections:
-            self._both.load_state_dict(sections["optimizer"])
+            given = sections["optimizer"]
+            mine = {key: {} for key in self._both.state_dict()["state"]}
+            self._both.load_state_dict(given | {"state": mine | given["state"]})
             # The kernels count steps for themselves, and leave the count out of the state.
             self._fused.set_optimizer_step(int(self._num_batches))
         if "average" not in sections:

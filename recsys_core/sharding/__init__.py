@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -367,6 +368,9 @@ def _constraints(
         special = own.get(size.table, TableConstraints())
         # One rank holds whole tables whatever the plan says; only table-wise does so without extra work.
         types = (special.sharding_types or config.sharding_types) if here.num_ranks > 1 else ("table_wise",)
+        if (here.num_ranks - 1) * math.ceil(size.num_rows / here.num_ranks) >= size.num_rows:
+            # A rank would have no rows of it, which the kernels do not take.
+            types = list(dict.fromkeys("table_wise" if kind == "row_wise" else kind for kind in types))
         if size.table in growing:
             # Parts by columns keep numbers of each row one after another, where none could be added.
             types = [kind for kind in types if kind not in _BY_COLUMNS]

@@ -134,7 +134,7 @@ def test_two_ranks_do_what_one_does(ranks, data, alone, tmp_path, sharding):
     assert both["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert both["sums"] == pytest.approx(alone["sums"], rel=1e-5)
     (frozen,) = (total for name, total in both["sums"].items() if ".cost_bucket." in name)
-    assert frozen == 4 * 8 * 0.25
+    assert frozen == 4 * 256 * 0.25
 
 
 _STEPS = {"num_epochs": 50, "log_every_steps": 5, "checkpoint_every_steps": 1_000}

@@ -118,7 +118,7 @@ def test_tensors_equal_those_of_plain_python(config, data):
     assert start == 8 + 8 + 16 + 8 + 2 * 16 * LENGTH + 16
 
 
-def test_two_ranks_train_it_and_its_scores_are_the_model_s(config, data, torchrun, tmp_path):
+def test_two_ranks_train_it_and_its_scores_are_the_model_s(config, data, ranks, tmp_path):
     request = train.Request(
         output=tmp_path / "train",
         config=config.train,
@@ -131,8 +131,8 @@ def test_two_ranks_train_it_and_its_scores_are_the_model_s(config, data, torchru
         data=data,
         **COMMON,
     )
-    done = torchrun("rank_train", request, 2)
-    assert done.returncode == 0, done.stderr
+    codes, log = ranks.stage("rank_train", request, 2)
+    assert codes == [0, 0], log
     checkpoint = Checkpoint.load(tmp_path / "train")
     assert (checkpoint.num_ranks, checkpoint.num_steps, checkpoint.num_rows) == (2, 4 * 5, 600)
     assert checkpoint.loss < 0.69

@@ -26,7 +26,6 @@ def train_ranker(run: RankingRun, data: LabelledData) -> Checkpoint:
     )
     work = partial(launch.run, "rank_train", Checkpoint, config=config.launch)
     checkpoint = perform(run, "train", Checkpoint, request, work)
-    if checkpoint.plan.is_file():
-        run.tracker.log_file(checkpoint.plan)
+    run.tracker.log_file(checkpoint.plan)
     run.tracker.log_metrics({f"train/tables/{table}/touched": share for table, share in checkpoint.touched.items()})
     return checkpoint

@@ -12,6 +12,7 @@ from recsys_core.registry import ReleaseInfo
 from tasks import start_run
 
 DAY = datetime.date(2024, 3, 5)
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def release(version: int, day: int, run_id: str = "other", **changed: Any) -> ReleaseInfo:
@@ -52,6 +53,14 @@ def release(version: int, day: int, run_id: str = "other", **changed: Any) -> Re
 def test_a_day_is_measured_against_what_was_live_before_it(releases: list[ReleaseInfo], expected: int | None) -> None:
     found = start_run.contender(releases, DAY, "mine")
     assert (found.version if found else None) == expected
+
+
+def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> None:
+    ranking, retrieval = str(CONFIGS / "dlrm_frappe.yaml"), str(CONFIGS / "demo.yaml")
+    with pytest.raises(ValueError, match=r"dlrm_frappe\.yaml: a ranking config"):
+        start_run.start_run.fn(ranking, None)
+    with pytest.raises(ValueError, match=r"demo\.yaml: has no section `ranking`"):
+        start_run.start_ranking_run.fn(retrieval, None)
 
 
 def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_whoever_is_killed_at_any_moment_of_any_stage_the_result_is_the_same(
             process = command.seen(stage, victim, tmp_path / "told")
             if process is None:
                 continue
-            time.sleep(chance.uniform(0, figures["seconds"]))
+            time.sleep(chance.uniform(0, figures["seconds"] / 2))
             everyone = command.flow.children(recursive=True)
             try:
                 process.kill()

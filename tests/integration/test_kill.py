@@ -40,18 +40,23 @@ class Command:
         out, err = self.process.communicate(timeout=500)
         return self.process.returncode, out, err
 
+    def _processes(self, stage: str) -> dict[str, psutil.Process]:
+        """Return torchrun and a rank of `stage`, as far as they run."""
+        found: dict[str, psutil.Process] = {}
+        for process in self.flow.children(recursive=True):
+            try:
+                line = process.cmdline()
+            except psutil.Error:
+                continue
+            if stage in line:
+                found["torchrun" if "torch.distributed.run" in line else "rank"] = process
+        return found
+
     def victims(self, stage: str) -> dict[str, psutil.Process]:
         """Wait for `stage`'s ranks; return who can be killed."""
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = {}
-            for process in self.flow.children(recursive=True):
-                try:
-                    line = process.cmdline()
-                except psutil.Error:
-                    continue
-                if stage in line:
-                    found["torchrun" if "torch.distributed.run" in line else "rank"] = process
+            found = self._processes(stage)
             if len(found) == 2:
                 return found | {"flow": self.flow}
             time.sleep(0.02)
@@ -64,14 +69,7 @@ class Command:
             text = told.read_text(errors="replace")
             if f"{stage}: " in text and victim == "flow":
                 return self.flow
-            found: dict[str, psutil.Process] = {}
-            for process in self.flow.children(recursive=True):
-                try:
-                    line = process.cmdline()
-                except psutil.Error:
-                    continue
-                if stage in line:
-                    found["torchrun" if "torch.distributed.run" in line else "rank"] = process
+            found = self._processes(stage)
             if victim in found and (victim == "rank" or len(found) == 2):
                 return found[victim]
             if f"{stage}: " in text and re.search(rf"^{stage}: .*done", text, re.MULTILINE):

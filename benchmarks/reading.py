@@ -26,7 +26,7 @@ import torch
 
 from recsys_core.batch import jagged
 from recsys_core.features import Config, Encoded, Engine
-from recsys_core.loader import Order, Shard, prefetch
+from recsys_core.loader import Order, Rows, Shard, prefetch
 from recsys_core.readers import parquet
 
 _REPEATS = 3
@@ -94,18 +94,19 @@ def tensors(
     """Yield each batch as a model takes it: dense [B, F] and one jagged tensor."""
     engine = Engine.build(Config.model_validate(config))
     reader = parquet.Reader(parquet.Config(path=str(folder)))
+    # Half of the threads read, half encode.
+    num_threads = max(1, num_threads // 2)
     order = Order(reader.block_rows, seed=0, epoch=epoch, shuffle_rows=shuffle_rows, rows_per_turn=batch_size)
     shard = Shard(
         reader, order, engine.columns("query"), batch_size=batch_size, rank=0, num_ranks=1, num_threads=num_threads
     )
     nothing = Encoded(0, np.empty((0, 0), np.float32), {})
 
-    def encoded() -> Iterator[tuple[torch.Tensor, object]]:
-        for rows in shard:
-            batch = engine.transform(rows.table, "query")
-            yield torch.from_numpy(batch.dense), jagged(batch, nothing, batch.num_rows)
+    def encoded(rows: Rows) -> tuple[torch.Tensor, object]:
+        batch = engine.transform(rows.batch, "query")
+        return torch.from_numpy(batch.dense), jagged(batch, nothing, batch.num_rows)
 
-    return prefetch(encoded())
+    return prefetch(iter(shard), encoded, num_threads=num_threads)
 
 
 def consume(batches: Iterator[tuple[torch.Tensor, object]]) -> int:
@@ -164,7 +165,7 @@ def memory(folder: Path, batch_size: int, num_threads: int) -> dict[str, object]
 def main() -> None:
     """Measure every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4_000_000, help="of the wide table; the lists have an eighth")
+    parser.add_argument("--rows", type=int, default=4_000_000, help="of the wide table; the lists have a quarter")
     parser.add_argument("--files", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8_192)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -181,7 +182,7 @@ def main() -> None:
         if arguments.memory:
             rows.append(memory(Path(scratch) / "wide", size, threads))
         else:
-            write(lists, arguments.rows // 8, arguments.files, Path(scratch) / "lists")
+            write(lists, arguments.rows // 4, arguments.files, Path(scratch) / "lists")
             for name, config in (("wide", WIDE), ("lists", LISTS)):
                 folder, columns = Path(scratch) / name, [feature["name"] for feature in config["query"]]
                 for order, shuffle_rows in (("in order", 0), ("shuffled", 131_072)):

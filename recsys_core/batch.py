@@ -10,6 +10,8 @@ have S rows, as many on every rank (row-wise sharding needs that); rows that a f
     item.*    p0    p1       pB-1 |  n0        nN-1 |      -
 """
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from recsys_core.features import Encoded
+from recsys_core.features.base import ones
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,37 @@ def jagged(query: Encoded, items: Encoded, num_rows: int) -> KeyedJaggedTensor:
             values.append(feature.values)
             weights.append(feature.weights)
             lengths.append(feature.lengths.astype(np.int32, copy=False))
-            lengths.append(np.zeros(num_rows - encoded.num_rows, np.int32))
+            if num_rows > encoded.num_rows:
+                lengths.append(np.zeros(num_rows - encoded.num_rows, np.int32))
     return KeyedJaggedTensor(
         keys=keys,
-        values=torch.from_numpy(np.concatenate(values)) if values else torch.empty(0, dtype=torch.int64),
+        values=torch.from_numpy(_joined(values)) if values else torch.empty(0, dtype=torch.int64),
         weights=_all_weights(values, weights) if any(one is not None for one in weights) else None,
-        lengths=torch.from_numpy(np.concatenate(lengths)) if lengths else torch.empty(0, dtype=torch.int32),
+        lengths=_lengths(lengths) if lengths else torch.empty(0, dtype=torch.int32),
         stride=num_rows,
     )
+
+
+def _lengths(lengths: list[np.ndarray]) -> Tensor:
+    if all(own is lengths[0] for own in lengths) and lengths[0] is ones(len(lengths[0])):
+        return _ones(len(lengths) * len(lengths[0]))
+    return torch.from_numpy(np.concatenate(lengths))
+
+
+@functools.lru_cache(maxsize=4)
+def _ones(size: int) -> Tensor:
+    """Return int32 ones for all batches of one shape; nobody writes to a batch's lengths."""
+    return torch.ones(size, dtype=torch.int32)
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenate arrays; those that make up one already, side by side, are not copied."""
+    whole = arrays[0].base
+    if whole is not None and whole.flags.c_contiguous and whole.size == sum(map(len, arrays)):
+        starts = [array.ctypes.data for array in arrays if array.base is whole]
+        if starts == list(itertools.accumulate((array.nbytes for array in arrays[:-1]), initial=starts[0])):
+            return whole.reshape(-1)
+    return np.concatenate(arrays)
 
 
 def _all_weights(values: list[np.ndarray], weights: list[np.ndarray | None]) -> Tensor:

@@ -17,7 +17,7 @@ from recsys_core.artifacts import Frozen, TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import Feed, ItemTable, read_all
-from recsys_core.loader import Order, Shard, prefetch
+from recsys_core.loader import Order, Shard
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
 from recsys_core.models.base import RetrievalModel
@@ -108,7 +108,7 @@ def sums(
     totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
     done = 0
     with torch.no_grad():
-        for prepared, _ in prefetch(feed.batches(shard, epoch=0, step=0)):
+        for prepared, _ in feed.batches(shard, epoch=0, step=0):
             batch = prepared.to(here.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
             no_correction_M = torch.zeros(len(item_MD), device=here.device)

@@ -6,7 +6,7 @@ Legend: B queries or examples, N negatives, M = B + N items.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from recsys_core import lookup
 from recsys_core.artifacts import Frozen
 from recsys_core.batch import Batch, LabelledBatch, dense, jagged
 from recsys_core.features import Engine
-from recsys_core.loader import Interval, Rows, Shard
+from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.readers import parquet
 from recsys_core.readers.base import Reader
 
@@ -41,7 +41,7 @@ class ItemTable:
         self.sampling_weight = table.column("sampling_weight").to_numpy()
         self.num_interactions = table.column("num_interactions").to_numpy()
 
-    def rows_of(self, ids: pa.ChunkedArray) -> np.ndarray:
+    def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Return the row of each id, [B] int64, -1 for an id that is not in the table."""
         return pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy().astype(np.int64)
 
@@ -56,8 +56,20 @@ class Source(ABC):
     columns: list[str]
 
     @abstractmethod
-    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[Any, list[Interval]]]:
-        """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed."""
+    def batch(self, rows: Rows, *, epoch: int, step: int) -> Any:
+        """Make the batch of one step; several threads may do so for different steps at once."""
+
+    def batches(self, shard: Shard, *, epoch: int, step: int) -> Generator[tuple[Any, list[Interval]], None, None]:
+        """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed.
+
+        Threads make them ahead; close the generator to end them early.
+        """
+
+        def made(numbered: tuple[int, Rows]) -> tuple[Any, list[Interval]]:
+            number, rows = numbered
+            return self.batch(rows, epoch=epoch, step=number), rows.consumed
+
+        return prefetch(enumerate(shard, step), made, num_threads=half_of_the_cores())
 
 
 class Feed(Source):
@@ -78,19 +90,16 @@ class Feed(Source):
         smallest = counts[counts > 0].min()
         return torch.from_numpy(np.log(np.maximum(counts, smallest)).astype(np.float32))
 
-    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[Batch, list[Interval]]]:
-        """See `Source.batches`."""
-        for offset, rows in enumerate(shard):
-            rng = np.random.default_rng((self._seed, epoch, step + offset, self._rank))
-            yield self._build(rows, rng), rows.consumed
-
-    def _build(self, rows: Rows, rng: np.random.Generator) -> Batch:
-        positives = self._items.rows_of(rows.table.column("item_id"))
+    def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
+        """See `Source.batch`."""
+        rng = np.random.default_rng((self._seed, epoch, step, self._rank))
+        ids = rows.batch.column("item_id")
+        positives = self._items.rows_of(ids)
         if (positives < 0).any():
-            missing = rows.table.column("item_id")[int(np.argmin(positives))]
+            missing = ids[int(np.argmin(positives))]
             raise ValueError(f"item {missing} has interactions but is not in the item table; preprocess the day again")
         item_rows = np.concatenate([positives, self._sampler.draw(rng)])
-        query = self._engine.transform(rows.table, "query")
+        query = self._engine.transform(rows.batch, "query")
         items = self._items.encoded.take(item_rows)
         num_rows = rows.most_rows + self._sampler.num_negatives
         return Batch.build(query, items, item_rows, num_rows=num_rows, global_rows=rows.global_rows)
@@ -105,20 +114,16 @@ class LabelledFeed(Source):
         used = [*engine.columns("query"), *engine.columns("item"), *filter(None, (label, weight))]
         self.columns = list(dict.fromkeys(used))
 
-    def batches(self, shard: Shard, *, epoch: int, step: int) -> Iterator[tuple[LabelledBatch, list[Interval]]]:  # noqa: ARG002 - nothing is drawn here
-        """See `Source.batches`."""
-        for rows in shard:
-            yield self.batch(rows.table, num_rows=rows.most_rows, global_rows=rows.global_rows), rows.consumed
-
-    def batch(self, table: pa.Table, *, num_rows: int, global_rows: int) -> LabelledBatch:
-        """Encode `table`'s rows; the jagged tensor has `num_rows` rows, as many on every rank."""
-        query, item = self._engine.transform(table, "query"), self._engine.transform(table, "item")
+    def batch(self, rows: Rows, *, epoch: int = 0, step: int = 0) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn here
+        """See `Source.batch`."""
+        table = rows.table
+        query, item = self._engine.transform(rows.batch, "query"), self._engine.transform(rows.batch, "item")
         return LabelledBatch(
-            sparse=jagged(query, item, num_rows),
+            sparse=jagged(query, item, rows.most_rows),
             dense_BF=dense(query, item),
             labels_B=_floats(table, self._label) if self._label else torch.zeros(table.num_rows),
             weights_B=_floats(table, self._weight) if self._weight else None,
-            global_rows=global_rows,
+            global_rows=rows.global_rows,
         )
 
 

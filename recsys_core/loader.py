@@ -6,10 +6,13 @@ ranks can take up what is left.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,20 +22,32 @@ from recsys_core.readers.base import Reader
 
 Interval = tuple[int, int]
 T = TypeVar("T")
+R = TypeVar("R")
 _MAX_THREADS = 4
 _FEWEST_TURNS = 16  # also where a whole chunk has fewer rows than a turn
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """One rank's rows of one step: up to `batch_size`, none once it has run out while another rank has not.
 
     `most_rows` is the number of rows of the rank that has most of them at this step, `global_rows` their sum.
     """
 
-    table: pa.Table
+    parts: list[pa.RecordBatch]
     consumed: list[Interval]
     most_rows: int
     global_rows: int
+
+    @cached_property
+    def batch(self) -> pa.RecordBatch:
+        """The rows in one piece; put together by whoever asks first, which should be a thread that has the time."""
+        return pa.concat_batches(self.parts)
+
+    @property
+    def table(self) -> pa.Table:
+        """The same rows as a table."""
+        return pa.Table.from_batches([self.batch])
 
 
 class Piece(NamedTuple):
@@ -64,6 +79,7 @@ class Order:
         self._rows_per_turn = rows_per_turn
         self._block_rows = block_rows
         self._permutations: dict[int, np.ndarray] = {}
+        self._offsets = np.random.default_rng((seed, epoch, 0)).integers(np.maximum(block_rows, 1))
         blocks = np.flatnonzero(block_rows)
         if self.shuffles:
             blocks = np.random.default_rng((seed, epoch)).permutation(blocks)
@@ -96,10 +112,10 @@ class Order:
         num_rows = int(self._block_rows[block])
         if (shared := self._permutations.get(num_rows)) is None:
             shared = np.random.default_rng((self._seed, self._epoch, num_rows)).permutation(num_rows)
-            self._permutations[num_rows] = shared
-        turned = shared + np.random.default_rng((self._seed, self._epoch, 0, block)).integers(num_rows)
-        turned[turned >= num_rows] -= num_rows
-        return turned
+            shared = self._permutations[num_rows] = shared.astype(np.uint32 if num_rows < 2**31 else np.uint64)
+        turned = shared + shared.dtype.type(self._offsets[block])
+        # What has no row to take away wraps round to a large number.
+        return np.minimum(turned, turned - shared.dtype.type(num_rows))
 
     def _dealt(self, chunk: int) -> Iterator[Piece]:
         blocks, position = self._chunks[chunk], int(self._starts[chunk])
@@ -121,40 +137,57 @@ def read(
     columns: Sequence[str],
     num_threads: int | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield the rows at the positions of `intervals`, in order, as many small tables.
+    """Yield the rows at the positions of `intervals`, in order, as many small tables; see `pieces`."""
+    return (pa.Table.from_batches([part]) for part in pieces(reader, order, intervals, columns, num_threads))
 
-    Blocks are read and permuted by `num_threads` threads (Arrow releases the interpreter's lock), which run one chunk
-    ahead of the consumer, or a few blocks where nothing is shuffled; no further, so memory is bounded.
+
+def pieces(
+    reader: Reader,
+    order: Order,
+    intervals: Iterable[Interval],
+    columns: Sequence[str],
+    num_threads: int | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows at the positions of `intervals`, in order.
+
+    Blocks are read by `num_threads` threads (Arrow releases the interpreter's lock), which run one chunk ahead of the
+    consumer, or a few blocks where nothing is shuffled; no further, so memory is bounded. By default half of the cores
+    read, for to permute and encode takes about as long: more threads than cores would pass each other the
+    interpreter's lock.
     """
-    threads = num_threads or min(_MAX_THREADS, os.cpu_count() or 1)
-    chunks = (pieces for interval in intervals for pieces in order.chunks(interval))
+    threads = num_threads or half_of_the_cores()
+    chunks = (chunk for interval in intervals for chunk in order.chunks(interval))
     ahead: deque[tuple[list[Piece], dict[int, Future[pa.Table]]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
 
     def start_next() -> None:
-        if (pieces := next(chunks, None)) is not None:
-            blocks = dict.fromkeys(piece.block for piece in pieces)
-            ahead.append((pieces, {block: pool.submit(_permuted, reader, order, block, columns) for block in blocks}))
+        if (chunk := next(chunks, None)) is not None:
+            blocks = dict.fromkeys(piece.block for piece in chunk)
+            ahead.append((chunk, {block: pool.submit(reader.read, block, columns) for block in blocks}))
 
     try:
         for _ in range(1 if order.shuffles else threads + 1):
             start_next()
         while ahead:
-            pieces, reading = ahead.popleft()
+            chunk, reading = ahead.popleft()
             start_next()
-            for piece in pieces:
-                yield reading[piece.block].result().slice(piece.start, piece.num_rows)
+            permuted: dict[int, pa.RecordBatch] = {}
+            for piece in chunk:
+                if (block := permuted.get(piece.block)) is None:
+                    block = permuted[piece.block] = _permuted(reading.pop(piece.block).result(), order, piece.block)
+                yield block.slice(piece.start, piece.num_rows)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _permuted(reader: Reader, order: Order, block: int, columns: Sequence[str]) -> pa.Table:
-    table = reader.read(block, columns)
+def _permuted(table: pa.Table, order: Order, block: int) -> pa.RecordBatch:
+    # A batch is sliced and permuted in less time than a table.
+    (whole,) = table.combine_chunks().to_batches()
     permutation = order.permutation(block)
     if permutation is None:
-        return table
+        return whole
     # A permutation never leaves the block; to check that took Arrow as long for each column as to permute it.
-    return pc.take(table, pa.array(permutation), boundscheck=False)
+    return pc.take(whole, pa.array(permutation), boundscheck=False)
 
 
 def _clipped(piece: Piece, begin: int, stop: int) -> Piece | None:
@@ -236,22 +269,22 @@ class Shard:
 
     def __iter__(self) -> Iterator[Rows]:
         """Yield the batches; a rank that has run out of rows yields empty ones, to keep step with the others."""
-        pieces = read(self._reader, self._order, self._mine, self._columns, self._num_threads)
-        rest = self._reader.schema.empty_table().select(self._columns)
+        parts = pieces(self._reader, self._order, self._mine, self._columns, self._num_threads)
+        schema = self._reader.schema
+        rest = pa.RecordBatch.from_pylist([], pa.schema([schema.field(name) for name in self._columns]))
         num_out = 0
         for size, most_rows, global_rows in zip(self._sizes, self._most, self._sums, strict=True):
             held, num_held = [rest], rest.num_rows
             while num_held < size:
-                held.append(next(pieces))
+                held.append(next(parts))
                 num_held += held[-1].num_rows
             held[-1], rest = (
                 held[-1].slice(0, held[-1].num_rows - num_held + size),
                 held[-1].slice(held[-1].num_rows - num_held + size),
             )
-            batch = pa.concat_tables(held).combine_chunks()
             consumed = _slice(self._mine, num_out, num_out + size)
             num_out += size
-            yield Rows(batch, consumed, most_rows, global_rows)
+            yield Rows(held, consumed, most_rows, global_rows)
 
 
 class Budget(NamedTuple):
@@ -313,14 +346,49 @@ def _slice(intervals: Sequence[Interval], start: int, stop: int) -> list[Interva
     return part
 
 
-def prefetch(items: Iterator[T], *, depth: int = 4) -> Generator[T, None, None]:
-    """Yield `items` from a thread that runs up to `depth` items ahead; its exceptions are raised here."""
-    end = object()
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+def half_of_the_cores() -> int:
+    """Return how many threads read, and how many encode, if nobody says otherwise."""
+    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
+
+
+def prefetch(
+    items: Iterator[T], work: Callable[[T], R] | None = None, *, num_threads: int = 1, depth: int = 4
+) -> Generator[R, None, None]:
+    """Yield what `work` makes of each of `items` (None: the items themselves), in order, made ahead by threads.
+
+    Up to `depth` are made ahead. Threads take turns to get the next item, and work at the same time. What either
+    raises is raised here.
+    """
+    end, turn = object(), threading.Lock()
+    ahead: deque[Future[Any]] = deque()
+    unmade: deque[Future[Any]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="prefetch")
+
+    def submit() -> None:
+        result: Future[Any] = Future()
+        ahead.append(result)
+        unmade.append(result)
+        pool.submit(make)
+
+    def make() -> None:
+        with turn:
+            # Whoever has the turn takes the first place that is free with the next item, so that they stay in order.
+            result = unmade.popleft()
+            try:
+                item = next(items, end)
+            except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
+                result.set_exception(error)
+                return
+        try:
+            result.set_result(item if item is end or work is None else work(cast("T", item)))
+        except BaseException as error:  # noqa: BLE001 - likewise
+            result.set_exception(error)
+
     try:
-        ahead = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := ahead.popleft().result()) is not end:
-            ahead.append(pool.submit(next, items, end))
-            yield cast("T", item)
+        for _ in range(depth):
+            submit()
+        while (made := ahead.popleft().result()) is not end:
+            submit()
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)

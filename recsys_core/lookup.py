@@ -5,6 +5,7 @@
 """
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -20,11 +21,12 @@ from pydantic_core import core_schema
 _REFERRING = ("$defs", "$ref", "discriminator")
 
 
-def kinds(catalogue: str) -> list[str]:
+@functools.cache
+def kinds(catalogue: str) -> tuple[str, ...]:
     """Return the kinds of `catalogue` (an importable package), sorted; `base` is the contract, not a kind."""
     package = importlib.import_module(catalogue)
     names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
-    return sorted(name for name in names if name != "base" and not name.startswith("_"))
+    return tuple(sorted(name for name in names if name != "base" and not name.startswith("_")))
 
 
 def component(catalogue: str, kind: str) -> ModuleType:

@@ -123,7 +123,7 @@ def _embedded(
 ) -> Iterator[pa.Table]:
     for rows in shard:
         with torch.no_grad():
-            vectors: np.ndarray = tower(tower_inputs(engine.transform(rows.table, side))).numpy()
+            vectors: np.ndarray = tower(tower_inputs(engine.transform(rows.batch, side))).numpy()
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
         embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         yield rows.table.select(kept).append_column("embedding", embedding)

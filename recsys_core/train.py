@@ -21,7 +21,7 @@ from recsys_core import artifacts, checkpoint, distributed, loader, optim, shard
 from recsys_core.artifacts import Frozen, Pending, TrainingData
 from recsys_core.checkpoint import Position, fine_tune, owners
 from recsys_core.distributed import World
-from recsys_core.loader import Budget, Interval, Order, Shard, prefetch
+from recsys_core.loader import Budget, Interval, Order, Shard
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
 from recsys_core.meter import Curve, Meter, speed
@@ -425,7 +425,7 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
     agreement = stopping.Agreement(trainer.here, told, trainer.position.step, every_steps=config.log_every_steps)
     for epoch in range(trainer.position.epoch, trainer.num_epochs):
         feed = trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step)
-        with contextlib.closing(prefetch(feed)) as batches:
+        with contextlib.closing(feed) as batches:
             for batch, consumed in meter.waiting(batches):
                 if trainer.is_over:
                     break

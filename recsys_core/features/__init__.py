@@ -31,6 +31,7 @@ from recsys_core.features.base import (
     Jagged,
     Side,
     SparseFeature,
+    ones,
 )
 from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
@@ -180,6 +181,32 @@ class Engine:
     def _results(self, values: Values, side: Side, num_rows: int) -> dict[str, np.ndarray | Jagged]:
         """Make of each operation of the side's features what it makes, the costly ones in threads."""
         todo = {self._keys[f.config.name]: f for f in self.features[side] if f.is_output}
+        passed = self._passed(todo, values)
+        return passed | self._made({key: f for key, f in todo.items() if key not in passed}, values, num_rows)
+
+    @staticmethod
+    def _passed(todo: dict[str, Feature], values: Values) -> dict[str, np.ndarray | Jagged]:
+        """Look at the columns that are used as they are: at all in one call, and at those that are refused later."""
+        numbers: dict[str, np.ndarray] = {}
+        rows: dict[str, np.ndarray] = {}
+        for key, feature in todo.items():
+            if feature.is_plain and (plain := feature.plain(values.of(feature))) is not None:
+                (rows if feature.table else numbers)[key] = plain
+        passed: dict[str, np.ndarray | Jagged] = {}
+        if numbers:
+            joined = np.concatenate(list(numbers.values())).reshape(len(numbers), -1)
+            finite = np.isfinite(joined).all(axis=1)
+            passed |= {key: own[:, None] for key, own, good in zip(numbers, joined, finite, strict=True) if good}
+        if rows:
+            joined = np.concatenate(list(rows.values())).reshape(len(rows), -1)
+            sizes = [todo[key].encoder.num_embeddings for key in rows]  # pyright: ignore[reportOptionalMemberAccess]
+            # Seen as unsigned, negative numbers are the largest.
+            inside = joined.view(np.uint64).max(axis=1, initial=0) < np.array(sizes, np.uint64)
+            lengths = ones(joined.shape[1])
+            passed |= {key: Jagged(own, lengths) for key, own, good in zip(rows, joined, inside, strict=True) if good}
+        return passed
+
+    def _made(self, todo: dict[str, Feature], values: Values, num_rows: int) -> dict[str, np.ndarray | Jagged]:
         costly = [key for key, feature in todo.items() if not feature.is_cheap]
         if num_rows < _MIN_THREAD_ROWS:
             together = self._encoded_together(todo, values)

@@ -3,6 +3,7 @@
 Shape legend: B rows, F dense numbers per row, N ids of all rows together.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -16,7 +17,7 @@ from recsys_core.artifacts import Frozen
 
 Side = Literal["query", "item"]
 Pooling = Literal["mean", "sum", "max", "tile", "none"]
-_ONE = np.ones(1, dtype=np.int32)
+_KEPT_ONES = 16
 
 
 class Jagged(NamedTuple):
@@ -180,6 +181,7 @@ class Feature(ABC):
 
     makes_value: ClassVar[bool] = False  # whether other features may read what `value` returns
     is_cheap: bool = False  # whether a thread of its own costs more than it saves
+    is_plain: bool = False  # whether it may pass on a column as it is: see `plain`
 
     dense_dim: int = 0
     table: str | None = None
@@ -237,6 +239,13 @@ class Feature(ABC):
         """
         return None
 
+    def plain(self, column: pa.Array) -> np.ndarray | None:  # noqa: ARG002 - see below
+        """Return the column as it is where `transform` would pass it on: float32 or int64 [B]; None if it does more.
+
+        Nobody has looked yet whether the numbers are finite, or rows of the table: the engine does for many at once.
+        """
+        return None
+
     @abstractmethod
     def transform(self, column: pa.Array) -> np.ndarray | Jagged:
         """float32 [B, dense_dim] of a dense feature; Jagged rows of `table` of a sparse one."""
@@ -255,13 +264,20 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - offsets, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
+@functools.lru_cache(maxsize=_KEPT_ONES)
+def ones(num_rows: int) -> np.ndarray:
+    """Return int32 [B], the lengths of rows with a value each; shared, so that nobody can write to it."""
+    lengths = np.ones(num_rows, dtype=np.int32)
+    lengths.flags.writeable = False
+    return lengths
+
+
 def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Flatten a column of values or of lists: the values that are not null, and int32 [B] how many are of each row.
 
     A null, an empty list and a list of nulls all have length 0.
     """
-    # One 1 for all rows, which nobody writes to.
-    lengths = np.broadcast_to(_ONE, len(column))
+    lengths = ones(len(column))
     if not column.null_count and pa.types.is_primitive(column.type):
         return column, lengths
     if is_list(column.type):

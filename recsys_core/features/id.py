@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.features import _bags, _dynamic, _hashing, _rows, base
 
+_INT64 = pa.int64()
 _PENDING_ROWS = 1 << 20
 _MIN_COUNTED = 1 << 20
 _COUNT_ERROR = b"count_error"
@@ -106,7 +107,9 @@ class Feature(base.Feature):
         self.take_pooling(config)
         self.encoder = _encoder(config)
         self.num_out_of_range = 0
-        self.is_cheap = config.input == "encoded" or config.encoding == "identity"
+        self._are_rows = config.input == "encoded" or config.encoding == "identity"
+        self.is_cheap = self._are_rows
+        self.is_plain = self._are_rows and not config.weighted and config.mod is None and config.tile_length is None
 
     def observe(self, column: pa.Array) -> None:
         """Let the encoder see the column's ids."""
@@ -122,6 +125,10 @@ class Feature(base.Feature):
         bags = self._read(column)
         return bags.values, bags.lengths
 
+    def plain(self, column: pa.Array) -> np.ndarray | None:
+        """Return single ids that are rows already."""
+        return column.to_numpy() if column.type == _INT64 and not column.null_count else None
+
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table by row of the column.
 
@@ -130,7 +137,7 @@ class Feature(base.Feature):
         """
         assert self.encoder is not None
         bags = self._read(column)
-        if self._config.input == "encoded":
+        if self._are_rows:
             rows, lengths = bags.values.to_numpy(zero_copy_only=False), bags.lengths
         else:
             rows, lengths = self.encoder.rows(bags.values, bags.lengths)
@@ -149,9 +156,8 @@ class Feature(base.Feature):
     def _read(self, column: pa.Array) -> _bags.Bags:
         assert self.encoder is not None
         config = self._config
-        are_rows = config.input == "encoded" or isinstance(self.encoder, Identity)
         bags = _bags.read(column, config)
-        if are_rows or config.mod is not None:
+        if self._are_rows or config.mod is not None:
             bags = bags.as_integers()
         if config.default is not None and not bags.lengths.all():
             bags = bags.with_default(config.default)
@@ -159,7 +165,7 @@ class Feature(base.Feature):
             if not pa.types.is_integer(bags.values.type):
                 raise ValueError(f"mod {config.mod} needs integers, found {bags.values.type}; hash texts")
             bags = bags._replace(values=pa.array(bags.values.to_numpy(zero_copy_only=False) % config.mod))
-        if are_rows:
+        if self._are_rows:
             if not pa.types.is_integer(bags.values.type):
                 raise ValueError(
                     f"rows of a table are integers, found {bags.values.type}; use encoding: vocabulary or hash"

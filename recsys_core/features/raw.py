@@ -92,7 +92,7 @@ class Feature(base.Feature):
         self._moments = _Moments(config.dim)
         self._learns = config.normalizer in _FITTED and config.input == "raw"
         self._fitted = not self._learns
-        self._plain = config.normalizer == "none" or config.input == "encoded"
+        self._passes = config.normalizer == "none" or config.input == "encoded"
         self._ranks = [Ranks() for _ in range(config.dim)]
         self._expression = None if config.expression is None else Expression(config.expression)
         self._buckets: base.Encoder | None = None
@@ -100,6 +100,7 @@ class Feature(base.Feature):
             self._buckets = Buckets(config.boundaries)
         elif config.num_buckets is not None:
             self._buckets = FittedBuckets(config.num_buckets)
+        self.is_plain = self._passes and self._buckets is None and config.dim == 1
         if self._buckets is None:
             self.dense_dim = config.dim
             return
@@ -124,6 +125,12 @@ class Feature(base.Feature):
         """End a round of `observe`."""
         self._fitted = True
 
+    def plain(self, column: pa.Array) -> np.ndarray | None:
+        """Return single numbers that nothing is to be done to."""
+        if column.null_count or not pa.types.is_floating(column.type):
+            return None
+        return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+
     def transform(self, column: pa.Array) -> np.ndarray | base.Jagged:
         """float32 [B, dim], or bucket ids.
 
@@ -132,13 +139,8 @@ class Feature(base.Feature):
         """
         if self._buckets is not None:
             return self._bucketed(column)
-        if self._plain and self._config.dim == 1 and pa.types.is_floating(column.type):
-            plain = None if column.null_count else column.to_numpy(zero_copy_only=False)
-            # What an upstream job has encoded is complete, and passes as it is.
-            if plain is not None and np.isfinite(plain).all():
-                return plain.astype(np.float32, copy=False)[:, None]
         numbers = self._numbers(column)
-        normalized = numbers if self._plain else self._normalize(numbers)
+        normalized = numbers if self._passes else self._normalize(numbers)
         return np.where(np.isnan(normalized), self._config.fill, normalized).astype(np.float32)
 
     def _bucketed(self, column: pa.Array) -> base.Jagged:

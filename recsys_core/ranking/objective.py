@@ -15,7 +15,7 @@ from recsys_core.batch import LabelledBatch
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import LabelledFeed
-from recsys_core.loader import Order, Rows, Shard, prefetch
+from recsys_core.loader import Order, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
 from recsys_core.models.base import RankingModel
@@ -75,21 +75,19 @@ def scored(
     order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     shard = Shard(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
     training, done = model.training, 0
+
+    def prepare(rows: Rows) -> tuple[LabelledBatch, np.ndarray | None]:
+        return feed.batch(rows), _group_numbers(rows, config.group) if config.group else None
+
     model.eval()
     with torch.no_grad():
-        for prepared, groups in prefetch(_prepared(shard, feed, config.group)):
+        for prepared, groups in prefetch(iter(shard), prepare, num_threads=half_of_the_cores()):
             batch = prepared.to(here.device)
             logits = model(batch.sparse, batch.dense_BF).double().cpu().numpy()
             weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
             done += batch.global_rows
             yield Scored(logits, batch.labels_B.cpu().numpy() > 0.5, weights, groups), done
     model.train(training)
-
-
-def _prepared(shard: Shard, feed: LabelledFeed, group: str | None) -> Iterator[tuple[LabelledBatch, np.ndarray | None]]:
-    for rows in shard:
-        batch = feed.batch(rows.table, num_rows=rows.most_rows, global_rows=rows.global_rows)
-        yield batch, _group_numbers(rows, group) if group else None
 
 
 def _group_numbers(rows: Rows, group: str) -> np.ndarray:

@@ -120,7 +120,7 @@ def _scored(
 ) -> Iterator[tuple[pa.Table, int]]:
     for rows in shard:
         with torch.no_grad():
-            inputs = ranker_inputs(engine.transform(rows.table, "query"), engine.transform(rows.table, "item"))
+            inputs = ranker_inputs(engine.transform(rows.batch, "query"), engine.transform(rows.batch, "item"))
             logits = ranker(inputs)
             added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]
         table = rows.table.select(kept)

@@ -2,11 +2,36 @@
 
 import base64
 import posixpath
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from recsys_core import uri
+
+F = TypeVar("F")
+_MOST_OPEN = 32
+
+
+class Opened(Generic[F]):
+    """Files as each thread has opened them: a shuffled table is read from many at once, and opening costs time."""
+
+    def __init__(self, open_file: Callable[[uri.Location], F]) -> None:
+        """`open_file` opens one."""
+        self._open = open_file
+        self._held = threading.local()
+
+    def get(self, location: uri.Location) -> F:
+        """Return the file as this thread has it open, or open it."""
+        held: OrderedDict[str, F] = self._held.__dict__.setdefault("files", OrderedDict())
+        if (file := held.get(location.path)) is None:
+            file = held[location.path] = self._open(location)
+            if len(held) > _MOST_OPEN:
+                held.popitem(last=False)
+        held.move_to_end(location.path)
+        return file
 
 
 class Files:

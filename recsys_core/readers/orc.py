@@ -1,6 +1,5 @@
 """ORC files and folders; a block is a stripe."""
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -38,7 +37,7 @@ class Reader(base.Reader):
             ValueError: no such file, a file that is not ORC, or files of different schemas (both are named).
         """
         self._files = _files.Files(config.path, state["files"] if state else None)
-        self._opened = threading.local()
+        self._opened = _files.Opened(_open)
         if state is None:
             with ThreadPoolExecutor(_OPENING_THREADS) as pool:
                 footers = list(pool.map(_footer, self._files.locations))
@@ -60,7 +59,7 @@ class Reader(base.Reader):
         own = [name for name in columns if name in self._own.names]
         try:
             # Without columns, Arrow does not count the rows.
-            rows = self._file(file, location).read_stripe(stripe, columns=own or [_cheapest(self._own)])
+            rows = self._opened.get(location).read_stripe(stripe, columns=own or [_cheapest(self._own)])
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{location.path}: stripe {stripe} (rows {first} to {first + self._stripe_rows[file][stripe]}) cannot "
@@ -75,13 +74,6 @@ class Reader(base.Reader):
             "schema": _files.schema_to_text(self._own),
             "stripe_rows": self._stripe_rows,
         }
-
-    def _file(self, file: int, location: Location) -> orc.ORCFile:
-        """Return the file as this thread opened it last, or open it."""
-        if getattr(self._opened, "number", None) != file:
-            self._opened.file = _open(location)
-            self._opened.number = file
-        return self._opened.file
 
 
 def _open(location: Location) -> orc.ORCFile:

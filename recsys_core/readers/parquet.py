@@ -1,7 +1,6 @@
 """Parquet files and folders; a block is a row group."""
 
 import operator
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -43,7 +42,7 @@ class Reader(base.Reader):
             ValueError: no such file, a file that is not Parquet, or files of different schemas (both are named).
         """
         self._files = _files.Files(config.path, state["files"] if state else None)
-        self._opened = threading.local()
+        self._opened = _files.Opened(_open)
         if state is None:
             with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
                 footers = list(pool.map(_footer, self._files.locations))
@@ -54,7 +53,7 @@ class Reader(base.Reader):
         else:
             own = _files.schema_from(state["schema"])
             self._group_rows = state["group_rows"]
-        self._own = own
+        self._own, self._own_names = own, frozenset(own.names)
         self.schema = self._files.with_partitions(own)
         self.fingerprint = self._files.fingerprint
         self._blocks = [(file, group) for file, rows in enumerate(self._group_rows) for group in range(len(rows))]
@@ -65,8 +64,8 @@ class Reader(base.Reader):
         file, group = self._blocks[block]
         location = self._files.locations[file]
         try:
-            table = self._file(file, location).read_row_group(
-                group, columns=[name for name in columns if name in self._own.names], use_threads=False
+            table = self._opened.get(location).read_row_group(
+                group, columns=[name for name in columns if name in self._own_names], use_threads=False
             )
         except (pa.ArrowException, OSError) as error:
             first = sum(self._group_rows[file][:group])
@@ -97,13 +96,6 @@ class Reader(base.Reader):
             "schema": _files.schema_to_text(self._own),
             "group_rows": self._group_rows,
         }
-
-    def _file(self, file: int, location: Location) -> pq.ParquetFile:
-        """Return the file as this thread opened it last, or open it."""
-        if getattr(self._opened, "number", None) != file:
-            self._opened.file = _open(location)
-            self._opened.number = file
-        return self._opened.file
 
 
 def _open(location: Location) -> pq.ParquetFile:

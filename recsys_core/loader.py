@@ -157,16 +157,27 @@ def pieces(
     """
     threads = num_threads or half_of_the_cores()
     chunks = (chunk for interval in intervals for chunk in order.chunks(interval))
-    ahead: deque[tuple[list[Piece], dict[int, Future[pa.Table]]]] = deque()
+    ahead: deque[tuple[list[Piece], dict[int, _Reading]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
 
     def start_next() -> None:
         if (chunk := next(chunks, None)) is not None:
             blocks = dict.fromkeys(piece.block for piece in chunk)
-            ahead.append((chunk, {block: pool.submit(reader.read, block, columns) for block in blocks}))
+            reading = {block: _Reading(reader, block, columns) for block in blocks}
+            ahead.append((chunk, reading))
+            for one in reading.values():
+                pool.submit(one.run)
+
+    def result(wanted: _Reading, others: Iterable[_Reading]) -> pa.Table:
+        # Who would wait reads as well, so that no core is idle.
+        for one in (wanted, *others):
+            if wanted.future.done():
+                break
+            one.run()
+        return wanted.future.result()
 
     try:
-        for _ in range(1 if order.shuffles else threads + 1):
+        for _ in range(1 if order.shuffles else threads + 2):
             start_next()
         while ahead:
             chunk, reading = ahead.popleft()
@@ -174,10 +185,30 @@ def pieces(
             permuted: dict[int, pa.RecordBatch] = {}
             for piece in chunk:
                 if (block := permuted.get(piece.block)) is None:
-                    block = permuted[piece.block] = _permuted(reading.pop(piece.block).result(), order, piece.block)
+                    wanted = reading.pop(piece.block)
+                    later = (one for held in (reading, *(held for _, held in ahead)) for one in held.values())
+                    block = permuted[piece.block] = _permuted(result(wanted, later), order, piece.block)
                 yield block.slice(piece.start, piece.num_rows)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Reading:
+    """One block that is to be read, by whoever comes first."""
+
+    def __init__(self, reader: Reader, block: int, columns: Sequence[str]) -> None:
+        self.future: Future[pa.Table] = Future()
+        self._read = lambda: reader.read(block, columns)
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Read it, unless somebody does already."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self.future.set_result(self._read())
+        except BaseException as error:  # noqa: BLE001 - raised where the block is wanted
+            self.future.set_exception(error)
 
 
 def _permuted(table: pa.Table, order: Order, block: int) -> pa.RecordBatch:

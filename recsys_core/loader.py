@@ -168,14 +168,6 @@ def pieces(
             for one in reading.values():
                 pool.submit(one.run)
 
-    def result(wanted: _Reading, others: Iterable[_Reading]) -> pa.Table:
-        # Who would wait reads as well, so that no core is idle.
-        for one in (wanted, *others):
-            if wanted.future.done():
-                break
-            one.run()
-        return wanted.future.result()
-
     try:
         for _ in range(1 if order.shuffles else threads + 2):
             start_next()
@@ -187,7 +179,7 @@ def pieces(
                 if (block := permuted.get(piece.block)) is None:
                     wanted = reading.pop(piece.block)
                     later = (one for held in (reading, *(held for _, held in ahead)) for one in held.values())
-                    block = permuted[piece.block] = _permuted(result(wanted, later), order, piece.block)
+                    block = permuted[piece.block] = _permuted(_read(wanted, later), order, piece.block)
                 yield block.slice(piece.start, piece.num_rows)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -209,6 +201,15 @@ class _Reading:
             self.future.set_result(self._read())
         except BaseException as error:  # noqa: BLE001 - raised where the block is wanted
             self.future.set_exception(error)
+
+
+def _read(wanted: _Reading, later: Iterable[_Reading]) -> pa.Table:
+    # Who would wait reads as well, so that no core is idle.
+    for one in (wanted, *later):
+        if wanted.future.done():
+            break
+        one.run()
+    return wanted.future.result()
 
 
 def _permuted(table: pa.Table, order: Order, block: int) -> pa.RecordBatch:

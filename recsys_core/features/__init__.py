@@ -195,7 +195,7 @@ class Engine:
         passed: dict[str, np.ndarray | Jagged] = {}
         if numbers:
             joined = np.concatenate(list(numbers.values())).reshape(len(numbers), -1)
-            finite = np.isfinite(joined).all(axis=1)
+            finite = np.asarray(np.isfinite(joined).all(axis=1))
             passed |= {key: own[:, None] for key, own, good in zip(numbers, joined, finite, strict=True) if good}
         if rows:
             joined = np.concatenate(list(rows.values())).reshape(len(rows), -1)

@@ -7,7 +7,8 @@ and `din_train` (labelled, with click sequences), and an `_eval` of each. Batche
 take half each. The loop reads, shuffles, encodes, waits and updates, as a run does, over every row; the floor takes the
 same batches from memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
 two towers rank each positive among 1,024 sampled negatives. `data wait` is the share of the loop's time in which it
-waits for a batch, `cpu` the cores that the process keeps busy. The ratio is the loop over the floor.
+waits for a batch, `cpu` the cores that the process keeps busy, `GEMM` the rate of a tower's product on this machine
+right after the case. The ratio is the loop over the floor.
 """
 
 import argparse
@@ -30,6 +31,7 @@ DAY = datetime.date(2024, 1, 1)
 _COMMON = {"config_hash": "benchmark", "code_version": "benchmark"}
 _HELD_BATCHES = 8
 _WARM_UP_STEPS = 3
+_GEMM_REPEATS = 50
 
 
 def _id(name: str, num_embeddings: int) -> dict[str, Any]:
@@ -263,6 +265,19 @@ def measure(case: str, num_ranks: int, data: Path, num_steps: int) -> dict[str, 
         return json.loads((Path(work) / "figures.json").read_text())
 
 
+def gemm() -> float:
+    """Return what a tower's product reaches here, in GFLOP/s of float32: shared machines change by the hour."""
+    import torch
+
+    left, right = torch.randn(ROWS_PER_STEP, 256), torch.randn(256, 128)
+    seconds = []
+    for _ in range(_GEMM_REPEATS):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - started)
+    return 2 * left.numel() * right.shape[1] / float(np.median(seconds)) / 1e9
+
+
 def main() -> None:
     """Measure every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -279,22 +294,24 @@ def main() -> None:
         return
     print(
         f"{'case':<20} {'ranks':>5} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} {'data wait':>10} {'cpu':>5} "
-        f"{'evaluation':>11}"
+        f"{'evaluation':>11} {'GEMM':>5} GFLOP/s"
     )
     rows = []
     for case in arguments.cases:
         for num_ranks in arguments.ranks:
             found = measure(case, num_ranks, arguments.data, arguments.steps)
-            ratio = found["loop"] / found["floor"]
+            ratio, rate = found["loop"] / found["floor"], gemm()
             print(
                 f"{case:<20} {num_ranks:>5} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} "
-                f"{found['data_wait_share']:>10.1%} {found['cpu']:>5.2f} {found['evaluation']:>11,.0f}",
+                f"{found['data_wait_share']:>10.1%} {found['cpu']:>5.2f} {found['evaluation']:>11,.0f} {rate:>5.0f}",
                 flush=True,
             )
             named = {"case": f"{case}, {num_ranks} rank(s)"}
             speed = {"figure": "training", "value": found["loop"], "unit": "examples/s"}
             rows.append(named | speed | {"reference": found["floor"], "ratio": ratio})
+            found["gemm"] = rate
             for figure, unit in (
+                ("gemm", "GFLOP/s"),
                 ("data_wait_share", "share"),
                 ("cpu", "cores of the first rank"),
                 ("evaluation", "examples/s"),

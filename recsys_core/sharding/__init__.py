@@ -25,7 +25,7 @@ from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.distributed import World, planner_variables
 from recsys_core.features import Initializer
 from recsys_core.models.blocks.initializers import fill
-from recsys_core.sharding import plans
+from recsys_core.sharding import plans, unpooled
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
 
@@ -204,6 +204,7 @@ def shard(
     sharders: list[Any] = [Sharder(), RowsSharder()]
     where = made.sharding_plan(here.device.type)
     sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
+    unpooled.look_up_as_bags(sharded)
     for name, weight in sharded.state_dict().items():
         if isinstance(weight, ShardedTensor):
             draw_start(name, weight, seed, (initializers or {}).get(name.split(".")[-2]))

@@ -15,6 +15,7 @@ from recsys_core import models
 from recsys_core.artifacts import Checkpoint
 from recsys_core.features import Engine
 from recsys_core.feed import LabelledFeed
+from recsys_core.loader import Rows
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import silent
 from recsys_core.ranking import evaluate, export, predict, prepare, train
@@ -87,7 +88,7 @@ def test_tensors_equal_those_of_plain_python(config, data):
     feed = LabelledFeed(engine, label=config.ranking.label)
     (file,) = data.test.glob("*.orc")
     table = orc.ORCFile(file).read()
-    batch = feed.batch(table, num_rows=table.num_rows + 3, global_rows=table.num_rows)
+    batch = feed.batch(Rows(table.combine_chunks().to_batches(), [], table.num_rows + 3, table.num_rows))
     rows = _rows(data.test)
     assert batch.labels_B.tolist() == [row["label"] for row in rows]
     assert batch.dense_BF.tolist() == np.array([row["dense1"] for row in rows], np.float32).tolist()

@@ -14,6 +14,7 @@ right after the case. The ratio is the loop over the floor.
 import argparse
 import datetime
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -291,7 +292,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         work_as_rank(arguments.worker, arguments.data, arguments.work, arguments.steps)
-        return
+        # As ranks of a run end: see `recsys_core.__main__`.
+        os._exit(0)
     print(
         f"{'case':<20} {'ranks':>5} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} {'data wait':>10} {'cpu':>5} "
         f"{'evaluation':>11} {'GEMM':>5} GFLOP/s"

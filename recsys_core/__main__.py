@@ -7,6 +7,8 @@ can go on later with 75, anything else with a traceback.
 
 import argparse
 import importlib
+import logging
+import os
 import sys
 import threading
 import warnings
@@ -57,5 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _end(exit_code: int) -> None:
+    """End the process without taking the interpreter apart.
+
+    A thread of the communication library that lets go of a Python object meanwhile would abort the process ("terminate
+    called without an active exception"), after all of a stage's work was done. What counts is written by now.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

@@ -17,7 +17,7 @@ class Run(Frozen):
 
 def test_kinds_are_the_files_but_the_contract():
     known = lookup.kinds("recsys_core.features")
-    assert known == sorted(known)
+    assert list(known) == sorted(known)
     assert {"id", "raw", "sequence"} <= set(known)
     assert "base" not in known
 

@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _end(exit_code: int) -> None:
     """End the process without taking the interpreter apart.
 
-    A thread of the communication library that lets go of a Python object meanwhile would abort the process ("terminate
-    called without an active exception"), after all of a stage's work was done. What counts is written by now.
+    Meanwhile a library's thread that wants the interpreter aborts the process ("terminate called without an active
+    exception", seen of ranks whose work was done). What counts is written by now.
     """
     logging.shutdown()
     sys.stdout.flush()

@@ -131,7 +131,8 @@ def _ones(size: int) -> Tensor:
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     """Concatenate arrays; those that make up one already, side by side, are not copied."""
     whole = arrays[0].base
-    if whole is not None and whole.flags.c_contiguous and whole.size == sum(map(len, arrays)):
+    # What Arrow lends cannot be written to, and a tensor could.
+    if whole is not None and whole.flags.c_contiguous and whole.flags.writeable and whole.size == sum(map(len, arrays)):
         starts = [array.ctypes.data for array in arrays if array.base is whole]
         if starts == list(itertools.accumulate((array.nbytes for array in arrays[:-1]), initial=starts[0])):
             return whole.reshape(-1)

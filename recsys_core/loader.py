@@ -136,17 +136,6 @@ def read(
     intervals: Iterable[Interval],
     columns: Sequence[str],
     num_threads: int | None = None,
-) -> Iterator[pa.Table]:
-    """Yield the rows at the positions of `intervals`, in order, as many small tables; see `pieces`."""
-    return (pa.Table.from_batches([part]) for part in pieces(reader, order, intervals, columns, num_threads))
-
-
-def pieces(
-    reader: Reader,
-    order: Order,
-    intervals: Iterable[Interval],
-    columns: Sequence[str],
-    num_threads: int | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows at the positions of `intervals`, in order.
 
@@ -179,7 +168,7 @@ def pieces(
                 if (block := permuted.get(piece.block)) is None:
                     wanted = reading.pop(piece.block)
                     later = (one for held in (reading, *(held for _, held in ahead)) for one in held.values())
-                    block = permuted[piece.block] = _permuted(_read(wanted, later), order, piece.block)
+                    block = permuted[piece.block] = _permuted(_result(wanted, later), order, piece.block)
                 yield block.slice(piece.start, piece.num_rows)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -203,7 +192,7 @@ class _Reading:
             self.future.set_exception(error)
 
 
-def _read(wanted: _Reading, later: Iterable[_Reading]) -> pa.Table:
+def _result(wanted: _Reading, later: Iterable[_Reading]) -> pa.Table:
     # Who would wait reads as well, so that no core is idle.
     for one in (wanted, *later):
         if wanted.future.done():
@@ -214,7 +203,10 @@ def _read(wanted: _Reading, later: Iterable[_Reading]) -> pa.Table:
 
 def _permuted(table: pa.Table, order: Order, block: int) -> pa.RecordBatch:
     # A batch is sliced and permuted in less time than a table.
-    (whole,) = table.combine_chunks().to_batches()
+    batches = table.combine_chunks().to_batches()
+    if len(batches) > 1:
+        raise ValueError("a column has more than 2 GB of text in one block; write the table in smaller row groups")
+    whole = batches[0]
     permutation = order.permutation(block)
     if permutation is None:
         return whole
@@ -301,7 +293,7 @@ class Shard:
 
     def __iter__(self) -> Iterator[Rows]:
         """Yield the batches; a rank that has run out of rows yields empty ones, to keep step with the others."""
-        parts = pieces(self._reader, self._order, self._mine, self._columns, self._num_threads)
+        parts = read(self._reader, self._order, self._mine, self._columns, self._num_threads)
         schema = self._reader.schema
         rest = pa.RecordBatch.from_pylist([], pa.schema([schema.field(name) for name in self._columns]))
         num_out = 0
@@ -325,7 +317,7 @@ class Budget(NamedTuple):
     column: str
     limit: float
 
-    def batches(self, tables: Iterable[pa.Table], batch_size: int) -> list[int]:
+    def batches(self, tables: Iterable[pa.Table | pa.RecordBatch], batch_size: int) -> list[int]:
         """Return how many rows each batch has: as many of the next ones as the limit and `batch_size` allow.
 
         Raises:
@@ -350,12 +342,12 @@ class Budget(NamedTuple):
         return sizes
 
 
-def _costs(column: pa.ChunkedArray, name: str) -> np.ndarray:
+def _costs(column: pa.Array | pa.ChunkedArray, name: str) -> np.ndarray:
     if pa.types.is_nested(column.type):
         column = pc.fill_null(pc.list_value_length(column), 0)
     elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         raise ValueError(f"cost column {name!r} is {column.type}; name a column of numbers or of lists")
-    costs = column.cast(pa.float64()).to_numpy()
+    costs = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     if not (costs >= 0).all():
         raise ValueError(f"cost column {name!r} has a null, a NaN or a number below 0; a cost is a number from 0 on")
     return costs
@@ -380,7 +372,7 @@ def _slice(intervals: Sequence[Interval], start: int, stop: int) -> list[Interva
 
 def half_of_the_cores() -> int:
     """Return how many threads read, and how many encode, if nobody says otherwise."""
-    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
+    return max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0)) // 2))
 
 
 def prefetch(

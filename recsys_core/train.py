@@ -265,7 +265,7 @@ class Trainer:
 
     def rows(self, epoch: int, places: list[Interval]) -> pa.Table:
         """Read the rows at `places` of an epoch's order."""
-        return pa.concat_tables(
+        return pa.Table.from_batches(
             loader.read(self.objective.reader, self.order(epoch), places, self.objective.feed.columns)
         )
 

@@ -186,7 +186,7 @@ class Engine:
 
     @staticmethod
     def _passed(todo: dict[str, Feature], values: Values) -> dict[str, np.ndarray | Jagged]:
-        """Look at the columns that are used as they are: at all in one call, and at those that are refused later."""
+        """Pass on the columns that need no work, after one look at all of them; what that finds wrong is left out."""
         numbers: dict[str, np.ndarray] = {}
         rows: dict[str, np.ndarray] = {}
         for key, feature in todo.items():

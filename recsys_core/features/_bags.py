@@ -1,5 +1,6 @@
 """Columns of ids as flat values: lists split from texts, cut to a length, and parted from their weights."""
 
+import threading
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -9,6 +10,22 @@ import pyarrow.compute as pc
 from recsys_core.features import base
 
 _BEFORE_WEIGHT = ":"
+
+
+class LeftOut:
+    """How many ids a feature has left out because they are no rows of its table; threads add to it at once."""
+
+    def __init__(self) -> None:
+        self._count, self._lock = 0, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count more of them."""
+        with self._lock:
+            self._count += count
+
+    def report(self, out_of_range: Literal["refuse", "drop"]) -> dict[str, int]:
+        """Return the figure for a feature that drops them."""
+        return {"out_of_range": self._count} if out_of_range == "drop" else {}
 
 
 class Bags(NamedTuple):

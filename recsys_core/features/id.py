@@ -106,7 +106,7 @@ class Feature(base.Feature):
         self.table = config.table or config.name
         self.take_pooling(config)
         self.encoder = _encoder(config)
-        self.num_out_of_range = 0
+        self._left_out = _bags.LeftOut()
         self._are_rows = config.input == "encoded" or config.encoding == "identity"
         self.is_cheap = self._are_rows
         self.is_plain = self._are_rows and not config.weighted and config.mod is None and config.tile_length is None
@@ -145,7 +145,7 @@ class Feature(base.Feature):
 
     def report(self) -> dict[str, int]:
         """How many values were left out because they are no rows of the table, since the engine was made."""
-        return {"out_of_range": self.num_out_of_range} if self._config.out_of_range == "drop" else {}
+        return self._left_out.report(self._config.out_of_range)
 
     def portable(self) -> Config:
         """The config with the vocabulary's ids in place of its file."""
@@ -171,7 +171,7 @@ class Feature(base.Feature):
                     f"rows of a table are integers, found {bags.values.type}; use encoding: vocabulary or hash"
                 )
             bags, dropped = bags.inside(self.encoder.num_embeddings, config.out_of_range)
-            self.num_out_of_range += dropped
+            self._left_out.add(dropped)
         return bags
 
 

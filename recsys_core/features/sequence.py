@@ -36,7 +36,7 @@ class Feature(base.Feature):
         self.table = config.table
         self.take_pooling(config)
         self._config = config
-        self.num_out_of_range = 0
+        self._left_out = _bags.LeftOut()
 
     def to_encode(self, column: pa.Array) -> tuple[pa.Array, np.ndarray] | None:
         """Return the ids, unless they are rows already, or more than their rows is wanted."""
@@ -61,7 +61,7 @@ class Feature(base.Feature):
                 f"rows of a table are integers, found {bags.values.type}; use input: raw for ids of the data"
             )
         bags, dropped = bags.inside(self.encoder.num_embeddings, self._config.out_of_range)
-        self.num_out_of_range += dropped
+        self._left_out.add(dropped)
         return _bags.pooled(bags.values.to_numpy(zero_copy_only=False), bags.lengths, bags, self._config)
 
     def _read(self, column: pa.Array) -> _bags.Bags:
@@ -75,4 +75,4 @@ class Feature(base.Feature):
 
     def report(self) -> dict[str, int]:
         """How many entries were left out because they are no rows of the table, since the engine was made."""
-        return {"out_of_range": self.num_out_of_range} if self._config.out_of_range == "drop" else {}
+        return self._left_out.report(self._config.out_of_range)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from recsys_core import uri
 
 F = TypeVar("F")
-_MOST_OPEN = 32
+_MOST_OPEN = 16  # by a thread; of remote files one, for each holds a buffer of megabytes
 
 
 class Opened(Generic[F]):
@@ -28,7 +28,7 @@ class Opened(Generic[F]):
         held: OrderedDict[str, F] = self._held.__dict__.setdefault("files", OrderedDict())
         if (file := held.get(location.path)) is None:
             file = held[location.path] = self._open(location)
-            if len(held) > _MOST_OPEN:
+            while len(held) > (_MOST_OPEN if location.is_local else 1):
                 held.popitem(last=False)
         held.move_to_end(location.path)
         return file

@@ -34,11 +34,13 @@ def look_up_as_bags(model: nn.Module) -> None:
             and module.pooling_mode == PoolingMode.NONE
             and module.optimizer in _OPTIMIZERS
             and len(set(dims.tolist())) == 1
+            # The features of a table are beside each other.
+            and list(module.feature_table_map) == sorted(module.feature_table_map)
         ):
             module.forward = functools.partial(_forward, module)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _forward(tables: Any, indices: Tensor, offsets: Tensor, **others: Any) -> Tensor:
+def _forward(tables: Any, indices: Tensor, offsets: Tensor) -> Tensor:
     """Return [N, D] of N ids: what `tables` would, whose features have N ids together, feature after feature."""
     features = list(tables.feature_table_map)
     num_rows = (len(offsets) - 1) // len(features)
@@ -48,7 +50,7 @@ def _forward(tables: Any, indices: Tensor, offsets: Tensor, **others: Any) -> Te
         first, last = features.index(table), len(features) - features[::-1].index(table)
         own = indices[ends[first] : ends[last]]
         bags = torch.arange(len(own) + 1, dtype=offsets.dtype)
-        found.append(Tables.forward(_of_one(tables, first), own, bags, **others))
+        found.append(Tables.forward(_of_one(tables, first), own, bags))
     return found[0] if len(found) == 1 else torch.cat(found)
 
 

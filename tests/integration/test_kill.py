@@ -62,16 +62,19 @@ class Command:
             time.sleep(0.02)
         raise AssertionError(f"no ranks of {stage} seen; the command said: {self.wait()}")
 
-    def seen(self, stage: str, victim: str, told: Path) -> psutil.Process | None:
-        """Wait until `stage` runs; return its `victim`, or None where it has none or has ended."""
+    def seen(self, stage: str, victim: str, told: Path) -> tuple[psutil.Process, float] | None:
+        """Wait until `stage` runs; return its `victim` and when it began, or None where it has none or has ended."""
+        began = None
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self.process.poll() is None:
             text = told.read_text(errors="replace")
-            if f"{stage}: " in text and victim == "flow":
-                return self.flow
+            if f"{stage}: " in text:
+                began = began or time.monotonic()
+                if victim == "flow":
+                    return self.flow, began
             found = self._processes(stage)
             if victim in found and (victim == "rank" or len(found) == 2):
-                return found[victim]
+                return found[victim], began or time.monotonic()
             if f"{stage}: " in text and re.search(rf"^{stage}: .*done", text, re.MULTILINE):
                 return None
             time.sleep(0.02)
@@ -142,10 +145,13 @@ def test_whoever_is_killed_at_any_moment_of_any_stage_the_result_is_the_same(
     with (tmp_path / "told").open("w") as told:
         command = Command(config, prefect_home, told.fileno())
         for stage, figures in undisturbed["stages"].items():
-            process = command.seen(stage, victim, tmp_path / "told")
-            if process is None:
+            seen = command.seen(stage, victim, tmp_path / "told")
+            if seen is None:
                 continue
-            time.sleep(chance.uniform(0, figures["seconds"] / 2))
+            process, began = seen
+            # Any moment of the stage; one before its processes had started stands for their start.
+            moment = began + chance.uniform(0, figures["seconds"])
+            time.sleep(max(0.0, moment - time.monotonic()))
             everyone = command.flow.children(recursive=True)
             try:
                 process.kill()

@@ -1,10 +1,12 @@
 """How two towers' rows share one jagged tensor, drawn by hand."""
 
 import numpy as np
+import pyarrow as pa
+import pytest
 import torch
 
 from recsys_core.batch import Batch, jagged
-from recsys_core.features import Encoded, Jagged
+from recsys_core.features import Config, Encoded, Engine, Jagged
 from recsys_core.towers import tower_inputs
 
 # query.history: [1 2] [] | item.item_id: [5] [6] [7]
@@ -41,3 +43,35 @@ def test_tower_inputs_are_plain_tensors_by_name():
     inputs = tower_inputs(QUERY)
     assert list(inputs) == ["dense", "history.values", "history.lengths"]
     assert inputs["history.lengths"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["b", "a", "c"], ["a", "c"], ["a", "a", "b"], ["c"]])
+def test_values_that_lie_beside_each_other_are_the_same_as_if_they_were_copied(names):
+    engine = Engine.build(
+        Config.model_validate(
+            {
+                "embedding_dim": 4,
+                "query": [
+                    {"kind": "id", "name": name, "encoding": "identity", "num_embeddings": 10}
+                    for name in ("a", "b", "c")
+                ],
+                "item": [],
+            }
+        )
+    )
+    encoded = engine.transform(pa.table({"a": [1, 2], "b": [3, 4], "c": [5, 6]}), "query")
+    chosen = Encoded(2, encoded.dense, {f"f{at}": encoded.sparse[name] for at, name in enumerate(names)})
+    nothing = Encoded(0, np.empty((0, 0), np.float32), {})
+    expected = [value for name in names for value in {"a": [1, 2], "b": [3, 4], "c": [5, 6]}[name]]
+    for num_rows in (2, 3):
+        sparse = jagged(chosen, nothing, num_rows)
+        assert sparse.values().tolist() == expected
+        assert sparse.lengths().tolist() == [1, 1, 0][:num_rows] * len(names)
+
+
+def test_what_arrow_lends_is_copied_before_a_tensor_could_write_to_it():
+    lent = pa.array([7, 8]).to_numpy()
+    encoded = Encoded(2, np.zeros((2, 0), np.float32), {"a": Jagged(lent, np.ones(2, np.int32))})
+    values = jagged(encoded, Encoded(0, np.empty((0, 0), np.float32), {}), 2).values()
+    values[0] = 0
+    assert lent.tolist() == [7, 8]

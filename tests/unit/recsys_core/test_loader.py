@@ -1,6 +1,8 @@
 """The order, the cut and the shards: every row once, whatever the number of ranks and wherever they stop."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +56,7 @@ def test_cut_by_hand():
 def test_unshuffled_order_is_the_tables():
     reader = Blocks([3, 0, 4, 2])
     order = Order(reader.block_rows, seed=1, epoch=0, shuffle_rows=0)
-    rows = pa.concat_tables(read(reader, order, [(2, 8)], ["row"])).column("row").to_pylist()
+    rows = pa.Table.from_batches(read(reader, order, [(2, 8)], ["row"])).column("row").to_pylist()
     assert rows == [2, 3, 4, 5, 6, 7]
 
 
@@ -63,7 +65,7 @@ def test_a_shuffle_mixes_rows_of_different_blocks_and_changes_with_the_epoch():
     rows = {}
     for epoch in (0, 1):
         order = Order(reader.block_rows, seed=3, epoch=epoch, shuffle_rows=40)
-        rows[epoch] = pa.concat_tables(read(reader, order, [(0, 80)], ["row"])).column("row").to_pylist()
+        rows[epoch] = pa.Table.from_batches(read(reader, order, [(0, 80)], ["row"])).column("row").to_pylist()
     assert sorted(rows[0]) == sorted(rows[1]) == list(range(80))
     assert rows[0] != rows[1]
     assert len({row // 10 for row in rows[0][:10]}) > 1
@@ -199,6 +201,37 @@ def test_prefetch_yields_in_order_and_passes_errors_on():
     with pytest.raises(ValueError, match="bad row"):
         taken.extend(prefetch(items(), depth=2))
     assert list(prefetch(iter(range(5)))) == [0, 1, 2, 3, 4]
+
+
+def test_prefetch_works_in_several_threads_and_keeps_the_order():
+    inside, most, both = [0], [0], threading.Barrier(2)
+
+    def items():
+        for number in range(20):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.001)
+            inside[0] -= 1
+            yield number
+
+    def square(number):
+        # Two items are worked at, at the same time; the first of them is done last.
+        both.wait(timeout=30)
+        time.sleep(0.002 * (number % 2 == 0))
+        return number**2
+
+    assert list(prefetch(items(), square, num_threads=2)) == [number**2 for number in range(20)]
+    assert most == [1]
+
+    def refuse(number):
+        if number == 3:
+            raise ValueError("bad batch")
+        return number
+
+    taken = []
+    with pytest.raises(ValueError, match="bad batch"):
+        taken.extend(prefetch(iter(range(9)), refuse, num_threads=2))
+    assert taken == [0, 1, 2]
 
 
 def test_a_consumer_that_stops_early_stops_the_thread():

@@ -26,6 +26,14 @@ def test_blocks_are_row_groups_in_the_order_of_the_files(tmp_path):
     assert reader.read(4, ["b"]).column_names == ["b"]
 
 
+def test_more_files_are_read_in_turns_than_stay_open(tmp_path):
+    for file in range(20):
+        _write(tmp_path / f"part-{file:02d}.parquet", file * 4, file * 4 + 4, rows_per_group=2)
+    reader = parquet.Reader(parquet.Config(path=str(tmp_path)))
+    turns = [*range(0, 40, 2), *range(1, 40, 2), *range(39, -1, -1)]
+    assert [reader.read(block, ["a"]).column("a").to_pylist() for block in turns] == [[2 * b, 2 * b + 1] for b in turns]
+
+
 def test_a_file_that_is_not_parquet_is_named(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(ValueError, match=r"broken\.parquet: not a readable Parquet file"):

@@ -44,17 +44,14 @@ class Head(nn.Module):
             nn.Sequential(mlp(num_dense, config.bottom_hidden, dim), nn.ReLU()) if num_dense else nn.Identity()
         )
         num_vectors = num_features + self.has_dense
-        self.dim = dim
         kept = num_vectors * dim if config.concat_pooled else dim * self.has_dense
         self.interaction = DotInteraction(num_vectors, kept)
         self.top = mlp(self.interaction.num_outputs, config.top_hidden, 1, config.dropout)
 
     def forward(self, pooled: Tensor, dense: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:  # noqa: ARG002
         """Return the examples' logits."""
-        vectors_BX = torch.cat([self.bottom(dense), pooled], dim=1) if self.has_dense else pooled
-        # Not -1: a batch may have no rows.
-        vectors_BKD = vectors_BX.view(vectors_BX.shape[0], vectors_BX.shape[1] // self.dim, self.dim)
-        return self.top(self.interaction(vectors_BKD)).squeeze(1)
+        parts = [self.bottom(dense), pooled] if self.has_dense else [pooled]
+        return self.top(self.interaction(parts)).squeeze(1)
 
 
 class Model(base.RankingModel):

@@ -1,6 +1,6 @@
 """Pairwise dot products of feature vectors (Naumov et al. 2019, section 2.1.3), with a way back that only gathers.
 
-Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs.
+Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, X the examples of a block.
 """
 
 from typing import Any
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from recsys_core.models.blocks.mlp import aligned
 
+_BLOCK_ROWS = 512  # per core: their [K, K] products stay in its cache
+
 
 class DotInteraction(nn.Module):
-    """[B, K, D] → [B, kept + P]: the first `kept` numbers of the K·D, then the dot products of all pairs.
+    """Parts that make K·D numbers side by side → [B, kept + P]: the first `kept` of them, then all pairs' dot products.
 
     Autograd's way back through `index_select` adds into [B, K, K] number by number; that alone takes longer than all
     else together. The gradient of the vectors is a symmetric matrix times the vectors, and that matrix is a gather
     of the pairs' gradients. What the next layer wants beside the pairs rides along, so that nothing is concatenated.
+    On a CPU both ways go block by block.
     """
 
     place_of_P: Tensor
@@ -32,38 +35,67 @@ class DotInteraction(nn.Module):
         pair_of_KK[rows, columns] = pair_of_KK[columns, rows] = torch.arange(num_pairs)
         self.register_buffer("place_of_P", rows * num_vectors + columns, persistent=False)
         self.register_buffer("pair_of_KK", pair_of_KK.flatten(), persistent=False)
-        self.kept = kept
+        self.num_vectors, self.kept = num_vectors, kept
         self.num_outputs: int = kept + num_pairs
 
-    def forward(self, vectors_BKD: Tensor) -> Tensor:
+    def forward(self, parts: list[Tensor]) -> Tensor:
         """Return the kept numbers and the pairs of each example."""
         if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            numbers_BX = torch.cat(parts, dim=1)
+            # Not -1: a batch may have no rows.
+            width = numbers_BX.shape[1] // self.num_vectors
+            vectors_BKD = numbers_BX.view(numbers_BX.shape[0], self.num_vectors, width)
             products = torch.bmm(vectors_BKD, vectors_BKD.transpose(1, 2)).flatten(1)
-            return torch.cat([vectors_BKD.flatten(1)[:, : self.kept], products.index_select(1, self.place_of_P)], 1)
+            return torch.cat([numbers_BX[:, : self.kept], products.index_select(1, self.place_of_P)], 1)
         else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
-            return _Interaction.apply(vectors_BKD, self.place_of_P, self.pair_of_KK, self.kept)
+            return _Interaction.apply(self.place_of_P, self.pair_of_KK, self.kept, *parts)
 
 
 class _Interaction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors_BKD: Tensor, place_of_P: Tensor, pair_of_KK: Tensor, kept: int) -> Tensor:
-        ctx.save_for_backward(vectors_BKD, pair_of_KK)
-        ctx.kept = kept
-        products = torch.bmm(vectors_BKD, vectors_BKD.transpose(1, 2)).flatten(1)
+    def forward(ctx: Any, place_of_P: Tensor, pair_of_KK: Tensor, kept: int, *parts: Tensor) -> Tensor:
+        num_vectors, num_rows = round(len(pair_of_KK) ** 0.5), len(parts[0])
+        ctx.widths, ctx.types, ctx.kept = [part.shape[1] for part in parts], [part.dtype for part in parts], kept
+        num_numbers = sum(ctx.widths)
         width = kept + len(place_of_P)
-        output = vectors_BKD.new_empty(len(vectors_BKD), aligned(width))[:, :width]
-        output[:, :kept] = vectors_BKD.flatten(1)[:, :kept]
-        output[:, kept:] = torch.index_select(products, 1, place_of_P)
+        wide = max(ctx.types, key=lambda kind: kind.itemsize)
+        output = parts[0].new_empty(num_rows, aligned(width), dtype=wide)[:, :width]
+        # Where all numbers are kept, the output is their home.
+        numbers = output if kept == num_numbers else output.new_empty(num_rows, num_numbers)
+        for rows in _blocks(output):
+            vectors_XKD = numbers[rows, :num_numbers].unflatten(1, (num_vectors, -1))
+            for part, home in zip(parts, numbers[rows, :num_numbers].split(ctx.widths, dim=1), strict=True):
+                home.copy_(part[rows])
+            if kept < num_numbers:
+                output[rows, :kept] = numbers[rows, :kept]
+            products = torch.bmm(vectors_XKD, vectors_XKD.transpose(1, 2)).flatten(1)
+            output[rows, kept:] = torch.index_select(products, 1, place_of_P)
+        ctx.save_for_backward(numbers, pair_of_KK)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        vectors_BKD, pair_of_KK = ctx.saved_tensors
-        num_rows, num_vectors, dim = vectors_BKD.shape
-        of_output = gradients[0]
-        of_pairs_BP = of_output[:, ctx.kept :]
-        of_products = torch.gather(of_pairs_BP, 1, pair_of_KK.expand(num_rows, -1)).view(-1, num_vectors, num_vectors)
-        of_products.diagonal(dim1=1, dim2=2).zero_()
-        of_vectors = torch.bmm(of_products, vectors_BKD)
-        of_vectors.view(num_rows, num_vectors * dim)[:, : ctx.kept] += of_output[:, : ctx.kept]
-        return of_vectors, None, None, None
+        numbers, pair_of_KK = ctx.saved_tensors
+        of_output, kept, num_numbers = gradients[0], ctx.kept, sum(ctx.widths)
+        num_vectors = round(len(pair_of_KK) ** 0.5)
+        of_parts = [
+            numbers.new_empty(len(numbers), width, dtype=kind)
+            for width, kind in zip(ctx.widths, ctx.types, strict=True)
+        ]
+        for rows in _blocks(of_output):
+            vectors_XKD = numbers[rows, :num_numbers].unflatten(1, (num_vectors, -1))
+            of_pairs_XP = of_output[rows, kept:]
+            of_products = torch.gather(of_pairs_XP, 1, pair_of_KK.expand(len(of_pairs_XP), -1))
+            of_products = of_products.view(-1, num_vectors, num_vectors)
+            of_products.diagonal(dim1=1, dim2=2).zero_()
+            of_numbers = torch.bmm(of_products, vectors_XKD).flatten(1)
+            of_numbers[:, :kept] += of_output[rows, :kept]
+            for of_part, found in zip(of_parts, of_numbers.split(ctx.widths, dim=1), strict=True):
+                of_part[rows] = found
+        return None, None, None, *of_parts
+
+
+def _blocks(rows: Tensor) -> list[slice]:
+    """Part the rows, where a CPU's caches count."""
+    size = _BLOCK_ROWS * torch.get_num_threads() if rows.device.type == "cpu" else max(1, len(rows))
+    return [slice(first, first + size) for first in range(0, len(rows), size)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys_core.models.blocks import target_attention
+from recsys_core.models.blocks import interaction, target_attention
 from recsys_core.models.blocks.embeddings import pool
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
@@ -28,23 +28,29 @@ def _same_with_gradients(fast, slow, *inputs):
 
 def test_interaction_by_hand():
     # Vectors (1, 2), (3, 4), (5, 6): pairs 2·1 = 11, 3·1 = 17, 3·2 = 39.
-    vectors = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
-    assert DotInteraction(3, 0)(vectors).tolist() == [[11.0, 17.0, 39.0]]
-    assert DotInteraction(3, 2)(vectors).tolist() == [[1.0, 2.0, 11.0, 17.0, 39.0]]
+    parts = [torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0, 5.0, 6.0]])]
+    assert DotInteraction(3, 0)(parts).tolist() == [[11.0, 17.0, 39.0]]
+    assert DotInteraction(3, 2)(parts).tolist() == [[1.0, 2.0, 11.0, 17.0, 39.0]]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 12])
-def test_interaction_and_its_gradient_equal_those_of_indexing(kept):
-    def slow(vectors):
+def test_interaction_and_its_gradient_equal_those_of_indexing(kept, monkeypatch):
+    def slow(*parts):
+        numbers = torch.cat(parts, dim=1)
+        vectors = numbers.view(-1, 4, 3)
         rows, columns = torch.tril_indices(4, 4, -1)
         products = torch.bmm(vectors, vectors.transpose(1, 2))[:, rows, columns]
-        return torch.cat([vectors.flatten(1)[:, :kept], products], dim=1)
+        return torch.cat([numbers[:, :kept], products], dim=1)
 
-    block = DotInteraction(4, kept)
-    _same_with_gradients(block, slow, torch.randn(5, 4, 3))
+    # In blocks of which the last one is not full, whatever the number of threads.
+    monkeypatch.setattr(interaction, "_BLOCK_ROWS", 2)
+    block, num_rows = DotInteraction(4, kept), 4 * torch.get_num_threads() + 1
+    _same_with_gradients(lambda *parts: block([*parts]), slow, torch.randn(num_rows, 3), torch.randn(num_rows, 9))
+    _same_with_gradients(lambda part: block([part]), slow, torch.randn(num_rows, 12))
     scripted = torch.jit.script(block)
-    vectors = torch.randn(2, 4, 3)
-    torch.testing.assert_close(scripted(vectors), block(vectors))
+    parts = [torch.randn(2, 3), torch.randn(2, 9)]
+    torch.testing.assert_close(scripted(parts), block(parts))
+    assert block([part[:0] for part in parts]).shape == (0, kept + 6)
 
 
 def test_segment_sum_by_hand():
@@ -156,8 +162,8 @@ def test_the_mlp_drops_in_training_only():
 
 
 def test_the_gradients_of_mlp_and_interaction_are_those_of_small_differences():
-    block, vectors = DotInteraction(4, 3), torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(block, (vectors,))
+    block, numbers = DotInteraction(4, 3), torch.randn(2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda part: block([part]), (numbers,))
     layers, rows = mlp(3, (4,), 2).double(), torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layers(x), (rows, *layers.parameters()))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 import psutil
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from pydantic import Field, model_validator
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
@@ -201,7 +202,9 @@ def shard(
     """
     made = planned or plan(model, config.model_copy(update={"plan": None}), here)[0]
     assert {table.table for table in made.tables} == set(tables), (made.tables, tables)
-    sharders: list[Any] = [Sharder(), RowsSharder()]
+    # By default fbgemm would take row 0 for an id that is none of the table, and tell nobody but the log.
+    fused = {"bounds_check_mode": BoundsCheckMode.FATAL}
+    sharders: list[Any] = [Sharder(fused), RowsSharder(fused)]
     where = made.sharding_plan(here.device.type)
     sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
     unpooled.look_up_as_bags(sharded)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
 from recsys_core import distributed, optim, sharding
 from recsys_core.distributed import World
@@ -101,6 +101,20 @@ def test_the_planned_bytes_are_those_that_are_taken(alone: World, kind: str) -> 
         value.local_shards()[0].tensor for state in sharded.fused_optimizer.state.values() for value in state.values()
     ]
     assert made.num_bytes(0) == sum(tensor.numel() * tensor.element_size() for tensor in [*weights, *states])
+
+
+@pytest.mark.parametrize("bad", [-1, 51])
+def test_an_id_outside_of_its_table_is_never_taken_for_row_0(alone: World, bad: int) -> None:
+    sharded = sharding.shard(Model(), list(TABLES), config(), alone, 0)
+
+    def ids(tag: int) -> KeyedJaggedTensor:
+        return KeyedJaggedTensor(
+            ["query.my_city", "query.my_tag"], torch.tensor([0, tag]), lengths=torch.ones(2, dtype=torch.int32)
+        )
+
+    assert [*sharded.module.tables(ids(50)).values().shape] == [1, 24]
+    with pytest.raises(RuntimeError, match="Expected idx|out of bounds"):
+        sharded.module.tables(ids(bad)).values()
 
 
 def test_the_table_that_is_printed(two: World) -> None:

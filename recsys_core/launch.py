@@ -36,9 +36,9 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _LOG_LINES = 20
 _FULL_DISK_BYTES = 1 << 20
-# Threads that spin while they wait cost little on idle cores, but on cores shared with a Prefect or MLflow server they
-# made a training step take ten times as long.
-_WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Threads that go to sleep at once between a step's many short loops cost a quarter of it on idle cores; threads that
+# spin for long, on cores shared with a Prefect or MLflow server, made it ten times as long. So they spin for about 0.1 ms.
+_WAITING = {"GOMP_SPINCOUNT": "10000"}
 # A step allocates and frees the same hundreds of megabytes as the last one. glibc would give each large block back to
 # the kernel and get it again page by page, zeroed: half the time of a step with attention over sequences.
 _KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
@@ -230,7 +230,8 @@ def _starter(config: Config, key: str) -> list[str]:
 def environment(config: Config) -> dict[str, str]:
     """Return the environment of a rank that computes on the CPU; what the user has set counts."""
     threads = config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // config.num_ranks)
-    return _WAITING | _KEEPING | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else _WAITING
+    return waiting | _KEEPING | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _last_lines(log: Path) -> deque[str]:

@@ -17,7 +17,7 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import Frozen
-from recsys_core.batch import Batch, LabelledBatch, dense, jagged
+from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers
 from recsys_core.features import Engine
 from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.readers import parquet
@@ -124,6 +124,7 @@ class LabelledFeed(Source):
             labels_B=_floats(table, self._label) if self._label else torch.zeros(table.num_rows),
             weights_B=_floats(table, self._weight) if self._weight else None,
             global_rows=rows.global_rows,
+            numbers=numbers(query, item),
         )
 
 

@@ -29,6 +29,7 @@ from recsys_core.features.base import (
     Feature,
     FeatureConfig,
     Jagged,
+    NumberFeature,
     Side,
     SparseFeature,
     ones,
@@ -45,6 +46,7 @@ __all__ = [
     "FeatureConfig",
     "Initializer",
     "Jagged",
+    "NumberFeature",
     "Side",
     "SparseFeature",
     "TableConfig",
@@ -113,7 +115,7 @@ class Engine:
         self.encoders = self._share_encoders()
         # Features of one operation and one table are transformed once.
         self._keys = {
-            feature.config.name: f"{self._graphs[side].operation(feature)} {feature.table}"
+            feature.config.name: f"{self._graphs[side].operation(feature)} {feature.table} {feature.sequence_dim}"
             for side, features in self.features.items()
             for feature in features
         }
@@ -166,17 +168,18 @@ class Engine:
         """
         dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
         sparse: dict[str, Jagged] = {}
+        numbers: dict[str, Jagged] = {}
         results = self._results(Values(self._graphs[side], table, _missing), side, table.num_rows)
         self._refuse_uneven(results, side)
         filled = 0
         for feature in self.features[side]:
             result = results[self._keys[feature.config.name]] if feature.is_output else None
             if isinstance(result, Jagged):
-                sparse[feature.config.name] = result
+                (numbers if feature.sequence_dim else sparse)[feature.config.name] = result
             elif result is not None:
                 dense[:, filled : filled + feature.dense_dim] = result
                 filled += feature.dense_dim
-        return Encoded(table.num_rows, dense, sparse)
+        return Encoded(table.num_rows, dense, sparse, numbers)
 
     def _results(self, values: Values, side: Side, num_rows: int) -> dict[str, np.ndarray | Jagged]:
         """Make of each operation of the side's features what it makes, the costly ones in threads."""
@@ -252,6 +255,14 @@ class Engine:
     def dense_dim(self, side: Side) -> int:
         """Return F, how many dense numbers a row of this side has."""
         return sum(feature.dense_dim for feature in self.features[side])
+
+    def dense_features(self, side: Side) -> tuple[NumberFeature, ...]:
+        """Return this side's features of numbers, in the order of the dense fields."""
+        return tuple(NumberFeature(f.config.name, f.dense_dim) for f in self.features[side] if f.dense_dim)
+
+    def number_sequences(self, side: Side) -> tuple[NumberFeature, ...]:
+        """Return this side's sequences of numbers, in the config's order."""
+        return tuple(NumberFeature(f.config.name, f.sequence_dim) for f in self.features[side] if f.sequence_dim)
 
     def sparse_features(self, side: Side) -> tuple[SparseFeature, ...]:
         """Return this side's features of ids, in the config's order."""
@@ -428,7 +439,7 @@ class Engine:
         return tuple(specs)
 
     def _refuse_uneven(self, results: Mapping[str, np.ndarray | Jagged], side: Side) -> None:
-        """Check that the features of a group have as many ids as each other in every row."""
+        """Check that the features of a group have as many entries as each other in every row."""
         first: dict[str, Feature] = {}
         for feature in self.features[side]:
             group, result = feature.config.group, results.get(self._keys[feature.config.name])
@@ -440,8 +451,9 @@ class Engine:
             if (uneven := np.flatnonzero(held.lengths != result.lengths)).size:
                 row = uneven[0]
                 raise ValueError(
-                    f"group {group!r}, row {row}: feature {other.config.name!r} has {held.lengths[row]} ids and "
-                    f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both, or no group"
+                    f"group {group!r}, row {row}: feature {other.config.name!r} has {held.lengths[row]} entries and "
+                    f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both (a null is none), "
+                    "or no group"
                 )
 
     def _continue(self, base: "Engine") -> None:

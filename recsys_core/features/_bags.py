@@ -120,11 +120,13 @@ def _weights(values: pa.Array) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def truncated(column: pa.Array, max_length: int, keep: Literal["last", "first"]) -> pa.Array:
-    """Shorten lists to `max_length` entries (nulls are none), whatever the entries are."""
+def truncated(
+    column: pa.Array, max_length: int, keep: Literal["last", "first"], *, drop_nulls: bool = True
+) -> pa.Array:
+    """Shorten lists to `max_length` entries, whatever the entries are; nulls are none, if they are to be dropped."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     entries = pc.list_flatten(column)
-    if entries.null_count:
+    if drop_nulls and entries.null_count:
         valid = entries.is_valid().to_numpy(zero_copy_only=False)
         lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[valid], minlength=len(lengths))
         entries = entries.drop_null()

@@ -5,7 +5,8 @@ Shape legend: B rows, F dense numbers per row, N ids of all rows together.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -22,6 +23,8 @@ _KEPT_ONES = 16
 
 class Jagged(NamedTuple):
     """Rows of unequal length: `values` int64 [N], row after row; `lengths` int32 [B], how many belong to each row.
+
+    Of a sequence of numbers `values` are float32 [N, D].
 
     values  7 8 | | 9        (three rows)
     lengths  2   0  1
@@ -55,16 +58,22 @@ class Jagged(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """One side's features of B rows: `dense` float32 [B, F], `sparse` by feature name, ids as rows of its table."""
+    """One side's features of B rows: `dense` float32 [B, F], `sparse` by feature name, ids as rows of its table.
+
+    `numbers` are the sequences of numbers by feature name.
+    """
 
     num_rows: int
     dense: np.ndarray
     sparse: dict[str, Jagged]
+    numbers: Mapping[str, Jagged] = MappingProxyType({})
 
     def take(self, rows: np.ndarray) -> Self:
         """Gather rows by number, in that order; a row may be taken many times."""
-        sparse = {name: jagged.take(rows) for name, jagged in self.sparse.items()}
-        return type(self)(len(rows), self.dense[rows], sparse)
+        sparse, numbers = (
+            {name: jagged.take(rows) for name, jagged in held.items()} for held in (self.sparse, self.numbers)
+        )
+        return type(self)(len(rows), self.dense[rows], sparse, numbers)
 
 
 class SparseFeature(NamedTuple):
@@ -80,13 +89,21 @@ class SparseFeature(NamedTuple):
     weighted: bool = False
 
 
+class NumberFeature(NamedTuple):
+    """A feature of `dim` numbers, for each row or, of a sequence, for each entry."""
+
+    name: str
+    dim: int
+
+
 class FeatureConfig(Frozen):
     """The keys that every kind of feature has besides `kind`; a feature without `column` reads the one of its name."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     column: str | None = None
     group: str | None = Field(
-        default=None, description="features of one group have as many ids as each other in every row, or are refused"
+        default=None,
+        description="features of one group have as many entries as each other in every row, or are refused",
     )
 
 
@@ -177,13 +194,18 @@ class Encoder(ABC):
 
 
 class Feature(ABC):
-    """One configured feature. Dense if `dense_dim` > 0; else sparse, with `table`, `pooling` and an `encoder`."""
+    """One configured feature.
+
+    Dense if `dense_dim` > 0; a sequence of numbers, so many for each entry, if `sequence_dim` > 0; else sparse, with
+    `table`, `pooling` and an `encoder`.
+    """
 
     makes_value: ClassVar[bool] = False  # whether other features may read what `value` returns
     is_cheap: bool = False  # whether a thread of its own costs more than it saves
     is_plain: bool = False  # whether it may pass on a column as it is: see `plain`
 
     dense_dim: int = 0
+    sequence_dim: int = 0
     table: str | None = None
     pooling: Pooling = "mean"
     tile_length: int = 0
@@ -211,7 +233,7 @@ class Feature(ABC):
     @property
     def is_output(self) -> bool:
         """Whether a model reads the feature, and not only other features."""
-        return self.dense_dim > 0 or self.table is not None
+        return self.dense_dim > 0 or self.sequence_dim > 0 or self.table is not None
 
     @property
     def fitted(self) -> bool | None:
@@ -248,7 +270,7 @@ class Feature(ABC):
 
     @abstractmethod
     def transform(self, column: pa.Array) -> np.ndarray | Jagged:
-        """float32 [B, dense_dim] of a dense feature; Jagged rows of `table` of a sparse one."""
+        """float32 [B, dense_dim] of a dense feature; Jagged: rows of `table`, or float32 [N, sequence_dim]."""
 
     def state(self) -> dict[str, Any]:
         """What was learnt besides the encoder, as JSON."""

@@ -6,7 +6,7 @@ As with towers the exported module needs neither TorchRec nor its kernels; see `
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from recsys_core import artifacts, checkpoint, models
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
-from recsys_core.batch import dense, jagged
+from recsys_core.batch import dense, jagged, numbers
 from recsys_core.export import Config, described, first_rows, parity
 from recsys_core.features import Engine, SparseFeature
 from recsys_core.lookup import OneOf
@@ -76,9 +76,13 @@ class Ranker(nn.Module):
     """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
 
     unpooled_names: list[str]
+    number_names: list[str]
 
-    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor]) -> None:
-        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
+    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor], numbers: Sequence[str] = ()) -> None:
+        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory.
+
+        `numbers` names the sequences of numbers, the query's first.
+        """
         super().__init__()
         self.head = model.head
         tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
@@ -86,6 +90,7 @@ class Ranker(nn.Module):
         unpooled = model.tables.unpooled_features
         self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
         self.unpooled_names = [feature.name for feature in unpooled]
+        self.number_names = list(numbers)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Look each feature's rows up and run the head."""
@@ -97,6 +102,9 @@ class Ranker(nn.Module):
         for i, feature in enumerate(self.unpooled):
             unpooled.append(feature(inputs))
             counts.append(inputs[self.unpooled_names[i] + ".lengths"])
+        for name in self.number_names:
+            unpooled.append(inputs[name + ".values"])
+            counts.append(inputs[name + ".lengths"])
         return self.head(torch.cat(pooled, dim=1), inputs["dense"], unpooled, counts)
 
 
@@ -116,10 +124,11 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     rows = first_rows(request.data.test or request.data.train, request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     with artifacts.pending(request.output) as aside, torch.no_grad():
-        expected = model(jagged(query, item, rows.num_rows), dense(query, item))
+        expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            torch.jit.script(Ranker(model, weights).eval()).save(str(aside.path / MODEL))
+            ranker = Ranker(model, weights, [*query.numbers, *item.numbers]).eval()
+            torch.jit.script(ranker).save(str(aside.path / MODEL))
             loaded = torch.jit.load(str(aside.path / MODEL))
         inputs = ranker_inputs(query, item)
         difference = parity("ranker", loaded(inputs), expected, request.config.parity_tolerance)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec import KeyedJaggedTensor
 
 from recsys_core.features import NumberFeature, SparseFeature
 from recsys_core.models.blocks.embeddings import Embeddings
@@ -28,17 +28,18 @@ class TowerInputs(NamedTuple):
 
 
 class RetrievalModel(nn.Module, ABC):
-    """Two towers over one `EmbeddingBagCollection`; a tower ends in [rows, D], of unit length if cosine.
+    """Two towers over tables that they share; a tower ends in [rows, D], of unit length if cosine.
 
     Attributes:
-        tables: the embedding tables of both towers, replaced by their sharded form in training.
-        query: scriptable module, (pooled [B, P], dense [B, F]) → [B, D].
+        tables: what looks both sides' features up, `apart`; its collections are replaced by their sharded form in
+            training.
+        query: scriptable module, (pooled [B, P], dense [B, F]) → [B, D]; the features stand as in `tables.pooled`.
         item: likewise for items.
         embedding_dim: D.
         similarity: `cosine` or `inner_product`: what the dot product of two embeddings means.
     """
 
-    tables: EmbeddingBagCollection
+    tables: Embeddings
     query: nn.Module
     item: nn.Module
     embedding_dim: int

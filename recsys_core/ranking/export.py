@@ -11,16 +11,14 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recsys_core import artifacts, checkpoint, models
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
 from recsys_core.batch import dense, jagged, numbers
-from recsys_core.export import Config, described, first_rows, parity
-from recsys_core.features import Engine, SparseFeature
+from recsys_core.export import Config, Lookup, PooledLookup, described, first_rows, parity
+from recsys_core.features import Engine
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
-from recsys_core.models.blocks.embeddings import pool
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
 
@@ -32,44 +30,6 @@ class Request(artifacts.Request):
     model: Annotated[Frozen, OneOf("recsys_core.models")]
     data: LabelledData
     checkpoint: artifacts.Checkpoint
-
-
-class Lookup(nn.Module):
-    """One feature's embeddings, times their weights, out of the tensors of `towers.ranker_inputs`."""
-
-    def __init__(self, feature: SparseFeature, table: nn.Embedding) -> None:
-        """`table` may be shared with other features."""
-        super().__init__()
-        self.table = table
-        self.name: str = feature.name
-        self.weighted: bool = feature.weighted
-        self.pooling: str = feature.pooling
-        self.tile_length: int = feature.tile_length
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return [N, D], unpooled."""
-        values_ND = self.table(inputs[self.name + ".values"]).float()
-        if self.weighted:
-            values_ND = values_ND * inputs[self.name + ".weights"].unsqueeze(1)
-        return values_ND
-
-
-class Pooled(Lookup):
-    """One feature's pooled embeddings."""
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return [B, D], or of a tile [B, tile_length * D]; a row without ids pools to zeros."""
-        ids, lengths = inputs[self.name + ".values"], inputs[self.name + ".lengths"]
-        weights: Tensor | None = None
-        if self.weighted:
-            weights = inputs[self.name + ".weights"]
-        elif self.pooling == "mean" or self.pooling == "sum":  # noqa: PLR1714 - for TorchScript
-            offsets = torch.cumsum(lengths, 0) - lengths
-            return functional.embedding_bag(ids, self.table.weight, offsets, mode=self.pooling).float()
-        values_ND = self.table(ids).float()
-        if weights is not None:
-            values_ND = values_ND * weights.unsqueeze(1)
-        return pool(values_ND, lengths, self.pooling, self.tile_length, weights)
 
 
 class Ranker(nn.Module):
@@ -86,7 +46,7 @@ class Ranker(nn.Module):
         super().__init__()
         self.head = model.head
         tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        self.pooled = nn.ModuleList(Pooled(f, tables[f.table]) for f in model.tables.pooled_features)
+        self.pooled = nn.ModuleList(PooledLookup(f, tables[f.table]) for f in model.tables.pooled_features)
         unpooled = model.tables.unpooled_features
         self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
         self.unpooled_names = [feature.name for feature in unpooled]

@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from recsys_core import lookup, models
 from recsys_core.batch import dense, jagged, numbers
+from recsys_core.export import ExportedTower
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
-from recsys_core.models import two_tower
-from recsys_core.models.base import RankingModel, RetrievalModel, TowerInputs
+from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking.export import Ranker
-from recsys_core.towers import ranker_inputs
+from recsys_core.towers import ranker_inputs, tower_inputs
 
 KINDS = lookup.kinds("recsys_core.models")
 # What a kind needs to be built at all.
@@ -64,8 +64,8 @@ def _config(kind, **changes):
     )
 
 
-def _encoded(engine):
-    return engine.transform(ROWS, "query"), engine.transform(ROWS, "item")
+def _encoded(engine, rows=ROWS):
+    return engine.transform(rows, "query"), engine.transform(rows, "item")
 
 
 def _contract(kind):
@@ -80,8 +80,8 @@ def built(request):
     return models.build(_config(request.param), engine, _contract(request.param)), engine
 
 
-def _outputs(model, engine, num_rows=4):
-    query, item = _encoded(engine)
+def _outputs(model, engine, num_rows=4, rows=ROWS):
+    query, item = _encoded(engine, rows)
     sparse = jagged(query, item, num_rows)
     if isinstance(model, RankingModel):
         return [model(sparse, dense(query, item))]
@@ -160,20 +160,24 @@ RICH = {
 }
 
 
-@pytest.fixture
-def rich():
+@pytest.fixture(params=["multi_tower", "two_tower"])
+def rich(request):
     """A model of every way to pool, with weights and narrow tables."""
     rows = ROWS.append_column("liked", pa.array([["a:0.5", "b:2"], [], ["b:-1"], ["a", "a:3", "c:0.25"]]))
     engine = Engine.build(Features.model_validate(RICH))
     engine.fit([rows], [rows])
     torch.manual_seed(0)
-    return models.build(_config("multi_tower"), engine, RankingModel), engine, rows
+    return models.build(_config(request.param), engine, _contract(request.param)), engine, rows
 
 
 def test_weights_maxima_and_tiles_are_those_of_plain_python(rich):
     model, engine, rows = rich
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
-    found = model.tables(jagged(query, item, 6), 4).pooled_BP.detach().numpy()
+    sparse = jagged(query, item, 6)
+    if isinstance(model, RetrievalModel):
+        found = torch.cat(model.tables.by_side(sparse, (4, 4)), dim=1).detach().numpy()
+    else:
+        found = model.tables(sparse, 4).pooled_BP.detach().numpy()
     assert found.dtype == np.float32
     weights = {n.split(".")[-2]: w.detach().float().numpy() for n, w in model.tables.state_dict().items()}
     start = 0
@@ -199,21 +203,22 @@ def test_weights_maxima_and_tiles_script_as_they_are(rich):
     model, engine, rows = rich
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
-    scripted = torch.jit.script(Ranker(model, weights))
-    eager = model(jagged(query, item, 4), dense(query, item))
-    torch.testing.assert_close(scripted(ranker_inputs(query, item)), eager, rtol=1e-3, atol=1e-4)
+    eager = _outputs(model, engine, rows=rows)
+    if isinstance(model, RankingModel):
+        scripted = [torch.jit.script(Ranker(model, weights))(ranker_inputs(query, item))]
+    else:
+        sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
+        scripted = [
+            torch.jit.script(ExportedTower(tower, pooled.features, weights))(tower_inputs(encoded))
+            for tower, pooled, encoded in sides
+        ]
+    for found, expected in zip(scripted, eager, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_two_towers_refuse_what_they_do_not_pool():
-    engine = _engine("two_tower")
-    features = {side: TowerInputs(engine.sparse_features(side), engine.dense_dim(side)) for side in ("query", "item")}
-    for change in ({"pooling": "none"}, {"pooling": "max"}, {"weighted": True}):
-        first, *rest = features["query"].sparse
-        query = TowerInputs((first._replace(**change), *rest), features["query"].num_dense)
-        with pytest.raises(ValueError, match="feature 'user': .* two_tower pools by plain mean or sum"):
-            two_tower.Model(
-                _config("two_tower"), engine.tables, query, features["item"], tables_device=torch.device("cpu")
-            )
+def test_two_towers_refuse_what_is_not_pooled():
+    with pytest.raises(ValueError, match="feature 'clicked': pooling none, and two_tower reads pooled features"):
+        models.build(_config("two_tower"), _engine("multi_tower_din"), RetrievalModel)
 
 
 @pytest.mark.parametrize(

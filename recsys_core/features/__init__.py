@@ -4,10 +4,11 @@ A feature's `kind` is a file of this folder (or a module of the user's own packa
 fitted. Training, batch prediction and serving all read the same saved engine, byte for byte.
 """
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -30,6 +31,7 @@ from recsys_core.features.base import (
     FeatureConfig,
     Jagged,
     NumberFeature,
+    RowError,
     Side,
     SparseFeature,
     ones,
@@ -47,6 +49,7 @@ __all__ = [
     "Initializer",
     "Jagged",
     "NumberFeature",
+    "RowError",
     "Side",
     "SparseFeature",
     "TableConfig",
@@ -141,13 +144,16 @@ class Engine:
         """
         sides: tuple[tuple[Side, _Columns], ...] = (("query", query), ("item", item))
         for side, chunks in sides:
+            num_before = 0
             for chunk in chunks:
                 values = Values(self._graphs[side], chunk, _missing)
                 there = set(chunk.schema.names)
-                for feature in self.features[side]:
-                    has_columns = there.issuperset(self._graphs[side].leaves(feature))
-                    if not partly or (feature.fitted is False and has_columns):
-                        applied(feature, values, feature.observe)
+                with counting_from(num_before):
+                    for feature in self.features[side]:
+                        has_columns = there.issuperset(self._graphs[side].leaves(feature))
+                        if not partly or (feature.fitted is False and has_columns):
+                            applied(feature, values, feature.observe)
+                num_before += chunk.num_rows
                 for column in self.columns(side):
                     if partly and column not in there:
                         continue
@@ -286,6 +292,10 @@ class Engine:
         """How many encoded ids each feature that drops them has left out, since the engine was made or loaded."""
         figures = {feature.config.name: feature.report().get("out_of_range") for feature in self._all()}
         return {name: count for name, count in figures.items() if count is not None}
+
+    def dropping(self, side: Side) -> tuple[str, ...]:
+        """Name this side's features that leave such ids out."""
+        return tuple(f.config.name for f in self.features[side] if "out_of_range" in f.report())
 
     def describe(self) -> tuple[Description, ...]:
         """Describe every feature, in the config's order, query side first."""
@@ -450,10 +460,11 @@ class Engine:
             assert isinstance(held, Jagged)
             if (uneven := np.flatnonzero(held.lengths != result.lengths)).size:
                 row = uneven[0]
-                raise ValueError(
-                    f"group {group!r}, row {row}: feature {other.config.name!r} has {held.lengths[row]} entries and "
+                raise RowError(
+                    int(row),
+                    f"group {group!r}: feature {other.config.name!r} has {held.lengths[row]} entries and "
                     f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both (a null is none), "
-                    "or no group"
+                    "or no group",
                 )
 
     def _continue(self, base: "Engine") -> None:
@@ -487,6 +498,16 @@ def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
         for name, count in counts.items():
             found[f"out_of_range/{name}"] = found.get(f"out_of_range/{name}", 0.0) + count
     return found
+
+
+@contextlib.contextmanager
+def counting_from(first: int | Callable[[int], int]) -> Iterator[None]:
+    """Let what refuses a row tell its number among all that are read; `first` is that of row 0, or makes it of any."""
+    try:
+        yield
+    except RowError as error:
+        row = first(error.row) if callable(first) else first + error.row
+        raise RowError(row, error.reason, " of those read") from error
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

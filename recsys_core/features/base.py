@@ -21,6 +21,15 @@ Pooling = Literal["mean", "sum", "max", "tile", "none"]
 _KEPT_ONES = 16
 
 
+class RowError(ValueError):
+    """A feature refuses a row, the one of number `row` (from 0) among those that it was given."""
+
+    def __init__(self, row: int, reason: str, among: str = "") -> None:
+        """`among` says of what the row is one, if not of what the caller gave."""
+        super().__init__(f"row {row}{among}: {reason}")
+        self.row, self.reason = row, reason
+
+
 class Jagged(NamedTuple):
     """Rows of unequal length: `values` int64 [N], row after row; `lengths` int32 [B], how many belong to each row.
 
@@ -29,17 +38,20 @@ class Jagged(NamedTuple):
     values  7 8 | | 9        (three rows)
     lengths  2   0  1
     weights .5 1    2        float32 [N], where the feature has them
+    left_out 0  1   0        int32 [B], ids that are not among the values because their table has no such row; None: 0
     """
 
     values: np.ndarray
     lengths: np.ndarray
     weights: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Self:
         """Gather rows by number, in that order; a row may be taken many times."""
         lengths = self.lengths[rows]
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        return self._at(spans(starts[rows], lengths), lengths)
+        taken = self._at(spans(starts[rows], lengths), lengths)
+        return taken if self.left_out is None else taken._replace(left_out=self.left_out[rows])
 
     def first(self, count: int) -> Self:
         """Keep the first `count` values of each row that has more."""
@@ -54,7 +66,8 @@ class Jagged(NamedTuple):
         return self._at(spans(ends - lengths, lengths), lengths)
 
     def _at(self, places: np.ndarray, lengths: np.ndarray) -> Self:
-        return type(self)(self.values[places], lengths, None if self.weights is None else self.weights[places])
+        weights = None if self.weights is None else self.weights[places]
+        return type(self)(self.values[places], lengths, weights, self.left_out)
 
 
 class Encoded(NamedTuple):
@@ -327,20 +340,26 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column, lengths
 
 
-def outside(rows: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse") -> np.ndarray | None:
+def outside(
+    ids: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse"
+) -> np.ndarray | None:
     """Tell which of int64 [N] are no rows of a table of `size`, as bool [N]; None if all are.
 
+    `lengths` [B] are how many of them each row of the data has.
+
     Raises:
-        ValueError: one is none, and `out_of_range` is refuse.
+        RowError: one is none, and `out_of_range` is refuse.
     """
     # Seen as unsigned, negative numbers are the largest.
-    if not len(rows) or int(rows.view(np.uint64).max()) < size:
+    if not len(ids) or int(ids.view(np.uint64).max()) < size:
         return None
-    found = (rows < 0) | (rows >= size)
+    found = (ids < 0) | (ids >= size)
     if out_of_range == "refuse":
-        raise ValueError(
-            f"id {rows[found][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
-            "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+        place = int(np.argmax(found))
+        raise RowError(
+            int(np.searchsorted(np.cumsum(lengths), place, side="right")),
+            f"id {ids[place]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+            "vocabulary, or leave such ids out with out_of_range: drop, which counts them",
         )
     return found
 

@@ -168,8 +168,8 @@ class Feature(base.Feature):
                 raise ValueError(
                     f"rows of a table are integers, found {bags.values.type}; use encoding: vocabulary or hash"
                 )
-            bags, dropped = bags.inside(self.encoder.num_embeddings, config.out_of_range)
-            self._left_out.add(dropped)
+            bags = bags.inside(self.encoder.num_embeddings, config.out_of_range)
+            self._left_out.add(bags)
         return bags
 
 
@@ -205,11 +205,15 @@ class Identity(base.Encoder):
         Raises:
             ValueError: an id is no integer or lies outside of the table.
         """
+        return self.rows(values, base.ones(len(values)))[0]
+
+    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids themselves; an id that is none of the table's rows is refused with its row of the data."""
         if not pa.types.is_integer(values.type):
             raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
         rows = values.to_numpy(zero_copy_only=False)
-        base.outside(rows, self.num_embeddings)
-        return rows
+        base.outside(rows, lengths, self.num_embeddings)
+        return rows, lengths
 
 
 class Given(base.Encoder):

@@ -134,8 +134,8 @@ class Feature(base.Feature):
         """Take the column's numbers into the statistics of the normaliser, or into the table's."""
         if self._buckets is not None:
             assert self.encoder is not None
-            values, _ = self._bags(column)
-            self.encoder.observe(values if self.encoder is self._buckets else self._bucket_numbers(values))
+            values, lengths = self._bags(column)
+            self.encoder.observe(values if self.encoder is self._buckets else self._bucket_numbers(values, lengths))
         elif self._learns and self._config.normalizer == "quantile":
             for ranks, numbers in zip(self._ranks, self._rows(column).T, strict=True):
                 ranks.add(numbers)
@@ -198,7 +198,7 @@ class Feature(base.Feature):
         if values.null_count:
             # A text without a number in it is a null only now.
             valid = values.is_valid().to_numpy(zero_copy_only=False)
-            values, lengths, _ = _bags.Bags(values, lengths, None).kept(valid)
+            values, lengths, *_ = _bags.Bags(values, lengths, None).kept(valid)
         return values, lengths
 
     def _parsed(self, values: pa.Array) -> pa.Array:
@@ -217,20 +217,20 @@ class Feature(base.Feature):
     def _bucketed(self, column: pa.Array) -> base.Jagged:
         assert self.encoder is not None
         values, lengths = self._bags(column)
-        numbers = self._bucket_numbers(values)
+        numbers = self._bucket_numbers(values, lengths)
         if self.encoder is self._buckets:
             return base.Jagged(numbers.to_numpy(zero_copy_only=False), lengths)
         # A bucket's number is an id like any other of the table.
         return base.Jagged(*self.encoder.rows(numbers, lengths))
 
-    def _bucket_numbers(self, values: pa.Array) -> pa.Array:
+    def _bucket_numbers(self, values: pa.Array, lengths: np.ndarray) -> pa.Array:
         assert self._buckets is not None
         if self._config.input == "raw":
             return pa.array(self._buckets.encode(values))
         if not pa.types.is_integer(values.type) and len(values):
             raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
         numbers = base.ids(values)
-        base.outside(numbers.to_numpy(zero_copy_only=False), self._buckets.num_embeddings)
+        base.outside(numbers.to_numpy(zero_copy_only=False), lengths, self._buckets.num_embeddings)
         return numbers
 
     @property
@@ -262,7 +262,7 @@ class Feature(base.Feature):
             wrong = np.flatnonzero((lengths != dim) & (lengths != 0))
             if len(wrong):
                 row = wrong[0] if entries is None else np.repeat(np.arange(len(entries)), entries)[wrong[0]]
-                raise ValueError(f"row {row} has a list of {lengths[wrong[0]]} numbers where dim is {dim}")
+                raise base.RowError(int(row), f"has a list of {lengths[wrong[0]]} numbers where dim is {dim}")
             numbers = np.full((num_rows, dim), np.nan)
             numbers[lengths != 0] = floats(pc.list_flatten(column)).reshape(-1, dim)
             return numbers

@@ -99,15 +99,18 @@ def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
     """Declare the raw user columns, the answer, and `k`: MLflow drops parameters that no signature declares."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import Array, Object, Property
 
     engine = Engine.load(model.engine)
     schema, numbers = engine.schema("query"), _number_columns(engine)
     item_id = pq.read_schema(index.id_map).field("item_id").type
     ids = DataType.long if pa.types.is_integer(item_id) else DataType.string
+    outputs: list[Any] = [ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]
+    if dropping := engine.dropping("query"):
+        outputs.append(ColSpec(Object([Property(name, DataType.long) for name in dropping]), "out_of_range"))
     return ModelSignature(
         inputs=Schema([_column(name, field["type"], gaps=name in numbers) for name, field in schema.items()]),
-        outputs=Schema([ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
+        outputs=Schema(outputs),
         params=ParamSchema([ParamSpec("k", DataType.long, 20)]),
     )
 

@@ -6,6 +6,7 @@ that the scores which the service answers over HTTP are the numbers that the tow
 
 import datetime
 import json
+import re
 import socket
 import threading
 import time
@@ -342,12 +343,16 @@ def _json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _ask(uri: str, rows: list[dict[str, Any]], k: int) -> np.ndarray:
-    """float32 [rows, k]: the scores by item, which are the numbers of the tower's input."""
+def _answers(uri: str, rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     body = json.dumps({"dataframe_records": rows, "params": {"k": k}}).encode()
     request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
-        answers = json.load(response)["predictions"]
+        return json.load(response)["predictions"]
+
+
+def _ask(uri: str, rows: list[dict[str, Any]], k: int) -> np.ndarray:
+    """float32 [rows, k]: the scores by item, which are the numbers of the tower's input."""
+    answers = _answers(uri, rows, k)
     found = np.zeros((len(rows), k), np.float32)
     for row, answer in enumerate(answers):
         found[row, answer["item_ids"]] = answer["scores"]
@@ -376,6 +381,49 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
     loaded = Bundle.load(made.root / "bundle")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert loaded.embed(loaded.table(columns)).tobytes() == trained_on.tobytes()
+
+
+def test_the_service_tells_what_it_left_out_of_each_row(service: str, made: Made) -> None:
+    told = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
+    assert told == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
+    assert {f"out_of_range/{name}": sum(one[name] for one in told) for name in told[0]} == OUT_OF_RANGE
+    outputs = Model.load(str(made.root / "mlflow")).get_output_schema().input_names()
+    assert outputs == ["item_ids", "scores", "out_of_range"]
+
+
+@pytest.mark.parametrize("refused", [4, 17])
+def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> None:
+    query: list[dict[str, Any]] = [
+        {"kind": "id", "name": "cell", "encoding": "hash", "num_embeddings": 20, "input": "encoded"}
+    ]
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": query, "item": []}))
+    cells = [99 if row == refused else row % 20 for row in range(NUM_ROWS)]
+    source = made.root / f"refused-{refused}" / "part.parquet"
+    _write(source, pa.table({"cell": cells}), rows=9)
+    told = f"row {refused} of those read: feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
+    reader = parquet.Reader(parquet.Config(path=str(source)))
+    feed = LabelledFeed(engine, label=None)
+    for shuffle_rows in (0, 1_000):
+        order = Order(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
+        shard = Shard(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
+        with pytest.raises(ValueError, match=re.escape(told)):
+            list(feed.batches(shard, epoch=0, step=0))
+
+    def model(directory: Path) -> None:
+        torch.jit.script(EchoOne(Echo(["cell"], MOST), 0)).save(str(directory / "model.pt"))
+        engine.save(directory / "features")
+
+    ranker = _commit(ExportedRanker, made.root / f"refusing-{refused}", model, parity_max_abs_difference=0.0)
+    request = ranking_predict.Request(
+        output=made.root / f"unscored-{refused}",
+        config=ranking_predict.Config(batch_size=5),
+        source=str(source),
+        source_digest="0",
+        model=ranker,
+        **COMMON,
+    )
+    with pytest.raises(ValueError, match=re.escape(told)):
+        ranking_predict.run(request, lambda _: None)
 
 
 def test_the_service_refuses_integers_that_have_lost_digits(service: str) -> None:

@@ -297,11 +297,19 @@ def test_encoded_rows_pass_as_they_are_and_others_are_counted_or_refused() -> No
     column = pa.array([[0, 3], None, [2]])
     encoded.observe(column)
     assert rows_of(encoded.transform(column)) == [[0, 3], [], [2]]
-    with pytest.raises(ValueError, match=r"id 4 is not in 0..3"):
+    with pytest.raises(ValueError, match=r"row 1: id 4 is not in 0..3"):
         encoded.transform(pa.array([1, 4]))
+    # Of rows of 2, 0, 0 and 3 ids the fourth is in the last.
+    with pytest.raises(ValueError, match=r"row 3: id -1 is not in 0..3; raise num_embeddings, .*out_of_range: drop"):
+        encoded.transform(pa.array([[1, 2], None, [], [3, -1, 9]]))
     with pytest.raises(ValueError, match="integers, found string"):
         encoded.transform(pa.array(["1"]))
     dropping = feature(input="encoded", num_embeddings=4, encoding="hash", out_of_range="drop")
-    assert rows_of(dropping.transform(pa.array([[4, 1], [-1], [0, 2**62, 2]]))) == [[1], [], [0, 2]]
+    made = dropping.transform(pa.array([[4, 1], [-1], [0, 2**62, 2]]))
+    assert rows_of(made) == [[1], [], [0, 2]]
+    assert made.left_out is not None
+    assert made.left_out.tolist() == [1, 1, 1]
+    assert made.take(np.array([2, 0, 2])).left_out.tolist() == made.first(1).left_out.tolist() == [1, 1, 1]
+    assert dropping.transform(pa.array([[1], [2, 3]])).left_out is None
     assert dropping.report() == {"out_of_range": 3}
     assert encoded.report() == {}

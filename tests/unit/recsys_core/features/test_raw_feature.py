@@ -170,7 +170,7 @@ def test_fewer_buckets_are_used_where_many_numbers_are_equal() -> None:
         ({"normalizer": "quantile"}, pa.array([1]), "quantile is not fitted yet"),
         ({}, pa.array(["1"]), "string is no number"),
         ({"dim": 2}, pa.array([1]), "int64 is no list of numbers, where dim is 2"),
-        ({"dim": 2}, pa.array([[1, 2], [1]]), "row 1 has a list of 1 numbers where dim is 2"),
+        ({"dim": 2}, pa.array([[1, 2], [1]]), "row 1: has a list of 1 numbers where dim is 2"),
         ({}, pa.array([1, float("inf")]), "infinite"),
         ({"normalizer": "log1p"}, pa.array([0, -1]), "log1p of -1"),
         ({"normalizer": "zscore"}, pa.array([0]), "zscore is not fitted yet"),
@@ -178,7 +178,7 @@ def test_fewer_buckets_are_used_where_many_numbers_are_equal() -> None:
         ({"pooling": "none"}, pa.array([1]), "int64 is no list, which pooling: none takes"),
         ({"pooling": "none"}, pa.array([["1"]]), "string is no number"),
         ({"pooling": "none", "separator": ";"}, pa.array(["1;a"]), "a text between separators is no number .*'a'"),
-        ({"pooling": "none", "dim": 2}, pa.array([[[1, 2]], None, [[1]]]), "row 2 has a list of 1 numbers where dim"),
+        ({"pooling": "none", "dim": 2}, pa.array([[[1, 2]], None, [[1]]]), "row 2: has a list of 1 numbers where dim"),
         ({"pooling": "none", "normalizer": "minmax"}, pa.array([[1]]), "minmax is not fitted yet"),
     ],
 )
@@ -310,7 +310,7 @@ def test_encoded_buckets_are_numbers_of_buckets() -> None:
     encoded = made.transform(pa.array([2, None, 0], pa.int8()))
     assert isinstance(encoded, base.Jagged)
     assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([2, 0], [1, 0, 1])
-    with pytest.raises(ValueError, match=r"id 3 is not in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"row 0: id 3 is not in 0\.\.2"):
         made.transform(pa.array([3]))
     with pytest.raises(ValueError, match="numbers of buckets are integers, found double"):
         made.transform(pa.array([0.5]))

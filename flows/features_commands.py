@@ -162,6 +162,8 @@ def _print(described: "list[Description]", examples: "dict[str, Example]") -> No
 
 def _cells(one: "Description") -> tuple[str, ...]:
     kind = one.kind if one.output in (None, one.kind) else f"{one.kind} → {one.output}"
+    if one.table is None and one.pooling is not None:
+        kind += ", sequence"
     encoding = "encoded upstream" if one.encoded_upstream else one.encoding
     return (
         one.side,

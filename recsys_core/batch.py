@@ -13,6 +13,7 @@ have S rows, as many on every rank (row-wise sharding needs that); rows that a f
 import functools
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,11 +58,19 @@ class Batch:
         )
 
 
+class Numbers(NamedTuple):
+    """A sequence of numbers: `values_ND` of all rows together, row after row, and how many entries each row has."""
+
+    values_ND: Tensor
+    lengths_B: Tensor
+
+
 @dataclass(frozen=True)
 class LabelledBatch:
     """B labelled rows, each with features of a query and of an item; `weights_B` is None where rows count alike.
 
-    `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks.
+    `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks; `numbers` are the sequences
+    of numbers, the query's first.
     """
 
     sparse: KeyedJaggedTensor
@@ -69,6 +78,7 @@ class LabelledBatch:
     labels_B: Tensor
     weights_B: Tensor | None
     global_rows: int
+    numbers: tuple[Numbers, ...] = ()
 
     def to(self, device: torch.device) -> "LabelledBatch":
         """Return the batch on `device`; copies overlap with compute where the tensors are pinned."""
@@ -80,6 +90,7 @@ class LabelledBatch:
             labels_B=self.labels_B.to(device, non_blocking=True),
             weights_B=None if self.weights_B is None else self.weights_B.to(device, non_blocking=True),
             global_rows=self.global_rows,
+            numbers=tuple(Numbers(*(part.to(device, non_blocking=True) for part in one)) for one in self.numbers),
         )
 
 
@@ -88,6 +99,15 @@ def dense(query: Encoded, item: Encoded) -> Tensor:
     if not item.dense.shape[1]:
         return torch.from_numpy(query.dense)
     return torch.from_numpy(np.concatenate([query.dense, item.dense], axis=1))
+
+
+def numbers(query: Encoded, item: Encoded) -> tuple[Numbers, ...]:
+    """Return the sequences of numbers of rows that have both sides, the query's first."""
+    return tuple(
+        Numbers(torch.from_numpy(one.values), torch.from_numpy(one.lengths.astype(np.int32, copy=False)))
+        for encoded in (query, item)
+        for one in encoded.numbers.values()
+    )
 
 
 def jagged(query: Encoded, items: Encoded, num_rows: int) -> KeyedJaggedTensor:

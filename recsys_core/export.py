@@ -24,6 +24,7 @@ from recsys_core.batch import jagged
 from recsys_core.features import Encoded, Engine, Side, SparseFeature
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RetrievalModel
+from recsys_core.models.blocks.embeddings import pool
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, SIGNATURE, tower_inputs
 
@@ -48,35 +49,63 @@ class Request(artifacts.Request):
     checkpoint: artifacts.Checkpoint
 
 
+class Lookup(nn.Module):
+    """One feature's embeddings, times their weights, out of the tensors of `towers.tower_inputs`."""
+
+    def __init__(self, feature: SparseFeature, table: nn.Embedding) -> None:
+        """`table` may be shared with other features."""
+        super().__init__()
+        self.table = table
+        self.name: str = feature.name
+        self.weighted: bool = feature.weighted
+        self.pooling: str = feature.pooling
+        self.tile_length: int = feature.tile_length
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [N, D], unpooled."""
+        values_ND = self.table(inputs[self.name + ".values"]).float()
+        if self.weighted:
+            values_ND = values_ND * inputs[self.name + ".weights"].unsqueeze(1)
+        return values_ND
+
+
+class PooledLookup(Lookup):
+    """One feature's pooled embeddings."""
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return [B, D], or of a tile [B, tile_length * D]; a row without ids pools to zeros."""
+        ids, lengths = inputs[self.name + ".values"], inputs[self.name + ".lengths"]
+        weights: Tensor | None = None
+        if self.weighted:
+            weights = inputs[self.name + ".weights"]
+        elif self.pooling == "mean" or self.pooling == "sum":  # noqa: PLR1714 - for TorchScript
+            offsets = torch.cumsum(lengths, 0) - lengths
+            return functional.embedding_bag(ids, self.table.weight, offsets, mode=self.pooling).float()
+        values_ND = self.table(ids).float()
+        if weights is not None:
+            values_ND = values_ND * weights.unsqueeze(1)
+        return pool(values_ND, lengths, self.pooling, self.tile_length, weights)
+
+
 class ExportedTower(nn.Module):
     """One tower over the tensors of `towers.tower_inputs`: Dict[str, Tensor] → [rows, D]."""
 
     def __init__(self, tower: nn.Module, features: tuple[SparseFeature, ...], weights: Mapping[str, Tensor]) -> None:
-        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
+        """`features` in the order of the tower's columns.
+
+        `weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory.
+        """
         super().__init__()
         self.tower = tower
-        self.names: list[str] = [feature.name for feature in features]
-        self.modes: list[str] = [feature.pooling for feature in features]
-        bags = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        self.tables = nn.ModuleList(bags[feature.table] for feature in features)
+        tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
+        self.pooled = nn.ModuleList(PooledLookup(feature, tables[feature.table]) for feature in features)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Pool each feature's rows and run the tower; a row without ids pools to zeros."""
-        dense = inputs["dense"]
         pooled: list[Tensor] = []
-        for i, table in enumerate(self.tables):
-            lengths = inputs[self.names[i] + ".lengths"]
-            offsets = torch.cumsum(lengths, 0) - lengths
-            pooled.append(
-                functional.embedding_bag(
-                    inputs[self.names[i] + ".values"],
-                    table.weight,  # pyright: ignore[reportArgumentType] - an embedding's weight is a tensor
-                    offsets,
-                    mode=self.modes[i],
-                ).float()
-            )
-        pooled.append(dense[:, :0])
-        return self.tower(torch.cat(pooled, dim=1), dense)
+        for feature in self.pooled:
+            pooled.append(feature(inputs))  # noqa: PERF401 - TorchScript has no comprehension over modules
+        return self.tower(torch.cat(pooled, dim=1), inputs["dense"])
 
 
 def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
@@ -91,7 +120,7 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
     checkpoint.load_weights(request.checkpoint.state, state, alone=True)
     model.load_state_dict(state)
     model.eval()
-    weights = {name.split(".")[1]: weight for name, weight in model.tables.state_dict().items()}
+    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
     rows = {
         "query": first_rows(request.data.ground_truth, request.config.parity_rows),
         "item": first_rows(request.data.items, request.config.parity_rows),
@@ -99,8 +128,8 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
     with artifacts.pending(request.output) as aside:
         differences: list[float] = []
         expected = _eager(model, engine, rows)
-        for side in _SIDES:
-            tower = ExportedTower(getattr(model, side), engine.sparse_features(side), weights).eval()
+        for side, pooled in zip(_SIDES, model.tables.pooled, strict=True):
+            tower = ExportedTower(getattr(model, side), pooled.features, weights).eval()
             encoded = engine.transform(rows[side], side)
             folder = aside.path / side
             folder.mkdir()

@@ -17,8 +17,8 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import Frozen
-from recsys_core.batch import Batch, LabelledBatch, dense, jagged
-from recsys_core.features import Engine
+from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers
+from recsys_core.features import Engine, counting_from
 from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.readers import parquet
 from recsys_core.readers.base import Reader
@@ -99,7 +99,8 @@ class Feed(Source):
             missing = ids[int(np.argmin(positives))]
             raise ValueError(f"item {missing} has interactions but is not in the item table; preprocess the day again")
         item_rows = np.concatenate([positives, self._sampler.draw(rng)])
-        query = self._engine.transform(rows.batch, "query")
+        with counting_from(rows.number):
+            query = self._engine.transform(rows.batch, "query")
         items = self._items.encoded.take(item_rows)
         num_rows = rows.most_rows + self._sampler.num_negatives
         return Batch.build(query, items, item_rows, num_rows=num_rows, global_rows=rows.global_rows)
@@ -117,13 +118,15 @@ class LabelledFeed(Source):
     def batch(self, rows: Rows, *, epoch: int = 0, step: int = 0) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn here
         """See `Source.batch`."""
         table = rows.table
-        query, item = self._engine.transform(rows.batch, "query"), self._engine.transform(rows.batch, "item")
+        with counting_from(rows.number):
+            query, item = self._engine.transform(rows.batch, "query"), self._engine.transform(rows.batch, "item")
         return LabelledBatch(
             sparse=jagged(query, item, rows.most_rows),
             dense_BF=dense(query, item),
             labels_B=_floats(table, self._label) if self._label else torch.zeros(table.num_rows),
             weights_B=_floats(table, self._weight) if self._weight else None,
             global_rows=rows.global_rows,
+            numbers=numbers(query, item),
         )
 
 

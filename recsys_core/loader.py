@@ -38,6 +38,7 @@ class Rows:
     consumed: list[Interval]
     most_rows: int
     global_rows: int
+    order: "Order | None" = None
 
     @cached_property
     def batch(self) -> pa.RecordBatch:
@@ -48,6 +49,16 @@ class Rows:
     def table(self) -> pa.Table:
         """The same rows as a table."""
         return pa.Table.from_batches([self.batch])
+
+    def number(self, row: int) -> int:
+        """Return which of all rows that are read, in the table's order, is row `row` of this step."""
+        if self.order is None:
+            return row
+        for start, stop in self.consumed:
+            if row < stop - start:
+                return self.order.row(start + row)
+            row -= stop - start
+        raise IndexError(row)
 
 
 class Piece(NamedTuple):
@@ -116,6 +127,12 @@ class Order:
         turned = shared + shared.dtype.type(self._offsets[block])
         # What has no row to take away wraps round to a large number.
         return np.minimum(turned, turned - shared.dtype.type(num_rows))
+
+    def row(self, position: int) -> int:
+        """Return which row of all blocks, one after another, stands at `position`."""
+        (piece,) = next(self.chunks((position, position + 1)))
+        rows = self.permutation(piece.block)
+        return int(self._block_rows[: piece.block].sum()) + (piece.start if rows is None else int(rows[piece.start]))
 
     def _dealt(self, chunk: int) -> Iterator[Piece]:
         blocks, position = self._chunks[chunk], int(self._starts[chunk])
@@ -308,7 +325,7 @@ class Shard:
             )
             consumed = _slice(self._mine, num_out, num_out + size)
             num_out += size
-            yield Rows(held, consumed, most_rows, global_rows)
+            yield Rows(held, consumed, most_rows, global_rows, self._order)
 
 
 class Budget(NamedTuple):

@@ -14,7 +14,7 @@ from pydantic import Field
 from recsys_core import artifacts, distributed, output
 from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
 from recsys_core.distributed import World
-from recsys_core.features import Engine, Side, out_of_range_metrics
+from recsys_core.features import Engine, Side, counting_from, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import parquet
@@ -122,7 +122,7 @@ def _embedded(
     shard: Shard, engine: Engine, side: Side, tower: torch.jit.ScriptModule, kept: list[str]
 ) -> Iterator[pa.Table]:
     for rows in shard:
-        with torch.no_grad():
+        with torch.no_grad(), counting_from(rows.number):
             vectors: np.ndarray = tower(tower_inputs(engine.transform(rows.batch, side))).numpy()
         flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
         embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

@@ -12,10 +12,11 @@ MODEL, SIGNATURE = "model.pt", "signature.json"
 def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
     """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64.
 
-    A weighted feature has `<name>.weights` as well, float32.
+    A weighted feature has `<name>.weights` as well, float32; of a sequence of numbers `<name>.values` are float32
+    [N, D].
     """
     inputs = {"dense": torch.from_numpy(encoded.dense)}
-    for name, feature in encoded.sparse.items():
+    for name, feature in (*encoded.sparse.items(), *encoded.numbers.items()):
         inputs[f"{name}.values"] = _tensor(feature.values)
         inputs[f"{name}.lengths"] = _tensor(feature.lengths.astype(np.int64, copy=False))
         if feature.weights is not None:

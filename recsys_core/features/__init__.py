@@ -4,10 +4,11 @@ A feature's `kind` is a file of this folder (or a module of the user's own packa
 fitted. Training, batch prediction and serving all read the same saved engine, byte for byte.
 """
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -29,6 +30,8 @@ from recsys_core.features.base import (
     Feature,
     FeatureConfig,
     Jagged,
+    NumberFeature,
+    RowError,
     Side,
     SparseFeature,
     ones,
@@ -45,6 +48,8 @@ __all__ = [
     "FeatureConfig",
     "Initializer",
     "Jagged",
+    "NumberFeature",
+    "RowError",
     "Side",
     "SparseFeature",
     "TableConfig",
@@ -113,7 +118,7 @@ class Engine:
         self.encoders = self._share_encoders()
         # Features of one operation and one table are transformed once.
         self._keys = {
-            feature.config.name: f"{self._graphs[side].operation(feature)} {feature.table}"
+            feature.config.name: f"{self._graphs[side].operation(feature)} {feature.table} {feature.sequence_dim}"
             for side, features in self.features.items()
             for feature in features
         }
@@ -139,13 +144,16 @@ class Engine:
         """
         sides: tuple[tuple[Side, _Columns], ...] = (("query", query), ("item", item))
         for side, chunks in sides:
+            num_before = 0
             for chunk in chunks:
                 values = Values(self._graphs[side], chunk, _missing)
                 there = set(chunk.schema.names)
-                for feature in self.features[side]:
-                    has_columns = there.issuperset(self._graphs[side].leaves(feature))
-                    if not partly or (feature.fitted is False and has_columns):
-                        applied(feature, values, feature.observe)
+                with counting_from(num_before):
+                    for feature in self.features[side]:
+                        has_columns = there.issuperset(self._graphs[side].leaves(feature))
+                        if not partly or (feature.fitted is False and has_columns):
+                            applied(feature, values, feature.observe)
+                num_before += chunk.num_rows
                 for column in self.columns(side):
                     if partly and column not in there:
                         continue
@@ -166,17 +174,18 @@ class Engine:
         """
         dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
         sparse: dict[str, Jagged] = {}
+        numbers: dict[str, Jagged] = {}
         results = self._results(Values(self._graphs[side], table, _missing), side, table.num_rows)
         self._refuse_uneven(results, side)
         filled = 0
         for feature in self.features[side]:
             result = results[self._keys[feature.config.name]] if feature.is_output else None
             if isinstance(result, Jagged):
-                sparse[feature.config.name] = result
+                (numbers if feature.sequence_dim else sparse)[feature.config.name] = result
             elif result is not None:
                 dense[:, filled : filled + feature.dense_dim] = result
                 filled += feature.dense_dim
-        return Encoded(table.num_rows, dense, sparse)
+        return Encoded(table.num_rows, dense, sparse, numbers)
 
     def _results(self, values: Values, side: Side, num_rows: int) -> dict[str, np.ndarray | Jagged]:
         """Make of each operation of the side's features what it makes, the costly ones in threads."""
@@ -253,6 +262,14 @@ class Engine:
         """Return F, how many dense numbers a row of this side has."""
         return sum(feature.dense_dim for feature in self.features[side])
 
+    def dense_features(self, side: Side) -> tuple[NumberFeature, ...]:
+        """Return this side's features of numbers, in the order of the dense fields."""
+        return tuple(NumberFeature(f.config.name, f.dense_dim) for f in self.features[side] if f.dense_dim)
+
+    def number_sequences(self, side: Side) -> tuple[NumberFeature, ...]:
+        """Return this side's sequences of numbers, in the config's order."""
+        return tuple(NumberFeature(f.config.name, f.sequence_dim) for f in self.features[side] if f.sequence_dim)
+
     def sparse_features(self, side: Side) -> tuple[SparseFeature, ...]:
         """Return this side's features of ids, in the config's order."""
         return tuple(
@@ -275,6 +292,10 @@ class Engine:
         """How many encoded ids each feature that drops them has left out, since the engine was made or loaded."""
         figures = {feature.config.name: feature.report().get("out_of_range") for feature in self._all()}
         return {name: count for name, count in figures.items() if count is not None}
+
+    def dropping(self, side: Side) -> tuple[str, ...]:
+        """Name this side's features that leave such ids out."""
+        return tuple(f.config.name for f in self.features[side] if "out_of_range" in f.report())
 
     def describe(self) -> tuple[Description, ...]:
         """Describe every feature, in the config's order, query side first."""
@@ -428,7 +449,7 @@ class Engine:
         return tuple(specs)
 
     def _refuse_uneven(self, results: Mapping[str, np.ndarray | Jagged], side: Side) -> None:
-        """Check that the features of a group have as many ids as each other in every row."""
+        """Check that the features of a group have as many entries as each other in every row."""
         first: dict[str, Feature] = {}
         for feature in self.features[side]:
             group, result = feature.config.group, results.get(self._keys[feature.config.name])
@@ -439,9 +460,11 @@ class Engine:
             assert isinstance(held, Jagged)
             if (uneven := np.flatnonzero(held.lengths != result.lengths)).size:
                 row = uneven[0]
-                raise ValueError(
-                    f"group {group!r}, row {row}: feature {other.config.name!r} has {held.lengths[row]} ids and "
-                    f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both, or no group"
+                raise RowError(
+                    int(row),
+                    f"group {group!r}: feature {other.config.name!r} has {held.lengths[row]} entries and "
+                    f"{feature.config.name!r} {result.lengths[row]}; give every entry an id in both (a null is none), "
+                    "or no group",
                 )
 
     def _continue(self, base: "Engine") -> None:
@@ -475,6 +498,16 @@ def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
         for name, count in counts.items():
             found[f"out_of_range/{name}"] = found.get(f"out_of_range/{name}", 0.0) + count
     return found
+
+
+@contextlib.contextmanager
+def counting_from(first: int | Callable[[int], int]) -> Iterator[None]:
+    """Let what refuses a row tell its number among all that are read; `first` is that of row 0, or makes it of any."""
+    try:
+        yield
+    except RowError as error:
+        row = first(error.row) if callable(first) else first + error.row
+        raise RowError(row, error.reason, " of those read") from error
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

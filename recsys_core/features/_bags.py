@@ -18,10 +18,11 @@ class LeftOut:
     def __init__(self) -> None:
         self._count, self._lock = 0, threading.Lock()
 
-    def add(self, count: int) -> None:
-        """Count more of them."""
-        with self._lock:
-            self._count += count
+    def add(self, bags: "Bags") -> None:
+        """Count those of `bags`."""
+        if bags.left_out is not None:
+            with self._lock:
+                self._count += int(bags.left_out.sum())
 
     def report(self, out_of_range: Literal["refuse", "drop"]) -> dict[str, int]:
         """Return the figure for a feature that drops them."""
@@ -29,11 +30,15 @@ class LeftOut:
 
 
 class Bags(NamedTuple):
-    """`values` int64 or string [N] without nulls, `lengths` int32 [B], and `weights` float32 [N] if there are any."""
+    """`values` int64 or string [N] without nulls, `lengths` int32 [B], and `weights` float32 [N] if there are any.
+
+    `left_out` int32 [B] are how many ids of each row are not among them because their table has no such row.
+    """
 
     values: pa.Array
     lengths: np.ndarray
     weights: np.ndarray | None
+    left_out: np.ndarray | None = None
 
     def kept(self, wanted: np.ndarray) -> Self:
         """Leave out the values where `wanted`, bool [N], is false."""
@@ -44,14 +49,17 @@ class Bags(NamedTuple):
             None if self.weights is None else self.weights[wanted],
         )
 
-    def inside(self, size: int, out_of_range: Literal["refuse", "drop"]) -> tuple[Self, int]:
-        """Check that integers are rows of a table of `size`; return those that are, and how many were left out.
+    def inside(self, size: int, out_of_range: Literal["refuse", "drop"]) -> Self:
+        """Check that integers are rows of a table of `size`, and leave out those that are not.
 
         Raises:
-            ValueError: one is none, and `out_of_range` is refuse.
+            RowError: one is none, and `out_of_range` is refuse.
         """
-        outside = base.outside(self.values.to_numpy(zero_copy_only=False), size, out_of_range)
-        return (self, 0) if outside is None else (self.kept(~outside), int(outside.sum()))
+        outside = base.outside(self.values.to_numpy(zero_copy_only=False), self.lengths, size, out_of_range)
+        if outside is None:
+            return self
+        kept = self.kept(~outside)
+        return kept._replace(left_out=self.lengths - kept.lengths)
 
     def as_integers(self) -> Self:
         """Return ids that are texts only because weights stood behind them as the integers that rows of a table are."""
@@ -120,11 +128,13 @@ def _weights(values: pa.Array) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def truncated(column: pa.Array, max_length: int, keep: Literal["last", "first"]) -> pa.Array:
-    """Shorten lists to `max_length` entries (nulls are none), whatever the entries are."""
+def truncated(
+    column: pa.Array, max_length: int, keep: Literal["last", "first"], *, drop_nulls: bool = True
+) -> pa.Array:
+    """Shorten lists to `max_length` entries, whatever the entries are; nulls are none, if they are to be dropped."""
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
     entries = pc.list_flatten(column)
-    if entries.null_count:
+    if drop_nulls and entries.null_count:
         valid = entries.is_valid().to_numpy(zero_copy_only=False)
         lengths = np.bincount(np.repeat(np.arange(len(lengths)), lengths)[valid], minlength=len(lengths))
         entries = entries.drop_null()
@@ -143,5 +153,5 @@ def pooled(rows: np.ndarray, lengths: np.ndarray, bags: Bags, config: base.Spars
     weights = bags.weights
     if weights is not None and len(rows) != len(weights):
         weights = np.repeat(weights, len(rows) // max(len(weights), 1))
-    found = base.Jagged(rows, lengths, weights)
+    found = base.Jagged(rows, lengths, weights, bags.left_out)
     return found if config.tile_length is None else found.first(config.tile_length)

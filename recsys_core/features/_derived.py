@@ -69,7 +69,8 @@ class Feature(base.Feature):
         output = self._output
         if output is None:
             return
-        self.dense_dim, self.table, self.encoder = output.dense_dim, output.table, output.encoder
+        self.dense_dim, self.sequence_dim = output.dense_dim, output.sequence_dim
+        self.table, self.encoder = output.table, output.encoder
         self.pooling, self.tile_length, self.weighted = output.pooling, output.tile_length, output.weighted
         self.embedding_dim = output.embedding_dim
         if getattr(config.output, "input", "raw") == "encoded":

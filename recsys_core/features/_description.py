@@ -75,9 +75,9 @@ def describe(
         cardinality=None if table is None else table.num_embeddings,
         known=known if feature.fitted else None,
         default=default if table is None or getattr(used, "default", None) is not None else None,
-        pooling=None if table is None else feature.pooling,
+        pooling="none" if feature.sequence_dim else None if table is None else feature.pooling,
         table=None if table is None else table.name,
-        dim=feature.dense_dim if table is None else table.embedding_dim,
+        dim=feature.dense_dim + feature.sequence_dim if table is None else table.embedding_dim,
         num_bytes=None if table is None or not owns else size_of(table),
         fitted=feature.fitted,
         encoded_upstream=getattr(used, "input", "raw") == "encoded",
@@ -111,8 +111,13 @@ def example(
 
 def _rows(made: np.ndarray | Jagged) -> list[Any]:
     if isinstance(made, Jagged):
-        return [part.tolist() for part in np.split(made.values, np.cumsum(made.lengths)[:-1])] if len(made[1]) else []
-    return [row[0] if len(row) == 1 else row for row in made.astype(np.float32).tolist()]
+        parts = np.split(made.values, np.cumsum(made.lengths)[:-1]) if len(made.lengths) else []
+        return [part.tolist() if part.ndim == 1 else _numbers(part) for part in parts]
+    return _numbers(made)
+
+
+def _numbers(rows: np.ndarray) -> list[Any]:
+    return [row[0] if len(row) == 1 else row for row in rows.astype(np.float32).tolist()]
 
 
 def _plain(value: Any) -> Any:

@@ -14,9 +14,8 @@ import pyarrow as pa
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen
-from recsys_core.features import _hashing, _rows, base
+from recsys_core.features import _counts, _hashing, _rows, base
 
-_PENDING_ROWS = 1 << 20
 _META = b"dynamic"
 
 
@@ -46,7 +45,10 @@ class Policy(Frozen):
 
 
 class _Told(Frozen):
-    """What the last fit did; `num_values` were seen in it, `num_shared` of them of ids without a row of their own."""
+    """What the last fit did; `num_values` were seen in it, `num_shared` of them of ids without a row of their own.
+
+    `count_error` is by how much counts may be too low, of all fits together.
+    """
 
     round: int = 0
     num_embeddings: int = 0
@@ -55,6 +57,7 @@ class _Told(Frozen):
     expired: int = 0
     num_values: int = 0
     num_shared: int = 0
+    count_error: int = 0
 
 
 class Dynamic(base.Encoder):
@@ -62,16 +65,19 @@ class Dynamic(base.Encoder):
 
     Its state has a row for every id that is remembered: id, count, last (the round it was seen in), row (0: none).
     Besides those with a row these are ids that wait for one, `max_rows` of them at most.
+
+    Of a fit's ids without a row up to `max_counted` are counted; see `_counts`. So who is admitted was seen `min_count`
+    times indeed; who was seen up to `count_error` times more often than that may wait for longer.
     """
 
-    def __init__(self, policy: Policy, min_count: int, num_oov: int = 1) -> None:
+    def __init__(self, policy: Policy, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
         """Ids are admitted once they were seen `min_count` times."""
         self.spec = {"encoding": "dynamic", "num_oov": num_oov}
         self.max_rows = policy.max_rows
         self._policy, self._min_count, self._num_oov = policy, min_count, num_oov
         self._told = _Told(num_embeddings=self._blocks(num_oov))
         self._seen: pa.Table | None = None
-        self._pending: list[pa.Table] = []
+        self._counts, self._num_values = _counts.Counts(max_counted, policy.max_rows), 0
         self._row_of: _rows.RowOf | None = None
 
     @property
@@ -81,14 +87,8 @@ class Dynamic(base.Encoder):
 
     def observe(self, values: pa.Array) -> None:
         """Count the ids of one chunk."""
-        if not len(values):
-            return
-        known = [self._seen] if self._seen is not None and self._seen.num_rows else []
-        for table in [*known, *self._pending][:1]:
-            _rows.check_type(table["id"].type, values.type)
-        self._pending.append(_rows.counted(values))
-        if sum(table.num_rows for table in self._pending) > _PENDING_ROWS:
-            self._pending = [_rows.sum_counts(self._pending)]
+        self._counts.add(values, self._seen)
+        self._num_values += len(values)
 
     def settle(self) -> None:
         """End a round: take rows back from ids that no longer deserve them, and give them to those that do.
@@ -97,8 +97,9 @@ class Dynamic(base.Encoder):
         """
         turn = self._told.round + 1
         merged = self._merged(turn)
+        error = self._counts.error
         if merged is None:
-            self._told = _Told(round=turn, num_embeddings=self._told.num_embeddings)
+            self._told = _Told(round=turn, num_embeddings=self._told.num_embeddings, count_error=error)
             return
         count, last, row = (merged[name].to_numpy() for name in ("count", "last", "row"))
         expired = np.zeros(len(count), bool)
@@ -114,6 +115,7 @@ class Dynamic(base.Encoder):
         waiting = waiting[np.lexsort((-count[waiting], -last[waiting]))][: self._policy.max_rows]
         remembered = kept.copy()
         remembered[waiting] = True
+        num_values, self._num_values = self._num_values, 0
         now = merged["seen"].to_numpy()
         self._told = _Told(
             round=turn,
@@ -121,8 +123,10 @@ class Dynamic(base.Encoder):
             admitted=len(new),
             evicted=int(evicted.sum()),
             expired=int((expired & (row > 0)).sum()),
-            num_values=int(now.sum()),
-            num_shared=int(now[rows == 0].sum()),
+            num_values=num_values,
+            # Those that were forgotten have no row.
+            num_shared=num_values - int(now[rows > 0].sum()),
+            count_error=error,
         )
         merged = merged.drop_columns(["row", "seen"]).append_column("row", pa.array(rows))
         self._learn(merged.filter(pa.array(remembered)).combine_chunks())
@@ -157,7 +161,9 @@ class Dynamic(base.Encoder):
                 f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and "
                 "tables do not shrink; raise max_rows, or start cold"
             )
-        self._told, self._pending = told, []
+        self._told, self._num_values = told, 0
+        self._counts.take()
+        self._counts.error = told.count_error
         self._learn(state.replace_schema_metadata(None))
 
     def report(self) -> dict[str, int]:
@@ -165,7 +171,7 @@ class Dynamic(base.Encoder):
         known = 0 if self._row_of is None else len(self._row_of.rows)
         seen = 0 if self._seen is None else self._seen.num_rows
         told = self._told
-        return {
+        report = {
             "known": known,
             "out_of_vocabulary": seen - known,
             "capacity": self._policy.max_rows - self._num_oov,
@@ -173,6 +179,7 @@ class Dynamic(base.Encoder):
             "evicted": told.evicted,
             "expired": told.expired,
         }
+        return report | ({"count_error": told.count_error} if told.count_error else {})
 
     def figures(self) -> dict[str, float]:
         """Share of the rows that are taken, what the last fit did, and the share of its values that share a row."""
@@ -199,12 +206,11 @@ class Dynamic(base.Encoder):
         parts: list[pa.Table] = []
         if self._seen is not None and self._seen.num_rows:
             parts.append(self._seen.append_column("seen", pa.array(np.zeros(self._seen.num_rows, np.int64))))
-        if self._pending:
-            new = _rows.sum_counts(self._pending)
+        if pending := self._counts.take():
+            new = _rows.sum_counts(pending)
             nothing = np.zeros(new.num_rows, np.int64)
             columns = {"last": nothing + turn, "row": nothing, "seen": new["count"].to_numpy()}
             parts.append(pa.table({"id": new["id"], "count": new["count"]} | columns))
-        self._pending = []
         if not parts:
             self._seen = pa.table({name: pa.array([], pa.int64()) for name in ("id", "count", "last", "row")})
             return None

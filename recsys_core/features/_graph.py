@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys_core.features.base import Feature
+from recsys_core.features.base import Feature, RowError
 
 # What does not change what a feature makes of its columns.
 _NOT_OF_THE_OPERATION = {"name", "column", "group", "table", "embedding_dim", "pooling"}
@@ -113,7 +113,10 @@ class Values:
 def applied(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
     """Call `use` on the feature's value, and tell whose it was if that refuses it."""
     value = values.of(feature)
+    place = f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}"
     try:
         return use(value)
+    except RowError as error:
+        raise RowError(error.row, f"{place}: {error.reason}") from error
     except ValueError as error:
-        raise ValueError(f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error

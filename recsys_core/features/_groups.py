@@ -24,7 +24,9 @@ class Group(Frozen):
     max_length: PositiveInt | None = Field(default=None, description="entries that are kept of a longer row")
     keep: Literal["last", "first"] = Field(default="last", description="which of them")
     separator: str | None = Field(default=None, min_length=1, description="splits texts into lists")
-    features: tuple[dict[str, Any], ...] = Field(min_length=1, description="of kind id or sequence, as on their side")
+    features: tuple[dict[str, Any], ...] = Field(
+        min_length=1, description="of kind id, sequence or raw (pooling: none), as on their side"
+    )
 
 
 def expanded(groups: Sequence[Group], side: Side) -> list[dict[str, Any]]:

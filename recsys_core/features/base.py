@@ -5,7 +5,8 @@ Shape legend: B rows, F dense numbers per row, N ids of all rows together.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -20,23 +21,37 @@ Pooling = Literal["mean", "sum", "max", "tile", "none"]
 _KEPT_ONES = 16
 
 
+class RowError(ValueError):
+    """A feature refuses a row, the one of number `row` (from 0) among those that it was given."""
+
+    def __init__(self, row: int, reason: str, among: str = "") -> None:
+        """`among` says of what the row is one, if not of what the caller gave."""
+        super().__init__(f"row {row}{among}: {reason}")
+        self.row, self.reason = row, reason
+
+
 class Jagged(NamedTuple):
     """Rows of unequal length: `values` int64 [N], row after row; `lengths` int32 [B], how many belong to each row.
+
+    Of a sequence of numbers `values` are float32 [N, D].
 
     values  7 8 | | 9        (three rows)
     lengths  2   0  1
     weights .5 1    2        float32 [N], where the feature has them
+    left_out 0  1   0        int32 [B], ids that are not among the values because their table has no such row; None: 0
     """
 
     values: np.ndarray
     lengths: np.ndarray
     weights: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> Self:
         """Gather rows by number, in that order; a row may be taken many times."""
         lengths = self.lengths[rows]
         starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        return self._at(spans(starts[rows], lengths), lengths)
+        taken = self._at(spans(starts[rows], lengths), lengths)
+        return taken if self.left_out is None else taken._replace(left_out=self.left_out[rows])
 
     def first(self, count: int) -> Self:
         """Keep the first `count` values of each row that has more."""
@@ -51,20 +66,27 @@ class Jagged(NamedTuple):
         return self._at(spans(ends - lengths, lengths), lengths)
 
     def _at(self, places: np.ndarray, lengths: np.ndarray) -> Self:
-        return type(self)(self.values[places], lengths, None if self.weights is None else self.weights[places])
+        weights = None if self.weights is None else self.weights[places]
+        return type(self)(self.values[places], lengths, weights, self.left_out)
 
 
 class Encoded(NamedTuple):
-    """One side's features of B rows: `dense` float32 [B, F], `sparse` by feature name, ids as rows of its table."""
+    """One side's features of B rows: `dense` float32 [B, F], `sparse` by feature name, ids as rows of its table.
+
+    `numbers` are the sequences of numbers by feature name.
+    """
 
     num_rows: int
     dense: np.ndarray
     sparse: dict[str, Jagged]
+    numbers: Mapping[str, Jagged] = MappingProxyType({})
 
     def take(self, rows: np.ndarray) -> Self:
         """Gather rows by number, in that order; a row may be taken many times."""
-        sparse = {name: jagged.take(rows) for name, jagged in self.sparse.items()}
-        return type(self)(len(rows), self.dense[rows], sparse)
+        sparse, numbers = (
+            {name: jagged.take(rows) for name, jagged in held.items()} for held in (self.sparse, self.numbers)
+        )
+        return type(self)(len(rows), self.dense[rows], sparse, numbers)
 
 
 class SparseFeature(NamedTuple):
@@ -80,13 +102,21 @@ class SparseFeature(NamedTuple):
     weighted: bool = False
 
 
+class NumberFeature(NamedTuple):
+    """A feature of `dim` numbers, for each row or, of a sequence, for each entry."""
+
+    name: str
+    dim: int
+
+
 class FeatureConfig(Frozen):
     """The keys that every kind of feature has besides `kind`; a feature without `column` reads the one of its name."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     column: str | None = None
     group: str | None = Field(
-        default=None, description="features of one group have as many ids as each other in every row, or are refused"
+        default=None,
+        description="features of one group have as many entries as each other in every row, or are refused",
     )
 
 
@@ -177,13 +207,18 @@ class Encoder(ABC):
 
 
 class Feature(ABC):
-    """One configured feature. Dense if `dense_dim` > 0; else sparse, with `table`, `pooling` and an `encoder`."""
+    """One configured feature.
+
+    Dense if `dense_dim` > 0; a sequence of numbers, so many for each entry, if `sequence_dim` > 0; else sparse, with
+    `table`, `pooling` and an `encoder`.
+    """
 
     makes_value: ClassVar[bool] = False  # whether other features may read what `value` returns
     is_cheap: bool = False  # whether a thread of its own costs more than it saves
     is_plain: bool = False  # whether it may pass on a column as it is: see `plain`
 
     dense_dim: int = 0
+    sequence_dim: int = 0
     table: str | None = None
     pooling: Pooling = "mean"
     tile_length: int = 0
@@ -211,7 +246,7 @@ class Feature(ABC):
     @property
     def is_output(self) -> bool:
         """Whether a model reads the feature, and not only other features."""
-        return self.dense_dim > 0 or self.table is not None
+        return self.dense_dim > 0 or self.sequence_dim > 0 or self.table is not None
 
     @property
     def fitted(self) -> bool | None:
@@ -248,7 +283,7 @@ class Feature(ABC):
 
     @abstractmethod
     def transform(self, column: pa.Array) -> np.ndarray | Jagged:
-        """float32 [B, dense_dim] of a dense feature; Jagged rows of `table` of a sparse one."""
+        """float32 [B, dense_dim] of a dense feature; Jagged: rows of `table`, or float32 [N, sequence_dim]."""
 
     def state(self) -> dict[str, Any]:
         """What was learnt besides the encoder, as JSON."""
@@ -305,20 +340,26 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return column, lengths
 
 
-def outside(rows: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse") -> np.ndarray | None:
+def outside(
+    ids: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse"
+) -> np.ndarray | None:
     """Tell which of int64 [N] are no rows of a table of `size`, as bool [N]; None if all are.
 
+    `lengths` [B] are how many of them each row of the data has.
+
     Raises:
-        ValueError: one is none, and `out_of_range` is refuse.
+        RowError: one is none, and `out_of_range` is refuse.
     """
     # Seen as unsigned, negative numbers are the largest.
-    if not len(rows) or int(rows.view(np.uint64).max()) < size:
+    if not len(ids) or int(ids.view(np.uint64).max()) < size:
         return None
-    found = (rows < 0) | (rows >= size)
+    found = (ids < 0) | (ids >= size)
     if out_of_range == "refuse":
-        raise ValueError(
-            f"id {rows[found][0]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
-            "vocabulary, or leave such ids out with out_of_range: drop, which counts them"
+        place = int(np.argmax(found))
+        raise RowError(
+            int(np.searchsorted(np.cumsum(lengths), place, side="right")),
+            f"id {ids[place]} is not in 0..{size - 1}; raise num_embeddings, use encoding: hash or "
+            "vocabulary, or leave such ids out with out_of_range: drop, which counts them",
         )
     return found
 

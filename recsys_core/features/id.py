@@ -15,11 +15,9 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.features import _bags, _dynamic, _hashing, _rows, base
+from recsys_core.features import _bags, _counts, _dynamic, _hashing, _rows, base
 
 _INT64 = pa.int64()
-_PENDING_ROWS = 1 << 20
-_MIN_COUNTED = 1 << 20
 _COUNT_ERROR = b"count_error"
 _NOTHING = pa.table(
     {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
@@ -58,8 +56,8 @@ class Config(base.SparseConfig):
     min_count: PositiveInt = 1
     max_counted: PositiveInt | None = Field(
         default=None,
-        description="of a vocabulary: ids without a row that are counted at most, beyond which the rarest are "
-        "forgotten; null: 1,048,576, or twice num_embeddings if that is more",
+        description="of encodings vocabulary and dynamic: ids without a row that are counted at most, beyond which the "
+        "rarest are forgotten; null: 1,048,576, or twice num_embeddings (dynamic.max_rows) if that is more",
     )
 
     @model_validator(mode="after")
@@ -87,11 +85,11 @@ class Config(base.SparseConfig):
         if size is not None and self.num_oov >= size:
             raise ValueError(f"num_oov {self.num_oov} leaves no row of {size} for a known id")
         if self.max_counted is not None and (
-            self.encoding != "vocabulary" or self.max_counted < (self.num_embeddings or 0)
+            self.encoding not in ("vocabulary", "dynamic") or self.max_counted < (size or 0)
         ):
             raise ValueError(
-                f"max_counted {self.max_counted}: it goes with encoding: vocabulary and is at least num_embeddings "
-                f"({self.num_embeddings}), or ids that earned a row would be forgotten"
+                f"max_counted {self.max_counted}: it goes with encoding: vocabulary or dynamic and is at least as many "
+                f"as the table's rows ({size}), or ids that earned one would be forgotten"
             )
         return self
 
@@ -170,14 +168,14 @@ class Feature(base.Feature):
                 raise ValueError(
                     f"rows of a table are integers, found {bags.values.type}; use encoding: vocabulary or hash"
                 )
-            bags, dropped = bags.inside(self.encoder.num_embeddings, config.out_of_range)
-            self._left_out.add(dropped)
+            bags = bags.inside(self.encoder.num_embeddings, config.out_of_range)
+            self._left_out.add(bags)
         return bags
 
 
 def _encoder(config: Config) -> base.Encoder:
     if config.dynamic is not None:
-        return _dynamic.Dynamic(config.dynamic, config.min_count, config.num_oov)
+        return _dynamic.Dynamic(config.dynamic, config.min_count, config.num_oov, config.max_counted)
     match config.encoding:
         case "given":
             return Given(config)
@@ -207,11 +205,15 @@ class Identity(base.Encoder):
         Raises:
             ValueError: an id is no integer or lies outside of the table.
         """
+        return self.rows(values, base.ones(len(values)))[0]
+
+    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids themselves; an id that is none of the table's rows is refused with its row of the data."""
         if not pa.types.is_integer(values.type):
             raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
         rows = values.to_numpy(zero_copy_only=False)
-        base.outside(rows, self.num_embeddings)
-        return rows
+        base.outside(rows, lengths, self.num_embeddings)
+        return rows, lengths
 
 
 class Given(base.Encoder):
@@ -310,12 +312,10 @@ class Vocabulary(base.Encoder):
     The first fit gives out the rows behind them by (count, falling; id, rising); each later one continues in the same
     manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
 
-    Memory is bounded: up to `max_counted` = k ids without a row are counted, and of more the rarest are forgotten, by
-    the summary of Misra and Gries (Finding Repeated Elements, 1982), merged as Agarwal et al. do (Mergeable Summaries,
-    2013, section 2). A count is then never too high, and too low by at most `count_error` <= N / (k + 1), N being all
-    occurrences. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often
-    than that has one, unless all are given out. Up to k distinct ids counts are exact, and the order of reading is of
-    no consequence.
+    Memory is bounded: up to `max_counted` ids without a row are counted, and of more the rarest are forgotten; see
+    `_counts`. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often than
+    that has one, unless all are given out. Up to `max_counted` distinct ids counts are exact, and the order of reading
+    is of no consequence.
     """
 
     def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
@@ -327,28 +327,18 @@ class Vocabulary(base.Encoder):
             self.spec["num_oov"] = num_oov
         self._num_oov = num_oov
         self._min_count = min_count
-        self._max_counted = max_counted or max(_MIN_COUNTED, 2 * num_embeddings)
+        self._counts = _counts.Counts(max_counted, num_embeddings)
         self._seen: pa.Table | None = None
-        self._pending: list[pa.Table] = []
-        self.count_error = 0
         self._row_of: _rows.RowOf
 
     def observe(self, values: pa.Array) -> None:
         """Count the ids of one chunk."""
-        if not len(values):
-            return
-        for table in [*self._known(), *self._pending][:1]:
-            _rows.check_type(table["id"].type, values.type)
-        self._pending.append(_rows.counted(values))
-        # As many new ones as there are old ones, so that a long vocabulary is not summed up again for every chunk.
-        first, *later = (table.num_rows for table in self._pending)
-        if sum(later) > max(_PENDING_ROWS, first) or first > self._max_counted:
-            self._pending = [self._shortened(_rows.sum_counts(self._pending))]
+        self._counts.add(values, self._seen)
 
     def settle(self) -> None:
         """Give rows to the ids that earned one."""
         known = self._known()
-        counted = [table.select(["id", "count"]) for table in known] + self._pending
+        counted = [table.select(["id", "count"]) for table in known] + self._counts.take()
         if not counted:
             self.restore(_NOTHING if self._seen is None else self._seen)
             return
@@ -363,32 +353,9 @@ class Vocabulary(base.Encoder):
         first = max(int(rows.max(initial=0)) + 1, self._num_oov)
         new = new[: max(self.num_embeddings - first, 0)]
         rows[new] = np.arange(first, first + len(new))
-        state = self._cut(merged.append_column("row", pa.array(rows)), rows > 0)
-        metadata = {_COUNT_ERROR: str(self.count_error)} if self.count_error else None
+        state = self._counts.cut(merged.append_column("row", pa.array(rows)), rows > 0)
+        metadata = {_COUNT_ERROR: str(self._counts.error)} if self._counts.error else None
         self.restore(state.replace_schema_metadata(metadata))
-
-    def _shortened(self, counted: pa.Table) -> pa.Table:
-        """Forget the rarest of the ids that have no row."""
-        if counted.num_rows <= self._max_counted:
-            return counted
-        own = np.zeros(counted.num_rows, dtype=bool)
-        for table in self._known():
-            ids = table["id"].filter(pa.array(table["row"].to_numpy() > 0))
-            own = pc.is_in(counted["id"], value_set=ids).to_numpy()
-        return self._cut(counted, own)
-
-    def _cut(self, counted: pa.Table, own: np.ndarray) -> pa.Table:
-        """Lower the counts of ids without a row of their `own`, until no more than `max_counted` are above 0."""
-        counts = counted["count"].to_numpy()
-        others = counts[~own]
-        if len(others) <= self._max_counted:
-            return counted
-        place = len(others) - self._max_counted - 1
-        least = int(np.partition(others, place)[place])
-        self.count_error += least
-        lowered = np.where(own, counts, counts - least)
-        at = counted.column_names.index("count")
-        return counted.set_column(at, "count", pa.array(lowered)).filter(pa.array(own | (lowered > 0)))
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the rows; one of the first `num_oov` for ids without one of their own."""
@@ -407,9 +374,9 @@ class Vocabulary(base.Encoder):
 
     def restore(self, state: pa.Table) -> None:
         """Take over what `state` returned, and prepare the look-up."""
-        self._pending = []
         self._seen = state
-        self.count_error = int((state.schema.metadata or {}).get(_COUNT_ERROR, 0))
+        self._counts.take()
+        self._counts.error = int((state.schema.metadata or {}).get(_COUNT_ERROR, 0))
         rows = state["row"].to_numpy()
         self._row_of = _rows.RowOf(state["id"].filter(pa.array(rows > 0)), rows[rows > 0])
 
@@ -426,7 +393,7 @@ class Vocabulary(base.Encoder):
         seen = 0 if self._seen is None else self._seen.num_rows
         known = 0 if self._seen is None else len(self._row_of.rows)
         report = {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
-        return report | ({"count_error": self.count_error} if self.count_error else {})
+        return report | ({"count_error": self._counts.error} if self._counts.error else {})
 
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]

@@ -1,4 +1,4 @@
-"""Feature kind `raw`: numbers of one column, either as dense inputs or, in buckets, as rows of a table."""
+"""Feature kind `raw`: numbers of one column, as dense inputs, as a sequence, or, in buckets, as rows of a table."""
 
 from typing import Any, Literal, Self
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
-from recsys_core.features import base
+from recsys_core.features import _bags, base
 from recsys_core.features._expression import Expression, Vector
 from recsys_core.features._ranks import Ranks
 
@@ -23,6 +23,10 @@ class Config(base.FeatureConfig):
     [b0, b1) being 1, in a table of the feature's own; a null then has no id. With `num_buckets` the boundaries are
     fitted, so that buckets are equally full, and stay as first fitted. With `table` the bucket's number is an id of
     that table, which belongs to an id feature, and shares its row.
+
+    With `pooling: none` the column holds a list per row, of any number of entries: each is a number or, with `dim` > 1,
+    a list of exactly `dim` numbers. Entries that are null are entries, and become `fill`. What is fitted is fitted over
+    the entries. Lists, of buckets too, are split and cut as those of ids are.
     """
 
     kind: Literal["raw"] = "raw"
@@ -37,7 +41,13 @@ class Config(base.FeatureConfig):
     boundaries: tuple[FiniteFloat, ...] | None = None
     num_buckets: int | None = Field(default=None, ge=2, description="how many buckets to fit boundaries for")
     table: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="goes with boundaries")
-    pooling: Literal["mean", "sum", "max"] = Field(default="mean", description="of several bucket ids in a row")
+    separator: str | None = Field(default=None, min_length=1, description="splits texts into lists of numbers")
+    max_length: PositiveInt | None = Field(default=None, description="entries that are kept of a longer list")
+    keep: Literal["last", "first"] = Field(default="last", description="which of them")
+    pooling: Literal["mean", "sum", "max", "none"] = Field(
+        default="mean",
+        description="of several bucket ids in a row; none: a model gets each entry, its numbers or its bucket's row",
+    )
     embedding_dim: PositiveInt | None = None
     input: Literal["raw", "encoded"] = Field(
         default="raw",
@@ -59,10 +69,17 @@ class Config(base.FeatureConfig):
     @model_validator(mode="after")
     def _buckets_agree(self) -> Self:
         if self.boundaries is None and self.num_buckets is None:
-            if self.embedding_dim is not None or self.table is not None or self.pooling != "mean":
+            if self.embedding_dim is not None or self.table is not None or self.pooling not in ("mean", "none"):
                 raise ValueError(
-                    "embedding_dim, table and pooling are of use with boundaries or num_buckets only; without them the "
-                    "feature has no table"
+                    "embedding_dim, table and pooling (but none) are of use with boundaries or num_buckets only; "
+                    "without them the feature has no table"
+                )
+            if self.pooling == "mean" and (self.separator is not None or self.max_length is not None):
+                raise ValueError("separator and max_length are of lists: they go with pooling: none, or with buckets")
+            if self.separator is not None and self.dim != 1:
+                raise ValueError(
+                    f"separator splits texts into single numbers, where dim is {self.dim}; give lists of lists of "
+                    "numbers, or a feature to each of them"
                 )
             return self
         if self.boundaries is not None and self.num_buckets is not None:
@@ -101,6 +118,10 @@ class Feature(base.Feature):
         elif config.num_buckets is not None:
             self._buckets = FittedBuckets(config.num_buckets)
         self.is_plain = self._passes and self._buckets is None and config.dim == 1
+        if self._buckets is None and config.pooling == "none":
+            self.sequence_dim = config.dim
+            self.is_cheap = self.is_plain = False
+            return
         if self._buckets is None:
             self.dense_dim = config.dim
             return
@@ -113,13 +134,13 @@ class Feature(base.Feature):
         """Take the column's numbers into the statistics of the normaliser, or into the table's."""
         if self._buckets is not None:
             assert self.encoder is not None
-            values, _ = base.bags(column)
-            self.encoder.observe(values if self.encoder is self._buckets else self._bucket_numbers(values))
+            values, lengths = self._bags(column)
+            self.encoder.observe(values if self.encoder is self._buckets else self._bucket_numbers(values, lengths))
         elif self._learns and self._config.normalizer == "quantile":
-            for ranks, numbers in zip(self._ranks, self._numbers(column).T, strict=True):
+            for ranks, numbers in zip(self._ranks, self._rows(column).T, strict=True):
                 ranks.add(numbers)
         elif self._learns:
-            self._moments.add(self._numbers(column))
+            self._moments.add(self._rows(column))
 
     def settle(self) -> None:
         """End a round of `observe`."""
@@ -132,34 +153,84 @@ class Feature(base.Feature):
         return column.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
     def transform(self, column: pa.Array) -> np.ndarray | base.Jagged:
-        """float32 [B, dim], or bucket ids.
+        """float32 [B, dim], bucket ids, or a sequence's float32 [N, dim].
 
         Raises:
             ValueError: not numbers, infinite, a list of another length than `dim`, or not fitted yet.
         """
         if self._buckets is not None:
             return self._bucketed(column)
-        numbers = self._numbers(column)
+        if self.sequence_dim:
+            entries = self._entries(column)
+            return entries._replace(values=self._filled(entries.values))
+        return self._filled(self._numbers(column))
+
+    def _filled(self, numbers: np.ndarray) -> np.ndarray:
+        """float32 of float64 [B, dim], normalised, `fill` for those that are missing."""
         normalized = numbers if self._passes else self._normalize(numbers)
         return np.where(np.isnan(normalized), self._config.fill, normalized).astype(np.float32)
 
+    def _rows(self, column: pa.Array) -> np.ndarray:
+        """float64 [B, dim], of a sequence [N, dim]; missing ones NaN."""
+        return self._entries(column).values if self.sequence_dim else self._numbers(column)
+
+    def _entries(self, column: pa.Array) -> base.Jagged:
+        """Split and cut the column's lists; float64 [N, dim], missing ones NaN."""
+        column = base.split(column, self._config.separator)
+        if pa.types.is_null(column.type):
+            return base.Jagged(np.empty((0, self._config.dim)), np.zeros(len(column), np.int32))
+        if not base.is_list(column.type):
+            raise ValueError(
+                f"its type {column.type} is no list, which pooling: none takes; give lists, or a separator for texts"
+            )
+        if self._config.max_length is not None:
+            column = _bags.truncated(column, self._config.max_length, self._config.keep, drop_nulls=False)
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
+        return base.Jagged(self._numbers(self._parsed(pc.list_flatten(column)), lengths), lengths)
+
+    def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """Split and cut the column's lists, if it has any; values without nulls, and how many each row has."""
+        column = base.split(column, self._config.separator)
+        if self._config.max_length is not None and base.is_list(column.type):
+            column = _bags.truncated(column, self._config.max_length, self._config.keep)
+        values, lengths = base.bags(column)
+        values = self._parsed(values)
+        if values.null_count:
+            # A text without a number in it is a null only now.
+            valid = values.is_valid().to_numpy(zero_copy_only=False)
+            values, lengths, *_ = _bags.Bags(values, lengths, None).kept(valid)
+        return values, lengths
+
+    def _parsed(self, values: pa.Array) -> pa.Array:
+        """Read numbers out of the texts that `separator` has split; an empty one is null."""
+        is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        if self._config.separator is None or not is_text:
+            return values
+        texts = pc.utf8_trim_whitespace(values)
+        buckets_given = self._buckets is not None and self._config.input == "encoded"
+        try:
+            known = pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
+            return known.cast(pa.int64() if buckets_given else pa.float64())
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"a text between separators is no number ({error})") from None
+
     def _bucketed(self, column: pa.Array) -> base.Jagged:
         assert self.encoder is not None
-        values, lengths = base.bags(column)
-        numbers = self._bucket_numbers(values)
+        values, lengths = self._bags(column)
+        numbers = self._bucket_numbers(values, lengths)
         if self.encoder is self._buckets:
             return base.Jagged(numbers.to_numpy(zero_copy_only=False), lengths)
         # A bucket's number is an id like any other of the table.
         return base.Jagged(*self.encoder.rows(numbers, lengths))
 
-    def _bucket_numbers(self, values: pa.Array) -> pa.Array:
+    def _bucket_numbers(self, values: pa.Array, lengths: np.ndarray) -> pa.Array:
         assert self._buckets is not None
         if self._config.input == "raw":
             return pa.array(self._buckets.encode(values))
         if not pa.types.is_integer(values.type) and len(values):
             raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
         numbers = base.ids(values)
-        base.outside(numbers.to_numpy(zero_copy_only=False), self._buckets.num_embeddings)
+        base.outside(numbers.to_numpy(zero_copy_only=False), lengths, self._buckets.num_embeddings)
         return numbers
 
     @property
@@ -182,15 +253,16 @@ class Feature(base.Feature):
         elif state:
             self._moments, self._fitted = _Moments.from_json(state), True
 
-    def _numbers(self, column: pa.Array) -> np.ndarray:
-        """float64 [B, dim], missing ones NaN."""
+    def _numbers(self, column: pa.Array, entries: np.ndarray | None = None) -> np.ndarray:
+        """float64 [B, dim], missing ones NaN; where the column has a sequence's entries, how many of each row."""
         num_rows, dim = len(column), self._config.dim
         if base.is_list(column.type):
             lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
             # A row without a list has nothing known; all others must have every number (or an explicit null).
             wrong = np.flatnonzero((lengths != dim) & (lengths != 0))
             if len(wrong):
-                raise ValueError(f"row {wrong[0]} has a list of {lengths[wrong[0]]} numbers where dim is {dim}")
+                row = wrong[0] if entries is None else np.repeat(np.arange(len(entries)), entries)[wrong[0]]
+                raise base.RowError(int(row), f"has a list of {lengths[wrong[0]]} numbers where dim is {dim}")
             numbers = np.full((num_rows, dim), np.nan)
             numbers[lengths != 0] = floats(pc.list_flatten(column)).reshape(-1, dim)
             return numbers

@@ -60,8 +60,8 @@ class Feature(base.Feature):
             raise ValueError(
                 f"rows of a table are integers, found {bags.values.type}; use input: raw for ids of the data"
             )
-        bags, dropped = bags.inside(self.encoder.num_embeddings, self._config.out_of_range)
-        self._left_out.add(dropped)
+        bags = bags.inside(self.encoder.num_embeddings, self._config.out_of_range)
+        self._left_out.add(bags)
         return _bags.pooled(bags.values.to_numpy(zero_copy_only=False), bags.lengths, bags, self._config)
 
     def _read(self, column: pa.Array) -> _bags.Bags:

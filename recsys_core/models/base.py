@@ -5,34 +5,41 @@ P pooled widths, F dense fields, D embedding, N ids of all rows together.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, KeyedJaggedTensor
+from torchrec import KeyedJaggedTensor
 
-from recsys_core.features import SparseFeature
+from recsys_core.features import NumberFeature, SparseFeature
 from recsys_core.models.blocks.embeddings import Embeddings
 
 
 class TowerInputs(NamedTuple):
-    """What the feature engine gives one tower."""
+    """What the feature engine gives one tower: `dense` are the features of its `num_dense` fields, in their order.
+
+    `numbers` are the sequences of numbers, for a model that `reads_number_sequences`; others get none.
+    """
 
     sparse: tuple[SparseFeature, ...]
     num_dense: int
+    dense: tuple[NumberFeature, ...] = ()
+    numbers: tuple[NumberFeature, ...] = ()
 
 
 class RetrievalModel(nn.Module, ABC):
-    """Two towers over one `EmbeddingBagCollection`; a tower ends in [rows, D], of unit length if cosine.
+    """Two towers over tables that they share; a tower ends in [rows, D], of unit length if cosine.
 
     Attributes:
-        tables: the embedding tables of both towers, replaced by their sharded form in training.
-        query: scriptable module, (pooled [B, P], dense [B, F]) → [B, D].
+        tables: what looks both sides' features up, `apart`; its collections are replaced by their sharded form in
+            training.
+        query: scriptable module, (pooled [B, P], dense [B, F]) → [B, D]; the features stand as in `tables.pooled`.
         item: likewise for items.
         embedding_dim: D.
         similarity: `cosine` or `inner_product`: what the dot product of two embeddings means.
     """
 
-    tables: EmbeddingBagCollection
+    tables: Embeddings
     query: nn.Module
     item: nn.Module
     embedding_dim: int
@@ -52,13 +59,24 @@ class RankingModel(nn.Module, ABC):
         tables: what looks the features up; its collections are replaced by their sharded form in training.
         head: scriptable module, (pooled [B, P], dense [B, F], a list of unpooled features' embeddings [N, D], a list of
             their lengths [B]) → logits [B]; the features stand as in `tables.pooled_features` and
-            `tables.unpooled_features`, the query's dense fields before the item's.
+            `tables.unpooled_features`, the query's dense fields before the item's. Behind the unpooled features come
+            the sequences of numbers [N, D], the query's first.
+        reads_number_sequences: whether it takes sequences of numbers; who does not is built for no config with one.
     """
+
+    reads_number_sequences: ClassVar[bool] = False
 
     tables: Embeddings
     head: nn.Module
 
-    def forward(self, sparse: KeyedJaggedTensor, dense_BF: Tensor) -> Tensor:
-        """Return the logits [B] of a batch laid out as in `batch`: of `sparse`'s rows the first B are examples."""
+    def forward(
+        self, sparse: KeyedJaggedTensor, dense_BF: Tensor, numbers: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> Tensor:
+        """Return the logits [B] of a batch laid out as in `batch`: of `sparse`'s rows the first B are examples.
+
+        `numbers` are the sequences of numbers: values [N, D] and lengths [B] of each.
+        """
         found = self.tables(sparse, len(dense_BF))
-        return self.head(found.pooled_BP, dense_BF, found.unpooled_ND, found.lengths_B)
+        sequences = [*found.unpooled_ND, *(values_ND for values_ND, _ in numbers)]
+        lengths = [*found.lengths_B, *(lengths_B for _, lengths_B in numbers)]
+        return self.head(found.pooled_BP, dense_BF, sequences, lengths)

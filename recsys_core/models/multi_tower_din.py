@@ -2,18 +2,21 @@
 
 Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction (section 4.3). A sequence and its target share
 a table: a history of item ids is compared with the candidate's item id. Sequences that stand element by element for the
-same behaviour (its item, its category) are attended to together. Legend: B examples, P pooled widths, F dense fields,
-N elements, D width.
+same behaviour (its item, its category, its price) are attended to together, side by side: an element is the embeddings
+and the numbers of one behaviour. A sequence of numbers is compared with the candidate's numbers, such as its price, or
+with zeros where the candidate has none, such as the time since a click. Legend: B examples, P pooled widths, F dense
+fields, N elements, D width.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recsys_core.artifacts import Frozen
-from recsys_core.features import TableSpec
+from recsys_core.features import NumberFeature, TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
@@ -22,11 +25,21 @@ from recsys_core.models.blocks.towers import Deep, Tower, columns_of, refuse_unk
 
 
 class Attention(Frozen):
-    """Sequences (`pooling: none`, as long as each other in every row) and, in the same order, their targets."""
+    """Sequences (`pooling: none`, as long as each other in every row) and, in the same order, their targets.
+
+    The target of a sequence of ids is a pooled feature of its table; that of a sequence of numbers is a feature of as
+    many numbers, or null: then its numbers are compared with zeros.
+    """
 
     sequences: tuple[str, ...] = Field(min_length=1)
-    targets: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str | None, ...] = Field(min_length=1)
     hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="hidden widths of the attention's MLP")
+
+    @model_validator(mode="after")
+    def _is_compared(self) -> Self:
+        if not any(self.targets):
+            raise ValueError("targets: all are null, so the sequences are compared with nothing; name a target")
+        return self
 
 
 class Config(Frozen):
@@ -44,24 +57,39 @@ class Attended(nn.Module):
 
     target_columns: Tensor
 
-    def __init__(self, sequences: list[int], target_columns: list[int], hidden: tuple[int, ...]) -> None:
-        """`sequences` are numbers of unpooled features; `target_columns` are columns of the pooled ones."""
+    def __init__(
+        self,
+        sequences: list[int],
+        target_columns: list[int],
+        num_pooled: int,
+        num_inputs: int,
+        hidden: tuple[int, ...],
+    ) -> None:
+        """`sequences` are places among what is unpooled; `target_columns` are columns of [pooled, dense, 0].
+
+        `num_pooled` and `num_inputs` say where the dense ones begin and end.
+        """
         super().__init__()
         self.sequences = sequences
+        self.reads_dense: bool = max(target_columns) >= num_pooled
+        self.reads_zeros: bool = max(target_columns) >= num_inputs
         self.register_buffer("target_columns", torch.tensor(target_columns), persistent=False)
         self.attention = TargetAttention(len(target_columns), hidden)
 
-    def forward(self, pooled: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:
-        """Return each row's interest."""
+    def forward(self, pooled: Tensor, inputs: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:
+        """Return each row's interest; `inputs` are [pooled, dense]."""
         chosen: list[Tensor] = []
         for number in self.sequences:
             chosen.append(unpooled[number])  # noqa: PERF401 - TorchScript has no comprehension over a module's list
         elements_ND = torch.cat(chosen, dim=1)
-        return self.attention(pooled.index_select(1, self.target_columns), elements_ND, lengths[self.sequences[0]])
+        targets = inputs if self.reads_dense else pooled
+        if self.reads_zeros:
+            targets = functional.pad(inputs, [0, 1])
+        return self.attention(targets.index_select(1, self.target_columns), elements_ND, lengths[self.sequences[0]])
 
 
 class Head(nn.Module):
-    """(pooled [B, P], dense [B, F], sequences' embeddings [N, D], their lengths [B]) → logits [B]."""
+    """(pooled [B, P], dense [B, F], sequences' embeddings and numbers [N, D], their lengths [B]) → logits [B]."""
 
     def __init__(self, deep: list[Deep], attended: list[Attended], num_outputs: int, config: Config) -> None:
         """`num_outputs` is the sum of what all of them give."""
@@ -77,12 +105,14 @@ class Head(nn.Module):
         for tower in self.deep:
             outputs.append(tower(inputs))  # noqa: PERF401 - TorchScript has no comprehension over modules
         for attended in self.attended:
-            outputs.append(attended(pooled, unpooled, lengths))  # noqa: PERF401
+            outputs.append(attended(pooled, inputs, unpooled, lengths))  # noqa: PERF401
         return self.top(torch.cat(outputs, dim=1)).squeeze(1)
 
 
 class Model(base.RankingModel):
     """Features of query and item alike in the deep towers; sequences through attention."""
+
+    reads_number_sequences: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -103,25 +133,61 @@ class Model(base.RankingModel):
         num_dense = query.num_dense + item.num_dense
         columns = columns_of(self.tables)
         deep = towers(config.towers, columns, num_dense, config.dropout)
-        attended = [self._attended(f"model.attention[{n}]", part, columns) for n, part in enumerate(config.attention)]
+        numbers = (*query.numbers, *item.numbers)
+        dense = (*query.dense, *item.dense)
+        attended = [
+            self._attended(f"model.attention[{n}]", part, columns, dense, numbers)
+            for n, part in enumerate(config.attention)
+        ]
         used = {name for part in config.attention for name in part.sequences}
-        if unused := [f.name for f in self.tables.unpooled_features if f.name not in used]:
+        if unused := [f.name for f in (*self.tables.unpooled_features, *numbers) if f.name not in used]:
             raise ValueError(
                 f"feature {unused[0]!r}: pooling none, and no model.attention names it; pool it or name it"
             )
         num_outputs = sum(tower.hidden[-1] for tower in config.towers) + sum(len(a.target_columns) for a in attended)
         self.head = Head(deep, attended, num_outputs, config)
 
-    def _attended(self, where: str, config: Attention, columns: dict[str, list[int]]) -> Attended:
-        sequences = {feature.name: number for number, feature in enumerate(self.tables.unpooled_features)}
-        refuse_unknown(f"{where}.sequences (pooling: none)", config.sequences, sequences)
-        refuse_unknown(f"{where}.targets", config.targets, columns)
-        tables = {f.name: f.table for f in (*self.tables.pooled_features, *self.tables.unpooled_features)}
-        of_sequences, of_targets = ([tables[name] for name in names] for names in (config.sequences, config.targets))
-        if of_sequences != of_targets:
+    def _attended(
+        self,
+        where: str,
+        config: Attention,
+        columns: dict[str, list[int]],
+        dense: tuple[NumberFeature, ...],
+        numbers: tuple[NumberFeature, ...],
+    ) -> Attended:
+        """Build one attention; `columns` are those of the pooled features, the `dense` ones follow them."""
+        of_ids = self.tables.unpooled_features
+        places = {feature.name: place for place, feature in enumerate((*of_ids, *numbers))}
+        refuse_unknown(f"{where}.sequences (pooling: none)", config.sequences, places)
+        num_pooled = num_inputs = sum(map(len, columns.values()))
+        targets = dict(columns)
+        for name, dim in dense:
+            targets[name] = list(range(num_inputs, num_inputs + dim))
+            num_inputs += dim
+        refuse_unknown(f"{where}.targets", [name for name in config.targets if name is not None], targets)
+        if len(config.sequences) != len(config.targets):
             raise ValueError(
-                f"{where}: sequences are of tables {of_sequences}, targets of {of_targets}; a sequence goes with "
-                "a target of its own table, in the same order"
+                f"{where}: {len(config.sequences)} sequences and {len(config.targets)} targets; name each sequence's "
+                "target, in the same order (null for a sequence of numbers that is compared with none)"
             )
-        target_columns = [column for name in config.targets for column in columns[name]]
-        return Attended([sequences[name] for name in config.sequences], target_columns, config.hidden)
+        # What a sequence and its target have to agree on.
+        dims = dict(numbers)
+        widths = (*self.tables.pooled_widths, *self.tables.unpooled_widths)
+        features = zip((*self.tables.pooled_features, *of_ids), widths, strict=True)
+        taken = {f.name: f"{width} columns of table {f.table!r}" for f, width in features}
+        taken |= {name: f"{dim} numbers" for name, dim in (*dense, *numbers)}
+        target_columns: list[int] = []
+        for sequence, target in zip(config.sequences, config.targets, strict=True):
+            if target is None and sequence in dims:
+                target_columns += [num_inputs] * dims[sequence]
+            elif target is None or taken[sequence] != taken[target]:
+                found = "null" if target is None else f"{target!r} of {taken[target]}"
+                raise ValueError(
+                    f"{where}: sequence {sequence!r} is of {taken[sequence]}, its target {found}; a sequence of ids "
+                    "goes with a pooled target of its own table, one of numbers with a feature of as many numbers, or "
+                    "null"
+                )
+            else:
+                target_columns += targets[target]
+        sequences = [places[name] for name in config.sequences]
+        return Attended(sequences, target_columns, num_pooled, num_inputs, config.hidden)

@@ -130,7 +130,8 @@ def refuse_unfit(config: Config, tables: nn.Module, device: str) -> None:
     for table, weight in weights.items():
         if device == "cpu" and weight.dtype == torch.bfloat16:
             raise ValueError(
-                f"features.tables, {table!r}: the kernels for CPUs have no bfloat16; take float16, or a GPU"
+                f"features.tables, {table!r}: kernels for CPUs have no bfloat16; set dtype: float16, which takes as "
+                "many bytes, or train.sharding.device: cuda"
             )
 
 

@@ -6,21 +6,19 @@ As with towers the exported module needs neither TorchRec nor its kernels; see `
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recsys_core import artifacts, checkpoint, models
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
-from recsys_core.batch import dense, jagged
-from recsys_core.export import Config, described, first_rows, parity
-from recsys_core.features import Engine, SparseFeature
+from recsys_core.batch import dense, jagged, numbers
+from recsys_core.export import Config, Lookup, PooledLookup, described, first_rows, parity
+from recsys_core.features import Engine
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
-from recsys_core.models.blocks.embeddings import pool
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
 
@@ -34,58 +32,25 @@ class Request(artifacts.Request):
     checkpoint: artifacts.Checkpoint
 
 
-class Lookup(nn.Module):
-    """One feature's embeddings, times their weights, out of the tensors of `towers.ranker_inputs`."""
-
-    def __init__(self, feature: SparseFeature, table: nn.Embedding) -> None:
-        """`table` may be shared with other features."""
-        super().__init__()
-        self.table = table
-        self.name: str = feature.name
-        self.weighted: bool = feature.weighted
-        self.pooling: str = feature.pooling
-        self.tile_length: int = feature.tile_length
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return [N, D], unpooled."""
-        values_ND = self.table(inputs[self.name + ".values"]).float()
-        if self.weighted:
-            values_ND = values_ND * inputs[self.name + ".weights"].unsqueeze(1)
-        return values_ND
-
-
-class Pooled(Lookup):
-    """One feature's pooled embeddings."""
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return [B, D], or of a tile [B, tile_length * D]; a row without ids pools to zeros."""
-        ids, lengths = inputs[self.name + ".values"], inputs[self.name + ".lengths"]
-        weights: Tensor | None = None
-        if self.weighted:
-            weights = inputs[self.name + ".weights"]
-        elif self.pooling == "mean" or self.pooling == "sum":  # noqa: PLR1714 - for TorchScript
-            offsets = torch.cumsum(lengths, 0) - lengths
-            return functional.embedding_bag(ids, self.table.weight, offsets, mode=self.pooling).float()
-        values_ND = self.table(ids).float()
-        if weights is not None:
-            values_ND = values_ND * weights.unsqueeze(1)
-        return pool(values_ND, lengths, self.pooling, self.tile_length, weights)
-
-
 class Ranker(nn.Module):
     """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
 
     unpooled_names: list[str]
+    number_names: list[str]
 
-    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor]) -> None:
-        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory."""
+    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor], numbers: Sequence[str] = ()) -> None:
+        """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory.
+
+        `numbers` names the sequences of numbers, the query's first.
+        """
         super().__init__()
         self.head = model.head
         tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        self.pooled = nn.ModuleList(Pooled(f, tables[f.table]) for f in model.tables.pooled_features)
+        self.pooled = nn.ModuleList(PooledLookup(f, tables[f.table]) for f in model.tables.pooled_features)
         unpooled = model.tables.unpooled_features
         self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
         self.unpooled_names = [feature.name for feature in unpooled]
+        self.number_names = list(numbers)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Look each feature's rows up and run the head."""
@@ -97,6 +62,9 @@ class Ranker(nn.Module):
         for i, feature in enumerate(self.unpooled):
             unpooled.append(feature(inputs))
             counts.append(inputs[self.unpooled_names[i] + ".lengths"])
+        for name in self.number_names:
+            unpooled.append(inputs[name + ".values"])
+            counts.append(inputs[name + ".lengths"])
         return self.head(torch.cat(pooled, dim=1), inputs["dense"], unpooled, counts)
 
 
@@ -116,10 +84,11 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     rows = first_rows(request.data.test or request.data.train, request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     with artifacts.pending(request.output) as aside, torch.no_grad():
-        expected = model(jagged(query, item, rows.num_rows), dense(query, item))
+        expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            torch.jit.script(Ranker(model, weights).eval()).save(str(aside.path / MODEL))
+            ranker = Ranker(model, weights, [*query.numbers, *item.numbers]).eval()
+            torch.jit.script(ranker).save(str(aside.path / MODEL))
             loaded = torch.jit.load(str(aside.path / MODEL))
         inputs = ranker_inputs(query, item)
         difference = parity("ranker", loaded(inputs), expected, request.config.parity_tolerance)

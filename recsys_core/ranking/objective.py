@@ -41,7 +41,7 @@ class Ranking(Objective):
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
-        losses_B = self._loss(model(batch.sparse, batch.dense_BF), batch.labels_B)
+        losses_B = self._loss(model(batch.sparse, batch.dense_BF, batch.numbers), batch.labels_B)
         if batch.weights_B is None:
             return losses_B.sum()
         total = here.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
@@ -83,7 +83,7 @@ def scored(
     with torch.no_grad():
         for prepared, groups in prefetch(iter(shard), prepare, num_threads=half_of_the_cores()):
             batch = prepared.to(here.device)
-            logits = model(batch.sparse, batch.dense_BF).double().cpu().numpy()
+            logits = model(batch.sparse, batch.dense_BF, batch.numbers).double().cpu().numpy()
             weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
             done += batch.global_rows
             yield Scored(logits, batch.labels_B.cpu().numpy() > 0.5, weights, groups), done

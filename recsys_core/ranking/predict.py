@@ -10,7 +10,7 @@ from pydantic import Field
 from recsys_core import artifacts, distributed, output, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
-from recsys_core.features import Engine, out_of_range_metrics
+from recsys_core.features import Engine, counting_from, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.towers import MODEL, ranker_inputs
@@ -119,7 +119,7 @@ def _scored(
     shard: Shard, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
 ) -> Iterator[tuple[pa.Table, int]]:
     for rows in shard:
-        with torch.no_grad():
+        with torch.no_grad(), counting_from(rows.number):
             inputs = ranker_inputs(engine.transform(rows.batch, "query"), engine.transform(rows.batch, "item"))
             logits = ranker(inputs)
             added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]

@@ -45,13 +45,14 @@ def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destinatio
     """Write the bundle's pieces to `destination` as a pyfunc model: with this code, and without a pickle."""
     import mlflow.pyfunc
 
+    counted = _number_columns(Engine.load(model.engine))
     mlflow.pyfunc.save_model(
         path=str(destination),
         python_model=str(_CORE / "serving" / "pyfunc.py"),
         code_paths=[str(_CORE)],
         artifacts={name: str(path) for name, path in pieces.items()},
         signature=_signature(model, index),
-        input_example=_example(pieces[QUERIES]),
+        input_example=_example(pieces[QUERIES], counted),
         pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],
         mlflow_model=record,
     )
@@ -67,40 +68,57 @@ def _head(folder: Path, columns: list[str], num_rows: int) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _example(queries: Path) -> "pd.DataFrame":
+def _example(queries: Path, counted: set[str]) -> "pd.DataFrame":
     """Return two queries as a client would send them."""
     import pandas as pd
 
     rows = pq.read_table(queries).drop_columns("embedding").slice(0, 2).to_pylist()
-    # MLflow's lists hold no nulls (an item whose brand is unknown, say), and a feature leaves them out anyway. As
+    # MLflow's lists hold no nulls (an item whose brand is unknown, say), and features of ids leave them out anyway. As
     # objects: pandas would make NaN of what is unknown, which is no JSON.
-    return pd.DataFrame([{name: _without_nulls(value) for name, value in row.items()} for row in rows], dtype=object)
+    return pd.DataFrame(
+        [{n: value if n in counted else _without_nulls(value) for n, value in row.items()} for row in rows],
+        dtype=object,
+    )
 
 
 def _without_nulls(value: Any) -> Any:
     return [entry for entry in value if entry is not None] if isinstance(value, list) else value
 
 
+def _number_columns(engine: Engine) -> set[str]:
+    """Return the query columns whose lists are of numbers: a null among them is a number that is unknown."""
+    return {
+        column
+        for one in engine.describe()
+        if one.side == "query" and one.output == "raw" and one.table is None
+        for column in one.columns
+    }
+
+
 def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
     """Declare the raw user columns, the answer, and `k`: MLflow drops parameters that no signature declares."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array
+    from mlflow.types.schema import Array, Object, Property
 
-    schema = Engine.load(model.engine).schema("query")
+    engine = Engine.load(model.engine)
+    schema, numbers = engine.schema("query"), _number_columns(engine)
     item_id = pq.read_schema(index.id_map).field("item_id").type
     ids = DataType.long if pa.types.is_integer(item_id) else DataType.string
+    outputs: list[Any] = [ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]
+    if dropping := engine.dropping("query"):
+        outputs.append(ColSpec(Object([Property(name, DataType.long) for name in dropping]), "out_of_range"))
     return ModelSignature(
-        inputs=Schema([_column(name, field["type"]) for name, field in schema.items()]),
-        outputs=Schema([ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]),
+        inputs=Schema([_column(name, field["type"], gaps=name in numbers) for name, field in schema.items()]),
+        outputs=Schema(outputs),
         params=ParamSchema([ParamSpec("k", DataType.long, 20)]),
     )
 
 
-def _column(name: str, kind: str) -> "ColSpec":
+def _column(name: str, kind: str, *, gaps: bool) -> "ColSpec":
     """Declare one input. Whole numbers may be unknown, which MLflow's own integer types refuse: they are `any`.
 
-    So are times and maps, which come as texts and objects.
+    So are times and maps, which come as texts and objects, and lists with `gaps`: MLflow's hold no nulls.
     """
     from mlflow.types import ColSpec, DataType
     from mlflow.types.schema import AnyType, Array
@@ -115,7 +133,7 @@ def _column(name: str, kind: str) -> "ColSpec":
         "string": DataType.string,
         "bool": DataType.boolean,
     }
-    declared: Any = entries.get(kind[5 * depth : len(kind) - depth]) if depth else None
+    declared: Any = entries.get(kind[5 * depth : len(kind) - depth]) if depth and not gaps else None
     if declared is None:
         return ColSpec(AnyType(), name)
     for _ in range(depth):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core.features import Engine, _types
+from recsys_core.features import Encoded, Engine, _types
 
 QUERIES = "queries.parquet"
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
@@ -83,18 +83,31 @@ class Bundle:
         Raises:
             ValueError: a column is missing, or holds what its feature cannot take.
         """
+        return self._embedded(self.engine.transform(table, "query"))
+
+    def recommend(self, table: pa.Table, k: int) -> pa.Table:
+        """Return, row by row, `item_ids` (best first, at most `k`) and their `scores`.
+
+        Where features leave ids out, `out_of_range` says how many of the row's, by feature.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; ask for at least one item")
+        encoded = self.engine.transform(table, "query")
+        found = self._search(self._embedded(encoded), k)
+        if not (dropping := self.engine.dropping("query")):
+            return found
+        none = np.zeros(encoded.num_rows, np.int32)
+        counts = [encoded.sparse[name].left_out for name in dropping]
+        fields = [pa.array(none if count is None else count, pa.int64()) for count in counts]
+        return found.append_column("out_of_range", pa.StructArray.from_arrays(fields, names=list(dropping)))
+
+    def _embedded(self, encoded: Encoded) -> np.ndarray:
         import torch
 
         from recsys_core.towers import tower_inputs
 
         with torch.inference_mode():
-            return self._tower(tower_inputs(self.engine.transform(table, "query"))).numpy()
-
-    def recommend(self, table: pa.Table, k: int) -> pa.Table:
-        """Return, row by row, `item_ids` (best first, at most `k`) and their `scores`."""
-        if k < 1:
-            raise ValueError(f"k is {k}; ask for at least one item")
-        return self._search(self.embed(table), k)
+            return self._tower(tower_inputs(encoded)).numpy()
 
     def check(self, queries: pa.Table, k: int) -> Report:
         """Recommend for `queries` (query columns and `embedding`) and compare with what was measured.

@@ -14,7 +14,10 @@ DEFAULT_K = 20
 
 
 class Recommender(PythonModel):
-    """One row of user columns in, one row of `item_ids` and `scores` out; `params: {"k": …}` says how many."""
+    """One row of user columns in, one row of `item_ids` and `scores` out; `params: {"k": …}` says how many.
+
+    Where features leave ids out, the answer has `out_of_range` too; see `Bundle.recommend`.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""

@@ -7,13 +7,13 @@ import torch
 from pydantic import ValidationError
 
 from recsys_core import lookup, models
-from recsys_core.batch import dense, jagged
+from recsys_core.batch import dense, jagged, numbers
+from recsys_core.export import ExportedTower
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
-from recsys_core.models import two_tower
-from recsys_core.models.base import RankingModel, RetrievalModel, TowerInputs
+from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking.export import Ranker
-from recsys_core.towers import ranker_inputs
+from recsys_core.towers import ranker_inputs, tower_inputs
 
 KINDS = lookup.kinds("recsys_core.models")
 # What a kind needs to be built at all.
@@ -64,8 +64,8 @@ def _config(kind, **changes):
     )
 
 
-def _encoded(engine):
-    return engine.transform(ROWS, "query"), engine.transform(ROWS, "item")
+def _encoded(engine, rows=ROWS):
+    return engine.transform(rows, "query"), engine.transform(rows, "item")
 
 
 def _contract(kind):
@@ -80,8 +80,8 @@ def built(request):
     return models.build(_config(request.param), engine, _contract(request.param)), engine
 
 
-def _outputs(model, engine, num_rows=4):
-    query, item = _encoded(engine)
+def _outputs(model, engine, num_rows=4, rows=ROWS):
+    query, item = _encoded(engine, rows)
     sparse = jagged(query, item, num_rows)
     if isinstance(model, RankingModel):
         return [model(sparse, dense(query, item))]
@@ -160,20 +160,24 @@ RICH = {
 }
 
 
-@pytest.fixture
-def rich():
+@pytest.fixture(params=["multi_tower", "two_tower"])
+def rich(request):
     """A model of every way to pool, with weights and narrow tables."""
     rows = ROWS.append_column("liked", pa.array([["a:0.5", "b:2"], [], ["b:-1"], ["a", "a:3", "c:0.25"]]))
     engine = Engine.build(Features.model_validate(RICH))
     engine.fit([rows], [rows])
     torch.manual_seed(0)
-    return models.build(_config("multi_tower"), engine, RankingModel), engine, rows
+    return models.build(_config(request.param), engine, _contract(request.param)), engine, rows
 
 
 def test_weights_maxima_and_tiles_are_those_of_plain_python(rich):
     model, engine, rows = rich
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
-    found = model.tables(jagged(query, item, 6), 4).pooled_BP.detach().numpy()
+    sparse = jagged(query, item, 6)
+    if isinstance(model, RetrievalModel):
+        found = torch.cat(model.tables.by_side(sparse, (4, 4)), dim=1).detach().numpy()
+    else:
+        found = model.tables(sparse, 4).pooled_BP.detach().numpy()
     assert found.dtype == np.float32
     weights = {n.split(".")[-2]: w.detach().float().numpy() for n, w in model.tables.state_dict().items()}
     start = 0
@@ -199,21 +203,22 @@ def test_weights_maxima_and_tiles_script_as_they_are(rich):
     model, engine, rows = rich
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
-    scripted = torch.jit.script(Ranker(model, weights))
-    eager = model(jagged(query, item, 4), dense(query, item))
-    torch.testing.assert_close(scripted(ranker_inputs(query, item)), eager, rtol=1e-3, atol=1e-4)
+    eager = _outputs(model, engine, rows=rows)
+    if isinstance(model, RankingModel):
+        scripted = [torch.jit.script(Ranker(model, weights))(ranker_inputs(query, item))]
+    else:
+        sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
+        scripted = [
+            torch.jit.script(ExportedTower(tower, pooled.features, weights))(tower_inputs(encoded))
+            for tower, pooled, encoded in sides
+        ]
+    for found, expected in zip(scripted, eager, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_two_towers_refuse_what_they_do_not_pool():
-    engine = _engine("two_tower")
-    features = {side: TowerInputs(engine.sparse_features(side), engine.dense_dim(side)) for side in ("query", "item")}
-    for change in ({"pooling": "none"}, {"pooling": "max"}, {"weighted": True}):
-        first, *rest = features["query"].sparse
-        query = TowerInputs((first._replace(**change), *rest), features["query"].num_dense)
-        with pytest.raises(ValueError, match="feature 'user': .* two_tower pools by plain mean or sum"):
-            two_tower.Model(
-                _config("two_tower"), engine.tables, query, features["item"], tables_device=torch.device("cpu")
-            )
+def test_two_towers_refuse_what_is_not_pooled():
+    with pytest.raises(ValueError, match="feature 'clicked': pooling none, and two_tower reads pooled features"):
+        models.build(_config("two_tower"), _engine("multi_tower_din"), RetrievalModel)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +232,25 @@ def test_two_towers_refuse_what_they_do_not_pool():
             "multi_tower_din",
             "multi_tower_din",
             {"attention": [{"sequences": ["clicked"], "targets": ["kind"]}]},
-            r"sequences are of tables \['item'\], targets of \['kind'\]",
+            "sequence 'clicked' is of 4 columns of table 'item', its target 'kind' of 4 columns of table 'kind'",
         ),
         (
             "multi_tower_din",
             "multi_tower_din",
             {"attention": [{"sequences": ["clicked"], "targets": ["item"]}]},
             "feature 'clicked_kind': pooling none, and no model.attention names it",
+        ),
+        (
+            "multi_tower_din",
+            "multi_tower_din",
+            {"attention": [{"sequences": ["clicked"], "targets": ["item", "kind"]}]},
+            "1 sequences and 2 targets; name each sequence's target",
+        ),
+        (
+            "multi_tower_din",
+            "multi_tower_din",
+            {"attention": [{"sequences": ["clicked", "clicked_kind"], "targets": ["item", None]}]},
+            "sequence 'clicked_kind' is of 4 columns of table 'kind', its target null; a sequence of ids goes with",
         ),
         (
             "multi_tower_din",
@@ -252,6 +269,91 @@ def test_two_towers_refuse_what_they_do_not_pool():
 def test_a_model_that_cannot_be_built_says_what_to_do(kind, features, changes, message):
     with pytest.raises(ValueError, match=message):
         models.build(_config(kind, **changes), _engine(features), RankingModel)
+
+
+NUMBERED = {
+    "embedding_dim": 4,
+    "query": [
+        {"kind": "id", "name": "user", "num_embeddings": 8},
+        {"kind": "raw", "name": "ages", "pooling": "none", "normalizer": "zscore", "group": "clicks"},
+        {"kind": "sequence", "name": "clicked", "table": "item", "pooling": "none", "group": "clicks"},
+    ],
+    "item": [
+        {"kind": "id", "name": "item", "num_embeddings": 8},
+        {"kind": "raw", "name": "shape", "dim": 2},
+        {"kind": "raw", "name": "shapes", "dim": 2, "pooling": "none", "group": "clicks"},
+        {"kind": "raw", "name": "price"},
+    ],
+}
+ATTENTION = {"sequences": ["clicked", "shapes", "ages"], "targets": ["item", "shape", None], "hidden": [4]}
+
+
+@pytest.fixture
+def numbered():
+    """Sequences of ids and of numbers beside each other; only one of the numbers has something to be compared with."""
+    rows = ROWS.append_column("ages", pa.array([[1, 5], [], [2], [3, None, 1]]))
+    rows = rows.append_column("shape", pa.array([[1, 2], [3, 4], [5, 6], None]))
+    rows = rows.append_column("shapes", pa.array([[[1, 0], [0, 1]], None, [[2, 2]], [None, [3, 1], [1, 1]]]))
+    engine = Engine.build(Features.model_validate(NUMBERED))
+    engine.fit([rows], [rows])
+    return engine, engine.transform(rows, "query"), engine.transform(rows, "item")
+
+
+def test_a_sequence_s_numbers_stand_beside_its_ids_embeddings(numbered):
+    engine, query, item = numbered
+    torch.manual_seed(0)
+    model = models.build(
+        _config("multi_tower_din", attention=[ATTENTION], towers=[{"hidden": [4]}]), engine, RankingModel
+    )
+    handed = []
+    hook = model.head.attended[0].attention.register_forward_pre_hook(lambda _, inputs: handed.append(inputs))
+    logits = model(jagged(query, item, 6), dense(query, item), numbers(query, item))
+    hook.remove()
+    ((targets, elements, lengths),) = handed
+    weight = model.tables.state_dict()["rows.0.embeddings.item.weight"].numpy()
+    own = query.sparse["clicked"]
+    places = [slice(int(end - n), int(end)) for end, n in zip(np.cumsum(own.lengths), own.lengths, strict=True)]
+    # A missing entry is filled with 0, after normalising by the mean 2.4.
+    ages = (np.array([1, 5, 2, 3, np.nan, 1]) - 2.4) / np.std([1, 5, 2, 3, 1])
+    shapes = [[1, 0], [0, 1], [2, 2], [0, 0], [3, 1], [1, 1]]
+    expected = np.concatenate([weight[own.values], shapes, np.nan_to_num(ages)[:, None]], axis=1)
+    np.testing.assert_allclose(elements.detach().numpy(), expected, rtol=1e-6)
+    candidates = np.concatenate([weight[item.sparse["item"].values], item.dense[:, :2], np.zeros((4, 1))], axis=1)
+    assert item.dense.tolist() == [[1, 2, 1], [3, 4, 2], [5, 6, 0], [0, 0, 3]]
+    np.testing.assert_allclose(targets.detach().numpy(), candidates)
+    assert lengths.tolist() == [place.stop - place.start for place in places] == [2, 0, 1, 3]
+    logits.sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    scripted = torch.jit.script(Ranker(model, weights, [*query.numbers, *item.numbers]))
+    torch.testing.assert_close(scripted(ranker_inputs(query, item)), logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequences": ["clicked", "ages"], "targets": ["item", None]}, "feature 'shapes': pooling none, and no model"),
+        ({"targets": ["item", "price", None]}, "'shapes' is of 2 numbers, its target 'price' of 1 numbers; a sequence"),
+        ({"targets": ["item", "shape", "item"]}, "'ages' is of 1 numbers, its target 'item' of 4 columns of table"),
+        ({"targets": ["price", "shape", None]}, "'clicked' is of 4 columns of table 'item', its target 'price' of 1"),
+        ({"targets": ["item", "shape", "ages"]}, r"targets: there is no feature 'ages' of that kind \(there are: user"),
+    ],
+)
+def test_numbers_are_compared_with_as_many_numbers(numbered, changes, message):
+    config = _config("multi_tower_din", attention=[ATTENTION | changes], towers=[{"hidden": [4]}])
+    with pytest.raises(ValueError, match=message):
+        models.build(config, numbered[0], RankingModel)
+
+
+def test_an_attention_is_to_something():
+    with pytest.raises(ValidationError, match="targets: all are null"):
+        _config("multi_tower_din", attention=[{"sequences": ["ages"], "targets": [None]}])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "multi_tower_din"])
+def test_other_models_take_no_sequence_of_numbers(numbered, kind):
+    with pytest.raises(ValueError, match=f"feature 'ages': a sequence of numbers .*, and {kind} reads none; give it"):
+        models.build(_config(kind), numbered[0], _contract(kind))
 
 
 def test_widths_that_differ_are_refused_where_they_are_multiplied():

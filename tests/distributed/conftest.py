@@ -44,9 +44,57 @@ def _write(directory, table):
         writer.write(table)
 
 
+_SEQUENCE = {"kind": "sequence", "column": "history__item_id", "table": "item_id"}
+FEATURES: dict[str, Any] = {
+    "embedding_dim": 8,
+    "query": [
+        {"kind": "id", "name": "user_id", "encoding": "hash", "num_embeddings": 64},
+        {"kind": "id", "name": "segment", "encoding": "vocabulary", "num_embeddings": 16},
+        {"kind": "raw", "name": "activity"},
+        _SEQUENCE | {"name": "history", "max_length": 4},
+    ],
+    "item": [
+        {"kind": "id", "name": "item_id", "encoding": "vocabulary", "num_embeddings": 200},
+        {"kind": "id", "name": "category", "encoding": "vocabulary", "num_embeddings": 16},
+        {"kind": "raw", "name": "price"},
+    ],
+}
+# Weights, maxima and tiles, in tables of their own and in one that both towers use, and a plain one beside them.
+_LIKED = {"kind": "id", "column": "liked", "num_embeddings": 16, "weighted": True}
+RICH: dict[str, Any] = {
+    "embedding_dim": 8,
+    "query": [
+        _LIKED | {"name": "liked"},
+        _LIKED | {"name": "total", "pooling": "sum", "table": "liked"},
+        _LIKED | {"name": "most", "pooling": "max"},
+        {"kind": "id", "name": "segment", "num_embeddings": 16},
+        {"kind": "raw", "name": "activity"},
+        _SEQUENCE | {"name": "history"},
+        _SEQUENCE | {"name": "last", "pooling": "tile", "tile_length": 2, "max_length": 2},
+    ],
+    "item": [
+        {"kind": "id", "name": "item_id", "num_embeddings": 200},
+        {"kind": "id", "name": "tags", "num_embeddings": 16, "weighted": True},
+        {"kind": "id", "name": "first_tags", "column": "tags", "num_embeddings": 16, "weighted": True}
+        | {"pooling": "tile", "tile_length": 2},
+        {"kind": "raw", "name": "price"},
+    ],
+}
+
+
 @pytest.fixture(scope="session")
 def day(tmp_path_factory) -> TrainingData:
     """300 users and 120 items in 6 groups: a user clicks items of the own group only; 2,011 examples."""
+    return _made(tmp_path_factory.mktemp("day") / "preprocess", FEATURES)
+
+
+@pytest.fixture(scope="session")
+def rich_day(tmp_path_factory) -> TrainingData:
+    """The same with weighted features, and such as are pooled by maximum or as a tile."""
+    return _made(tmp_path_factory.mktemp("rich") / "preprocess", RICH)
+
+
+def _made(output: Path, section: dict[str, Any]) -> TrainingData:
     rng = np.random.default_rng(5)
     group_of_item = np.arange(NUM_ITEMS) % NUM_GROUPS
     items_of_group = [np.flatnonzero(group_of_item == group) for group in range(NUM_GROUPS)]
@@ -61,6 +109,7 @@ def day(tmp_path_factory) -> TrainingData:
             "segment": pa.array([f"s{group_of_user[user]}" for user in users]),
             "activity": pa.array(rng.random(len(users)).astype(np.float32)),
             "history__item_id": _lists(rng, group_of_user[users], items_of_group, 0, 6),
+            "liked": [[f"c{n % 7}:{n / 100 - 0.2}" for n in range(user % 5)] for user in users],
         }
     )
     items = pa.table(
@@ -68,6 +117,7 @@ def day(tmp_path_factory) -> TrainingData:
             "item_id": np.arange(NUM_ITEMS),
             "category": pa.array([f"c{group}" if group else None for group in group_of_item]),
             "price": pa.array(rng.random(NUM_ITEMS).astype(np.float32)),
+            "tags": [[f"t{n % 5}:{1 + n % 3}" for n in range(item, item + item % 4)] for item in range(NUM_ITEMS)],
             "num_interactions": np.bincount(clicked, minlength=NUM_ITEMS),
             "sampling_weight": np.bincount(clicked, minlength=NUM_ITEMS) ** 0.75 + 1.0,
         }
@@ -79,36 +129,13 @@ def day(tmp_path_factory) -> TrainingData:
             "segment": pa.array([f"s{group_of_user[user]}" for user in askers]),
             "activity": pa.array(rng.random(len(askers)).astype(np.float32)),
             "history__item_id": _lists(rng, group_of_user[askers], items_of_group, 0, 6),
+            "liked": [[f"c{n % 7}:{n / 100 - 0.2}" for n in range(user % 5)] for user in askers],
             "gt_items": _lists(rng, group_of_user[askers], items_of_group, 1, 4),
             "seen_items": _lists(rng, group_of_user[askers], items_of_group, 0, 4),
         }
     )
-    engine = features.Engine.build(
-        features.Config.model_validate(
-            {
-                "embedding_dim": 8,
-                "query": [
-                    {"kind": "id", "name": "user_id", "encoding": "hash", "num_embeddings": 64},
-                    {"kind": "id", "name": "segment", "encoding": "vocabulary", "num_embeddings": 16},
-                    {"kind": "raw", "name": "activity"},
-                    {
-                        "kind": "sequence",
-                        "name": "history",
-                        "column": "history__item_id",
-                        "table": "item_id",
-                        "max_length": 4,
-                    },
-                ],
-                "item": [
-                    {"kind": "id", "name": "item_id", "encoding": "vocabulary", "num_embeddings": 200},
-                    {"kind": "id", "name": "category", "encoding": "vocabulary", "num_embeddings": 16},
-                    {"kind": "raw", "name": "price"},
-                ],
-            }
-        )
-    )
+    engine = features.Engine.build(features.Config.model_validate(section))
     engine.fit([examples], [items])
-    output = tmp_path_factory.mktemp("day") / "preprocess"
     with artifacts.pending(output) as aside:
         _write(aside.path / "examples", examples)
         _write(aside.path / "items", items)

@@ -33,7 +33,7 @@ def main(request_file: str) -> None:
         checkpoint.load(directory, state, alone=True)
         whole.load_state_dict(state["model"])
         with torch.no_grad():
-            expected, found = (model(batch.sparse, batch.dense_BF) for model in (whole, trainer.model))
+            expected, found = (model(batch.sparse, batch.dense_BF, batch.numbers) for model in (whole, trainer.model))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
         rows = gathered(trainer.model, objective.engine, request.ranking, objective.reader, here, batch_size=50)
         sums = {name: float(np.abs(weight.numpy()).sum()) for name, weight in state["model"].items()}

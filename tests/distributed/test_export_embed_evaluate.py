@@ -2,15 +2,17 @@
 
 import json
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from recsys_core import evaluate, export, predict
-from recsys_core.artifacts import Embeddings, ExportedModel, HeldOut
+from recsys_core.artifacts import Checkpoint, Embeddings, ExportedModel, HeldOut
 from recsys_core.features import Engine
 from recsys_core.progress import silent
+from recsys_core.serving import Bundle
 from recsys_core.towers import tower_inputs
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
@@ -66,7 +68,7 @@ def test_exported_towers_need_only_plain_tensors(exported, day):
 
 def test_a_shared_table_is_stored_once(exported):
     tower = torch.jit.load(str(exported.query / "model.pt"))
-    shapes = [tuple(table.weight.shape) for table in tower.tables.children()]
+    shapes = [tuple(feature.table.weight.shape) for feature in tower.pooled.children()]
     assert (200, 8) in shapes
 
 
@@ -98,6 +100,34 @@ def test_two_ranks_embed_what_one_embeds_in_the_same_order(embed_request, ranks,
         vectors = [np.stack(table.column("embedding").to_numpy()) for table in (left, right)]
         assert np.allclose(*vectors, atol=1e-6)
     assert pq.read_table(one.items).column("item_id").equals(pq.read_table(day.items).column("item_id"))
+
+
+def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, train_request, ranks, sections, tmp_path):
+    learning = train_request(num_ranks=2, data=rich_day, config={"sharding": {"sharding_types": ["row_wise"]}})
+    codes, log = ranks.stage("train", learning, 2)
+    assert not any(codes), log
+    made = Checkpoint.load(learning.output)
+    assert made.num_steps == 4 * 8
+    given = {"config": export.Config(parity_rows=100), "model": sections["model"], "data": rich_day}
+    model = export.run(export.Request(output=tmp_path / "export", checkpoint=made, **given, **COMMON), silent)
+    signature = json.loads((model.query / "signature.json").read_text())
+    assert {"name": "most.weights", "dtype": "float32", "shape": ["values"]} in signature["inputs"]
+    asked = predict.Request(output=tmp_path / "embed", config=predict.Config(), data=rich_day, model=model, **COMMON)
+    codes, log = ranks.stage("embed", asked, 2)
+    assert not any(codes), log
+    vectors = Embeddings.load(asked.output)
+    items, queries = (
+        np.stack(pq.read_table(path)["embedding"].to_numpy()) for path in (vectors.items, vectors.queries)
+    )
+    index = faiss.IndexFlatIP(16)
+    index.add(items)
+    engine, tower = Engine.load(model.engine), torch.jit.load(str(model.query / "model.pt"))
+    bundle = Bundle(engine, tower, index, pq.read_table(vectors.items)["item_id"])
+    rows = pq.read_table(rich_day.ground_truth).to_pylist()
+    table = bundle.table({name: [row[name] for row in rows] for name in engine.columns("query")})
+    np.testing.assert_allclose(bundle.embed(table), queries, atol=1e-6)
+    best = (queries @ items.T).argmax(axis=1)
+    assert [found[0] for found in bundle.recommend(table, 1)["item_ids"].to_pylist()] == best.tolist()
 
 
 def test_vectors_find_the_planted_group(embed_request):

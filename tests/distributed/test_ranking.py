@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from torch.distributed.checkpoint import FileSystemReader
 
-from recsys_core.artifacts import Checkpoint
+from recsys_core.artifacts import Checkpoint, RankingEvaluation
 from recsys_core.datasets.labelled import splits
 from recsys_core.features import Config as Features
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import multi_tower_din
 from recsys_core.progress import STOPPED_EXIT_CODE, silent
-from recsys_core.ranking import Config, prepare, train
+from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
 from recsys_core.train import Config as Train
 
 DAY = datetime.date(2024, 1, 1)
@@ -39,7 +39,10 @@ def data(tmp_path_factory):
         "user": [f"u{n}" for n in rng.integers(0, 30, 601)],
         "item": item,
         "price": rng.random(601),
+        "pair": rng.random((601, 2)).tolist(),
         "clicked": [s.tolist() for s in sequences],
+        "waits": [[None if n % 7 == 3 else n / 20 for n in s] for s in sequences],
+        "costs": [[[n / 9, 1.0] for n in s] for s in sequences],
         "tags": [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 3, 601)],
         "liked": [
             [f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, 601))
@@ -53,7 +56,9 @@ def data(tmp_path_factory):
         "query": [
             {"kind": "id", "name": "user", "num_embeddings": 64},
             {"kind": "id", "name": "tags", "num_embeddings": 16},
-            {"kind": "sequence", "name": "clicked", "table": "item", "pooling": "none"},
+            {"kind": "sequence", "name": "clicked", "table": "item", "pooling": "none", "group": "clicks"},
+            {"kind": "raw", "name": "waits", "pooling": "none", "normalizer": "zscore", "group": "clicks"},
+            {"kind": "raw", "name": "costs", "pooling": "none", "dim": 2, "group": "clicks"},
             {"kind": "id", "name": "liked", "num_embeddings": 16, "weighted": True},
             {"kind": "id", "name": "most", "column": "liked", "num_embeddings": 16, "weighted": True, "pooling": "max"},
             {"kind": "sequence", "name": "last", "column": "clicked", "table": "item", "pooling": "tile"}
@@ -61,7 +66,11 @@ def data(tmp_path_factory):
             {"kind": "raw", "name": "cost", "column": "price", "boundaries": [0.5], "table": "tags", "pooling": "sum"},
             {"kind": "raw", "name": "cost_bucket", "column": "price", "num_buckets": 4},
         ],
-        "item": [{"kind": "id", "name": "item", "num_embeddings": 32}, {"kind": "raw", "name": "price"}],
+        "item": [
+            {"kind": "id", "name": "item", "num_embeddings": 32},
+            {"kind": "raw", "name": "price"},
+            {"kind": "raw", "name": "pair", "dim": 2},
+        ],
         "tables": [
             {"name": "liked", "initializer": {"kind": "xavier_uniform"}},
             {"name": "cost_bucket", "initializer": {"kind": "constant", "value": 0.25}, "trainable": False},
@@ -99,7 +108,13 @@ def _request(data, output, num_ranks, sharding, **config):
         model=multi_tower_din.Config.model_validate(
             {
                 "towers": [{"hidden": [8]}],
-                "attention": [{"sequences": ["clicked"], "targets": ["item"], "hidden": [8]}],
+                "attention": [
+                    {
+                        "sequences": ["clicked", "waits", "costs"],
+                        "targets": ["item", None, "pair"],
+                        "hidden": [8],
+                    }
+                ],
                 "hidden": [8],
             }
         ),
@@ -188,6 +203,40 @@ def test_fifty_steps_on_any_number_of_ranks_end_alike(train_on, same_weights, nu
     assert several.loss == pytest.approx(one.loss, rel=1e-5)
     same_weights(one, several, 1e-5)
     assert _pieces(several) == (2 if sharding == "column_wise" else 1)
+
+
+def test_what_is_exported_scores_as_what_was_trained_on_two_ranks(ranks, train_on, data, tmp_path):
+    made = train_on(2, "row_wise")
+    request = _request(data, tmp_path, 2, "row_wise")
+    shared = {"ranking": request.ranking, "model": request.model, "data": data, "checkpoint": made} | COMMON
+    config = evaluate.Config(split="train", batch_size=100)
+    measure = evaluate.Request(
+        output=tmp_path / "evaluate",
+        config=config,
+        sharding=request.config.sharding,
+        num_ranks=2,
+        seed=3,
+        **shared,
+    )
+    codes, log = ranks.stage("rank_evaluate", measure, 2)
+    assert not any(codes), log
+    measured = RankingEvaluation.load(measure.output).metrics
+    del shared["ranking"]
+    exported = export.run(export.Request(output=tmp_path / "export", config=export.Config(), **shared), silent)
+    scores = predict.Request(
+        output=tmp_path / "predict",
+        config=predict.Config(batch_size=90, reserved_columns=("label", "weight")),
+        source=str(data.train),
+        source_digest="d",
+        model=exported,
+        **COMMON,
+    )
+    codes, log = ranks.stage("rank_predict", scores, 2)
+    assert not any(codes), log
+    rows = pq.read_table(scores.output / "rows")
+    probability, label, weight = (rows[name].to_numpy() for name in ("probability", "label", "weight"))
+    losses = -np.log(np.where(label, probability, 1 - probability))
+    assert np.average(losses, weights=weight) == pytest.approx(measured.logloss, rel=1e-4)
 
 
 def test_accumulation_clipping_groups_and_the_moving_average_are_alike_on_two_ranks(train_on, same_weights):

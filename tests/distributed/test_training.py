@@ -378,10 +378,11 @@ def test_an_optimizer_of_whole_rows_is_refused_where_rows_are_split(train_reques
             train_request(config={"sharding": sharding})
 
 
+@pytest.mark.parametrize("features", ["day", "rich_day"])
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise"])
-def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tmp_path, sharding):
+def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tmp_path, sharding, features, request):
     config = {"sharding": {"sharding_types": [sharding]}, "sparse_optimizer": {"kind": "adagrad"}}
-    request = train_request(num_ranks=2, config=config)
+    request = train_request(num_ranks=2, config=config, data=request.getfixturevalue(features))
     file = tmp_path / "request.json"
     file.write_text(request.model_dump_json())
     program = Path(__file__).with_name("sharded_equals_whole.py")

@@ -6,6 +6,7 @@ that the scores which the service answers over HTTP are the numbers that the tow
 
 import datetime
 import json
+import re
 import socket
 import threading
 import time
@@ -29,7 +30,8 @@ from torch import Tensor, nn
 
 from recsys_core import artifacts, predict
 from recsys_core.artifacts import ExportedModel, ExportedRanker, Index, TrainingData
-from recsys_core.features import Config, Engine
+from recsys_core.batch import LabelledBatch
+from recsys_core.features import Config, Engine, Side
 from recsys_core.feed import Feed, ItemTable, LabelledFeed
 from recsys_core.loader import Order, Shard
 from recsys_core.ranking import predict as ranking_predict
@@ -67,6 +69,8 @@ QUERY: list[dict[str, Any]] = [
     {"kind": "raw", "name": "share_bucket", "column": "share", "boundaries": [0.1, 0.7]},
     {"kind": "raw", "name": "age", "normalizer": "zscore"},
     {"kind": "raw", "name": "tastes", "dim": 2},
+    {"kind": "raw", "name": "waits", "pooling": "none", "normalizer": "zscore", "fill": -3, "max_length": 4},
+    {"kind": "raw", "name": "spots", "pooling": "none", "dim": 2, "normalizer": "expression", "expression": "log1p(x)"},
     {"kind": "sequence", "name": "clicked", "column": "history__item_id", "table": "item_id", "max_length": 4},
     {"kind": "combo", "name": "city_share", "columns": ["city", "share"], "output": HASHED},
     {
@@ -114,6 +118,11 @@ def users() -> pa.Table:
             "share": pa.array(shares, pa.float32()),
             "age": pa.array([None if row % 3 == 2 else 20 + row for row in rows], pa.int8()),
             "tastes": pa.array([[0.1 * row, 0.2] for row in rows], pa.list_(pa.float32(), 2)),
+            "waits": pa.array(
+                [None if row % 6 == 1 else [[0.1 * row, None, 7.0], [], [row]][row % 3] for row in rows],
+                pa.list_(pa.float32()),
+            ),
+            "spots": pa.array([[[row, 0.1], None, [None, 0.7]][: row % 4] for row in rows]),
             "history__item_id": lists(lambda n: 100 + n, pa.int64(), 6),
             "prices": pa.array(
                 [None if row % 8 == 7 else [("Köln", 0.1 * row), ("北京", 2.5)] for row in rows],
@@ -138,7 +147,7 @@ def items() -> pa.Table:
 
 
 class Echo(nn.Module):
-    """Inputs of `towers.tower_inputs` to [rows, width]: dense fields, each feature's ids (-1: no more), zeros."""
+    """Inputs of `towers.tower_inputs` to [rows, width]: dense fields, ids and numbers (-1: no more), zeros."""
 
     names: list[str]
 
@@ -152,11 +161,22 @@ class Echo(nn.Module):
             lengths, values = inputs[name + ".lengths"], inputs[name + ".values"]
             rows = torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
             first = torch.repeat_interleave(torch.cumsum(lengths, 0) - lengths, lengths)
-            cells = torch.full([lengths.numel(), self.most], -1.0)
-            cells[rows, torch.arange(values.numel()) - first] = values.to(torch.float32)
-            parts.append(cells)
+            dim = values.shape[1] if values.dim() == 2 else 1
+            cells = torch.full([lengths.numel(), self.most, dim], -1.0)
+            cells[rows, torch.arange(rows.numel()) - first] = values.to(torch.float32).view(-1, dim)
+            parts.append(cells.flatten(1))
         written = torch.cat(parts, dim=1)
         return torch.nn.functional.pad(written, [0, self.width - written.shape[1]])
+
+
+def _names(engine: Engine, side: Side) -> list[str]:
+    """Features that have lists."""
+    return [feature.name for feature in (*engine.sparse_features(side), *engine.number_sequences(side))]
+
+
+def _columns(engine: Engine, side: Side) -> int:
+    """Ids and numbers that a place in a list has."""
+    return len(engine.sparse_features(side)) + sum(feature.dim for feature in engine.number_sequences(side))
 
 
 class EchoOne(nn.Module):
@@ -203,7 +223,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     truths = {name: pa.array([[100]] * NUM_ROWS) for name in ("gt_items", "seen_items")}
 
     def data(directory: Path) -> None:
-        examples = users().append_column("item_id", pa.array(np.arange(NUM_ROWS) % 10 + 100))
+        of_items = items().take(pa.array(np.arange(NUM_ROWS) % 10))
+        examples = users()
+        for name in ("item_id", "item_price"):
+            examples = examples.append_column(name, of_items[name])
         _write(directory / "examples" / "part.parquet", examples)
         _write(directory / "items" / "part.parquet", items())
         truth = users()
@@ -212,12 +235,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         _write(directory / "ground_truth" / "part.parquet", truth, rows=6)
         engine.save(directory / "features")
 
-    width = engine.dense_dim("query") + MOST * len(engine.sparse_features("query"))
+    width = engine.dense_dim("query") + MOST * _columns(engine, "query")
 
     def model(directory: Path) -> None:
         for side in ("query", "item"):
             (directory / side).mkdir()
-            names = [feature.name for feature in engine.sparse_features(side)]
+            names = _names(engine, side)
             torch.jit.script(Echo(names, width)).save(str(directory / side / "model.pt"))
             (directory / side / "signature.json").write_text("{}")
         Engine.load(root / "data" / "features").save(directory / "features")
@@ -237,24 +260,40 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(kept, tower, _commit(Index, root / "index", index, **found), root)
 
 
+def _numbers(engine: Engine, batch: LabelledBatch) -> dict[str, Tensor]:
+    sequences = engine.number_sequences("query")
+    assert [values.shape[1] for values, _ in batch.numbers] == [feature.dim for feature in sequences] == [1, 2]
+    inputs: dict[str, Tensor] = {}
+    for feature, (values, lengths) in zip(sequences, batch.numbers, strict=True):
+        inputs |= {f"{feature.name}.values": values, f"{feature.name}.lengths": lengths.long()}
+    return inputs
+
+
 @pytest.fixture(scope="module")
 def trained_on(made: Made) -> np.ndarray:
-    """float32 [rows, width]: what training's loader makes of the examples, in batches of 7, written out."""
+    """float32 [rows, width]: what training's loader makes of the examples, in batches of 7, written out.
+
+    Sequences of numbers come from the loader of ranking, whose models take them.
+    """
     engine = Engine.load(made.data.engine)
     feed = Feed(engine, ItemTable(made.data.items, engine), weighted.Config(num_negatives=3), seed=0, rank=0)
+    labelled = LabelledFeed(engine, label=None)
     reader = parquet.Reader(parquet.Config(path=str(made.data.examples)))
     order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     shard = Shard(reader, order, feed.columns, batch_size=7, rank=0, num_ranks=1)
     names = [feature.name for feature in engine.sparse_features("query")]
     parts = []
-    for batch, _ in feed.batches(shard, epoch=0, step=0):
+    ranked = Shard(reader, order, labelled.columns, batch_size=7, rank=0, num_ranks=1)
+    both = zip(feed.batches(shard, epoch=0, step=0), labelled.batches(ranked, epoch=0, step=0), strict=True)
+    for (batch, _), (beside, _) in both:
         num_rows = len(batch.query_dense_BF)
         inputs = {"dense": batch.query_dense_BF}
         for name in names:
             jagged = batch.sparse[f"query.{name}"]
             assert not jagged.lengths()[num_rows:].any()
             inputs |= {f"{name}.values": jagged.values(), f"{name}.lengths": jagged.lengths()[:num_rows].long()}
-        parts.append(Echo(names, made.model.embedding_dim)(inputs).numpy())
+        inputs |= _numbers(engine, beside)
+        parts.append(Echo(_names(engine, "query"), made.model.embedding_dim)(inputs).numpy())
     return np.concatenate(parts)
 
 
@@ -304,12 +343,16 @@ def _json(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _ask(uri: str, rows: list[dict[str, Any]], k: int) -> np.ndarray:
-    """float32 [rows, k]: the scores by item, which are the numbers of the tower's input."""
+def _answers(uri: str, rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     body = json.dumps({"dataframe_records": rows, "params": {"k": k}}).encode()
     request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
-        answers = json.load(response)["predictions"]
+        return json.load(response)["predictions"]
+
+
+def _ask(uri: str, rows: list[dict[str, Any]], k: int) -> np.ndarray:
+    """float32 [rows, k]: the scores by item, which are the numbers of the tower's input."""
+    answers = _answers(uri, rows, k)
     found = np.zeros((len(rows), k), np.float32)
     for row, answer in enumerate(answers):
         found[row, answer["item_ids"]] = answer["scores"]
@@ -340,6 +383,49 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
     assert loaded.embed(loaded.table(columns)).tobytes() == trained_on.tobytes()
 
 
+def test_the_service_tells_what_it_left_out_of_each_row(service: str, made: Made) -> None:
+    told = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
+    assert told == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
+    assert {f"out_of_range/{name}": sum(one[name] for one in told) for name in told[0]} == OUT_OF_RANGE
+    outputs = Model.load(str(made.root / "mlflow")).get_output_schema().input_names()
+    assert outputs == ["item_ids", "scores", "out_of_range"]
+
+
+@pytest.mark.parametrize("refused", [4, 17])
+def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> None:
+    query: list[dict[str, Any]] = [
+        {"kind": "id", "name": "cell", "encoding": "hash", "num_embeddings": 20, "input": "encoded"}
+    ]
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": query, "item": []}))
+    cells = [99 if row == refused else row % 20 for row in range(NUM_ROWS)]
+    source = made.root / f"refused-{refused}" / "part.parquet"
+    _write(source, pa.table({"cell": cells}), rows=9)
+    told = f"row {refused} of those read: feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
+    reader = parquet.Reader(parquet.Config(path=str(source)))
+    feed = LabelledFeed(engine, label=None)
+    for shuffle_rows in (0, 1_000):
+        order = Order(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
+        shard = Shard(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
+        with pytest.raises(ValueError, match=re.escape(told)):
+            list(feed.batches(shard, epoch=0, step=0))
+
+    def model(directory: Path) -> None:
+        torch.jit.script(EchoOne(Echo(["cell"], MOST), 0)).save(str(directory / "model.pt"))
+        engine.save(directory / "features")
+
+    ranker = _commit(ExportedRanker, made.root / f"refusing-{refused}", model, parity_max_abs_difference=0.0)
+    request = ranking_predict.Request(
+        output=made.root / f"unscored-{refused}",
+        config=ranking_predict.Config(batch_size=5),
+        source=str(source),
+        source_digest="0",
+        model=ranker,
+        **COMMON,
+    )
+    with pytest.raises(ValueError, match=re.escape(told)):
+        ranking_predict.run(request, lambda _: None)
+
+
 def test_the_service_refuses_integers_that_have_lost_digits(service: str) -> None:
     rows = _rows(users().slice(0, 2))
     rows[1]["user_id"] = None
@@ -350,10 +436,8 @@ def test_the_service_refuses_integers_that_have_lost_digits(service: str) -> Non
 
 
 def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
-    examples = pq.read_table(made.data.examples)
-    price = items()["item_price"].take(pa.array(np.arange(NUM_ROWS) % 10))
     source = made.root / "labelled" / "part.parquet"
-    _write(source, examples.append_column("item_price", price), rows=9)
+    _write(source, pq.read_table(made.data.examples), rows=9)
     engine = Engine.load(made.data.engine)
     reader = parquet.Reader(parquet.Config(path=str(source)))
     feed = LabelledFeed(engine, label=None)
@@ -362,13 +446,13 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
         Shard(reader, order, feed.columns, batch_size=NUM_ROWS, rank=0, num_ranks=1), epoch=0, step=0
     )
     batch = next(iter(batches))[0]
-    inputs, names = {"dense": batch.dense_BF}, []
+    inputs, names = {"dense": batch.dense_BF} | _numbers(engine, batch), ["waits", "spots"]
     for key in batch.sparse.keys():  # noqa: SIM118 - a KeyedJaggedTensor is no dict
         name = key.partition(".")[2]
         names.append(name)
         jagged = batch.sparse[key]
         inputs |= {f"{name}.values": jagged.values(), f"{name}.lengths": jagged.lengths().long()}
-    echo = Echo(names, batch.dense_BF.shape[1] + MOST * len(names))
+    echo = Echo(names, batch.dense_BF.shape[1] + MOST * (_columns(engine, "query") + _columns(engine, "item")))
     expected = echo(inputs).numpy()
     for column in range(0, expected.shape[1], 27):
 

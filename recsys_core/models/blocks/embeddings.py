@@ -8,6 +8,7 @@ CPUs). Legend: B examples, S ≥ B rows of the jagged tensor, K features, P pool
 D embedding.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,19 +32,31 @@ DTYPES = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataTy
 
 
 class Found(NamedTuple):
-    """`pooled_BP` in the order of `pooled_features`; the lists in the order of `unpooled_features`."""
+    """`pooled_BP` in the order of the tables' `pooled`; the lists in the order of `unpooled_features`."""
 
     pooled_BP: Tensor
     unpooled_ND: list[Tensor]
     lengths_B: list[Tensor]
 
 
+class Pooled(NamedTuple):
+    """Features whose pooled embeddings stand side by side, [B, P]: those of the bags first, then the others."""
+
+    bagged: tuple[SparseFeature, ...]
+    others: tuple[SparseFeature, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def features(self) -> tuple[SparseFeature, ...]:
+        """All of them, in the order of their columns, of which each has as many as `widths` says."""
+        return (*self.bagged, *self.others)
+
+
 class Embeddings(nn.Module):
-    """The tables of a ranking model.
+    """The tables of a model.
 
     Attributes:
-        pooled_features: in the order of the columns of `Found.pooled_BP`.
-        pooled_widths: how many columns each of them has.
+        pooled: the pooled features, all together or, with `apart`, of each side.
         unpooled_features: in the order of `Found.unpooled_ND`.
         unpooled_widths: D of each of them.
         bags: the collection of the tables that are pooled only; None if there is none.
@@ -54,12 +67,17 @@ class Embeddings(nn.Module):
     rows: nn.ModuleList
 
     def __init__(
-        self, tables: tuple[TableSpec, ...], features: dict[str, tuple[SparseFeature, ...]], device: torch.device
+        self,
+        tables: tuple[TableSpec, ...],
+        features: dict[str, tuple[SparseFeature, ...]],
+        device: torch.device,
+        *,
+        apart: bool = False,
     ) -> None:
         """`features` by side; those of side `query` are found in a batch under `query.<name>`.
 
         Raises:
-            ValueError: no feature is pooled; every ranking model reads at least one.
+            ValueError: no feature is pooled; every model reads at least one (with `apart`, of each side).
         """
         super().__init__()
         keys = {feature.name: f"{side}.{feature.name}" for side, own in features.items() for feature in own}
@@ -112,35 +130,80 @@ class Embeddings(nn.Module):
             for width in sorted({widths[name] for name in in_rows})
         )
         as_declared(self, tables)
-        # The order in which a collection of bags gives its features, so that nothing has to be moved.
-        summed = [f for f in every if f.table in in_rows and f.pooling != "none"]
-        self.pooled_features = (*bagged, *summed)
-        if not self.pooled_features:
-            raise ValueError("features: none of ids that is pooled, and a model needs one; name a feature of kind id")
-        self.pooled_widths = [widths[f.table] * max(f.tile_length, 1) for f in self.pooled_features]
+        others = [f for f in every if f.table in in_rows and f.pooling != "none"]
+        # All together stand in the order in which a collection of bags gives them, so that nothing has to be moved.
+        groups = {"": (bagged, others)}
+        if apart:
+            groups = {
+                f".{side}": ([f for f in own if f in bagged], [f for f in own if f in others])
+                for side, own in features.items()
+            }
+        for place, group in groups.items():
+            if not any(group):
+                raise ValueError(
+                    f"features{place}: none of ids that is pooled, and a model needs one; name a feature of kind id"
+                )
+        self.pooled = tuple(
+            Pooled(tuple(own), tuple(rest), tuple(widths[f.table] * max(f.tile_length, 1) for f in (*own, *rest)))
+            for own, rest in groups.values()
+        )
         self.unpooled_features = tuple(feature for feature in every if feature.pooling == "none")
         self.unpooled_widths = [widths[feature.table] for feature in self.unpooled_features]
         self._keys = keys
-        self._bagged, self._summed = bagged, summed
+
+    @property
+    def pooled_features(self) -> tuple[SparseFeature, ...]:
+        """The pooled features, in the order of their columns."""
+        return tuple(feature for group in self.pooled for feature in group.features)
+
+    @property
+    def pooled_widths(self) -> tuple[int, ...]:
+        """How many columns each of them has."""
+        return tuple(width for group in self.pooled for width in group.widths)
 
     def forward(self, sparse: KeyedJaggedTensor, num_examples: int) -> Found:
         """Look up the first `num_examples` rows of `sparse`, which may have empty ones after them."""
+        bags, rows = self._looked_up(sparse)
+        (pooled_BP,) = self._all_pooled(bags, rows, sparse, [num_examples])
+        return Found(
+            pooled_BP,
+            [self._values(feature, rows, sparse) for feature in self.unpooled_features],
+            [_first(rows[self._keys[feature.name]].lengths(), num_examples) for feature in self.unpooled_features],
+        )
+
+    def by_side(self, sparse: KeyedJaggedTensor, counts: Sequence[int]) -> list[Tensor]:
+        """Return each side's pooled features apart, [count, P] of its first `count` rows."""
+        return self._all_pooled(*self._looked_up(sparse), sparse, counts)
+
+    def _looked_up(self, sparse: KeyedJaggedTensor) -> tuple[KeyedTensor | None, dict[str, JaggedTensor]]:
         plain = sparse if sparse.weights_or_none() is None else _without_weights(sparse)
         bags = self.bags(sparse if self._weighted_bags else plain) if self.bags is not None else None
         rows: dict[str, JaggedTensor] = {}
         for found in [collection(plain) for collection in self.rows]:
             rows |= {key: found[key] for key in found.keys()}  # noqa: SIM118 - it may be torchrec's awaitable
-        pooled: list[Tensor] = []
+        return bags, rows
+
+    def _all_pooled(
+        self,
+        bags: KeyedTensor | None,
+        rows: dict[str, JaggedTensor],
+        sparse: KeyedJaggedTensor,
+        counts: Sequence[int],
+    ) -> list[Tensor]:
+        """Return [count, P] of each of the groups `pooled`."""
+        summed: list[Tensor] = []
         if bags is not None:
-            order = [self._keys[feature.name] for feature in self._bagged]
-            values_SP = bags.values() if bags.keys() == order else KeyedTensor.regroup([bags], [order])[0]
-            pooled.append(self._averaged(_first(values_SP, num_examples).float(), sparse))
-        pooled += [self._pooled(feature, rows, sparse, num_examples) for feature in self._summed]
-        return Found(
-            torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0],
-            [self._values(feature, rows, sparse) for feature in self.unpooled_features],
-            [_first(rows[self._keys[feature.name]].lengths(), num_examples) for feature in self.unpooled_features],
-        )
+            orders = [[self._keys[feature.name] for feature in group.bagged] for group in self.pooled if group.bagged]
+            summed = [bags.values()] if orders == [bags.keys()] else KeyedTensor.regroup([bags], orders)
+        of_group = iter(summed)
+        found: list[Tensor] = []
+        for group, count in zip(self.pooled, counts, strict=True):
+            parts: list[Tensor] = []
+            if group.bagged:
+                parts.append(self._averaged(_first(next(of_group), count).float(), sparse, group))
+            parts += [self._pooled(feature, rows, sparse, count) for feature in group.others]
+            found.append(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        return found
 
     def _values(self, feature: SparseFeature, rows: dict[str, JaggedTensor], sparse: KeyedJaggedTensor) -> Tensor:
         """Return the feature's embeddings [N, D], times their weights."""
@@ -156,23 +219,23 @@ class Embeddings(nn.Module):
         weights = sparse[self._keys[feature.name]].weights() if feature.weighted else None
         return pool(self._values(feature, rows, sparse), lengths_B, feature.pooling, feature.tile_length, weights)
 
-    def _averaged(self, summed_BP: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
+    def _averaged(self, summed_BP: Tensor, sparse: KeyedJaggedTensor, group: Pooled) -> Tensor:
         """Divide the columns of the bagged features that pool by mean by how many ids, or what weight, each row has."""
-        means = [feature.pooling == "mean" for feature in self._bagged]
+        means = [feature.pooling == "mean" for feature in group.bagged]
         keys = sparse.keys()
-        lengths_KS = sparse.lengths().view(len(keys), -1)[[keys.index(self._keys[f.name]) for f in self._bagged]]
+        lengths_KS = sparse.lengths().view(len(keys), -1)[[keys.index(self._keys[f.name]) for f in group.bagged]]
         counts_KB = _first(lengths_KS.T, len(summed_BP)).T.clamp(min=1)
         counts_KB[[not mean for mean in means]] = 1
         if self._weighted_bags:
             counts_KB = counts_KB.to(summed_BP.dtype)
-            for number, feature in enumerate(self._bagged):
+            for number, feature in enumerate(group.bagged):
                 if feature.weighted and feature.pooling == "mean":
                     jagged = sparse[self._keys[feature.name]]
                     counts_KB[number] = total_weights(jagged.weights(), _first(jagged.lengths(), len(summed_BP)))
         # A mean of one is a sum. To look is free only where the lengths lie in this process's memory.
         if counts_KB.device.type == "cpu" and (counts_KB == 1).all():
             return summed_BP
-        widths = torch.tensor(self.pooled_widths[: len(self._bagged)], device=summed_BP.device)
+        widths = torch.tensor(group.widths[: len(group.bagged)], device=summed_BP.device)
         return summed_BP * counts_KB.T.to(summed_BP.dtype).reciprocal().repeat_interleave(widths, dim=1)
 
 

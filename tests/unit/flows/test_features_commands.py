@@ -118,6 +118,26 @@ def test_tables_say_the_same(clicks: list[str]) -> None:
     assert "[0," not in show(*clicks, "--rows", "0").stdout
 
 
+def test_a_sequence_of_numbers_is_shown(tmp_path: Path) -> None:
+    city, *_ = LABELLED["features"]["query"]
+    ages = {"kind": "raw", "name": "ages", "pooling": "none", "fill": -1}
+    target = {"kind": "sequence", "name": "cities", "table": "city", "pooling": "none"}
+    attention = [{"sequences": ["cities", "ages"], "targets": ["city", None]}]
+    config = LABELLED | {
+        "features": {"embedding_dim": 4, "query": [city, ages, target], "item": []},
+        "model": {"kind": "multi_tower_din", "attention": attention},
+    }
+    pq.write_table(pa.table({"ages": [[1.5, None], []]}), tmp_path / "rows.parquet")
+    shown = [write(tmp_path, config), "--data", str(tmp_path / "rows.parquet"), "--feature", "ages"]
+    found = json.loads(show(*shown, "--json").stdout)
+    (one,) = found["features"]
+    assert (one["pooling"], one["dim"], one["table"], one["default"]) == ("none", 1, None, -1)
+    assert found["examples"]["ages"]["after"] == [[1.5, -1.0], []]
+    lines = [line.split() for line in show(*shown).stdout.splitlines()]
+    assert ["query", "ages", "raw,", "sequence", "ages", "-1", "1"] in lines
+    assert ["[1.5,", "null]", "[1.5,", "-1.0]"] in lines
+
+
 def test_an_operation_that_is_the_same_is_named(clicks: list[str]) -> None:
     twice = '{"features.query[name=town].default": "Rome"}'
     (town,) = json.loads(show(*clicks, "--set", twice, "--feature", "town", "--json").stdout)["features"]

@@ -53,6 +53,20 @@ def test_cut_by_hand():
     assert cut([(0, 2), (10, 13)], 1, 3) == [(1, 2), (10, 11)]
 
 
+@pytest.mark.parametrize("shuffle_rows", [0, 4, 100])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_row_knows_its_number_in_the_table(shuffle_rows, rank):
+    reader = Blocks([3, 0, 40, 2, 9])
+    order = Order(reader.block_rows, seed=1, epoch=2, shuffle_rows=shuffle_rows)
+    seen = 0
+    # What was consumed before leaves gaps, which a batch reaches over.
+    for rows in _shard(reader, order, rank, 2, batch_size=7, consumed=[(2, 5), (11, 12)]):
+        found = rows.batch.column("row").to_pylist()
+        assert [rows.number(row) for row in range(len(found))] == found
+        seen += len(found)
+    assert seen == 25
+
+
 def test_unshuffled_order_is_the_tables():
     reader = Blocks([3, 0, 4, 2])
     order = Order(reader.block_rows, seed=1, epoch=0, shuffle_rows=0)

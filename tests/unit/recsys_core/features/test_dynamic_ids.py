@@ -1,5 +1,6 @@
 """Dynamic ids: rows that are given out and taken back, against a dict in plain Python."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,66 @@ def test_lru_by_hand() -> None:
     # 7 was seen last in the first round; 9 has its row now.
     assert rows(table, [7, 8, 9]) == [0, 2, 1]
     assert table.figures() == {"occupancy": 1.0, "admitted": 1.0, "evicted": 1.0, "collision_rate": 0.0}
+
+
+def test_the_rarest_newcomers_are_forgotten_by_hand() -> None:
+    table = Dynamic(Policy(max_rows=4, block_rows=1), 2, 1, max_counted=2)
+    assert fit(table, ["a"] * 5 + ["b"] * 4 + ["c"] * 2 + ["d"], ["c", "b", "e"])["count_error"] == 2
+    # Of a 5, b 4, c 2, d 1 the third largest is taken off all: a 3, b 2; then c and e come, seen once each.
+    state = table.state()
+    assert state is not None
+    assert state.to_pydict() | {"last": [1] * 4} == {
+        "id": ["a", "b", "c", "e"],
+        "count": [3, 3, 1, 1],
+        "last": [1] * 4,
+        "row": [1, 2, 0, 0],
+    }
+    # Nine of the fifteen values are counted of ids with a row; six of them were seen since they were last cut.
+    assert table.figures()["collision_rate"] == 9 / 15
+    again = Dynamic(Policy(max_rows=4, block_rows=1), 2, 1, max_counted=2)
+    again.restore(state)
+    # Ids with a row are counted exactly, whoever else comes: c gets the last row, f and g are one too many.
+    assert fit(again, ["a", "b", "c", "c", "f", "g"])["count_error"] == 3
+    later = again.state()
+    assert later is not None
+    assert dict(zip(later["id"].to_pylist(), later["count"].to_pylist(), strict=True)) == {
+        "a": 4,
+        "b": 4,
+        "c": 2,
+        "e": 1,
+    }
+    assert rows(again, ["a", "b", "c", "f"]) == [1, 2, 3, 0]
+
+
+@given(
+    rounds=ROUNDS, min_count=st.integers(1, 3), room=st.integers(1, 4), more=st.integers(0, 3), size=st.integers(1, 9)
+)
+def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(rounds, min_count, room, more, size) -> None:
+    policy, most = Policy(max_rows=room + 1, eviction="none", block_rows=1), room + 1 + more
+    table = Dynamic(policy, min_count, 1, max_counted=most)
+    truth: Counter[int] = Counter()
+    for number, ids in enumerate(rounds):
+        truth.update(ids)
+        told = fit(table, *(ids[start : start + size] for start in range(0, len(ids), size)))
+        state = table.state()
+        assert state is not None
+        found = dict(zip(state["id"].to_pylist(), state["count"].to_pylist(), strict=True))
+        given_rows = {one for one, row in zip(state["id"].to_pylist(), state["row"].to_pylist(), strict=True) if row}
+        error = told.get("count_error", 0)
+        assert error * (most + 1) <= truth.total()
+        assert all(count <= truth[one] for one, count in found.items())
+        assert all(truth[one] >= min_count for one in given_rows)
+        # Later on those who waited in vain are forgotten too.
+        assert number or all(truth[one] - error <= found[one] for one in given_rows)
+        assert (
+            number
+            or len(given_rows) == room
+            or all(truth[one] < min_count + error or one in given_rows for one in truth)
+        )
+        assert len(given_rows) <= room
+        table = Dynamic(policy, min_count, 1, max_counted=most)
+        table.restore(state)
+        assert table.report() == told
 
 
 def test_lfu_keeps_what_was_seen_most_often() -> None:

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_core.features import Config, Encoded, Engine, Jagged, SparseFeature, TableSpec, _hashing, combo, raw
+from recsys_core.features import (
+    Config,
+    Encoded,
+    Engine,
+    Jagged,
+    SparseFeature,
+    TableSpec,
+    _hashing,
+    combo,
+    counting_from,
+    raw,
+)
 from recsys_core.features._graph import Graph, Values
 
 QUERY: list[dict[str, Any]] = [
@@ -288,6 +299,29 @@ def test_threads_and_equal_operations_change_nothing() -> None:
     for name, jagged in alone.sparse.items():
         np.testing.assert_array_equal(jagged.values, threaded.sparse[name].values)
     assert alone.sparse["f3"].values is alone.sparse["f0"].values
+
+
+def test_a_row_that_is_refused_is_told_by_its_number() -> None:
+    cell = {"kind": "id", "name": "cell", "column": "c", "encoding": "identity", "num_embeddings": 4}
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": [cell], "item": []}))
+    chunks = [pa.table({"c": [[0, 1], [2]]}), pa.table({"c": [[3], [], [1, 7]]})]
+    told = r"feature 'cell', column 'c': id 7 is not in 0\.\.3; raise num_embeddings, .*out_of_range: drop"
+    with pytest.raises(ValueError, match=f"^row 4 of those read: {told}"):
+        engine.fit(chunks, [])
+    with pytest.raises(ValueError, match=f"^row 2: {told}"):
+        engine.transform(chunks[1], "query")
+    with counting_from(lambda row: 100 - row), pytest.raises(ValueError, match=f"^row 2: {told}"):
+        engine.transform(chunks[1], "query")
+    with pytest.raises(ValueError, match=f"^row 98 of those read: {told}"), counting_from(lambda row: 100 - row):
+        engine.transform(chunks[1], "query")
+
+
+def test_an_identity_that_a_sequence_shares_tells_the_row_too() -> None:
+    item = {"kind": "id", "name": "item", "encoding": "identity", "num_embeddings": 4}
+    clicks = {"kind": "sequence", "name": "clicks", "table": "item"}
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": [clicks], "item": [item]}))
+    with pytest.raises(ValueError, match=r"^row 1: feature 'clicks', column 'clicks': id 4 is not in 0\.\.3"):
+        engine.transform(pa.table({"clicks": [[], [3, 4]]}), "query")
 
 
 def test_reports_what_was_out_of_range() -> None:

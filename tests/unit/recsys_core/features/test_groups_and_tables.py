@@ -61,9 +61,25 @@ def test_members_of_different_lengths_are_refused() -> None:
     engine = Engine.build(config(groups=[CLICKS]))
     table = pa.table({"clicks__item": [[1], [2, 3]], "clicks__brand": [[1], [2, None]], "clicks__device": ["a", "b;c"]})
     with pytest.raises(
-        ValueError, match="group 'clicks', row 1: feature 'clicks__item' has 2 ids and 'clicks__made_by' 1"
+        ValueError, match="row 1: group 'clicks': feature 'clicks__item' has 2 entries and 'clicks__made_by' 1"
     ):
         engine.transform(table, "query")
+
+
+def test_numbers_of_a_group_stand_beside_its_ids() -> None:
+    price = {"kind": "raw", "name": "price", "pooling": "none", "fill": -1}
+    engine = Engine.build(config(groups=[CLICKS | {"features": [CLICKS["features"][0], price]}]))
+    table = pa.table({"clicks__item": [[1, 2, 3], None, [4]], "clicks__price": ["9;0.5;", "", "7.25"]})
+    encoded = engine.transform(table, "query")
+    assert (encoded.sparse["clicks__item"].values.tolist(), list(encoded.numbers)) == ([2, 3, 4], ["clicks__price"])
+    assert encoded.numbers["clicks__price"].values.tolist() == [[0.5], [-1], [7.25]]
+    assert encoded.numbers["clicks__price"].lengths.tolist() == [2, 0, 1]
+    taken = encoded.take(np.array([2, 0]))
+    assert taken.numbers["clicks__price"].values.tolist() == [[7.25], [0.5], [-1]]
+    with pytest.raises(
+        ValueError, match="row 0: group 'clicks': feature 'clicks__item' has 1 entries and 'clicks__price' 2"
+    ):
+        engine.transform(pa.table({"clicks__item": [[1]], "clicks__price": ["1;2"]}), "query")
 
 
 @pytest.mark.parametrize(

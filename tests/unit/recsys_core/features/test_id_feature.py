@@ -157,7 +157,7 @@ def test_vocabulary_agrees_with_a_slow_fit_whatever_the_chunks(
 
 
 def test_vocabulary_counts_stay_exact_when_there_is_much_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys_core.features.id._PENDING_ROWS", 3)
+    monkeypatch.setattr("recsys_core.features._counts._PENDING_ROWS", 3)
     ids = np.random.default_rng(0).zipf(1.5, 500) % 20
     vocabulary = Vocabulary(8, 1)
     for chunk in np.array_split(ids, 50):
@@ -188,7 +188,7 @@ def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(
         truth = Counter(i for ids in days[:number] for i in ids)
         counts = dict(zip(state["id"].to_pylist(), state["count"].to_pylist(), strict=True))
         rows = {i: row for i, row in zip(state["id"].to_pylist(), state["row"].to_pylist(), strict=True) if row}
-        error = vocabulary.count_error
+        error = vocabulary.report().get("count_error", 0)
         assert error * (max_counted + 1) <= truth.total()
         assert all(truth[i] - error <= counts.get(i, 0) <= truth[i] for i in truth)
         assert len(counts) - len(rows) <= max_counted
@@ -198,7 +198,7 @@ def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(
         rows_before = rows
         vocabulary = Vocabulary(4, min_count, max_counted=max_counted)
         vocabulary.restore(state)
-        assert vocabulary.count_error == error
+        assert vocabulary.report().get("count_error", 0) == error
 
 
 def test_the_rarest_are_forgotten_by_hand() -> None:
@@ -248,8 +248,8 @@ def test_a_given_list_has_the_rows_behind_those_of_unknown_ids(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"max_counted": 3}, "max_counted 3: .* at least num_embeddings"),
-        ({"max_counted": 99, "encoding": "hash"}, "max_counted 99: it goes with encoding: vocabulary"),
+        ({"max_counted": 3}, r"max_counted 3: .* as the table's rows \(\d+\)"),
+        ({"max_counted": 99, "encoding": "hash"}, "max_counted 99: it goes with encoding: vocabulary or dynamic"),
         ({"num_embeddings": None}, "vocabulary needs num_embeddings"),
         ({"vocabulary": ["a"]}, "given has its size from its own keys"),
         ({"encoding": "hash", "vocabulary": ["a"]}, "given goes with one of"),
@@ -297,11 +297,19 @@ def test_encoded_rows_pass_as_they_are_and_others_are_counted_or_refused() -> No
     column = pa.array([[0, 3], None, [2]])
     encoded.observe(column)
     assert rows_of(encoded.transform(column)) == [[0, 3], [], [2]]
-    with pytest.raises(ValueError, match=r"id 4 is not in 0..3"):
+    with pytest.raises(ValueError, match=r"row 1: id 4 is not in 0..3"):
         encoded.transform(pa.array([1, 4]))
+    # Of rows of 2, 0, 0 and 3 ids the fourth is in the last.
+    with pytest.raises(ValueError, match=r"row 3: id -1 is not in 0..3; raise num_embeddings, .*out_of_range: drop"):
+        encoded.transform(pa.array([[1, 2], None, [], [3, -1, 9]]))
     with pytest.raises(ValueError, match="integers, found string"):
         encoded.transform(pa.array(["1"]))
     dropping = feature(input="encoded", num_embeddings=4, encoding="hash", out_of_range="drop")
-    assert rows_of(dropping.transform(pa.array([[4, 1], [-1], [0, 2**62, 2]]))) == [[1], [], [0, 2]]
+    made = dropping.transform(pa.array([[4, 1], [-1], [0, 2**62, 2]]))
+    assert rows_of(made) == [[1], [], [0, 2]]
+    assert made.left_out is not None
+    assert made.left_out.tolist() == [1, 1, 1]
+    assert made.take(np.array([2, 0, 2])).left_out.tolist() == made.first(1).left_out.tolist() == [1, 1, 1]
+    assert dropping.transform(pa.array([[1], [2, 3]])).left_out is None
     assert dropping.report() == {"out_of_range": 3}
     assert encoded.report() == {}

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_core.features import base
+from recsys_core.features import Config as Features
+from recsys_core.features import Engine, base
 from recsys_core.features.raw import Config, Feature
 
 
@@ -169,11 +170,16 @@ def test_fewer_buckets_are_used_where_many_numbers_are_equal() -> None:
         ({"normalizer": "quantile"}, pa.array([1]), "quantile is not fitted yet"),
         ({}, pa.array(["1"]), "string is no number"),
         ({"dim": 2}, pa.array([1]), "int64 is no list of numbers, where dim is 2"),
-        ({"dim": 2}, pa.array([[1, 2], [1]]), "row 1 has a list of 1 numbers where dim is 2"),
+        ({"dim": 2}, pa.array([[1, 2], [1]]), "row 1: has a list of 1 numbers where dim is 2"),
         ({}, pa.array([1, float("inf")]), "infinite"),
         ({"normalizer": "log1p"}, pa.array([0, -1]), "log1p of -1"),
         ({"normalizer": "zscore"}, pa.array([0]), "zscore is not fitted yet"),
         ({"boundaries": [1]}, pa.array(["a"]), "string is no number"),
+        ({"pooling": "none"}, pa.array([1]), "int64 is no list, which pooling: none takes"),
+        ({"pooling": "none"}, pa.array([["1"]]), "string is no number"),
+        ({"pooling": "none", "separator": ";"}, pa.array(["1;a"]), "a text between separators is no number .*'a'"),
+        ({"pooling": "none", "dim": 2}, pa.array([[[1, 2]], None, [[1]]]), "row 2: has a list of 1 numbers where dim"),
+        ({"pooling": "none", "normalizer": "minmax"}, pa.array([[1]]), "minmax is not fitted yet"),
     ],
 )
 def test_refuses_what_it_cannot_read(keys: dict[str, Any], column: pa.Array, message: str) -> None:
@@ -200,6 +206,10 @@ def test_refuses_what_it_cannot_read(keys: dict[str, Any], column: pa.Array, mes
         ({"normalizer": "expression", "expression": "x +"}, "position 4"),
         ({"normalizer": "expression", "expression": "vmax(x)"}, "vmax takes lists of numbers"),
         ({"embedding_dim": 4}, "of use with boundaries or num_buckets only"),
+        ({"pooling": "max"}, "of use with boundaries or num_buckets only"),
+        ({"max_length": 2}, "separator and max_length are of lists"),
+        ({"separator": ";"}, "separator and max_length are of lists"),
+        ({"separator": ";", "dim": 2, "pooling": "none"}, "where dim is 2; give lists of lists"),
     ],
 )
 def test_refuses_keys_that_do_not_go_together(keys: dict[str, Any], message: str) -> None:
@@ -216,12 +226,91 @@ def test_encoded_numbers_pass_and_learn_nothing() -> None:
     assert numbers(pair, pa.array([[0.0, -7.0], None])) == [[0.0, -7.0], [0.0, 0.0]]
 
 
+def entries(made: Feature, column: pa.Array) -> tuple[list[list[float]], list[int]]:
+    result = made.transform(column)
+    assert isinstance(result, base.Jagged)
+    assert (result.values.dtype, result.lengths.dtype) == (np.float32, np.int32)
+    return result.values.tolist(), result.lengths.tolist()
+
+
+@pytest.mark.parametrize(
+    ("keys", "column", "expected"),
+    [
+        ({"fill": -1}, pa.array([[1, None, 3], None, [], [4]]), ([[1], [-1], [3], [4]], [3, 0, 0, 1])),
+        ({"max_length": 2, "fill": 9}, pa.array([[1, None, None], [2]]), ([[9], [9], [2]], [2, 1])),
+        ({"max_length": 2, "keep": "first"}, pa.array([[1, 2, 3], [4]]), ([[1], [2], [4]], [2, 1])),
+        ({"separator": ";"}, pa.array(["1.5; -2;;1e3", "", None, "7"]), ([[1.5], [-2], [0], [1e3], [7]], [4, 0, 0, 1])),
+        ({"dim": 2, "fill": 5}, pa.array([[[1, 2], None, [3, None]], None]), ([[1, 2], [5, 5], [3, 5]], [3, 0])),
+        ({"dim": 2, "max_length": 1}, pa.array([[[1, 2], [3, 4]], [[5, 6]]]), ([[3, 4], [5, 6]], [1, 1])),
+        ({}, pa.array([[1.5, 2], None], pa.list_(pa.float32(), 2)), ([[1.5], [2]], [2, 0])),
+        ({}, pa.array([[True, False]]), ([[1], [0]], [2])),
+        ({}, pa.nulls(2), ([], [0, 0])),
+        ({"normalizer": "log1p"}, pa.array([[0, None]]), ([[0], [0]], [2])),
+        ({"normalizer": "log10", "input": "encoded"}, pa.array([[7, None]]), ([[7], [0]], [2])),
+        (
+            {"normalizer": "expression", "expression": "1 / x", "fill": 8},
+            pa.array([[4, 0], []]),
+            ([[0.25], [8]], [2, 0]),
+        ),
+        ({"normalizer": "expression", "expression": "1 / x"}, pa.array([None], pa.list_(pa.int8())), ([], [0])),
+    ],
+)
+def test_a_sequence_has_any_number_of_entries(keys: dict[str, Any], column: pa.Array, expected: Any) -> None:
+    made = feature(pooling="none", **keys)
+    assert (made.dense_dim, made.table, made.sequence_dim) == (0, None, keys.get("dim", 1))
+    assert entries(made, column) == expected
+
+
+def test_what_a_sequence_learns_is_of_the_entries_that_are_kept() -> None:
+    column = pa.array([[99, 2, 4], [6], None])
+    low = fitted(column, pooling="none", max_length=2, normalizer="minmax")
+    assert entries(low, column) == ([[0], [0.5], [1]], [2, 1, 0])
+    ranks = fitted(column, pooling="none", keep="first", max_length=1, normalizer="quantile")
+    assert entries(ranks, pa.array([[6, 99], [100]])) == ([[0.25], [1]], [1, 1])
+    pairs = pa.array([[[1, 30], [3, 10]], [[2, None]]])
+    found = entries(fitted(pairs, pooling="none", dim=2, normalizer="zscore"), pairs)
+    root = 1.5**0.5
+    np.testing.assert_allclose(found[0], [[-root, 1], [root, -1], [0, 0]], rtol=1e-6)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.lists(st.one_of(st.none(), st.floats(-9, 9, width=32)), max_size=5)), max_size=5),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from(["first", "last"]),
+)
+def test_a_sequence_is_that_of_plain_python(rows: list[Any], most: int | None, keep: str) -> None:
+    made = fitted(pa.array([[3], [5]]), pooling="none", normalizer="minmax", fill=7, max_length=most, keep=keep)
+    cut = [(row or [])[: most or None] if keep == "first" else (row or [])[-(most or 0) :] for row in rows]
+    values = [[7.0] if x is None else [float(np.float32((x - 3) / 2))] for row in cut for x in row]
+    assert entries(made, pa.array(rows, pa.list_(pa.float64()))) == (values, [len(row) for row in cut])
+
+
+def test_buckets_of_lists_are_split_and_cut() -> None:
+    bucket = feature(boundaries=[0, 10], separator=",", max_length=2, pooling="none")
+    assert (bucket.table, bucket.pooling, bucket.sequence_dim) == ("f", "none", 0)
+    encoded = bucket.transform(pa.array(["-1, 5,50", "3,", None]))
+    assert isinstance(encoded, base.Jagged)
+    assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([1, 2, 1], [2, 1, 0])
+    given_ = feature(boundaries=[0, 10], separator=",", input="encoded").transform(pa.array(["2,0"]))
+    assert isinstance(given_, base.Jagged)
+    assert given_.values.tolist() == [2, 0]
+
+
+def test_a_sequence_and_a_vector_of_one_column_are_told_apart() -> None:
+    query = [{"kind": "raw", "name": "pair", "column": "x", "dim": 2}, {"kind": "raw", "name": "x", "pooling": "none"}]
+    engine = Engine.build(Features.model_validate({"embedding_dim": 4, "query": query, "item": []}))
+    encoded = engine.transform(pa.table({"x": [[1.0, 2.0], [3.0, 4.0]]}), "query")
+    assert encoded.dense.tolist() == [[1, 2], [3, 4]]
+    assert encoded.numbers["x"].values.tolist() == [[1], [2], [3], [4]]
+    assert (engine.dense_features("query"), engine.number_sequences("query")) == ((("pair", 2),), (("x", 1),))
+
+
 def test_encoded_buckets_are_numbers_of_buckets() -> None:
     made = feature(boundaries=(1.0, 2.0), input="encoded")
     encoded = made.transform(pa.array([2, None, 0], pa.int8()))
     assert isinstance(encoded, base.Jagged)
     assert (encoded.values.tolist(), encoded.lengths.tolist()) == ([2, 0], [1, 0, 1])
-    with pytest.raises(ValueError, match=r"id 3 is not in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"row 0: id 3 is not in 0\.\.2"):
         made.transform(pa.array([3]))
     with pytest.raises(ValueError, match="numbers of buckets are integers, found double"):
         made.transform(pa.array([0.5]))

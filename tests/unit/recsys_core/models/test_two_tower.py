@@ -26,7 +26,7 @@ def _model(pooling="mean", item_pooling="mean", **config) -> Model:
 
 def _set_weights(model: Model) -> None:
     with torch.no_grad():
-        model.tables.embedding_bags["item_id"].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]))
+        model.tables.bags.embedding_bags["item_id"].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]))
         model.query.layers[0].weight.copy_(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
         model.item.layers[0].weight.copy_(torch.eye(2))
         model.query.layers[0].bias.zero_()
@@ -63,8 +63,47 @@ def test_features_of_one_table_may_pool_differently():
     assert item.tolist() == [[3.0, 4.0], [1.0, 0.0]]
 
 
+@pytest.mark.parametrize(
+    ("feature", "pooled"),
+    [
+        # Rows [1, 0] and [0, 2], weighed by 3 and -1.
+        (SparseFeature("history", "item_id", "max"), [[1.0, 2.0], [0.0, 0.0]]),
+        (SparseFeature("history", "item_id", "max", weighted=True), [[3.0, 0.0], [0.0, 0.0]]),
+        (SparseFeature("history", "item_id", "sum", weighted=True), [[3.0, -2.0], [0.0, 0.0]]),
+        (SparseFeature("history", "item_id", "mean", weighted=True), [[1.5, -1.0], [0.0, 0.0]]),
+        (SparseFeature("history", "item_id", "tile", 3), [[1.0, 0.0, 0.0, 2.0, 0.0, 0.0], [0.0] * 6]),
+        (SparseFeature("history", "item_id", "tile", 1, weighted=True), [[3.0, 0.0], [0.0, 0.0]]),
+    ],
+)
+def test_weights_maxima_and_tiles_by_hand(feature, pooled):
+    width = len(pooled[0])
+    model = Model(
+        Config(output_dim=width, query_hidden=(), item_hidden=(), similarity="inner_product"),
+        (TABLE,),
+        query=TowerInputs((feature,), 0),
+        item=TowerInputs((SparseFeature("item_id", "item_id", "mean"),), 0),
+        tables_device=torch.device("cpu"),
+    )
+    (weight,) = model.tables.parameters()
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]))
+        for tower, identity in ((model.query, torch.eye(width)), (model.item, torch.eye(width, 2))):
+            tower.layers[0].weight.copy_(identity)
+            tower.layers[0].bias.zero_()
+    weights = torch.tensor([3.0, -1.0, 1.0, 1.0]) if feature.weighted else None
+    batch = KeyedJaggedTensor(
+        ["query.history", "item.item_id"],
+        torch.tensor([0, 1, 2, 0]),
+        weights=weights,
+        lengths=torch.tensor([2, 0, 1, 1]),
+    )
+    query, item = model(batch, torch.zeros(2, 0), torch.zeros(2, 0))
+    assert query.tolist() == pooled
+    assert item[:, :2].tolist() == [[3.0, 4.0], [1.0, 0.0]]
+
+
 def test_a_tower_without_ids_is_refused():
-    with pytest.raises(ValueError, match=r"features\.query: no feature of ids"):
+    with pytest.raises(ValueError, match=r"features\.query: none of ids that is pooled"):
         Model(
             Config(),
             (TABLE,),

@@ -16,7 +16,9 @@ def test_the_example_has_no_nulls_inside_of_lists(tmp_path):
         }
     )
     pq.write_table(table, path)
-    example = bundle._example(path)
+    example = bundle._example(path, set())
     assert example["history__brand"].tolist() == [[1, 3], []]
     assert example["age"].tolist() == [30, None]
     assert list(example.columns) == ["history__brand", "age"]
+    # Of a list of numbers a null is one that is unknown.
+    assert bundle._example(path, {"history__brand"})["history__brand"].tolist() == [[1, None, 3], [None]]

@@ -50,8 +50,8 @@ class Objective(ABC):
             ValueError: this objective has no such rows.
         """
         raise ValueError(
-            "train.evaluate_every_steps: retrieval has no rows to validate on, it is measured on the next day when "
-            "training is done; leave it out"
+            "train.evaluate_every_steps, train.evaluate_every_epochs: retrieval has no rows to validate on, it is "
+            "measured on the next day when training is done; leave them out"
         )
 
 

@@ -51,7 +51,8 @@ class Ranking(Objective):
         """See `Objective.validate`: the metrics of the split `valid`."""
         if self._valid is None:
             raise ValueError(
-                "train.evaluate_every_steps: the data has no split `valid`; give it one, or leave this out"
+                "train.evaluate_every_steps, train.evaluate_every_epochs: the data has no split `valid`; give it one, "
+                "or leave them out"
             )
         rows = gathered(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
         found = rows.metrics()

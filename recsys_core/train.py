@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys_core import artifacts, best, checkpoint, distributed, loader, optim, sharding, stopping, tracing
+from recsys_core import artifacts, best, checkpoint, compiling, distributed, loader, optim, sharding, stopping, tracing
 from recsys_core.artifacts import Frozen, Pending, TrainingData
 from recsys_core.checkpoint import Position, fine_tune, owners
 from recsys_core.distributed import World
@@ -90,6 +90,9 @@ class Config(Frozen):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of matrix products; weights, losses and optimizers stay float32"
+    )
+    compile: bool = Field(
+        default=False, description="compile all but the tables with torch.compile, which needs a C++ compiler"
     )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
@@ -205,6 +208,8 @@ class Trainer:
         self.model: DistributedModelParallel = sharding.shard(
             objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
         )
+        if config.compile:
+            compiling.compile_in_place(objective.dense, here.device)
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
         self.position = Position()
         self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)

@@ -34,7 +34,7 @@ class Ranking(Objective):
         self.reader = readers.opened(data.train)
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
-        self.model, self.tables = ranker, ranker.tables
+        self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._loss = binary_cross_entropy.Loss()
         self._config, self._batch_size = config, batch_size
         self._valid = readers.opened(data.valid) if data.valid else None

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -298,6 +299,42 @@ def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):
     request = _train_request(data, tmp_path / "train", best_metric="gauc")
     with pytest.raises(ValueError, match="train.best_metric: the validation rows have no gauc, only .*auc"):
         train.run(request.model_copy(update={"ranking": Config()}), silent)
+
+
+def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(data, tmp_path, monkeypatch):
+    # 400 rows in batches of 90: the last of an epoch has 40.
+    changes = {"batch_size": 90, "num_epochs": 3, "evaluate_every_steps": None, "early_stopping_patience": None}
+    changes |= {"checkpoint_every_steps": 4}
+    eager = train.run(_train_request(data, tmp_path / "eager" / "train", **changes), silent)
+    request = _train_request(data, tmp_path / "compiled" / "train", compile=True, **changes)
+    compiled = train.run(request, silent)
+    assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
+    assert files.describe(compiled.state) == files.describe(eager.state)
+    for one in files.diff(eager.state, compiled.state):
+        assert one.max_absolute is not None
+        assert one.max_absolute < 1e-5, one
+    # Another process would find the sizes of the batches in another order.
+    killed = request.model_copy(update={"output": tmp_path / "killed" / "train"})
+    real = training.Trainer.step
+
+    def dies(self, batch, number):
+        if number == 9:
+            raise KeyboardInterrupt
+        return real(self, batch, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(killed, silent)
+    torch._dynamo.reset()
+    assert not list(files.diff(train.run(killed, silent).state, compiled.state))
+    exported = export.run(
+        export.Request(
+            output=tmp_path / "export", config=Export(), model=MODEL, data=data, checkpoint=compiled, **COMMON
+        ),
+        silent,
+    )
+    assert exported.parity_max_abs_difference < 1e-5
 
 
 def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_path):

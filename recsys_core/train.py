@@ -88,8 +88,10 @@ class Config(Frozen):
     profile: tracing.Config | None = Field(
         default=None, description="record some steps with torch's profiler, to train.profile beside the artifact"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of matrix products; weights, losses and optimizers stay float32"
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="of matrix products; weights, losses and optimizers stay float32; float16, for GPUs without "
+        "bfloat16, scales the loss and waits for the device in every step",
     )
     compile: bool = Field(
         default=False, description="compile all but the tables with torch.compile, which needs a C++ compiler"
@@ -210,7 +212,8 @@ class Trainer:
         )
         if config.compile:
             compiling.compile_in_place(objective.dense, here.device)
-        self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
+        scaler = optim.Scaler(objective.dense, here) if config.precision == "float16" else None
+        self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model, scaler)
         self.position = Position()
         self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)
         self._budget: Budget | None = None
@@ -267,8 +270,8 @@ class Trainer:
         return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
 
     def _precision(self) -> torch.autocast:
-        enabled = self.config.precision == "bfloat16"
-        return torch.autocast(self.here.device.type, torch.bfloat16, enabled=enabled)
+        kind = torch.float16 if self.config.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.here.device.type, kind, enabled=self.config.precision != "float32")
 
     def order(self, epoch: int) -> Order:
         """Return the order in which an epoch reads the rows."""

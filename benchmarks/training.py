@@ -1,6 +1,7 @@
 """Training speed of each kind of model: the whole loop against its floor, the same updates on batches in memory.
 
-    python benchmarks/training.py DATA [--cases NAME …] [--ranks N …] [--steps N] [--json FILE]
+    python benchmarks/training.py DATA [--cases NAME …] [--ranks N …] [--devices NAME …] [--compile] [--steps N]
+                                  [--json FILE]
 
 DATA is a folder of Parquet tables: `criteo_train` (13 numbers, 26 ids), `dssm_train` (positives of queries and items)
 and `din_train` (labelled, with click sequences), and an `_eval` of each. Batches have 8,192 rows per machine: two ranks
@@ -8,11 +9,13 @@ take half each. The loop reads, shuffles, encodes, waits and updates, as a run d
 same batches from memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
 two towers rank each positive among 1,024 sampled negatives. `data wait` is the share of the loop's time in which it
 waits for a batch, `cpu` the cores that the process keeps busy, `GEMM` the rate of a tower's product on this machine
-right after the case. The ratio is the loop over the floor.
+right after the case. The ratio is the loop over the floor. `--compile` measures each case with `train.compile` as well.
+Where there is no GPU for a case, it is not measured, and the table says so.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import subprocess
@@ -76,7 +79,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _training(num_ranks: int) -> dict[str, Any]:
+def _training(num_ranks: int, device: str, *, compiled: bool) -> dict[str, Any]:
     return {
         "batch_size": ROWS_PER_STEP // num_ranks,
         "num_epochs": 1,
@@ -84,7 +87,8 @@ def _training(num_ranks: int) -> dict[str, Any]:
         "checkpoint_every_steps": 1_000_000,
         "sparse_optimizer": {"kind": "adagrad", "learning_rate": 0.01},
         "dense_optimizer": {"kind": "adam", "learning_rate": 0.001},
-        "sharding": {"device": "cpu"},
+        "sharding": {"device": device},
+        "compile": compiled,
     }
 
 
@@ -141,7 +145,7 @@ def _retrieval_data(case: str, data: Path, work: Path) -> Any:
         )
 
 
-def _request(case: str, num_ranks: int, data: Any, work: Path) -> tuple[Any, Any]:
+def _request(case: str, training: dict[str, Any], num_ranks: int, data: Any, work: Path) -> tuple[Any, Any]:
     """Return the module that trains, and its request."""
     from recsys_core import train
     from recsys_core.losses import binary_cross_entropy, sampled_softmax
@@ -161,7 +165,7 @@ def _request(case: str, num_ranks: int, data: Any, work: Path) -> tuple[Any, Any
         module = train
     return module, module.Request(
         output=work / "train",
-        config=train.Config.model_validate(_training(num_ranks)),
+        config=train.Config.model_validate(training),
         num_ranks=num_ranks,
         seed=0,
         data=data,
@@ -171,27 +175,31 @@ def _request(case: str, num_ranks: int, data: Any, work: Path) -> tuple[Any, Any
     )
 
 
-def work_as_rank(case: str, data: Path, work: Path, num_steps: int) -> None:
+def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str, *, compiled: bool) -> None:
     """Measure one case on this rank; the first one writes the figures to `work`."""
     import torch
 
     from recsys_core import distributed, train
     from recsys_core.progress import Event
 
-    with distributed.world("cpu") as here:
+    with distributed.world(device) as here:
         if here.is_first:
             made = (_ranking_data if case in ("dlrm", "din") else _retrieval_data)(case, data, work)
         made = here.gather(made if here.is_first else None)[0]
-        module, request = _request(case, here.num_ranks, made, work)
+        training = _training(here.num_ranks, device, compiled=compiled)
+        module, request = _request(case, training, here.num_ranks, made, work)
         trainer = module.trainer(request, here)
-        batches = [b for b, _ in zip(_batches(trainer), range(_HELD_BATCHES), strict=False)]
+        held = zip(_batches(trainer), range(_HELD_BATCHES), strict=False)
+        batches = [batch.to(here.device) for (batch, _), _ in held]
         for number in range(_WARM_UP_STEPS):
             trainer.step(batches[number], number)
+        _wait(here)
         here.barrier()
         seconds = []
         for number in range(num_steps):
             started = time.perf_counter()
             trainer.step(batches[number % _HELD_BATCHES], number)
+            _wait(here)
             seconds.append(time.perf_counter() - started)
         ticks: list[tuple[float, float]] = []
         del batches
@@ -246,10 +254,18 @@ def _evaluated(case: str, trainer: Any, request: Any, data: Path, here: Any) -> 
 
 
 def _batches(trainer: Any) -> Any:
-    return (batch for batch, _ in trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0))
+    return trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)
 
 
-def measure(case: str, num_ranks: int, data: Path, num_steps: int) -> dict[str, float]:
+def _wait(here: Any) -> None:
+    """Return when the device has done what it was given."""
+    import torch
+
+    if here.device.type == "cuda":
+        torch.cuda.synchronize(here.device)
+
+
+def measure(case: str, num_ranks: int, data: Path, num_steps: int, device: str, *, compiled: bool) -> dict[str, float]:
     """Run a case on `num_ranks` processes that share the machine's cores; return its figures."""
     from recsys_core import launch
 
@@ -258,6 +274,7 @@ def measure(case: str, num_ranks: int, data: Path, num_steps: int) -> dict[str, 
         if num_ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
         command += [__file__, str(data), "--worker", case, "--work", work, "--steps", str(num_steps)]
+        command += ["--devices", device, *(["--compile"] if compiled else [])]
         environment = launch.environment(launch.Config(num_ranks=num_ranks))
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -279,47 +296,66 @@ def gemm() -> float:
     return 2 * left.numel() * right.shape[1] / float(np.median(seconds)) / 1e9
 
 
+def _num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def main() -> None:
     """Measure every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
+    parser.add_argument("--compile", action="store_true", help="measure each case with train.compile too")
     parser.add_argument("--steps", type=int, default=20, help="updates by which the floor is measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work_as_rank(arguments.worker, arguments.data, arguments.work, arguments.steps)
+        (device,) = arguments.devices
+        shared = arguments.data, arguments.work, arguments.steps, device
+        work_as_rank(arguments.worker, *shared, compiled=arguments.compile)
         # As ranks of a run end: see `recsys_core.__main__`.
         os._exit(0)
     print(
-        f"{'case':<20} {'ranks':>5} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} {'data wait':>10} {'cpu':>5} "
-        f"{'evaluation':>11} {'GEMM':>5} GFLOP/s"
+        f"{'case':<28} {'ranks':>5} {'device':>6} {'loop':>10} {'floor':>10}  examples/s  {'ratio':>5} "
+        f"{'data wait':>10} {'cpu':>5} {'evaluation':>11} {'GEMM':>5} GFLOP/s"
     )
-    rows = []
-    for case in arguments.cases:
-        for num_ranks in arguments.ranks:
-            found = measure(case, num_ranks, arguments.data, arguments.steps)
-            ratio, rate = found["loop"] / found["floor"], gemm()
-            print(
-                f"{case:<20} {num_ranks:>5} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} "
-                f"{found['data_wait_share']:>10.1%} {found['cpu']:>5.2f} {found['evaluation']:>11,.0f} {rate:>5.0f}",
-                flush=True,
-            )
-            named = {"case": f"{case}, {num_ranks} rank(s)"}
-            speed = {"figure": "training", "value": found["loop"], "unit": "examples/s"}
-            rows.append(named | speed | {"reference": found["floor"], "ratio": ratio})
-            found["gemm"] = rate
-            for figure, unit in (
-                ("gemm", "GFLOP/s"),
-                ("data_wait_share", "share"),
-                ("cpu", "cores of the first rank"),
-                ("evaluation", "examples/s"),
-            ):
-                figures = {"figure": figure, "value": found[figure], "unit": unit}
-                rows.append(named | figures | {"reference": None, "ratio": None})
+    rows: list[dict[str, Any]] = []
+    ways = itertools.product(
+        arguments.cases, arguments.ranks, arguments.devices, [False, True][: 1 + arguments.compile]
+    )
+    for case, num_ranks, device, compiled in ways:
+        label = f"{case}, compiled" if compiled else case
+        told = f"{label:<28} {num_ranks:>5} {device:>6}"
+        named = {"case": f"{label}, {num_ranks} rank(s)" + (", cuda" if device == "cuda" else "")}
+        if device == "cuda" and num_ranks > _num_gpus():
+            print(f"{told} not measured: {_num_gpus()} GPU(s) here", flush=True)
+            unknown = {"value": None, "unit": "examples/s", "reference": None, "ratio": None}
+            rows.append(named | {"figure": "training"} | unknown)
+            continue
+        found = measure(case, num_ranks, arguments.data, arguments.steps, device, compiled=compiled)
+        found["gemm"] = gemm()
+        ratio = found["loop"] / found["floor"]
+        print(
+            f"{told} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} {found['data_wait_share']:>10.1%} "
+            f"{found['cpu']:>5.2f} {found['evaluation']:>11,.0f} {found['gemm']:>5.0f}",
+            flush=True,
+        )
+        speed = {"figure": "training", "value": found["loop"], "unit": "examples/s"}
+        rows.append(named | speed | {"reference": found["floor"], "ratio": ratio})
+        for figure, unit in (
+            ("gemm", "GFLOP/s"),
+            ("data_wait_share", "share"),
+            ("cpu", "cores of the first rank"),
+            ("evaluation", "examples/s"),
+        ):
+            figures = {"figure": figure, "value": found[figure], "unit": unit}
+            rows.append(named | figures | {"reference": None, "ratio": None})
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

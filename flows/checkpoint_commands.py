@@ -23,7 +23,7 @@ def list_(
     place: Annotated[Path, typer.Argument(help="a config, or the folder that the runs are written to")],
     as_json: _AsJson = False,
 ) -> None:
-    """Print every finished training's checkpoint, the newest day last.
+    """Print every finished training's checkpoint, the newest day last, and below it the other states it has kept.
 
     Examples: `dayline checkpoint list configs/demo.yaml`, `dayline checkpoint list runs`
     """
@@ -33,24 +33,30 @@ def list_(
     root = place if place.is_dir() else (loaded := load(place, None)).run_root / loaded.name
     manifests = sorted(root.rglob(f"train/{MANIFEST}"))
     found = sorted((Checkpoint.load(path.parent) for path in manifests), key=lambda made: (made.day, made.path))
-    rows = [
-        {
+    rows: list[dict[str, object]] = []
+    for made in found:
+        of_training: dict[str, object] = {
             "day": str(made.day),
             "steps": made.num_steps,
             "loss": round(made.loss, 4),
             "ranks": made.num_ranks,
             "bytes": files.num_bytes(made.state),
             "start": "warm" if made.warm_started_from else "random",
+            "state": None,
             "path": str(made.path),
         }
-        for made in found
-    ]
+        states = [f"step {one.step}, {one.metric} {one.value:.6g}" for one in made.kept]
+        rows.append(of_training | {"state": states[0] if states else None})
+        for one, state in zip(made.kept[1:], states[1:], strict=True):
+            where = made.path / one.folder
+            own: dict[str, object] = {"bytes": files.num_bytes(where), "state": state, "path": str(where)}
+            rows.append(dict.fromkeys(of_training) | own)
     _print(rows, f"{root}: no finished training", as_json=as_json)
 
 
 @app.command()
 def show(checkpoint: _Checkpoint, as_json: _AsJson = False) -> None:
-    """Print a checkpoint's tensors: key, shape, type and bytes; and the step that it stands at.
+    """Print a checkpoint's tensors: key, shape, type and bytes; the step that it stands at, and the best ones kept.
 
     Example: `dayline checkpoint show runs/shop/2024-01-15/RUN_ID/train --json | jq '.[].key'`
     """
@@ -62,6 +68,9 @@ def show(checkpoint: _Checkpoint, as_json: _AsJson = False) -> None:
     _print([record.model_dump(mode="json") for record in records], f"{directory}: no tensors", as_json=as_json)
     total = sum(record.num_bytes for record in records)
     typer.echo(f"{directory}: step {position.step}, {len(records)} tensors, {total:,} bytes", err=True)
+    if position.kept:
+        best = ", ".join(f"{one.step} ({one.value:.6g})" for one in position.kept)
+        typer.echo(f"best steps until then, by train.best_metric: {best}", err=True)
 
 
 @app.command()

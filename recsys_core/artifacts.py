@@ -17,6 +17,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict
 
 MANIFEST = "manifest.json"
+STATE = "state"
 _CHUNK_BYTES = 1 << 20
 A = TypeVar("A", bound="Artifact")
 
@@ -237,11 +238,21 @@ class LabelledData(Artifact):
         return self.path / "features"
 
 
+class KeptState(Frozen):
+    """A state of a training that validated well; `folder` is relative to the artifact's directory."""
+
+    step: int
+    metric: str
+    value: float
+    folder: str
+
+
 class Checkpoint(Artifact):
     """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
 
     `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
-    that were ever updated, where the optimizer keeps what tells that.
+    that were ever updated, where the optimizer keeps what tells that. `kept` are the states that validated best, the
+    best one, which is in `state/`, first. `folder` is that of the state that is meant.
     """
 
     stage: ClassVar[str] = "train"
@@ -253,11 +264,33 @@ class Checkpoint(Artifact):
     num_ranks: int
     warm_started_from: str | None
     touched: dict[str, float] = {}
+    kept: tuple[KeptState, ...] = ()
+    folder: str = STATE
 
     @property
     def state(self) -> Path:
         """Folder of torch's distributed checkpoint: model and optimizers."""
-        return self.path / "state"
+        return self.path / self.folder
+
+    def at(self, step: int | None) -> Self:
+        """Return the same training with the kept state of `step`; None is the best one.
+
+        Raises:
+            ValueError: that one was not kept; those that were are listed.
+        """
+        if step is None:
+            return self
+        folders = {one.step: one.folder for one in self.kept}
+        if step not in folders:
+            told = ", ".join(f"{one.step} ({one.metric} {one.value:.6g})" for one in self.kept) or "none"
+            raise ValueError(
+                f"use_step: {self.path} has no state of step {step}, but of {told}; name one of these, or keep more "
+                "with train.keep_best"
+            )
+        folder = folders[step]
+        # What is made of another state is another artifact.
+        digest = self.digest if folder == self.folder else digest_of([self.digest, folder])
+        return self.model_copy(update={"folder": folder, "digest": digest})
 
     @property
     def plan(self) -> Path:

@@ -31,6 +31,7 @@ class Objective(ABC):
         feed: makes batches of them; a batch has `to(device)` and `global_rows`.
         model: on the CPU, its tables on the meta device.
         tables: the part of `model` that holds its embedding tables.
+        dense: the parts that are called with what the tables give, and hold all other parameters.
     """
 
     engine: Engine
@@ -38,6 +39,7 @@ class Objective(ABC):
     feed: Source
     model: nn.Module
     tables: nn.Module
+    dense: tuple[nn.Module, ...]
 
     @abstractmethod
     def loss(self, model: Callable[..., Any], batch: Any, here: World) -> Tensor:
@@ -50,8 +52,8 @@ class Objective(ABC):
             ValueError: this objective has no such rows.
         """
         raise ValueError(
-            "train.evaluate_every_steps: retrieval has no rows to validate on, it is measured on the next day when "
-            "training is done; leave it out"
+            "train.evaluate_every_steps, train.evaluate_every_epochs: retrieval has no rows to validate on, it is "
+            "measured on the next day when training is done; leave them out"
         )
 
 
@@ -76,7 +78,7 @@ class Retrieval(Objective):
         self.reader = parquet.Reader(parquet.Config(path=str(data.examples)))
         torch.manual_seed(seed)
         towers = models.build(model, self.engine, RetrievalModel, tables_device="meta")
-        self.model, self.tables = towers, towers.tables
+        self.model, self.tables, self.dense = towers, towers.tables, (towers.query, towers.item)
         self._loss = sampled_softmax.Loss(loss)
         self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys_core import artifacts, checkpoint, distributed, loader, optim, sharding, stopping, tracing
+from recsys_core import artifacts, best, checkpoint, compiling, distributed, loader, optim, sharding, stopping, tracing
 from recsys_core.artifacts import Frozen, Pending, TrainingData
 from recsys_core.checkpoint import Position, fine_tune, owners
 from recsys_core.distributed import World
@@ -29,6 +29,8 @@ from recsys_core.objective import Objective, Retrieval
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.readers import Selected, Selection
 from recsys_core.sharding import Config as Sharding
+
+_BEST = "best"
 
 
 class Config(Frozen):
@@ -70,6 +72,10 @@ class Config(Frozen):
     evaluate_every_steps: int | None = Field(
         default=None, ge=1, description="measure the split `valid` so often and keep the best state; null: the last one"
     )
+    evaluate_every_epochs: int | None = Field(
+        default=None, ge=1, description="likewise after whole epochs, alone or beside evaluate_every_steps"
+    )
+    keep_best: int = Field(default=1, ge=1, description="the best so many states stay; training ends with the first")
     early_stopping_patience: int | None = Field(
         default=None, ge=1, description="stop after so many evaluations in a row without a better one; null: never"
     )
@@ -82,8 +88,13 @@ class Config(Frozen):
     profile: tracing.Config | None = Field(
         default=None, description="record some steps with torch's profiler, to train.profile beside the artifact"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of matrix products; weights, losses and optimizers stay float32"
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="of matrix products; weights, losses and optimizers stay float32; float16, for GPUs without "
+        "bfloat16, scales the loss and waits for the device in every step",
+    )
+    compile: bool = Field(
+        default=False, description="compile all but the tables with torch.compile, which needs a C++ compiler"
     )
     sparse_optimizer: optim.SparseConfig = optim.SparseConfig()
     dense_optimizer: optim.DenseConfig = optim.DenseConfig()
@@ -98,11 +109,17 @@ class Config(Frozen):
             )
         if (self.cost_column is None) != (self.max_cost is None):
             raise ValueError("cost_column and max_cost go together; give both, or neither")
-        if self.early_stopping_patience is not None and self.evaluate_every_steps is None:
-            raise ValueError(
-                "early_stopping_patience counts evaluations; set evaluate_every_steps too, or leave it out"
-            )
+        for name in ("early_stopping_patience", "keep_best"):
+            if getattr(self, name) != type(self).model_fields[name].default and not self.evaluates:
+                raise ValueError(
+                    f"{name} counts evaluations; set evaluate_every_steps or evaluate_every_epochs too, or leave it out"
+                )
         return self
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the state is measured while training goes on."""
+        return self.evaluate_every_steps is not None or self.evaluate_every_epochs is not None
 
 
 class Request(artifacts.Request):
@@ -193,7 +210,10 @@ class Trainer:
         self.model: DistributedModelParallel = sharding.shard(
             objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
         )
-        self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model)
+        if config.compile:
+            compiling.compile_in_place(objective.dense, here.device)
+        scaler = optim.Scaler(objective.dense, here) if config.precision == "float16" else None
+        self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model, scaler)
         self.position = Position()
         self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)
         self._budget: Budget | None = None
@@ -250,8 +270,8 @@ class Trainer:
         return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
 
     def _precision(self) -> torch.autocast:
-        enabled = self.config.precision == "bfloat16"
-        return torch.autocast(self.here.device.type, torch.bfloat16, enabled=enabled)
+        kind = torch.float16 if self.config.precision == "float16" else torch.bfloat16
+        return torch.autocast(self.here.device.type, kind, enabled=self.config.precision != "float32")
 
     def order(self, epoch: int) -> Order:
         """Return the order in which an epoch reads the rows."""
@@ -284,24 +304,20 @@ class Trainer:
             gather=self.here.gather,
         )
 
-    def judge(self, best: Path) -> dict[str, float]:
-        """Validate, save the state to `best` if none was better, and return the figures.
+    def judge(self, meter: Meter, directory: Path) -> None:
+        """Measure the state and tell the figures; keep it in `directory` if it is among the best.
 
         Raises:
             ValueError: there is nothing to validate on, or it does not have `train.best_metric`.
         """
-        name, position = self.config.best_metric, self.position
+        self.report(meter)
         found = self.objective.validate(self.model, self.here)
-        if name not in found:
-            raise ValueError(f"train.best_metric: the validation rows have no {name}, only {', '.join(found)}")
-        sign = 1 if name in ("auc", "gauc") else -1
-        if position.best_value is None or sign * found[name] > sign * position.best_value:
-            update = {"best_value": found[name], "best_step": position.step, "num_stale": 0}
-            self.position = position.model_copy(update=update)
-            self.save(best)
-        else:
-            self.position = position.model_copy(update={"num_stale": position.num_stale + 1})
-        return found
+        self.position = best.ranked(self.position, found, self.config.best_metric, count=self.config.keep_best)
+        if any(one.step == self.position.step for one in self.position.kept):
+            self.save(best.place(directory, self.position.step))
+            if self.here.is_first:
+                best.tidy(directory, self.position)
+        meter.tell(self.position, found)
 
     def touched(self) -> dict[str, float]:
         """Return the share of each table's rows that an update has ever touched; every rank calls this."""
@@ -322,6 +338,14 @@ class Trainer:
         patience, num_steps = self.config.early_stopping_patience, self.config.num_steps
         stale = patience is not None and self.position.num_stale >= patience
         return stale or (num_steps is not None and self.position.step >= num_steps)
+
+    @property
+    def evaluates_epoch(self) -> bool:
+        """Whether the state is to be measured at the end of this epoch, and has not been."""
+        every, position = self.config.evaluate_every_epochs, self.position
+        whole = position.consumed == ((0, self.objective.reader.num_rows),)
+        is_due = every is not None and (position.epoch + 1) % every == 0
+        return is_due and whole and position.validated_step != position.step
 
     def save(self, directory: Path, *, keep: int | None = None) -> None:
         """Write a checkpoint, in the background if the config says so; every rank calls this.
@@ -365,10 +389,12 @@ def fit(
         work.path.mkdir(parents=True, exist_ok=True)
         _tell_plan(trainer, work, sink)
     here.barrier()
-    steps, state = work.path / "steps", work.path / "state"
+    steps, state = work.path / "steps", work.path / artifacts.STATE
     if resumed := state if state.exists() else checkpoint.latest(steps):
         trainer.restore(resumed)
         trainer.position = checkpoint.position(resumed)
+        if resumed != state:
+            trainer.position = best.still_there(work.path / _BEST, trainer.position, here)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
     elif base is not None:
         trainer.inherit(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
@@ -386,14 +412,13 @@ def fit(
     trainer.saver.wait()
     trainer.optimizer.finish()
     if resumed != state:
-        if trainer.position.best_step:
-            trainer.restore(work.path / "best")
+        if trainer.position.kept:
+            trainer.restore(best.place(work.path / _BEST, trainer.position.kept[0].step))
         trainer.save(state)
         trainer.saver.wait()
     touched = trainer.touched()
     if here.is_first:
-        for kept in (steps, work.path / "best"):
-            shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(steps, ignore_errors=True)
         work.commit(
             artifacts.Checkpoint,
             request,
@@ -405,6 +430,7 @@ def fit(
             num_ranks=here.num_ranks,
             warm_started_from=base.digest if base else None,
             touched=touched,
+            kept=best.finish(work.path / _BEST, trainer.position, trainer.config.best_metric),
         )
     here.barrier()
     return artifacts.Checkpoint.load(request.output)
@@ -436,17 +462,20 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
                 evaluates = config.evaluate_every_steps is not None and step % config.evaluate_every_steps == 0
                 saves = step % config.checkpoint_every_steps == 0
                 stops = agreement.is_due(step) and agreement.ask(step)
-                if step % config.log_every_steps == 0 or evaluates or saves or stops:
+                if step % config.log_every_steps == 0 or saves or stops:
                     trainer.report(meter)
                 if evaluates:
-                    meter.tell(trainer.position, trainer.judge(work.path / "best"))
+                    trainer.judge(meter, work.path / _BEST)
                 if saves or stops:
                     trainer.position = meter.settle(trainer.position)
                     trainer.save(steps / f"step-{step}", keep=config.keep_checkpoints)
                 if stops:
                     trainer.saver.wait()
                     raise Stopped(meter.stopped(trainer.position))
-        trainer.position = _end_epoch(trainer, meter.settle(trainer.position))
+        trainer.position = meter.settle(trainer.position)
+        if trainer.evaluates_epoch:
+            trainer.judge(meter, work.path / _BEST)
+        trainer.position = _end_epoch(trainer, trainer.position)
         if trainer.is_over:
             break
     trainer.report(meter)

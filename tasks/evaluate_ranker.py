@@ -22,7 +22,7 @@ def evaluate_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint)
         num_ranks=config.launch.world_size,
         seed=config.seed,
         data=data,
-        checkpoint=checkpoint,
+        checkpoint=checkpoint.at(config.use_step),
     )
     work = partial(launch.run, "rank_evaluate", RankingEvaluation, config=config.launch)
     return perform(run, "evaluate", RankingEvaluation, request, work)

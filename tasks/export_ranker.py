@@ -11,8 +11,14 @@ from tasks.perform import RankingRun, perform, stage_task
 @stage_task("export")
 def export_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint) -> ExportedRanker:
     """Return the scripted module with the fitted features."""
+    config = run.config
     request = run.request(
-        stage.Request, "export", config=run.config.export, model=run.config.model, data=data, checkpoint=checkpoint
+        stage.Request,
+        "export",
+        config=config.export,
+        model=config.model,
+        data=data,
+        checkpoint=checkpoint.at(config.use_step),
     )
-    work = partial(launch.run, "rank_export", ExportedRanker, config=launch.alone(run.config.launch))
+    work = partial(launch.run, "rank_export", ExportedRanker, config=launch.alone(config.launch))
     return perform(run, "export", ExportedRanker, request, work)

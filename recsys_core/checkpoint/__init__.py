@@ -26,13 +26,20 @@ from recsys_core.loader import Interval
 _POSITION = "position.json"
 
 
+class Validated(Frozen):
+    """The figure of `train.best_metric` after a step."""
+
+    step: int
+    value: float
+
+
 class Position(Frozen):
     """Where training stands.
 
     `consumed` are intervals of the epoch's order, gathered from all ranks, and `loss_sum` is the sum of their
-    examples' losses; `last_loss` is the mean of the epoch before. `best_value` is the best validation so far, that of
-    step `best_step`, and `num_stale` how many have been worse since. `source` is the fingerprint of the rows' reader:
-    for other rows, the position means nothing.
+    examples' losses; `last_loss` is the mean of the epoch before. `kept` are the best validations so far, the best one
+    first, `num_stale` is how many have been worse since that, and `validated_step` the step of the last. `source` is
+    the fingerprint of the rows' reader: for other rows, the position means nothing.
     """
 
     step: int = 0
@@ -40,9 +47,9 @@ class Position(Frozen):
     consumed: tuple[Interval, ...] = ()
     loss_sum: float = 0.0
     last_loss: float | None = None
-    best_value: float | None = None
-    best_step: int = 0
+    kept: tuple[Validated, ...] = ()
     num_stale: int = 0
+    validated_step: int = 0
     source: dict[str, str] = Field(default_factory=dict)
 
     def refuse_other_source(self, found: dict[str, str]) -> None:

@@ -35,6 +35,11 @@ class RankingConfig(Frozen):
     model: Annotated[Frozen, OneOf("recsys_core.models")]
     loss: BinaryCrossEntropy = BinaryCrossEntropy()
     train: Train = Train()
+    use_step: int | None = Field(
+        default=None,
+        description="of the states that train.keep_best kept, that of this step is measured, exported and scored with; "
+        "null: the best",
+    )
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     predict: Predict = Predict()

@@ -83,7 +83,7 @@ class _Total(torch.autograd.Function):
     """The sum of the losses, block by block of queries; each block's gradient is taken while its logits are there.
 
     A query's softmax over the negatives and its positive gives both: loss -log p, gradient p - [positive]. The sum is
-    a scalar, so all that its own gradient does is scale. Under autocast the products are bfloat16's; the losses
+    a scalar, so all that its own gradient does is scale. Under autocast the products are of its type; the losses
     and what is added up over blocks are float32.
 
     A block, of a width that keeps its rows aligned:   n0 … nN-1 | positive | -inf …
@@ -93,7 +93,8 @@ class _Total(torch.autograd.Function):
     def forward(
         ctx: Any, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor, first: int
     ) -> Tensor:
-        kind = torch.bfloat16 if torch.is_autocast_enabled(query_BD.device.type) else query_BD.dtype
+        device = query_BD.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query_BD.dtype
         num_queries, num_negatives = len(query_BD), len(item_MD) - first
         every = min(max(1, _BLOCK_NUMBERS // max(1, num_negatives)), max(1, num_queries))
         width = -(-(num_negatives + 1) // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS
@@ -136,7 +137,7 @@ class _Total(torch.autograd.Function):
 def _corrected(query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return [B, K] and [N, K] whose products are the queries' with the negatives, less the correction.
 
-    What bfloat16 rounds off the correction has a column of its own.
+    What a narrow type rounds off the correction has a column of its own.
     """
     ones_B1 = torch.ones_like(query_BD[:, :1])
     whole_N = -correction_N.to(kind)

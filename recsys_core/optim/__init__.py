@@ -15,10 +15,11 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys_core.optim import dense
 from recsys_core.optim.dense import Config as DenseConfig
+from recsys_core.optim.scaling import Scaler
 from recsys_core.optim.sparse import Config as SparseConfig
 from recsys_core.optim.sparse import check, fuse, refuse_unfit
 
-__all__ = ["DenseConfig", "Optimizer", "SparseConfig", "check", "fuse", "refuse_unfit"]
+__all__ = ["DenseConfig", "Optimizer", "Scaler", "SparseConfig", "check", "fuse", "refuse_unfit"]
 
 _FIRST_MOMENT = ".momentum1"
 _ROWS_PER_LOOK = 1 << 20  # a table has more than its copies should have memory
@@ -27,14 +28,20 @@ _ROWS_PER_LOOK = 1 << 20  # a table has more than its copies should have memory
 class Optimizer:
     """Both optimizers of one training. In each step: `begin`, the forward pass, `backward`, `end`."""
 
-    def __init__(self, sparse_config: SparseConfig, dense_config: DenseConfig, model: DistributedModelParallel) -> None:
-        """`model` is sharded, and its tables were given to `fuse` before that.
+    def __init__(
+        self,
+        sparse_config: SparseConfig,
+        dense_config: DenseConfig,
+        model: DistributedModelParallel,
+        scaler: Scaler | None = None,
+    ) -> None:
+        """`model` is sharded, and its tables were given to `fuse` before that; `scaler` is that of its dense parts.
 
         Raises:
             ValueError: a parameter group that matches nothing.
         """
         self._schedules = {"sparse": sparse_config.schedule, "dense": dense_config.schedule}
-        self._config = dense_config
+        self._config, self._scaler = dense_config, scaler
         self.parameters: dict[str, nn.Parameter] = dict(in_backward_optimizer_filter(model.named_parameters()))
         towers = KeyedOptimizerWrapper(self.parameters, lambda _: dense.build(dense_config, self.parameters))
         _fill_state(towers)
@@ -46,9 +53,9 @@ class Optimizer:
         self._start = sparse_config.initial_accumulator
         self._fill(self._start)
         # On the CPU: they are read in every step, and that must not wait for the device.
-        self._num_batches, self._num_accumulated = (
-            torch.zeros((), dtype=torch.int64),
-            torch.zeros((), dtype=torch.int64),
+        # Of the batches since the last update, those are held whose gradients the next one is made of.
+        self._num_batches, self._num_accumulated, self._num_held = (
+            torch.zeros((), dtype=torch.int64) for _ in range(3)
         )
         self._gradient_norm = torch.zeros(())
         self._average = {name: weight.detach().clone() for name, weight in self._averaged().items()}
@@ -67,8 +74,13 @@ class Optimizer:
             self._zero_gradients()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Compute gradients, and with them update the tables."""
-        (loss / self._config.accumulate_batches).backward()
+        """Compute gradients, and with them update the tables; a batch whose gradients overflow float16 is left out."""
+        share = loss / self._config.accumulate_batches
+        self._num_held += 1
+        if self._scaler is None:
+            share.backward()
+        elif not self._scaler.backward(share, self.parameters.values()):
+            self._num_held.zero_()
 
     def end(self) -> None:
         """Update the dense weights, unless more batches are to come first."""
@@ -80,33 +92,43 @@ class Optimizer:
     def finish(self) -> None:
         """Update the dense weights by what the last batches left over, as the mean over these batches."""
         if self._num_accumulated:
-            for weight in self.parameters.values():
-                assert weight.grad is not None
-                weight.grad *= self._config.accumulate_batches / float(self._num_accumulated)
             self._update()
 
     def _update(self) -> None:
+        self._num_accumulated.zero_()
+        if not self._num_held:
+            return
+        scale = self._scaler.scale if self._scaler else 1.0
+        factor = self._config.accumulate_batches / (float(self._num_held) * scale)
+        self._num_held.zero_()
+        if factor != 1:
+            for weight in self.parameters.values():
+                assert weight.grad is not None
+                weight.grad *= factor
+        if self._scaler:
+            self._scaler.updated()
         # Every rank has the same gradients, averaged in the backward pass, so each one's norm is the global one.
         if self._config.max_gradient_norm is not None:
             weights = self.parameters.values()
             self._gradient_norm = nn.utils.clip_grad_norm_(weights, self._config.max_gradient_norm)
         self._towers.step()
-        self._num_accumulated.zero_()
         if self._config.average_decay is not None:
             for name, average in self._average.items():
                 average.lerp_(self.parameters[name].detach(), 1 - self._config.average_decay)
 
     def learning_rates(self) -> dict[str, float]:
-        """Return the learning rates of the last step, of the first group of each side."""
-        return {f"{side}_learning_rate": groups[0]["lr"] for side, groups in self._groups.items() if groups}
+        """Return the learning rates of the last step, of the first group of each side, and the scale of gradients."""
+        rates = {f"{side}_learning_rate": groups[0]["lr"] for side, groups in self._groups.items() if groups}
+        return rates | ({"gradient_scale": self._scaler.scale} if self._scaler else {})
 
     def norms(self) -> dict[str, torch.Tensor]:
         """Return the lengths of the dense weights and of their last gradient, before it was cut."""
         gradients = [weight.grad for weight in self.parameters.values() if weight.grad is not None]
         clipped = self._config.max_gradient_norm is not None
+        scale = self._scaler.scale if self._scaler and self._num_held else 1.0
         return {
             "weight_norm": nn.utils.get_total_norm([*self.parameters.values()]).detach(),
-            "gradient_norm": self._gradient_norm if clipped else nn.utils.get_total_norm(gradients),
+            "gradient_norm": self._gradient_norm if clipped else nn.utils.get_total_norm(gradients) / scale,
         }
 
     def touched_rows(self) -> dict[str, tuple[int, int]]:
@@ -131,7 +153,9 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, by section; `restored` takes them back."""
-        training: dict[str, Any] = {"num_accumulated": self._num_accumulated}
+        training: dict[str, Any] = {"num_accumulated": self._num_accumulated, "num_held": self._num_held}
+        if self._scaler:
+            training |= self._scaler.state()
         if self._config.accumulate_batches > 1:
             training["gradients"] = {name: weight.grad for name, weight in self.parameters.items()}
         # Of a table that keeps no state, a rank may have an entry without content that another does not have.

@@ -34,7 +34,7 @@ class Ranking(Objective):
         self.reader = readers.opened(data.train)
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
-        self.model, self.tables = ranker, ranker.tables
+        self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._loss = binary_cross_entropy.Loss()
         self._config, self._batch_size = config, batch_size
         self._valid = readers.opened(data.valid) if data.valid else None
@@ -51,7 +51,8 @@ class Ranking(Objective):
         """See `Objective.validate`: the metrics of the split `valid`."""
         if self._valid is None:
             raise ValueError(
-                "train.evaluate_every_steps: the data has no split `valid`; give it one, or leave this out"
+                "train.evaluate_every_steps, train.evaluate_every_epochs: the data has no split `valid`; give it one, "
+                "or leave them out"
             )
         rows = gathered(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
         found = rows.metrics()

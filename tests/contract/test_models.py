@@ -1,12 +1,15 @@
 """What every model file promises: it builds, its scripted parts compute the same, and every parameter is trained."""
 
+import copy
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from pydantic import ValidationError
+from torch._dynamo.utils import counters
 
-from recsys_core import lookup, models
+from recsys_core import compiling, lookup, models
 from recsys_core.batch import dense, jagged, numbers
 from recsys_core.export import ExportedTower
 from recsys_core.features import Config as Features
@@ -128,6 +131,30 @@ def test_scripted_equals_eager(built):
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
     scripted = torch.jit.script(Ranker(model, weights))
     torch.testing.assert_close(scripted(ranker_inputs(query, item)), outputs[0])
+
+
+def test_compiled_equals_eager_and_other_sizes_of_batches_compile_nothing(built):
+    model, engine = built
+    eager = copy.deepcopy(model)
+    ranks = isinstance(model, RankingModel)
+    compiling.compile_in_place((model.head,) if ranks else (model.query, model.item), torch.device("cpu"))
+    assert model.state_dict().keys() == eager.state_dict().keys()
+    graphs = []
+    for num_rows in (4, 3, 4, 2):
+        rows = ROWS.slice(0, num_rows)
+        encoded = engine.transform(rows, "query"), engine.transform(rows, "item")
+        parts = (dense(*encoded),) if ranks else tuple(torch.from_numpy(side.dense) for side in encoded)
+        gradients = []
+        for one in (model, eager):
+            one.zero_grad()
+            found = one(jagged(*encoded, num_rows), *parts)
+            loss = sum((output.square() + output).sum() for output in ([found] if ranks else found))
+            loss.backward()
+            gradients.append({name: weight.grad for name, weight in one.named_parameters()} | {"loss": loss.detach()})
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+        graphs.append(counters["stats"]["unique_graphs"])
+    # Of two rows one has an empty sequence, and the other all elements there are: still the same graph.
+    assert graphs[0] == graphs[-1] > 0
 
 
 def test_a_pooled_mean_is_the_mean_of_the_ids_rows():

@@ -72,7 +72,9 @@ _EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("config", [{}, _EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "config", [{}, _EVERYTHING, _EVERYTHING | {"precision": "float16"}], ids=["plain", "everything", "float16"]
+)
 def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config, same_weights):
     undisturbed = train.run(train_request("undisturbed", config=config), silent)
     killed = train_request("killed", config=config)

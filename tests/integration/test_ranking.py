@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from flows.ranking import ranking
 from recsys_core import tracking
-from recsys_core.artifacts import RankingEvaluation
+from recsys_core.artifacts import Checkpoint, RankingEvaluation
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def config(tmp_path_factory):
             "num_epochs": 40,
             "evaluate_every_steps": 15,
             "early_stopping_patience": 2,
+            "keep_best": 2,
             "sparse_optimizer": {"kind": "adagrad", "learning_rate": 0.2},
             "dense_optimizer": {"learning_rate": 0.01},
         },
@@ -100,3 +101,9 @@ def test_a_ranking_run_learns_is_recorded_and_is_not_done_twice(prefect_server, 
     again = ranking(str(config))
     assert all(stage.cached for stage in again.stages.values())
     assert again.metrics == result.metrics
+
+    best, second = Checkpoint.load(result.artifacts["train"]).kept
+    other = ranking(str(config), overrides=[f"use_step={second.step}"])
+    assert [name for name, stage in other.stages.items() if stage.cached] == ["prepare", "train"]
+    assert second.value <= best.value
+    assert other.metrics.logloss != result.metrics.logloss

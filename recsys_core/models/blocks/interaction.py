@@ -96,6 +96,8 @@ class _Interaction(torch.autograd.Function):
 
 
 def _blocks(rows: Tensor) -> list[slice]:
-    """Part the rows, where a CPU's caches count."""
-    size = _BLOCK_ROWS * torch.get_num_threads() if rows.device.type == "cpu" else max(1, len(rows))
+    """Part the rows, where a CPU's caches count; what is compiled finds blocks of its own."""
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    size = _BLOCK_ROWS * torch.get_num_threads()
     return [slice(first, first + size) for first in range(0, len(rows), size)]

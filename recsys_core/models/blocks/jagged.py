@@ -17,9 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def row_numbers(lengths_B: Tensor) -> Tensor:
-    """Return the row that each value belongs to, [N] int64: 0 0 2 for lengths 2 0 1."""
-    return torch.repeat_interleave(torch.arange(lengths_B.shape[0], device=lengths_B.device), lengths_B)
+def row_numbers(lengths_B: Tensor, num_values: int) -> Tensor:
+    """Return the row that each of the N = `num_values` values belongs to, [N] int64: 0 0 2 for lengths 2 0 1.
+
+    A GPU need not be waited for to learn N, and a compiled model is one graph.
+    """
+    rows_B = torch.arange(lengths_B.shape[0], device=lengths_B.device)
+    return torch.repeat_interleave(rows_B, lengths_B, output_size=num_values)
 
 
 def segment_sum(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
@@ -33,7 +37,7 @@ def segment_sum(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
 def segment_max(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
     """Return the largest number of each column among a row's values, [B, D]; zeros for a row without."""
     zeros_BD = values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1])
-    rows_ND = row_numbers(lengths_B).unsqueeze(1).expand(-1, values_ND.shape[1])
+    rows_ND = row_numbers(lengths_B, values_ND.shape[0]).unsqueeze(1).expand(-1, values_ND.shape[1])
     return zeros_BD.scatter_reduce(0, rows_ND, values_ND, reduce="amax", include_self=False)
 
 
@@ -41,7 +45,7 @@ def tiled(values_ND: Tensor, lengths_B: Tensor, count: int) -> Tensor:
     """Return each row's first `count` values side by side, [B, count * D]; zeros where it has fewer."""
     num_rows, dim = lengths_B.shape[0], values_ND.shape[1]
     lengths_B = lengths_B.to(torch.int64)
-    rows_N = row_numbers(lengths_B)
+    rows_N = row_numbers(lengths_B, values_ND.shape[0])
     place_N = torch.arange(values_ND.shape[0], device=values_ND.device)
     place_N = place_N - (torch.cumsum(lengths_B, 0) - lengths_B).index_select(0, rows_N)
     # What is behind the first `count` goes to a place of its own, which is left out.
@@ -50,12 +54,12 @@ def tiled(values_ND: Tensor, lengths_B: Tensor, count: int) -> Tensor:
     return places_XD[: num_rows * count].view(num_rows, count * dim)
 
 
-def spread(rows_BD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return each value's row, [N, D]."""
+def spread(rows_BD: Tensor, lengths_B: Tensor, num_values: int) -> Tensor:
+    """Return the row of each of the N = `num_values` values, [N, D]."""
     if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-        return rows_BD.index_select(0, row_numbers(lengths_B))
+        return rows_BD.index_select(0, row_numbers(lengths_B, num_values))
     else:  # noqa: RET505
-        return _Spread.apply(rows_BD, lengths_B)
+        return _Spread.apply(rows_BD, lengths_B, num_values)
 
 
 def bags(values_ND: Tensor, lengths_B: Tensor) -> Tensor:
@@ -71,21 +75,22 @@ class _SegmentSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_ND: Tensor, lengths_B: Tensor) -> Tensor:
         ctx.save_for_backward(lengths_B)
+        ctx.num_values = values_ND.shape[0]
         return bags(values_ND, lengths_B)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (lengths_B,) = ctx.saved_tensors
-        return gradients[0].index_select(0, row_numbers(lengths_B)), None
+        return gradients[0].index_select(0, row_numbers(lengths_B, ctx.num_values)), None
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_BD: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(ctx: Any, rows_BD: Tensor, lengths_B: Tensor, num_values: int) -> Tensor:
         ctx.save_for_backward(lengths_B)
-        return rows_BD.index_select(0, row_numbers(lengths_B))
+        return rows_BD.index_select(0, row_numbers(lengths_B, num_values))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (lengths_B,) = ctx.saved_tensors
-        return bags(gradients[0], lengths_B), None
+        return bags(gradients[0], lengths_B), None, None

@@ -31,7 +31,8 @@ class Mlp(nn.Sequential):
     @torch.jit.unused
     def _eager(self, input: Tensor) -> Tensor:  # noqa: A002
         drops = self.training and any(isinstance(layer, nn.Dropout) for layer in self)
-        if drops or input.dim() != 2 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        plain = input.dim() != 2 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if drops or plain or torch.compiler.is_compiling():
             return super().forward(input)
         layers = [layer for layer in self if isinstance(layer, nn.Linear)]
         return _Mlp.apply(input, *(tensor for layer in layers for tensor in (layer.weight, layer.bias)))

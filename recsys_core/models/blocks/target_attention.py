@@ -42,7 +42,8 @@ class TargetAttention(nn.Module):
 
     @torch.jit.unused
     def _eager(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
-        if elements_ND.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        plain = elements_ND.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if plain or torch.compiler.is_compiling():
             return self._plain(targets_BD, elements_ND, lengths_B)
         layers = [self.first, *(layer for layer in self.rest.modules() if isinstance(layer, nn.Linear))]
         parameters = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
@@ -51,12 +52,13 @@ class TargetAttention(nn.Module):
     def _plain(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
         of_target_HD, of_element_HD, of_difference_HD, of_product_HD = self.first.weight.chunk(4, dim=1)
         by_row_BH = torch.addmm(self.first.bias, targets_BD, (of_target_HD + of_difference_HD).T)
-        products_ND = spread(targets_BD, lengths_B) * elements_ND
+        num_elements = elements_ND.shape[0]
+        products_ND = spread(targets_BD, lengths_B, num_elements) * elements_ND
         by_element_NH = (
             torch.cat([elements_ND, products_ND], dim=1)
             @ torch.cat([of_element_HD - of_difference_HD, of_product_HD], dim=1).T
         )
-        weights_N1 = self.rest(by_element_NH + spread(by_row_BH, lengths_B))
+        weights_N1 = self.rest(by_element_NH + spread(by_row_BH, lengths_B, num_elements))
         return segment_sum(elements_ND * weights_N1, lengths_B)
 
 
@@ -72,7 +74,7 @@ class _Attention(torch.autograd.Function):
         scores_N1 = elements_ND.new_empty(len(elements_ND), 1)
         output_BD = torch.empty_like(targets_BD)
         for rows, span in _blocks(lengths_B):
-            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows])
+            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows], span.stop - span.start)
             both_XY = torch.cat([element_XD, element_XD * targets_BD[rows][owner_X]], dim=1)
             made = [*(outputs[span] for outputs in kept), scores_N1[span]]
             torch.mm(both_XY, by_both_HY.T, out=made[0])
@@ -97,7 +99,7 @@ class _Attention(torch.autograd.Function):
         of_weights = [torch.zeros_like(weight) for weight in weights]
         of_biases = [weight.new_zeros(len(weight)) for weight in weights]
         for rows, span in _blocks(lengths_B):
-            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows])
+            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows], span.stop - span.start)
             target_XD = targets_BD[rows].index_select(0, owner_X)
             of_interest_XD = gradients[0][rows].index_select(0, owner_X)
             of_made = (of_interest_XD * element_XD).sum(dim=1, keepdim=True)

@@ -355,7 +355,8 @@ def test_state_taken_back_goes_on_as_if_never_stopped(here: distributed.World) -
         assert weight.grad is not None
         weight.grad.copy_(kept[0]["gradients"][name])
         state["average"][name].copy_(kept[1][name])
-    state["training"]["num_accumulated"].copy_(kept[0]["num_accumulated"])
+    for name in ("num_accumulated", "num_held"):
+        state["training"][name].copy_(kept[0][name])
     state["optimizer"]["num_batches"].copy_(straight.optimizer.state()["optimizer"]["num_batches"])
     stopped.optimizer.restored({**state, "optimizer": straight.optimizer.state()["optimizer"]})
     for number in range(3, 6):

@@ -1,15 +1,21 @@
 """Labelled tables that must be refused, scores of a table, and a training that stops when it gets no better."""
 
 import datetime
+import json
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from flows.cli import app
 from recsys_core import checkpoint
+from recsys_core import train as training
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
+from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
@@ -167,15 +173,121 @@ def test_what_was_prepared_is_told(data):
 def test_training_stops_and_what_is_kept_is_the_best_state(data, trained, tmp_path):
     position = checkpoint.position(trained.state)
     assert trained.num_steps == position.step < 60 * 8
-    assert position.best_step == position.step - 2 * 8
+    (best,) = position.kept
+    assert best.step == position.step - 2 * 8
     found = _evaluated(data, trained, tmp_path / "evaluate")
-    assert found.metrics.logloss == pytest.approx(position.best_value, rel=1e-6)
+    assert found.metrics.logloss == pytest.approx(best.value, rel=1e-6)
     assert not list(trained.path.rglob("best"))
 
 
+_BY_EPOCHS = {
+    "num_epochs": 9,
+    "evaluate_every_steps": None,
+    "evaluate_every_epochs": 2,
+    "early_stopping_patience": None,
+    "keep_best": 3,
+    "checkpoint_every_steps": 12,
+}
+
+
+@pytest.fixture(scope="module")
+def kept(data, tmp_path_factory):
+    """Training whose three best states of four are there."""
+    told = []
+    request = _train_request(data, tmp_path_factory.mktemp("kept") / "train", **_BY_EPOCHS)
+    return train.run(request, told.append), told
+
+
+def test_states_are_measured_after_epochs_and_the_best_three_can_be_used(data, kept, tmp_path):
+    made, told = kept
+    # 400 rows are eight steps; the ninth epoch is no second one.
+    values = {event.step: event.metrics["valid_logloss"] for event in told if "valid_logloss" in event.metrics}
+    assert list(values) == [16, 32, 48, 64]
+    expected = sorted(values.items(), key=lambda pair: pair[1])[:3]
+    assert [(one.step, one.value) for one in made.kept] == expected
+    folders = ["state", *(f"best/step-{step}" for step, _ in expected[1:])]
+    assert [one.folder for one in made.kept] == folders
+    assert sorted(path.name for path in (made.path / "best").iterdir()) == sorted(f[5:] for f in folders[1:])
+    for number, (step, value) in enumerate(expected):
+        found = _evaluated(data, made.at(step), tmp_path / f"evaluate-{number}")
+        assert found.metrics.logloss == pytest.approx(value, rel=1e-6)
+        request = export.Request(
+            output=tmp_path / f"export-{number}",
+            config=Export(),
+            model=MODEL,
+            data=data,
+            checkpoint=made.at(step),
+            **COMMON,
+        )
+        export.run(request, silent)
+    assert made.at(None).digest == made.at(expected[0][0]).digest != made.at(expected[1][0]).digest
+    with pytest.raises(ValueError, match=r"use_step: .* has no state of step 7, but of .*\(logloss 0\."):
+        made.at(7)
+
+
+def test_checkpoint_commands_list_the_states_that_were_kept(kept):
+    made, _ = kept
+    shown = CliRunner().invoke(app, ["checkpoint", "list", str(made.path.parent), "--json"], catch_exceptions=False)
+    rows = json.loads(shown.stdout)
+    assert [row["state"] for row in rows] == [f"step {one.step}, logloss {one.value:.6g}" for one in made.kept]
+    assert [row["path"] for row in rows] == [
+        str(made.path),
+        *(str(made.path / one.folder) for one in made.kept[1:]),
+    ]
+    assert [row["steps"] for row in rows] == [72, None, None]
+    shown = CliRunner().invoke(app, ["checkpoint", "show", rows[1]["path"]], catch_exceptions=False)
+    assert f"step {made.kept[1].step}, " in shown.stderr
+    shown = CliRunner().invoke(app, ["checkpoint", "show", rows[0]["path"]], catch_exceptions=False)
+    assert ", ".join(f"{one.step} ({one.value:.6g})" for one in made.kept) in shown.stderr
+
+
+# Checkpoints are made after every second step: 38 is before the evaluation at 40, 40 is after that by steps and before
+# that by epochs. In the background, what is evicted may still be read.
+@pytest.mark.parametrize("dies_at", [39, 40, 41])
+def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(data, tmp_path, monkeypatch, dies_at):
+    changes = _BY_EPOCHS | {
+        "num_epochs": 12,
+        "evaluate_every_steps": 20,
+        "evaluate_every_epochs": 1,
+        "early_stopping_patience": 5,
+        "keep_best": 2,
+        "checkpoint_every_steps": 2,
+        "async_checkpoints": dies_at == 41,
+    }
+    told: list = []
+    whole = train.run(_train_request(data, tmp_path / "whole" / "train", **changes), told.append)
+    request = _train_request(data, tmp_path / "killed" / "train", **changes)
+    real = training.Trainer.step
+
+    def dies(self, batch, number):
+        if number == dies_at:
+            raise KeyboardInterrupt
+        return real(self, batch, number)
+
+    again: list = []
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(request, again.append)
+    made = train.run(request, again.append)
+    assert made.kept == whole.kept
+    assert (made.num_steps, made.loss) == (whole.num_steps, whole.loss)
+    measured = [
+        {event.step: event.metrics for event in events if "valid_logloss" in event.metrics} for events in (told, again)
+    ]
+    assert measured[0] == measured[1]
+    assert {8, 16, 20, 24, 32, 40} <= measured[0].keys()
+    for one in made.kept:
+        assert not list(files.diff(whole.path / one.folder, made.path / one.folder))
+
+
 def test_stopping_needs_evaluations_and_validation_rows(data, tmp_path):
-    with pytest.raises(ValidationError, match="early_stopping_patience counts evaluations; set evaluate_every_steps"):
+    with pytest.raises(
+        ValidationError, match="early_stopping_patience counts evaluations; set evaluate_every_steps or"
+    ):
         Train.model_validate({"early_stopping_patience": 1})
+    with pytest.raises(ValidationError, match="keep_best counts evaluations; set evaluate_every_steps or"):
+        Train.model_validate({"keep_best": 2})
     alone = data.model_copy(update={"splits": data.splits[:1]})
     with pytest.raises(ValueError, match="the data has no split `valid`"):
         train.run(_train_request(alone, tmp_path / "train"), silent)
@@ -187,6 +299,42 @@ def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):
     request = _train_request(data, tmp_path / "train", best_metric="gauc")
     with pytest.raises(ValueError, match="train.best_metric: the validation rows have no gauc, only .*auc"):
         train.run(request.model_copy(update={"ranking": Config()}), silent)
+
+
+def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(data, tmp_path, monkeypatch):
+    # 400 rows in batches of 90: the last of an epoch has 40.
+    changes = {"batch_size": 90, "num_epochs": 3, "evaluate_every_steps": None, "early_stopping_patience": None}
+    changes |= {"checkpoint_every_steps": 4}
+    eager = train.run(_train_request(data, tmp_path / "eager" / "train", **changes), silent)
+    request = _train_request(data, tmp_path / "compiled" / "train", compile=True, **changes)
+    compiled = train.run(request, silent)
+    assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
+    assert files.describe(compiled.state) == files.describe(eager.state)
+    for one in files.diff(eager.state, compiled.state):
+        assert one.max_absolute is not None
+        assert one.max_absolute < 1e-5, one
+    # Another process would find the sizes of the batches in another order.
+    killed = request.model_copy(update={"output": tmp_path / "killed" / "train"})
+    real = training.Trainer.step
+
+    def dies(self, batch, number):
+        if number == 9:
+            raise KeyboardInterrupt
+        return real(self, batch, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Trainer, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(killed, silent)
+    torch._dynamo.reset()
+    assert not list(files.diff(train.run(killed, silent).state, compiled.state))
+    exported = export.run(
+        export.Request(
+            output=tmp_path / "export", config=Export(), model=MODEL, data=data, checkpoint=compiled, **COMMON
+        ),
+        silent,
+    )
+    assert exported.parity_max_abs_difference < 1e-5
 
 
 def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_path):

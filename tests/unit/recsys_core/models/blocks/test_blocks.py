@@ -104,7 +104,7 @@ def test_a_mean_over_weights_that_cancel_out_is_the_sum():
 
 def test_spread_by_hand():
     rows = torch.tensor([[1.0], [2.0], [3.0]])
-    assert spread(rows, LENGTHS).tolist() == [[1.0], [1.0], [3.0]]
+    assert spread(rows, LENGTHS, 3).tolist() == [[1.0], [1.0], [3.0]]
 
 
 def test_jagged_gradients_equal_those_of_indexing():
@@ -114,7 +114,7 @@ def test_jagged_gradients_equal_those_of_indexing():
         return torch.zeros(3, values.shape[1]).index_add(0, owners, values)
 
     _same_with_gradients(lambda values: segment_sum(values, LENGTHS), slow_sum, torch.randn(3, 4))
-    _same_with_gradients(lambda rows: spread(rows, LENGTHS), lambda rows: rows[owners], torch.randn(3, 4))
+    _same_with_gradients(lambda rows: spread(rows, LENGTHS, 3), lambda rows: rows[owners], torch.randn(3, 4))
 
 
 def test_target_attention_equals_the_paper_row_by_row():

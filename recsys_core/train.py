@@ -32,6 +32,8 @@ from recsys_core.sharding import Config as Sharding
 
 _BEST = "best"
 
+_WITHOUT_NARROW_NUMBERS = ("DEFAULT", "NO AVX", "AVX2")  # as torch calls what a CPU can
+
 
 class Config(Frozen):
     """YAML section `train`."""
@@ -442,6 +444,10 @@ def _tell_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:
     told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
     sys.stderr.write(f"{told}\n")
     sink(Event(stage="train", metrics=trainer.objective.engine.figures, message=told))
+    precision, instructions = trainer.config.precision, torch.backends.cpu.get_cpu_capability()
+    if trainer.here.device.type == "cpu" and precision != "float32" and instructions in _WITHOUT_NARROW_NUMBERS:
+        slow = f"this CPU ({instructions}) computes {precision} in software, many times slower than float32"
+        sink(Event(stage="train", message=f"train.precision: {slow}; leave it out here"))
 
 
 def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, tick: Callable[[], None]) -> Curve:

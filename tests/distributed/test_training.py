@@ -99,6 +99,19 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, conf
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(
+    ("precision", "instructions", "warns"),
+    [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
+)
+def test_numbers_that_a_cpu_computes_in_software_are_told_of(
+    train_request, monkeypatch, precision, instructions, warns
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    told = []
+    train.run(train_request("told", config={"precision": precision, "num_epochs": 1}), told.append)
+    assert any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in told) == warns
+
+
 @pytest.mark.parametrize("log_every_steps", [4, 40], ids=["before", "at the last step"])
 def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     train_request, monkeypatch, same_weights, log_every_steps

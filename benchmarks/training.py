@@ -198,7 +198,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
         seconds = []
         for number in range(num_steps):
             started = time.perf_counter()
-            trainer.step(batches[number % _HELD_BATCHES], number)
+            trainer.step(batches[number % len(batches)], number)
             _wait(here)
             seconds.append(time.perf_counter() - started)
         ticks: list[tuple[float, float]] = []

@@ -209,9 +209,10 @@ class Trainer:
         )
         tables = [table.name for table in specs]
         initializers = {table.name: table.initializer for table in specs if table.initializer is not None}
-        self.model: DistributedModelParallel = sharding.shard(
-            objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
-        )
+        with sharding.naming_memory(self.plan):
+            self.model: DistributedModelParallel = sharding.shard(
+                objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
+            )
         if config.compile:
             compiling.compile_in_place(objective.dense, here.device)
         scaler = optim.Scaler(objective.dense, here) if config.precision == "float16" else None
@@ -403,6 +404,7 @@ def fit(
     elif trainer.config.fine_tune_from is not None:
         trainer.fine_tune(trainer.config.fine_tune_from)
     with contextlib.ExitStack() as inside:
+        inside.enter_context(sharding.naming_memory(trainer.plan))
         told = inside.enter_context(stopping.signals())
         step, beside = trainer.position.step, request.output
         if trainer.config.tensorboard and here.is_first:

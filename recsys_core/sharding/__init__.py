@@ -30,9 +30,10 @@ from recsys_core.sharding import plans, unpooled
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
 
-__all__ = ["Config", "Plan", "TableConstraints", "draw_start", "plan", "shard"]
+__all__ = ["Config", "Plan", "TableConstraints", "draw_start", "naming_memory", "plan", "shard"]
 
 _ROWS_PER_DRAW = 65_536
+_NO_MEMORY = "can't allocate memory"  # what torch says of a CPU's
 _DEFAULTS = {
     "intra_node_bandwidth": INTRA_NODE_BANDWIDTH,
     "cross_node_bandwidth": CROSS_NODE_BANDWIDTH,
@@ -321,6 +322,27 @@ def _naming_what_does_not_fit(sizes: list[TableSize], config: Config, here: Worl
             "(num_embeddings, embedding_dim, dynamic.max_rows), take a sparse optimizer with less state, allow "
             f"row_wise in train.sharding, or use more ranks on more nodes. The planner: {first}"
         ) from None
+
+
+@contextlib.contextmanager
+def naming_memory(planned: Plan) -> Iterator[None]:
+    """Inside, memory that cannot be had is an error that shows what the tables take of it.
+
+    Raises:
+        ValueError: it could not be had.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in told:
+            raise
+        first, _, _ = told[max(told.find(_NO_MEMORY), 0) :].partition("\n")
+        raise ValueError(
+            f"out of memory: {first}\n{planned.text()}\nMake tables smaller (num_embeddings, embedding_dim, "
+            "dynamic.max_rows), lower train.batch_size, take a sparse optimizer with less state, allow row_wise in "
+            "train.sharding, or use more ranks on more nodes"
+        ) from error
 
 
 def _sizes(model: nn.Module) -> list[TableSize]:

@@ -89,7 +89,7 @@ def data(tmp_path_factory):
     return prepare.run(request, silent)
 
 
-def _request(data, output, num_ranks, sharding, **config):
+def _request(data, output, num_ranks, sharding, /, **config):
     return train.Request(
         output=output / "train",
         config=Train.model_validate(

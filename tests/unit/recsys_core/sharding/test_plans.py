@@ -242,6 +242,18 @@ def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Pat
         sharding.plan(Model(), asked, two)
 
 
+def test_memory_that_cannot_be_had_is_told_with_the_plan(two: World) -> None:
+    made, _ = sharding.plan(Model(), config(), two)
+    told = r"(?s)out of memory: can't allocate memory: you tried to allocate \d+ bytes.*city .*lower train\.batch_size"
+    with pytest.raises(ValueError, match=told) as refused, sharding.naming_memory(made):
+        torch.empty(1 << 60, dtype=torch.int8)
+    assert made.text() in str(refused.value)
+    with pytest.raises(ValueError, match="out of memory: CUDA out of memory. Tried"), sharding.naming_memory(made):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
+    with pytest.raises(RuntimeError, match="something else"), sharding.naming_memory(made):
+        raise RuntimeError("something else")
+
+
 def test_tables_that_do_not_fit_are_listed(two: World) -> None:
     huge = Model("adagrad", {"city": (10**12, 16), "tag": (51, 8)})
     with pytest.raises(ValueError, match=r"(?s)no plan puts these tables on 2 ranks") as refused:

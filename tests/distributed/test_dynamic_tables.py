@@ -57,7 +57,7 @@ def _read(made: Checkpoint, key: str) -> torch.Tensor:
     return held[name]
 
 
-WEIGHT = "tables.embedding_bags.user_id.weight"
+WEIGHT = "tables.bags.embedding_bags.user_id.weight"
 STATE = f"state.{WEIGHT}.user_id.momentum1"
 
 

@@ -298,7 +298,7 @@ def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, e
     def poisons(self, batch, number):
         loss = real(self, batch, number)
         if number == ending:
-            (shard,) = self.model.state_dict()["tables.embedding_bags.item_id.weight"].local_shards()
+            (shard,) = self.model.state_dict()["tables.bags.embedding_bags.item_id.weight"].local_shards()
             # A row that no batch has looked up: no loss will ever tell.
             shard.tensor[199, 3] = float("nan")
         return loss
@@ -306,7 +306,7 @@ def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, e
     monkeypatch.setattr(train.Trainer, "step", poisons)
     request = train_request()
     with pytest.raises(
-        ValueError, match=rf"after step {ending + 1} .*: model\.tables\.embedding_bags\.item_id\.weight;"
+        ValueError, match=rf"after step {ending + 1} .*: model\.tables\.bags\.embedding_bags\.item_id\.weight;"
     ):
         train.run(request, silent)
     partial = request.output.with_name(".train.partial")

@@ -153,7 +153,7 @@ def test_an_operation_that_is_the_same_is_named(clicks: list[str]) -> None:
 def test_rows_that_a_feature_refuses_make_the_exit_code(clicks: list[str]) -> None:
     done = show(*clicks, "--set", "features.query[name=cell].num_embeddings=4")
     assert done.exit_code == 1
-    assert "error: feature 'cell', column 'cell': id 4 is not in 0..3" in done.stderr
+    assert "error: row 0: feature 'cell', column 'cell': id 4 is not in 0..3" in done.stderr
 
 
 def test_mistakes_are_named(clicks: list[str], tmp_path: Path) -> None:

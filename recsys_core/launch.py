@@ -36,9 +36,9 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _LOG_LINES = 20
 _FULL_DISK_BYTES = 1 << 20
-# Threads that go to sleep at once between a step's many short loops cost a quarter of it on idle cores; threads that
-# spin for long, on cores shared with a Prefect or MLflow server, made it ten times as long. So they spin for 0.1 ms.
-_WAITING = {"GOMP_SPINCOUNT": "10000"}
+# Threads that go to sleep at once between a step's many short loops cost a fifth of it on idle cores; threads that spin
+# for long cost more than half of it where a server or another stage needs one of the cores. These spin for some 10 µs.
+_WAITING = {"GOMP_SPINCOUNT": "1000"}
 # A step allocates and frees the same hundreds of megabytes as the last one. glibc would give each large block back to
 # the kernel and get it again page by page, zeroed: half the time of a step with attention over sequences.
 _KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}

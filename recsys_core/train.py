@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +29,7 @@ from recsys_core.objective import Objective, Retrieval
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.readers import Selected, Selection
 from recsys_core.sharding import Config as Sharding
+from recsys_core.sharding import pretrained
 
 _BEST = "best"
 
@@ -125,7 +126,10 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What the training of a retrieval model needs; `base` is the checkpoint to continue from."""
+    """What the training of a retrieval model needs; `base` is the checkpoint to continue from.
+
+    `pretrained` are the `fingerprints` of the files that tables start from.
+    """
 
     config: Config
     model: Annotated[Frozen, OneOf("recsys_core.models")]
@@ -135,6 +139,7 @@ class Request(artifacts.Request):
     seed: int
     data: TrainingData
     base: artifacts.Checkpoint | None
+    pretrained: dict[str, str] = Field(default={})
 
 
 def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
@@ -143,7 +148,8 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
     """
     with distributed.world(request.config.sharding.device) as here:
-        return fit(trainer(request, here), request, request.base, sink, day=request.data.day)
+        made, files = trainer(request, here), request.pretrained
+        return fit(made, request, request.base, sink, day=request.data.day, files=files)
 
 
 def trainer(request: Request, here: World) -> "Trainer":
@@ -240,6 +246,19 @@ class Trainer:
         checkpoint.load(directory, state)
         self.model.load_state_dict(state["model"])
         self.optimizer.restored(state)
+
+    def begin(self, base: artifacts.Checkpoint | None, files: Mapping[str, str], sink: Sink) -> None:
+        """Take the first weights that are not drawn: from files of these fingerprints, `base`, or a checkpoint."""
+        # What is inherited comes from no file; only in tables of dynamic ids rows may be new ids'.
+        continuing = self._owners.keys() if base else None
+        weights = self.model.state_dict()
+        told = pretrained.fill(weights, self.objective.engine, self.here, known=files, continuing=continuing)
+        if told and self.here.is_first:
+            sink(Event(stage="train", message="; ".join(told)))
+        if base is not None:
+            self.inherit(base.state, *(("model", "optimizer") if self.config.restore_optimizer else ("model",)))
+        elif self.config.fine_tune_from is not None:
+            self.fine_tune(self.config.fine_tune_from)
 
     def inherit(self, directory: Path, *sections: str) -> None:
         """Take `sections` from the checkpoint of an earlier day, whose dynamic ids may have had other rows."""
@@ -380,9 +399,17 @@ class Trainer:
 
 
 def fit(
-    trainer: Trainer, request: artifacts.Request, base: artifacts.Checkpoint | None, sink: Sink, *, day: datetime.date
+    trainer: Trainer,
+    request: artifacts.Request,
+    base: artifacts.Checkpoint | None,
+    sink: Sink,
+    *,
+    day: datetime.date,
+    files: Mapping[str, str],
 ) -> artifacts.Checkpoint:
-    """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from random weights.
+    """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from start weights.
+
+    `files` are the fingerprints of the files that tables start from.
 
     Raises:
         Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
@@ -399,10 +426,8 @@ def fit(
         if resumed != state:
             trainer.position = best.still_there(work.path / _BEST, trainer.position, here)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
-    elif base is not None:
-        trainer.inherit(base.state, *(("model", "optimizer") if trainer.config.restore_optimizer else ("model",)))
-    elif trainer.config.fine_tune_from is not None:
-        trainer.fine_tune(trainer.config.fine_tune_from)
+    else:
+        trainer.begin(base, files, sink)
     with contextlib.ExitStack() as inside:
         inside.enter_context(sharding.naming_memory(trainer.plan))
         told = inside.enter_context(stopping.signals())

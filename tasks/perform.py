@@ -72,7 +72,8 @@ class Champion(Frozen):
 class AnyRun(Generic[C]):
     """One run, as `start_run` made it; a context that ends it: MLflow is told, and the directory is let go.
 
-    `stages` and `artifacts` are filled as the stages end.
+    `fingerprint` is the source's, `pretrained` are those of the files that tables start from. `stages` and `artifacts`
+    are filled as the stages end.
     """
 
     run_id: str
@@ -83,6 +84,7 @@ class AnyRun(Generic[C]):
     import_root: Path
     fingerprint: str
     tracker: Tracker
+    pretrained: dict[str, str] = field(default_factory=dict)
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     stages: dict[str, StageResult] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)

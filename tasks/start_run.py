@@ -19,6 +19,7 @@ from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.features import Engine
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
+from recsys_core.sharding import pretrained
 from tasks.perform import Base, Champion, RankingRun, Run, listener
 
 _ID_DIGITS = 12
@@ -80,7 +81,8 @@ def _make_root(loaded: RunConfig | RankingConfig) -> None:
 def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_version: int | None) -> dict[str, Any]:
     """Lock the run's directory, write its config down, and open its MLflow run; return the fields of a run."""
     root, version = loaded.run_root, code_version()
-    run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version])[:_ID_DIGITS]
+    files = pretrained.fingerprints(Engine.build(loaded.features))
+    run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version, files])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
     with contextlib.ExitStack() as closing:
         closing.enter_context(_locked(directory))
@@ -104,6 +106,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_v
             "directory": directory,
             "import_root": root / "imports",
             "fingerprint": fingerprint,
+            "pretrained": files,
             "tracker": tracker,
             "closing": closing.pop_all(),
         }

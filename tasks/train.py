@@ -23,6 +23,7 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
         seed=config.seed,
         data=data,
         base=run.base.checkpoint if run.base else None,
+        pretrained=run.pretrained,
     )
     work = partial(launch.run, "train", Checkpoint, config=config.launch)
     checkpoint = perform(run, "train", Checkpoint, request, work)

@@ -23,6 +23,7 @@ def train_ranker(run: RankingRun, data: LabelledData) -> Checkpoint:
         seed=config.seed,
         day=run.day,
         data=data,
+        pretrained=run.pretrained,
     )
     work = partial(launch.run, "rank_train", Checkpoint, config=config.launch)
     checkpoint = perform(run, "train", Checkpoint, request, work)

@@ -75,6 +75,7 @@ class Dynamic(base.Encoder):
         self.spec = {"encoding": "dynamic", "num_oov": num_oov}
         self.max_rows = policy.max_rows
         self._policy, self._min_count, self._num_oov = policy, min_count, num_oov
+        self.first_id_row = num_oov
         self._told = _Told(num_embeddings=self._blocks(num_oov))
         self._seen: pa.Table | None = None
         self._counts, self._num_values = _counts.Counts(max_counted, policy.max_rows), 0

@@ -16,14 +16,17 @@ _TAKES: dict[str, tuple[str, ...]] = {
     "xavier_normal": (),
     "kaiming_uniform": (),
     "kaiming_normal": (),
+    "file": ("path",),
 }
+_FILE_MAY = ("id_column", "embedding_column", "separator")
 
 
 class Initializer(Frozen):
     """The numbers that a table starts with.
 
     Truncated at two standard deviations. Xavier: Glorot & Bengio 2010, formula 16 (uniform), or a normal distribution
-    of the same variance 2 / (rows + width). Kaiming: He et al. 2015, section 2.2, variance 2 / width.
+    of the same variance 2 / (rows + width). Kaiming: He et al. 2015, section 2.2, variance 2 / width. A file has ids
+    and their embeddings; ids that it does not name start as without an initializer.
     """
 
     kind: Literal[
@@ -35,18 +38,30 @@ class Initializer(Frozen):
         "xavier_normal",
         "kaiming_uniform",
         "kaiming_normal",
+        "file",
     ]
     value: FiniteFloat | None = Field(default=None, description="of constant")
     low: FiniteFloat | None = Field(default=None, description="of uniform")
     high: FiniteFloat | None = Field(default=None, description="of uniform")
     mean: FiniteFloat | None = Field(default=None, description="of the normal kinds")
     std: FiniteFloat | None = Field(default=None, gt=0, description="of the normal kinds, the standard deviation")
+    path: str | None = Field(default=None, description="of file: a Parquet, ORC or CSV table, or one of MaxCompute")
+    id_column: str | None = Field(
+        default=None, description="of file: raw ids, as the table's encoding takes them; null: id"
+    )
+    embedding_column: str | None = Field(
+        default=None, description="of file: a list of as many numbers as the table is wide, or a text; null: embedding"
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="of file: what splits the numbers of a text; null: a comma"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         takes = _TAKES[self.kind]
-        given = {name for name in ("value", "low", "high", "mean", "std") if getattr(self, name) is not None}
-        if given != set(takes):
+        may = _FILE_MAY if self.kind == "file" else ()
+        given = {name for name in type(self).model_fields if name != "kind" and getattr(self, name) is not None}
+        if given - set(may) != set(takes):
             wanted = ", ".join(takes) or "no other key"
             raise ValueError(f"{self.kind} takes {wanted}; found {', '.join(sorted(given)) or 'nothing'}")
         if self.low is not None and self.high is not None and self.low >= self.high:

@@ -154,10 +154,12 @@ class Encoder(ABC):
     """Which row of an embedding table belongs to which value; the features of a shared table share the encoder.
 
     `spec` holds the settings that fix the meaning of a row: encoders are interchangeable where their specs are equal.
-    Where `max_rows` is not None, `num_embeddings` may grow up to it with each fit.
+    Where `max_rows` is not None, `num_embeddings` may grow up to it with each fit. Rows from
+    `first_id_row` on are each of one id, or of all that have its hash; None: rows are not those of ids.
     """
 
     num_embeddings: int
+    first_id_row: int | None = None
     max_rows: int | None = None
     spec: dict[str, Any]
     family: str | None = None  # encoders of one family can encode in one call, by `encode_each`

@@ -194,6 +194,8 @@ def _encoder(config: Config) -> base.Encoder:
 class Identity(base.Encoder):
     """An id is its own row."""
 
+    first_id_row = 0
+
     def __init__(self, num_embeddings: int) -> None:
         """Ids run from 0 to `num_embeddings` - 1."""
         self.num_embeddings = num_embeddings
@@ -240,7 +242,7 @@ class Given(base.Encoder):
             raise ValueError(f"{place}: {f'{twice[0]!r} is there twice' if twice else 'no ids'}; name each id once")
         self._rows = {text: row for row, text in enumerate(texts, config.num_oov)}
         self.ids = tuple(texts)
-        self._num_oov = config.num_oov
+        self._num_oov = self.first_id_row = config.num_oov
         self.num_embeddings = len(texts) + config.num_oov
         digest = xxhash.xxh3_64_hexdigest("\n".join(texts).encode())
         self.spec = {"encoding": "given", "num_oov": config.num_oov, "num_ids": len(texts), "digest": digest}
@@ -288,6 +290,8 @@ class MultiHash(base.Encoder):
 class Hash(base.Encoder):
     """An id's row is the hash of its text (decimal for integers) modulo the table's size; see `_hashing`."""
 
+    first_id_row = 0
+
     def __init__(self, num_embeddings: int, function: _hashing.Name = "xxh3") -> None:
         """`num_embeddings` is the number of buckets."""
         self.num_embeddings = num_embeddings
@@ -325,7 +329,7 @@ class Vocabulary(base.Encoder):
         self.spec = {"encoding": "vocabulary", "num_embeddings": num_embeddings, "min_count": min_count}
         if num_oov > 1:
             self.spec["num_oov"] = num_oov
-        self._num_oov = num_oov
+        self._num_oov = self.first_id_row = num_oov
         self._min_count = min_count
         self._counts = _counts.Counts(max_counted, num_embeddings)
         self._seen: pa.Table | None = None

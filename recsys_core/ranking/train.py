@@ -3,6 +3,8 @@
 import datetime
 from typing import Annotated
 
+from pydantic import Field
+
 from recsys_core import artifacts, distributed
 from recsys_core import train as training
 from recsys_core.artifacts import Frozen, LabelledData
@@ -15,7 +17,10 @@ from recsys_core.ranking.objective import Ranking
 
 
 class Request(artifacts.Request):
-    """What the training of a ranking model needs; `day` names it."""
+    """What the training of a ranking model needs; `day` names it.
+
+    `pretrained` are the fingerprints of the files that tables start from.
+    """
 
     config: training.Config
     ranking: Config
@@ -25,12 +30,14 @@ class Request(artifacts.Request):
     seed: int
     day: datetime.date
     data: LabelledData
+    pretrained: dict[str, str] = Field(default={})
 
 
 def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     """Train on every row of the split `train` and return the checkpoint; a rerun takes up where a killed one was."""
     with distributed.world(request.config.sharding.device) as here:
-        return training.fit(trainer(request, here), request, None, sink, day=request.day)
+        made, files = trainer(request, here), request.pretrained
+        return training.fit(made, request, None, sink, day=request.day, files=files)
 
 
 def trainer(request: Request, here: World) -> training.Trainer:

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from recsys_core import checkpoint, models, train
 from recsys_core.artifacts import Checkpoint, Pending
-from recsys_core.features import Engine
+from recsys_core.features import Config, Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Stopped, silent
 
@@ -58,6 +60,74 @@ def test_start_weights_do_not_depend_on_the_ranks(train_request, ranks, sharding
         assert not any(codes), log
         made[num_ranks] = Checkpoint.load(request.output)
     same_weights(made[1], made[2], 0.0)
+
+
+@pytest.fixture(scope="module")
+def pretrained_day(day, tmp_path_factory):
+    """The same day, whose items start from a file and stay so; it has 60 of the 120, and 500 others."""
+    path = tmp_path_factory.mktemp("pretrained")
+    numbers = np.random.default_rng(1).random((560, 8)).astype(np.float32)
+    table = pa.table({"id": [*range(0, 120, 2), *range(1_000, 1_500)], "embedding": numbers.tolist()})
+    pq.write_table(table, path / "items.parquet", row_group_size=100)
+    section = Engine.load(day.engine).config.model_dump(mode="json")
+    start = {"kind": "file", "path": str(path / "items.parquet")}
+    section["tables"] = [{"name": "item_id", "initializer": start, "trainable": False}]
+    engine = Engine.build(Config.model_validate(section))
+    engine.fit([pq.read_table(day.examples)], [pq.read_table(day.items)])
+    for name in ("examples", "items", "ground_truth"):
+        (path / name).symlink_to(day.path / name)
+    engine.save(path / "features")
+    return day.model_copy(update={"path": path, "digest": "pretrained", "engine_digest": engine.digest})
+
+
+def test_a_table_starts_from_a_file_alike_on_any_ranks_and_stays_so_if_frozen(
+    pretrained_day, train_request, ranks, same_weights, weights_of, events
+):
+    still = {"kind": "sgd", "learning_rate": 1e-30}
+    made = []
+    for num_ranks, kind in ((1, "table_wise"), (2, "row_wise"), (2, "column_wise")):
+        config = {"num_epochs": 1, "sparse_optimizer": still, "dense_optimizer": still}
+        config["sharding"] = {"sharding_types": [kind], "min_partition": 4}
+        name = f"{kind}-{num_ranks}"
+        request = train_request(name, data=pretrained_day, num_ranks=num_ranks, config=config)
+        codes, log = ranks.stage("train", request, num_ranks)
+        assert not any(codes), log
+        made.append(Checkpoint.load(request.output))
+        same_weights(made[0], made[-1], 0.0)
+    told = [event["message"] for event in events() if "starts from" in (event["message"] or "")]
+    assert told == [f"table item_id starts from {pretrained_day.path / 'items.parquet'}: 60 of 560 ids"] * 3
+    (found,) = (w for key, w in weights_of(made[0]).items() if key.endswith(".item_id.weight"))
+    file = pq.read_table(pretrained_day.path / "items.parquet").to_pydict()
+    encoder = Engine.load(pretrained_day.engine).encoders["item_id"]
+    rows = encoder.encode(pa.array(file["id"][:60]))
+    assert len(set(rows.tolist()) - {0}) == 60
+    assert torch.equal(found[rows], torch.tensor(file["embedding"][:60]))
+    drawn = np.setdiff1d(np.arange(200), rows)
+    assert float(found[drawn].abs().max()) <= 200**-0.5
+
+
+def test_who_goes_on_does_not_read_the_file_again(pretrained_day, train_request, monkeypatch, same_weights):
+    undisturbed = train.run(train_request("undisturbed", data=pretrained_day), silent)
+    killed, real = train_request("killed", data=pretrained_day), train.Trainer.step
+
+    def dies(self, batch, number):
+        if number == 17:
+            raise KeyboardInterrupt
+        return real(self, batch, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Trainer, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(killed, silent)
+    file = pretrained_day.path / "items.parquet"
+    moved = file.rename(file.with_suffix(".moved"))
+    try:
+        same_weights(undisturbed, train.run(killed, silent), 0.0)
+        train.run(train_request("warm", data=pretrained_day, base=undisturbed), silent)
+        with pytest.raises(ValueError, match=r"tables\[name=item_id\]\.initializer: .*items\.parquet: no such file"):
+            train.run(train_request("cold", data=pretrained_day), silent)
+    finally:
+        moved.rename(file)
 
 
 _EVERYTHING = {

@@ -7,8 +7,11 @@ from recsys_core.features import Initializer
 
 
 def fill(drawn: torch.Tensor, initializer: Initializer | None, num_rows: int, generator: torch.Generator) -> None:
-    """Draw numbers [rows, dim] of a table of `num_rows`; without an initializer uniform in ±1/√rows, as TorchRec."""
-    if initializer is None:
+    """Draw numbers [rows, dim] of a table of `num_rows`; without an initializer uniform in ±1/√rows, as TorchRec.
+
+    So do those of a table that starts from a file, where that does not say otherwise.
+    """
+    if initializer is None or initializer.kind == "file":
         drawn.copy_((torch.rand(drawn.shape, generator=generator) * 2 - 1) / num_rows**0.5)
         return
     kind, dim = initializer.kind, drawn.shape[1]

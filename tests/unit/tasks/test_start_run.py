@@ -1,11 +1,14 @@
 """Whom a day is measured against, and that a run has one process."""
 
 import datetime
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recsys_core.registry import ReleaseInfo
@@ -88,3 +91,24 @@ def test_a_run_root_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     config = Path(__file__).parents[3] / "configs" / "demo.yaml"
     with pytest.raises(ValueError, match=r"run_root .*/file/runs: cannot be made \(Not a directory\)"):
         start_run.start_run.fn(str(config), None, [f"run_root={tmp_path}/file/runs"])
+
+
+def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "items.parquet"
+    start = {"name": "item_id", "initializer": {"kind": "file", "path": str(file), "id_column": "item_id"}}
+    for table in ("interactions", "users", "items"):
+        (tmp_path / "shop" / table / f"ds={DAY}").mkdir(parents=True)
+    changes = [f"run_root={tmp_path}/runs", f"data.source={tmp_path}/shop", f"features.tables={json.dumps([start])}"]
+    told: list[tuple[str, dict[str, str]]] = []
+    for ids in ([1, 2], [1, 2], [1, 2, 3]):
+        if not told or len(ids) == 3:
+            pq.write_table(pa.table({"item_id": ids, "embedding": [[0.5] * 32] * len(ids)}), file)
+        with start_run.start_run.fn(str(CONFIGS / "demo.yaml"), DAY, changes) as run:
+            told.append((run.run_id, run.pretrained))
+    assert told[0] == told[1]
+    assert told[2][0] != told[0][0]
+    assert told[2][1].keys() == told[0][1].keys() == {"item_id"}
+    changes[-1] = changes[-1].replace(', "id_column": "item_id"', "")
+    told_so = r"tables\[name=item_id\]\.initializer: .*no column 'id'.*say which in id_column"
+    with pytest.raises(ValueError, match=told_so):
+        start_run.start_run.fn(str(CONFIGS / "demo.yaml"), DAY, changes)

@@ -209,7 +209,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
                 ticks.append((time.perf_counter(), time.process_time()))
 
         started = time.perf_counter(), time.process_time()
-        done = train.fit(trainer, request, None, hear, day=DAY)
+        done = train.fit(trainer, request, None, hear, day=DAY, files={})
         evaluated = _evaluated(case, trainer, request, data, here)
         if here.is_first:
             curve = pq.read_table(done.path / "curve.parquet")

@@ -13,18 +13,23 @@ from torch._C._distributed_c10d import HashStore
 
 T = TypeVar("T")
 
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 _PLANNER_VARIABLES = ("INTRA_NODE_BANDWIDTH", "CROSS_NODE_BANDWIDTH", "STORAGE_RESERVE_PERCENT")
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands among its ranks; they talk in `group` (None: the one of the world)."""
+    """Where this process stands among its ranks; they talk in `group` (None: the one of the world).
+
+    `num_restarts` is how often torchrun has started all of them again.
+    """
 
     rank: int
     num_ranks: int
     num_local_ranks: int
     device: torch.device
     group: dist.ProcessGroup | None = None
+    num_restarts: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -107,6 +112,9 @@ def world(device: str = "auto") -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
     try:
-        yield World(rank, num_ranks, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), target)
+        num_local, num_restarts = (
+            int(os.environ.get(name, other)) for name, other in (("LOCAL_WORLD_SIZE", "1"), (_RESTARTS, "0"))
+        )
+        yield World(rank, num_ranks, num_local, target, num_restarts=num_restarts)
     finally:
         dist.destroy_process_group()

@@ -4,6 +4,9 @@ The launcher alone holds the write end of the ranks' standard input. When its pr
 closes that end, every rank reads the end of the file and exits, and torchrun ends with them. When torchrun dies, the
 launcher closes it. Ranks have sessions of their own, so no process group would reach them all.
 
+A process that is lost may be made up for by torchrun itself, which starts all ranks again (`launch.max_restarts`). Not
+so a stage that refuses its input, or was told to stop: it would end again as it ended.
+
 To stop a stage (an exception in the launcher, as Ctrl-C, Prefect's cancellation and a stage that takes too long are),
 SIGTERM is sent, which torchrun hands on. Ranks that can keep what they have done (training writes a checkpoint) get
 `launch.stop_grace_seconds` for it; only then the standard input is closed.
@@ -42,6 +45,9 @@ _WAITING = {"GOMP_SPINCOUNT": "1000"}
 # A step allocates and frees the same hundreds of megabytes as the last one. glibc would give each large block back to
 # the kernel and get it again page by page, zeroed: half the time of a step with attention over sequences.
 _KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+# torchrun keeps one store for all restarts, where ranks would find the addresses of those before them. With this the
+# first rank opens a new store each time.
+_RESTARTING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 class Config(Frozen):
@@ -53,6 +59,12 @@ class Config(Frozen):
         default=None, description="host:port on one of the nodes; needed with several"
     )
     threads_per_rank: int | None = Field(default=None, ge=1, description="null: this machine's cores shared out")
+    max_restarts: int = Field(
+        default=0,
+        ge=0,
+        description="how often torchrun starts all ranks again after one has died; training goes on from its last "
+        "checkpoint",
+    )
     stage_timeout_seconds: float | None = Field(
         default=None, gt=0, description="a stage that takes longer fails; null: never"
     )
@@ -86,13 +98,14 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
     arguments = ["-m", _MODULE, stage, "--request", str(asked), "--events", str(events)]
     starter = _starter(config, request.key)
     if config.num_nodes > 1:
-        there = shlex.join(["python", *starter, *arguments])
+        variables = ["env", *(f"{name}={value}" for name, value in _RESTARTING.items())] if config.max_restarts else []
+        there = shlex.join([*variables, "python", *starter, *arguments])
         sink(Event(stage=stage, message=f"waiting for {config.num_nodes - 1} more nodes; on each of them run: {there}"))
     with log.open("w") as output:
         ranks = _Ranks([*starter, *arguments, "--watch-stdin"], environment(config), output.fileno())
         tail = _Tail(events, sink)
         try:
-            exit_code = _follow(stage, ranks, tail, config.stage_timeout_seconds)
+            exit_code = _follow(stage, ranks, tail, config)
         finally:
             ranks.stop(config.stop_grace_seconds)
             tail.forward()
@@ -115,9 +128,8 @@ def exit_with_starter() -> None:
 def alone(config: Config) -> Config:
     """Return `config` for a stage that runs as one process, with all the threads that the ranks would have had."""
     threads = config.threads_per_rank and config.threads_per_rank * config.num_ranks
-    return config.model_copy(
-        update={"num_ranks": 1, "num_nodes": 1, "rendezvous_endpoint": None, "threads_per_rank": threads}
-    )
+    one = {"num_ranks": 1, "num_nodes": 1, "rendezvous_endpoint": None, "max_restarts": 0}
+    return config.model_copy(update=one | {"threads_per_rank": threads})
 
 
 class _Ranks:
@@ -175,6 +187,11 @@ class _Tail:
         self.error: str | None = None
         self.stopped: str | None = None
 
+    @property
+    def tells_the_end(self) -> bool:
+        """Whether the stage has ended in a way that it would end in again."""
+        return self.error is not None or self.stopped is not None
+
     def forward(self) -> None:
         """Hand the complete lines since the last call to the sink."""
         if not self._path.exists():
@@ -191,26 +208,31 @@ class _Tail:
             self._sink(event)
 
 
-def _follow(stage: str, ranks: _Ranks, tail: _Tail, timeout_seconds: float | None) -> int:
-    started = time.monotonic()
-    while (exit_code := ranks.poll()) is None:
+def _follow(stage: str, ranks: _Ranks, tail: _Tail, config: Config) -> int | None:
+    """Return the exit code; None of ranks that are to be stopped, as torchrun would start them again for nothing."""
+    started, timeout_seconds = time.monotonic(), config.stage_timeout_seconds
+    while (exit_code := ranks.poll()) is None and not (config.max_restarts and tail.tells_the_end):
         tail.forward()
         if timeout_seconds and time.monotonic() - started > timeout_seconds:
             raise RuntimeError(f"{stage}: not done after launch.stage_timeout_seconds = {timeout_seconds:g}; stopped")
         time.sleep(_POLL_SECONDS)
     tail.forward()
-    if exit_code and tail.stopped:
+    if exit_code != 0 and tail.stopped:
         raise Stopped(f"{stage}: {tail.stopped}")
-    if exit_code and tail.error:
+    if exit_code != 0 and tail.error:
         raise ValueError(tail.error)
     return exit_code
 
 
 def _starter(config: Config, key: str) -> list[str]:
-    """Return what comes before `-m recsys_core`; one process alone needs no torchrun, which takes seconds to start."""
-    if config.world_size == 1:
+    """Return what comes before `-m recsys_core`; one process alone needs no torchrun, which takes seconds to start.
+
+    Unless it is to be restarted.
+    """
+    if config.world_size == 1 and not config.max_restarts:
         return []
     torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={config.num_ranks}"]
+    torchrun += [f"--max-restarts={config.max_restarts}"]
     torchrun += [f"--shutdown-timeout={math.ceil(config.stop_grace_seconds)}"]
     if config.num_nodes == 1:
         return [*torchrun, "--standalone"]
@@ -231,15 +253,17 @@ def environment(config: Config) -> dict[str, str]:
     """Return the environment of a rank that computes on the CPU; what the user has set counts."""
     threads = config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // config.num_ranks)
     waiting = {} if "OMP_WAIT_POLICY" in os.environ else _WAITING
-    return waiting | _KEEPING | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    restarting = _RESTARTING if config.max_restarts else {}
+    return waiting | _KEEPING | os.environ | restarting | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _last_lines(log: Path) -> deque[str]:
-    """Return the end of what the ranks said, up to torchrun's own line on which of them failed and how."""
+    """Return the end of what the ranks said, up to torchrun's own last line on which of them failed and how."""
     lines: deque[str] = deque(maxlen=_LOG_LINES)
+    failed: deque[str] | None = None
     with log.open(errors="replace") as file:
         for line in file:
             lines.append(line.rstrip("\n"))
             if "torch/distributed/elastic" in line and "(exitcode:" in line:
-                break
-    return lines
+                failed = lines.copy()
+    return lines if failed is None else failed

@@ -426,6 +426,7 @@ def fit(
         if resumed != state:
             trainer.position = best.still_there(work.path / _BEST, trainer.position, here)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
+        _tell_restart(trainer, sink)
     else:
         trainer.begin(base, files, sink)
     with contextlib.ExitStack() as inside:
@@ -463,6 +464,13 @@ def fit(
         )
     here.barrier()
     return artifacts.Checkpoint.load(request.output)
+
+
+def _tell_restart(trainer: Trainer, sink: Sink) -> None:
+    """Tell that a process was lost, and how much of the work with it."""
+    if trainer.here.is_first and (number := trainer.here.num_restarts):
+        told = f"a process was lost; restart {number} goes on from step {trainer.position.step:,}"
+        sink(Event(stage="train", message=told))
 
 
 def _tell_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:

@@ -104,6 +104,46 @@ def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
     assert_undisturbed(Checkpoint.load(request.output))
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
+    make_train_request, assert_undisturbed, tmp_path, victim
+) -> None:
+    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
+    told: list[str | None] = []
+    at = At(40, lambda processes: processes[victim].send_signal(signal.SIGKILL))
+
+    def hear(event: Event) -> None:
+        told.append(event.message)
+        at(event)
+
+    restarting = _RANKS.model_copy(update={"max_restarts": 1})
+    made = launch.run("train", Checkpoint, request, hear, restarting)
+    assert_undisturbed(made)
+    (line,) = [message for message in told if message and "a process was lost" in message]
+    last = int(line.rpartition(" ")[2])
+    assert line == f"a process was lost; restart 1 goes on from step {last}"
+    assert last >= 25
+    assert last % 25 == 0
+    # Steps after the last checkpoint are told of again, as they are made again; none is left out.
+    back = next(place for place, step in enumerate(at.steps) if place and step <= at.steps[place - 1])
+    assert last < at.steps[back] <= last + 2
+    assert at.steps[-1] == _NUM_STEPS
+    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+    assert not alive
+
+
+def test_a_rank_that_is_told_to_stop_is_not_started_again(make_train_request, tmp_path) -> None:
+    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
+    at = At(10, lambda processes: processes[1].send_signal(signal.SIGTERM))
+    restarting = _RANKS.model_copy(update={"max_restarts": 3})
+    with pytest.raises(Stopped, match="train: stopped at step"):
+        launch.run("train", Checkpoint, request, at, restarting)
+    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+    assert not alive
+    assert at.steps == sorted(at.steps)
+    assert 10 <= _step_of(request.output) == at.steps[-1] < _NUM_STEPS
+
+
 def test_a_rank_that_is_told_to_stop_tells_the_others(
     make_train_request, assert_undisturbed, ranks, signalled, tmp_path
 ) -> None:

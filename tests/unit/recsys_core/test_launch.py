@@ -28,11 +28,19 @@ from recsys_core.artifacts import pending
 def run(request, sink):
     rank = os.environ.get("RANK", "0")
     (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
+    starts = request.output.parent / f"starts-{rank}"
+    with starts.open("a") as file:
+        file.write(".")
     sink(progress.Event(stage="note", done=1, total=2, message=os.environ["OMP_NUM_THREADS"]))
     if request.does == "refuse":
         raise ValueError("column 'x' is missing; add it")
     if request.does == "crash":
         raise KeyError("bug")
+    if request.does == "die once" and starts.read_text() == ".":
+        # The last rank is killed, as for want of memory, while the others wait for it.
+        if rank == str(int(os.environ["WORLD_SIZE"]) - 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
     if request.does == "sleep":
         if request.deaf:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -59,7 +67,7 @@ class Note(Artifact):
 class Request(artifacts.Request):
     """What the stage is to do."""
 
-    does: Literal["write", "refuse", "crash", "sleep"]
+    does: Literal["write", "refuse", "crash", "sleep", "die once"]
     deaf: bool = False
 
 
@@ -102,6 +110,32 @@ def test_a_crash_names_the_stage_the_code_and_the_end_of_the_log(stage: Path) ->
         launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2))
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
+    heard: list[Event] = []
+    config = launch.Config(num_ranks=num_ranks, max_restarts=1)
+    assert launch.run("note", Note, request(stage, "die once"), heard.append, config).world_size == num_ranks
+    # The last rank, which is killed, has told nothing else than that it began.
+    assert starts_of(stage) == [2] * num_ranks
+    assert len(heard) == 2 * num_ranks
+
+
+def test_more_lost_ranks_than_restarts_are_an_error_that_ends_with_the_last(stage: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*KeyError: 'bug'") as error:
+        launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2, max_restarts=1))
+    assert "(exitcode: 1)" in str(error.value).splitlines()[-1]
+    assert max(starts_of(stage)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
+
+
+def test_a_refusal_is_not_tried_again(stage: Path) -> None:
+    with pytest.raises(ValueError, match=r"^column 'x' is missing; add it$"):
+        launch.run("note", Note, request(stage, "refuse"), silent, launch.Config(num_ranks=2, max_restarts=1_000))
+    # torchrun may have begun to start them again before it was stopped.
+    assert max(starts_of(stage)) < 10
+    assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
+
+
 def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     stage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +154,10 @@ def test_several_nodes_need_a_place_to_meet(stage: Path) -> None:
         launch.run("note", Note, request(stage, "write"), silent, launch.Config(num_nodes=2))
 
 
-def test_another_node_joins_by_the_command_that_is_told(stage: Path) -> None:
+@pytest.mark.parametrize(("does", "num_ranks", "max_restarts"), [("write", 2, 0), ("die once", 1, 1)])
+def test_another_node_joins_by_the_command_that_is_told(
+    stage: Path, does: str, num_ranks: int, max_restarts: int
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     joined: list[subprocess.Popen[bytes]] = []
@@ -128,17 +165,19 @@ def test_another_node_joins_by_the_command_that_is_told(stage: Path) -> None:
     def join(event: Event) -> None:
         if event.message and "on each of them run: " in event.message:
             told = shlex.split(event.message.partition("run: ")[2])
-            joined.append(subprocess.Popen([sys.executable, *told[1:]], stdin=subprocess.DEVNULL))
+            told[told.index("python")] = sys.executable
+            joined.append(subprocess.Popen(told, stdin=subprocess.DEVNULL))
 
-    config = launch.Config(num_nodes=2, num_ranks=2, rendezvous_endpoint=endpoint)
-    note = launch.run("note", Note, request(stage, "write"), join, config)
-    assert note.world_size == 4
+    config = launch.Config(num_nodes=2, num_ranks=num_ranks, rendezvous_endpoint=endpoint, max_restarts=max_restarts)
+    note = launch.run("note", Note, request(stage, does), join, config)
+    assert note.world_size == 2 * num_ranks
     assert joined[0].wait(60) == 0
+    assert starts_of(stage) == [1 + max_restarts] * note.world_size
 
 
 def test_one_process_gets_the_threads_of_all_ranks() -> None:
     assert launch.alone(launch.Config(num_ranks=4, threads_per_rank=2)) == launch.Config(threads_per_rank=8)
-    assert launch.alone(launch.Config(num_ranks=4)) == launch.Config()
+    assert launch.alone(launch.Config(num_ranks=4, max_restarts=2)) == launch.Config()
 
 
 def test_a_full_disk_is_named(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +187,12 @@ def test_a_full_disk_is_named(stage: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-def launcher(stage: Path) -> Iterator[subprocess.Popen[bytes]]:
+def max_restarts() -> int:
+    return 0
+
+
+@pytest.fixture
+def launcher(stage: Path, max_restarts: int) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own that launches two sleeping ranks, as a flow's process does."""
     request_file = stage.with_name("request.json")
     request_file.write_text(request(stage, "sleep").model_dump_json())
@@ -158,7 +202,8 @@ def launcher(stage: Path) -> Iterator[subprocess.Popen[bytes]]:
         "import sys, pathlib; from recsys_core import launch, progress; from test_launch_stage import Note, Request;"
         "launch._MODULE = 'stand_in_stage';"
         f"asked = Request.model_validate_json(pathlib.Path({str(request_file)!r}).read_text());"
-        "launch.run('note', Note, asked, progress.silent, launch.Config(num_ranks=2))"
+        "launch.run('note', Note, asked, progress.silent, "
+        f"launch.Config(num_ranks=2, max_restarts={max_restarts}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     wait_for(lambda: len(ranks_of(stage)) == 2)
@@ -183,6 +228,18 @@ def test_no_process_outlives_a_kill(stage: Path, launcher: subprocess.Popen[byte
     assert not (stage / "note").exists()
 
 
+@pytest.mark.parametrize("max_restarts", [1])
+def test_no_restarted_process_outlives_the_launcher(stage: Path, launcher: subprocess.Popen[bytes]) -> None:
+    processes = [psutil.Process(pid) for pid in ranks_of(stage)]
+    processes[1].kill()
+    wait_for(lambda: starts_of(stage) == [2, 2])
+    processes += [psutil.Process(launcher.pid).children()[0], *map(psutil.Process, ranks_of(stage))]
+    launcher.kill()
+    launcher.wait(60)
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+
+
 def test_sigint_of_the_launcher_ends_the_ranks(stage: Path, launcher: subprocess.Popen[bytes]) -> None:
     ranks = [psutil.Process(pid) for pid in ranks_of(stage)]
     launcher.send_signal(signal.SIGINT)
@@ -194,6 +251,11 @@ def test_sigint_of_the_launcher_ends_the_ranks(stage: Path, launcher: subprocess
 def ranks_of(directory: Path) -> list[int]:
     """Return the process ids that the ranks wrote down."""
     return [int(text) for file in sorted(directory.glob("pid-*")) if (text := file.read_text())]
+
+
+def starts_of(directory: Path) -> list[int]:
+    """Return how often each rank has begun the stage."""
+    return [len(file.read_text()) for file in sorted(directory.glob("starts-*"))]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -61,9 +61,16 @@ def worker(client: SyncPrefectClient, tmp_path: Path) -> Iterator[psutil.Process
     with (tmp_path / "worker.log").open("w") as log:
         command = [*prefect, "worker", "start", "--pool", "dayline", "--limit", "1"]
         started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    yield psutil.Process(started.pid)
+    process = psutil.Process(started.pid)
+    yield process
+    # Told to end, a worker may wait for its cancelled run's process, and nothing is to be learnt from how long.
+    own = [process, *process.children(recursive=True)]
     started.terminate()
-    started.wait(60)
+    _, alive = psutil.wait_procs(own, timeout=20)
+    for one in alive:
+        one.kill()
+    psutil.wait_procs(alive)
+    started.wait()
 
 
 class Started:

@@ -40,7 +40,7 @@ def test_check_tells_every_mistake_on_stderr() -> None:
         ('train.sparse_optimizer.by_table={"sparse9":0.1}', "there is no table 'sparse9'"),
         (
             '{"features.tables[0].dtype":"bfloat16","train.sharding.device":"cpu"}',
-            "'sparse1': the kernels for CPUs have",
+            "'sparse1': kernels for CPUs have",
         ),
     ],
 )

@@ -113,10 +113,10 @@ class Values:
 def applied(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
     """Call `use` on the feature's value, and tell whose it was if that refuses it."""
     value = values.of(feature)
-    place = f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}"
     try:
         return use(value)
-    except RowError as error:
-        raise RowError(error.row, f"{place}: {error.reason}") from error
     except ValueError as error:
+        place = f"feature {feature.config.name!r}, column {', '.join(feature.columns)!r}"
+        if isinstance(error, RowError):
+            raise RowError(error.row, f"{place}: {error.reason}") from error
         raise ValueError(f"{place}: {error}") from error

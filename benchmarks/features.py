@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ def in_polars(table: pa.Table) -> Callable[[], object]:
     return lambda: frame.select(expressions)
 
 
+def _hashed_at_once(columns: list[pa.Array]) -> None:
+    """Hash each column on a thread of its own, as an engine does."""
+    with ThreadPoolExecutor(len(columns)) as pool:
+        list(pool.map(functools.partial(hashed, name="farm"), columns))
+
+
 def _transformed(made: Engine, batches: list[pa.RecordBatch]) -> None:
     for batch in batches:
         made.transform(batch, "query")
@@ -128,7 +135,9 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, object]]:
     for share in (0.05, 1.0):
         drawn = rng.integers(0, int(share * arguments.rows), arguments.rows) if share < 1 else np.arange(arguments.rows)
         values = pa.array([f"item_{number}" for number in drawn.tolist()])
-        add(f"farm, {share:.0%} distinct", len(values), functools.partial(hashed, values, "farm"), None, "texts")
+        for threads in sorted({1, arguments.threads}):
+            work = functools.partial(_hashed_at_once, [values] * threads)
+            add(f"farm, {share:.0%} distinct, {threads} thread(s)", len(values) * threads, work, None, "texts")
     return found
 
 

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli, console, profiles
+from flows import cli, console, profiles, release_commands
 from recsys_core.artifacts import LabelledMetrics
 from recsys_core.progress import Event
+from recsys_core.registry import ReleaseInfo
 from tasks.report_ranking import RankingResult
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -89,3 +90,33 @@ def test_a_model_that_was_never_published_has_no_releases(tmp_path: Path) -> Non
     assert "shop: nothing was published yet" in done.output
     done = CliRunner().invoke(cli.app, ["release", "list", str(CONFIGS / "demo.yaml"), *place, "--json"])
     assert json.loads(done.stdout) == []
+
+
+def test_releases_are_a_table_of_what_each_of_them_is(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = dict.fromkeys(("bundle_digest", "ground_truth_digest", "checkpoint", "model"), "x")
+    one = ReleaseInfo(
+        **fields,
+        name="tiny",
+        version=1,
+        created=datetime.datetime(2024, 1, 3, tzinfo=datetime.UTC),
+        mlflow_run_id="m1",
+        day=datetime.date(2024, 1, 2),
+        run_id="r1",
+        metrics={"hit_rate@50": 0.25},
+        checked=True,
+        live=False,
+        previous=True,
+    )
+    two = one.model_copy(update={"version": 2, "live": True, "previous": False, "checked": False, "metrics": {}})
+    release_commands._table([two, one])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert shown[0] == ["version", "day", "state", "metrics", "run", "MLflow", "run"]
+    assert ["2", "2024-01-02", "live,", "not", "checked", "r1", "m1"] in shown
+    assert ["1", "2024-01-02", "previous", "hit_rate@50", "0.250", "r1", "m1"] in shown
+
+
+def test_a_backfill_to_a_day_before_its_first_is_refused() -> None:
+    days = ["--from", "2024-01-05", "--to", "2024-01-04"]
+    done = CliRunner().invoke(cli.app, ["backfill", str(CONFIGS / "demo.yaml"), *days])
+    assert done.exit_code == 2
+    assert "--to 2024-01-04 is before --from 2024-01-05" in done.output

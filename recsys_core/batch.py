@@ -48,7 +48,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`; copies overlap with compute where the tensors are pinned."""
+        """Return the batch on `device`; nobody waits for the copies."""
         return Batch(
             sparse=self.sparse.to(device, non_blocking=True),
             query_dense_BF=self.query_dense_BF.to(device, non_blocking=True),
@@ -81,7 +81,7 @@ class LabelledBatch:
     numbers: tuple[Numbers, ...] = ()
 
     def to(self, device: torch.device) -> "LabelledBatch":
-        """Return the batch on `device`; copies overlap with compute where the tensors are pinned."""
+        """Return the batch on `device`; nobody waits for the copies."""
         if device.type == "cpu":
             return self
         return LabelledBatch(

@@ -14,6 +14,7 @@ Where there is no GPU for a case, it is not measured, and the table says so.
 """
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import json
@@ -189,8 +190,8 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
         training = _training(here.num_ranks, device, compiled=compiled)
         module, request = _request(case, training, here.num_ranks, made, work)
         trainer = module.trainer(request, here)
-        held = zip(_batches(trainer), range(_HELD_BATCHES), strict=False)
-        batches = [batch.to(here.device) for (batch, _), _ in held]
+        with contextlib.closing(_batches(trainer)) as read:
+            batches = [batch.to(here.device) for (batch, _), _ in zip(read, range(_HELD_BATCHES), strict=False)]
         for number in range(_WARM_UP_STEPS):
             trainer.step(batches[number], number)
         _wait(here)

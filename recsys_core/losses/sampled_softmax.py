@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_core.artifacts import Frozen
+from recsys_core.linear import linear, outer
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
-_BLOCK_NUMBERS = 1 << 19
+_BLOCK_NUMBERS = 1 << 20
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 
 
@@ -86,7 +87,8 @@ class _Total(torch.autograd.Function):
     a scalar, so all that its own gradient does is scale. Under autocast the products are of its type; the losses
     and what is added up over blocks are float32.
 
-    A block, of a width that keeps its rows aligned:   n0 … nN-1 | positive | -inf …
+    A block, of a width C that keeps its rows aligned:   n0 … nN-1 | positive | -inf …
+    What its last columns are multiplied with is 0.
     """
 
     @staticmethod
@@ -98,18 +100,16 @@ class _Total(torch.autograd.Function):
         num_queries, num_negatives = len(query_BD), len(item_MD) - first
         every = min(max(1, _BLOCK_NUMBERS // max(1, num_negatives)), max(1, num_queries))
         width = -(-(num_negatives + 1) // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS
-        block_XC = query_BD.new_full((every, width), -torch.inf, dtype=kind)
-        query_BK, negative_NK = _corrected(query_BD, item_MD[first:], correction_M[first:], kind)
-        narrow_BD, negative_ND = query_BD.to(kind), item_MD[first:].to(kind)
+        query_BK, negative_CK = _corrected(query_BD, item_MD[first:], correction_M[first:], kind, width)
+        narrow_BD, negative_CD = query_BD.to(kind), _longer(item_MD[first:].to(kind), width)
         positive_B = (query_BD * item_MD[:num_queries]).sum(dim=1) - correction_M[:num_queries]
         hits = _Hits(item_rows_M[:num_queries], item_rows_M[first:])
-        of_query_BD, of_negative_ND = torch.empty_like(query_BD), torch.zeros_like(item_MD[first:])
+        of_query_BD, of_negative_DC = torch.empty_like(query_BD), query_BD.new_zeros(query_BD.shape[1], width)
         of_positive_B, losses_B = torch.empty_like(positive_B), torch.empty_like(positive_B)
         for start in range(0, num_queries, every):
             rows = slice(start, min(start + every, num_queries))
-            share_XC = block_XC[: rows.stop - start]
+            share_XC = linear(query_BK[rows], negative_CK)
             negative_XN = share_XC[:, :num_negatives]
-            torch.mm(query_BK[rows], negative_NK.T, out=negative_XN)
             hits.fill(negative_XN, rows, torch.finfo(kind).min / 2)
             share_XC[:, num_negatives] = positive_B[rows]
             positive_X = share_XC[:, num_negatives].to(losses_B.dtype, copy=True)
@@ -118,12 +118,12 @@ class _Total(torch.autograd.Function):
             # The largest share is never 0, whose logarithm the positive's might be.
             losses_B[rows] = largest_X - share_XC.amax(dim=1).to(losses_B.dtype).log() - positive_X
             of_positive_B[rows] = share_XC[:, num_negatives]
-            of_query_BD[rows] = torch.mm(negative_XN, negative_ND)
-            _add_product(of_negative_ND, negative_XN.T, narrow_BD[rows])
-            share_XC[:, num_negatives + 1 :] = -torch.inf
+            of_query_BD[rows] = linear(share_XC, negative_CD.T)
+            of_negative_DC += outer(narrow_BD[rows], share_XC)
         of_positive_B1 = (of_positive_B - 1)[:, None]
         of_query_BD.addcmul_(of_positive_B1, item_MD[:num_queries])
-        of_item_MD = torch.cat([torch.zeros_like(item_MD[:first]), of_negative_ND]) if first else of_negative_ND
+        of_negative_ND = of_negative_DC[:, :num_negatives].T
+        of_item_MD = torch.cat([torch.zeros_like(item_MD[:first]), of_negative_ND])
         of_item_MD[:num_queries].addcmul_(of_positive_B1, query_BD)
         ctx.save_for_backward(of_query_BD, of_item_MD)
         return losses_B.sum()
@@ -134,8 +134,10 @@ class _Total(torch.autograd.Function):
         return of_query_BD * gradients[0], of_item_MD * gradients[0], None, None, None
 
 
-def _corrected(query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return [B, K] and [N, K] whose products are the queries' with the negatives, less the correction.
+def _corrected(
+    query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind: torch.dtype, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return [B, K] and [C, K] whose products are the queries' with the negatives, less the correction, then -inf.
 
     What a narrow type rounds off the correction has a column of its own.
     """
@@ -143,15 +145,15 @@ def _corrected(query_BD: Tensor, negative_ND: Tensor, correction_N: Tensor, kind
     whole_N = -correction_N.to(kind)
     rest_N = (-correction_N - whole_N).to(kind)
     query_BK = torch.cat([query_BD, ones_B1, ones_B1], dim=1).to(kind)
-    return query_BK, torch.cat([negative_ND.to(kind), whole_N[:, None], rest_N[:, None]], dim=1)
+    negative_NK = torch.cat([negative_ND.to(kind), whole_N[:, None], rest_N[:, None]], dim=1)
+    negative_CK = _longer(negative_NK, width)
+    negative_CK[len(negative_NK) :, -2] = -torch.inf
+    return query_BK, negative_CK
 
 
-def _add_product(sum_ND: Tensor, left_NX: Tensor, right_XD: Tensor) -> None:
-    """Add left · right to the sum, whose type may be a wider one."""
-    if left_NX.dtype == sum_ND.dtype:
-        sum_ND.addmm_(left_NX, right_XD)
-    else:
-        sum_ND.add_(torch.mm(left_NX, right_XD))
+def _longer(rows: Tensor, count: int) -> Tensor:
+    """Return `count` rows, of which the last are zeros."""
+    return torch.nn.functional.pad(rows, (0, 0, 0, count - len(rows)))
 
 
 class _Hits:

@@ -51,7 +51,17 @@ class Head(nn.Module):
     def forward(self, pooled: Tensor, dense: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:  # noqa: ARG002
         """Return the examples' logits."""
         parts = [self.bottom(dense), pooled] if self.has_dense else [pooled]
-        return self.top(self.interaction(parts)).squeeze(1)
+        if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return self.top(self.interaction(parts)).squeeze(1)
+        else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
+            return self._eager(parts).squeeze(1)
+
+    @torch.jit.unused
+    def _eager(self, parts: list[Tensor]) -> Tensor:
+        first, *rest = self.top.layers
+        if not rest or not self.top.is_one_step(parts[0]):
+            return self.top(self.interaction(parts))
+        return self.top.rest(self.interaction.into(first, parts, relu=True), first=1)
 
 
 class Model(base.RankingModel):

@@ -1,6 +1,7 @@
 """Pairwise dot products of feature vectors (Naumov et al. 2019, section 2.1.3), with a way back that only gathers.
 
-Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, X the examples of a block.
+Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, O = kept + P outputs, H outputs of the layer behind
+them, X the examples of a block.
 """
 
 from typing import Any
@@ -8,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.models.blocks.mlp import aligned
+from recsys_core.linear import linear, outer
 
-_BLOCK_ROWS = 512  # per core: their [K, K] products stay in its cache
+_BLOCK_ROWS = 512  # per core: what is made of them stays in its cache
+_ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 
 
 class DotInteraction(nn.Module):
-    """Parts that make K·D numbers side by side → [B, kept + P]: the first `kept` of them, then all pairs' dot products.
+    """Parts that make K·D numbers side by side → [B, O]: the first `kept` of them, then all pairs' dot products.
 
     Autograd's way back through `index_select` adds into [B, K, K] number by number; that alone takes longer than all
     else together. The gradient of the vectors is a symmetric matrix times the vectors, and that matrix is a gather
     of the pairs' gradients. What the next layer wants beside the pairs rides along, so that nothing is concatenated.
-    On a CPU both ways go block by block.
     """
 
     place_of_P: Tensor
@@ -50,54 +51,113 @@ class DotInteraction(nn.Module):
         else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
             return _Interaction.apply(self.place_of_P, self.pair_of_KK, self.kept, *parts)
 
+    @torch.jit.unused
+    def into(self, layer: nn.Linear, parts: list[Tensor], *, relu: bool) -> Tensor:
+        """Return [B, H], what `layer` makes of `forward`'s outputs, activated if `relu`; in float32 on a CPU.
+
+        Both ways go block by block: the outputs are wide, and the layer finds them in the cache.
+        """
+        shared = self.place_of_P, self.pair_of_KK, self.kept, relu
+        return _InteractionLayer.apply(*shared, layer.weight, layer.bias, *parts)
+
 
 class _Interaction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, place_of_P: Tensor, pair_of_KK: Tensor, kept: int, *parts: Tensor) -> Tensor:
-        num_vectors, num_rows = round(len(pair_of_KK) ** 0.5), len(parts[0])
         ctx.widths, ctx.types, ctx.kept = [part.shape[1] for part in parts], [part.dtype for part in parts], kept
-        num_numbers = sum(ctx.widths)
-        width = kept + len(place_of_P)
-        wide = max(ctx.types, key=lambda kind: kind.itemsize)
-        output = parts[0].new_empty(num_rows, aligned(width), dtype=wide)[:, :width]
-        # Where all numbers are kept, the output is their home.
-        numbers = output if kept == num_numbers else output.new_empty(num_rows, num_numbers)
-        for rows in _blocks(output):
-            vectors_XKD = numbers[rows, :num_numbers].unflatten(1, (num_vectors, -1))
-            for part, home in zip(parts, numbers[rows, :num_numbers].split(ctx.widths, dim=1), strict=True):
-                home.copy_(part[rows])
-            if kept < num_numbers:
-                output[rows, :kept] = numbers[rows, :kept]
-            products = torch.bmm(vectors_XKD, vectors_XKD.transpose(1, 2)).flatten(1)
-            output[rows, kept:] = torch.index_select(products, 1, place_of_P)
+        numbers = torch.cat(parts, dim=1)
         ctx.save_for_backward(numbers, pair_of_KK)
-        return output
+        return torch.cat([numbers[:, :kept], _pairs(numbers, place_of_P, pair_of_KK).to(numbers.dtype)], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         numbers, pair_of_KK = ctx.saved_tensors
-        of_output, kept, num_numbers = gradients[0], ctx.kept, sum(ctx.widths)
-        num_vectors = round(len(pair_of_KK) ** 0.5)
-        of_parts = [
-            numbers.new_empty(len(numbers), width, dtype=kind)
-            for width, kind in zip(ctx.widths, ctx.types, strict=True)
-        ]
-        for rows in _blocks(of_output):
-            vectors_XKD = numbers[rows, :num_numbers].unflatten(1, (num_vectors, -1))
-            of_pairs_XP = of_output[rows, kept:]
-            of_products = torch.gather(of_pairs_XP, 1, pair_of_KK.expand(len(of_pairs_XP), -1))
-            of_products = of_products.view(-1, num_vectors, num_vectors)
-            of_products.diagonal(dim1=1, dim2=2).zero_()
-            of_numbers = torch.bmm(of_products, vectors_XKD).flatten(1)
-            of_numbers[:, :kept] += of_output[rows, :kept]
+        of_parts = _of_numbers(gradients[0], numbers, ctx.kept, pair_of_KK).split(ctx.widths, dim=1)
+        return None, None, None, *(part.to(kind) for part, kind in zip(of_parts, ctx.types, strict=True))
+
+
+class _InteractionLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        place_of_P: Tensor,
+        pair_of_KK: Tensor,
+        kept: int,
+        relu: bool,
+        weight_HO: Tensor,
+        bias_H: Tensor,
+        *parts: Tensor,
+    ) -> Tensor:
+        num_rows, num_outputs = len(parts[0]), weight_HO.shape[1]
+        ctx.widths, ctx.kept, ctx.relu = [part.shape[1] for part in parts], kept, relu
+        num_numbers = sum(ctx.widths)
+        padded_HO = _padded(weight_HO)
+        outputs_BO = padded_HO.new_empty(num_rows, padded_HO.shape[1])
+        outputs_BO[:, num_outputs:] = 0
+        # Where all numbers are kept, the outputs are their home.
+        numbers = outputs_BO if kept == num_numbers else outputs_BO.new_empty(num_rows, num_numbers)
+        hidden_BH = outputs_BO.new_empty(num_rows, len(bias_H))
+        for rows in _blocks(num_rows):
+            numbers_XN = torch.cat([part[rows] for part in parts], dim=1)
+            numbers[rows, :num_numbers] = numbers_XN
+            outputs_BO[rows, :kept] = numbers_XN[:, :kept]
+            outputs_BO[rows, kept:num_outputs] = _pairs(numbers_XN, place_of_P, pair_of_KK)
+            hidden_BH[rows] = linear(outputs_BO[rows], padded_HO, bias_H, relu=relu)
+        ctx.save_for_backward(outputs_BO, numbers, hidden_BH, padded_HO, pair_of_KK)
+        return hidden_BH
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        outputs_BO, numbers, hidden_BH, padded_HO, pair_of_KK = ctx.saved_tensors
+        num_numbers, num_outputs = sum(ctx.widths), ctx.kept + _num_pairs(pair_of_KK)
+        of_parts = [numbers.new_empty(len(numbers), width) for width in ctx.widths]
+        of_weight_HO, of_bias_H = torch.zeros_like(padded_HO), padded_HO.new_zeros(len(padded_HO))
+        for rows in _blocks(len(numbers)):
+            of_hidden_XH = gradients[0][rows]
+            if ctx.relu:
+                # An output of ReLU above 0 lets the gradient through.
+                of_hidden_XH = torch.ops.aten.threshold_backward(of_hidden_XH, hidden_BH[rows], 0)
+            of_bias_H += of_hidden_XH.sum(dim=0)
+            of_weight_HO += outer(of_hidden_XH, outputs_BO[rows])
+            of_outputs_XO = linear(of_hidden_XH, padded_HO.T)[:, :num_outputs]
+            of_numbers = _of_numbers(of_outputs_XO, numbers[rows, :num_numbers], ctx.kept, pair_of_KK)
             for of_part, found in zip(of_parts, of_numbers.split(ctx.widths, dim=1), strict=True):
                 of_part[rows] = found
-        return None, None, None, *of_parts
+        return None, None, None, None, of_weight_HO[:, :num_outputs], of_bias_H, *of_parts
 
 
-def _blocks(rows: Tensor) -> list[slice]:
-    """Part the rows, where a CPU's caches count; what is compiled finds blocks of its own."""
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(None)]
+def _pairs(numbers: Tensor, place_of_P: Tensor, pair_of_KK: Tensor) -> Tensor:
+    """Return the pairs' dot products [B, P] of vectors that stand side by side."""
+    vectors_BKD = numbers.unflatten(1, (_num_vectors(pair_of_KK), -1))
+    return torch.bmm(vectors_BKD, vectors_BKD.transpose(1, 2)).flatten(1).index_select(1, place_of_P)
+
+
+def _of_numbers(of_outputs_BO: Tensor, numbers: Tensor, kept: int, pair_of_KK: Tensor) -> Tensor:
+    """Return the gradient of the vectors, side by side."""
+    num_vectors = _num_vectors(pair_of_KK)
+    of_pairs_BP = of_outputs_BO[:, kept:]
+    of_products = torch.gather(of_pairs_BP, 1, pair_of_KK.expand(len(of_pairs_BP), -1))
+    of_products = of_products.view(-1, num_vectors, num_vectors)
+    of_products.diagonal(dim1=1, dim2=2).zero_()
+    of_numbers = torch.bmm(of_products, numbers.unflatten(1, (num_vectors, -1)).to(of_products.dtype)).flatten(1)
+    of_numbers[:, :kept] += of_outputs_BO[:, :kept]
+    return of_numbers
+
+
+def _num_vectors(pair_of_KK: Tensor) -> int:
+    return round(len(pair_of_KK) ** 0.5)
+
+
+def _num_pairs(pair_of_KK: Tensor) -> int:
+    return (len(pair_of_KK) - _num_vectors(pair_of_KK)) // 2
+
+
+def _padded(weight_HO: Tensor) -> Tensor:
+    """Return the weight with columns of zeros, so that rows of the outputs, made as wide, start at cache lines."""
+    width = weight_HO.shape[1]
+    return nn.functional.pad(weight_HO, (0, -width % _ALIGNED_NUMBERS))
+
+
+def _blocks(num_rows: int) -> list[slice]:
     size = _BLOCK_ROWS * torch.get_num_threads()
-    return [slice(first, first + size) for first in range(0, len(rows), size)]
+    return [slice(first, first + size) for first in range(0, num_rows, size)]

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
+from recsys_core.linear import linear, outer
 
 
 class Mlp(nn.Sequential):
     """Linear-ReLU(-Dropout) for each hidden layer, then one Linear: [rows, inputs] → [rows, outputs].
 
-    On a CPU, in float32, the layers run as one step of autograd, which activates in place on both ways and never makes
-    a gradient whose rows start between cache lines: of 783 inputs that one took twice as long as of 784.
+    On a CPU, in float32, the layers run as one step of autograd, which activates in place on both ways.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as nn.Sequential names it
@@ -30,12 +29,26 @@ class Mlp(nn.Sequential):
 
     @torch.jit.unused
     def _eager(self, input: Tensor) -> Tensor:  # noqa: A002
+        return self.rest(input) if self.is_one_step(input) else super().forward(input)
+
+    @torch.jit.unused
+    def is_one_step(self, input: Tensor) -> bool:  # noqa: A002
+        """Whether an input like this one goes through all layers in one step."""
         drops = self.training and any(isinstance(layer, nn.Dropout) for layer in self)
         plain = input.dim() != 2 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-        if drops or plain or torch.compiler.is_compiling():
-            return super().forward(input)
-        layers = [layer for layer in self if isinstance(layer, nn.Linear)]
-        return _Mlp.apply(input, *(tensor for layer in layers for tensor in (layer.weight, layer.bias)))
+        return not (drops or plain or torch.compiler.is_compiling())
+
+    @torch.jit.unused
+    def rest(self, input_BX: Tensor, *, first: int = 0) -> Tensor:
+        """Return the last layer's output from the input of the `first` Linear, in one step."""
+        layers = self.layers[first:]
+        return _Mlp.apply(input_BX, *(tensor for layer in layers for tensor in (layer.weight, layer.bias)))
+
+    @property
+    @torch.jit.unused
+    def layers(self) -> list[nn.Linear]:
+        """The layers that have weights."""
+        return [layer for layer in self if isinstance(layer, nn.Linear)]
 
 
 def mlp(num_inputs: int, hidden: Sequence[int], num_outputs: int, dropout: float = 0.0) -> Mlp:
@@ -57,8 +70,7 @@ class _Mlp(torch.autograd.Function):
         weights, biases = parameters[::2], parameters[1::2]
         outputs = [input_BX]
         for number, (weight_HX, bias_H) in enumerate(zip(weights, biases, strict=True), 1):
-            output_BH = torch.addmm(bias_H, outputs[-1], weight_HX.T)
-            outputs.append(output_BH if number == len(weights) else output_BH.relu_())
+            outputs.append(linear(outputs[-1], weight_HX, bias_H, relu=number < len(weights)))
         ctx.save_for_backward(*outputs[:-1], *weights)
         return outputs[-1]
 
@@ -69,24 +81,12 @@ class _Mlp(torch.autograd.Function):
         of_output_BH = gradients[0]
         of_parameters: list[Tensor] = []
         for number in range(num_layers - 1, -1, -1):
-            of_parameters = [of_output_BH.T @ inputs[number], of_output_BH.sum(dim=0), *of_parameters]
+            of_weight_HX = outer(of_output_BH, inputs[number])
+            of_parameters = [of_weight_HX, of_output_BH.sum(dim=0), *of_parameters]
             if number:
-                of_input_BX = of_output_BH @ weights[number]
+                of_input_BX = linear(of_output_BH, weights[number].T)
                 # An output of ReLU above 0 lets the gradient through.
                 torch.ops.aten.threshold_backward.grad_input(of_input_BX, inputs[number], 0, grad_input=of_input_BX)
                 of_output_BH = of_input_BX
-        of_input_BX = aligned_product(of_output_BH, weights[0]) if ctx.needs_input_grad[0] else None
+        of_input_BX = linear(of_output_BH, weights[0].T) if ctx.needs_input_grad[0] else None
         return of_input_BX, *of_parameters
-
-
-def aligned_product(left_BH: Tensor, right_HX: Tensor) -> Tensor:
-    """Return left · right [B, X], a view of rows that start at multiples of a cache line."""
-    num_rows, width = right_HX.shape
-    padded_HX = right_HX.new_zeros(num_rows, aligned(width))
-    padded_HX[:, :width] = right_HX
-    return (left_BH @ padded_HX)[:, :width]
-
-
-def aligned(width: int) -> int:
-    """Return the next multiple of a cache line's numbers."""
-    return -(-width // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys_core.linear import linear, outer
 from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spread
 from recsys_core.models.blocks.mlp import mlp
 
@@ -69,21 +70,19 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor, *parameters: Tensor) -> Tensor:
         (weight_HX, bias_H), weights, biases = parameters[:2], parameters[2::2], parameters[3::2]
         by_target_HD, by_both_HY = _joined(weight_HX)
-        of_row_BH = torch.addmm(bias_H, targets_BD, by_target_HD.T)
+        of_row_BH = linear(targets_BD, by_target_HD, bias_H)
         kept = [elements_ND.new_empty(len(elements_ND), weight.shape[1]) for weight in weights]
         scores_N1 = elements_ND.new_empty(len(elements_ND), 1)
         output_BD = torch.empty_like(targets_BD)
         for rows, span in _blocks(lengths_B):
             element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows], span.stop - span.start)
             both_XY = torch.cat([element_XD, element_XD * targets_BD[rows][owner_X]], dim=1)
-            made = [*(outputs[span] for outputs in kept), scores_N1[span]]
-            torch.mm(both_XY, by_both_HY.T, out=made[0])
-            made[0].add_(of_row_BH[rows].index_select(0, owner_X)).relu_()
-            for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-                torch.addmm(bias, made[number], weight.T, out=made[number + 1])
-                if number + 1 < len(weights):
-                    made[number + 1].relu_()
-            output_BD[rows] = bags(element_XD * made[-1], lengths_B[rows])
+            made = linear(both_XY, by_both_HY).add_(of_row_BH[rows].index_select(0, owner_X)).relu_()
+            for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
+                kept[number - 1][span] = made
+                made = linear(made, weight, bias, relu=number < len(weights))
+            scores_N1[span] = made
+            output_BD[rows] = bags(element_XD * made, lengths_B[rows])
         ctx.save_for_backward(targets_BD, elements_ND, lengths_B, weight_HX, scores_N1, *kept, *weights)
         return output_BD
 
@@ -105,20 +104,20 @@ class _Attention(torch.autograd.Function):
             of_made = (of_interest_XD * element_XD).sum(dim=1, keepdim=True)
             for number in range(len(weights) - 1, -1, -1):
                 inputs = kept[number][span]
-                of_weights[number].addmm_(of_made.T, inputs)
+                of_weights[number] += outer(of_made, inputs)
                 of_biases[number] += of_made.sum(dim=0)
-                of_made = of_made @ weights[number]
+                of_made = linear(of_made, weights[number].T)
                 # An output of ReLU above 0 lets the gradient through.
                 torch.ops.aten.threshold_backward.grad_input(of_made, inputs, 0, grad_input=of_made)
             of_row_BH[rows] = bags(of_made, lengths_B[rows])
-            of_both_HY.addmm_(of_made.T, torch.cat([element_XD, element_XD * target_XD], dim=1))
-            of_both_XY = of_made @ by_both_HY
+            of_both_HY += outer(of_made, torch.cat([element_XD, element_XD * target_XD], dim=1))
+            of_both_XY = linear(of_made, by_both_HY.T)
             of_product_XD = of_both_XY[:, dim:]
             of_element_XD = of_interest_XD.mul_(scores_N1[span]).add_(of_both_XY[:, :dim])
             of_elements_ND[span] = of_element_XD.addcmul_(of_product_XD, target_XD)
             of_targets_BD[rows] = bags(of_product_XD * element_XD, lengths_B[rows])
-        of_targets_BD.addmm_(of_row_BH, by_target_HD)
-        of_target_HD, of_element_HD, of_product_HD = of_row_BH.T @ targets_BD, *of_both_HY.chunk(2, dim=1)
+        of_targets_BD += linear(of_row_BH, by_target_HD.T)
+        of_target_HD, of_element_HD, of_product_HD = outer(of_row_BH, targets_BD), *of_both_HY.chunk(2, dim=1)
         of_first = torch.cat([of_target_HD, of_element_HD, of_target_HD - of_element_HD, of_product_HD], dim=1)
         of_rest = [tensor for pair in zip(of_weights, of_biases, strict=True) for tensor in pair]
         return of_targets_BD, of_elements_ND, None, of_first, of_row_BH.sum(dim=0), *of_rest

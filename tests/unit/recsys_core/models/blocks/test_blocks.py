@@ -1,9 +1,12 @@
 """The fast blocks against slow ones that a person can read: values and gradients."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
+from recsys_core.linear import linear, outer
 from recsys_core.models.blocks import interaction, target_attention
 from recsys_core.models.blocks.embeddings import pool
 from recsys_core.models.blocks.interaction import DotInteraction
@@ -33,24 +36,68 @@ def test_interaction_by_hand():
     assert DotInteraction(3, 2)(parts).tolist() == [[1.0, 2.0, 11.0, 17.0, 39.0]]
 
 
-@pytest.mark.parametrize("kept", [0, 3, 12])
-def test_interaction_and_its_gradient_equal_those_of_indexing(kept, monkeypatch):
-    def slow(*parts):
-        numbers = torch.cat(parts, dim=1)
-        vectors = numbers.view(-1, 4, 3)
-        rows, columns = torch.tril_indices(4, 4, -1)
-        products = torch.bmm(vectors, vectors.transpose(1, 2))[:, rows, columns]
-        return torch.cat([numbers[:, :kept], products], dim=1)
+def _indexed(*parts, kept):
+    """Four vectors of width 3."""
+    numbers = torch.cat(parts, dim=1)
+    vectors = numbers.view(-1, 4, 3)
+    rows, columns = torch.tril_indices(4, 4, -1)
+    products = torch.bmm(vectors, vectors.transpose(1, 2))[:, rows, columns]
+    return torch.cat([numbers[:, :kept], products], dim=1)
 
-    # In blocks of which the last one is not full, whatever the number of threads.
-    monkeypatch.setattr(interaction, "_BLOCK_ROWS", 2)
-    block, num_rows = DotInteraction(4, kept), 4 * torch.get_num_threads() + 1
-    _same_with_gradients(lambda *parts: block([*parts]), slow, torch.randn(num_rows, 3), torch.randn(num_rows, 9))
-    _same_with_gradients(lambda part: block([part]), slow, torch.randn(num_rows, 12))
+
+@pytest.mark.parametrize("kept", [0, 3, 12])
+def test_interaction_and_its_gradient_equal_those_of_indexing(kept):
+    block, slow = DotInteraction(4, kept), functools.partial(_indexed, kept=kept)
+    _same_with_gradients(lambda *parts: block([*parts]), slow, torch.randn(5, 3), torch.randn(5, 9))
+    _same_with_gradients(lambda part: block([part]), slow, torch.randn(5, 12))
     scripted = torch.jit.script(block)
     parts = [torch.randn(2, 3), torch.randn(2, 9)]
     torch.testing.assert_close(scripted(parts), block(parts))
     assert block([part[:0] for part in parts]).shape == (0, kept + 6)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("kept", [0, 3, 12])
+def test_interaction_into_a_layer_is_one_after_the_other(kept, relu, monkeypatch):
+    # In blocks of which the last one is not full, whatever the number of threads.
+    monkeypatch.setattr(interaction, "_BLOCK_ROWS", 2)
+    block, layer, num_rows = DotInteraction(4, kept), nn.Linear(kept + 6, 5), 4 * torch.get_num_threads() + 1
+    parts = [torch.randn(num_rows, 3), torch.randn(num_rows, 9)]
+    of_layer = []
+
+    def fast(*parts):
+        return block.into(layer, [*parts], relu=relu)
+
+    def slow(*parts):
+        of_layer.extend(parameter.grad.clone() for parameter in layer.parameters())
+        layer.zero_grad()
+        output = layer(_indexed(*parts, kept=kept))
+        return output.relu() if relu else output
+
+    _same_with_gradients(fast, slow, *parts)
+    for found, parameter in zip(of_layer, layer.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
+    assert fast(*(part[:0] for part in parts)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("place", ["as it is", "with gaps", "transposed", "transposed with gaps"])
+@pytest.mark.parametrize("shape", [(0, 3, 2), (4, 0, 2), (1, 1, 1), (7, 5, 1), (33, 17, 16)])
+def test_linear_and_outer_take_views_of_every_kind(place, shape):
+    num_rows, num_inputs, num_outputs = shape
+
+    def matrix(height, width):
+        gap = int("gaps" in place)
+        if "transposed" in place:
+            return torch.randn(width, height + gap)[:, :height].T
+        return torch.randn(height, width + gap)[:, :width]
+
+    rows, weight, bias = matrix(num_rows, num_inputs), matrix(num_outputs, num_inputs), torch.randn(num_outputs)
+    product = (rows[:, None, :] * weight[None]).sum(dim=2)
+    torch.testing.assert_close(linear(rows, weight), product)
+    torch.testing.assert_close(linear(rows, weight, bias, relu=True), (product + bias).relu())
+    other = matrix(num_rows, num_outputs)
+    torch.testing.assert_close(outer(rows, other), (rows[:, :, None] * other[:, None]).sum(dim=0))
+    torch.testing.assert_close(outer(other, rows), (other[:, :, None] * rows[:, None]).sum(dim=0))
 
 
 def test_segment_sum_by_hand():

@@ -1,9 +1,10 @@
 """What tests of several levels start from."""
 
+import contextlib
 import datetime
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def recsys_data() -> Callable[[str], Path]:
         return _DATA / name
 
     return locate
+
+
+@pytest.fixture
+def dying_at(monkeypatch) -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """Return what makes a `with` in which training dies before the step of that number."""
+    from recsys_core.train import Trainer
+
+    real = Trainer.step
+
+    @contextlib.contextmanager
+    def dying(last: int) -> Iterator[None]:
+        def step(self, batch, number):
+            if number == last:
+                raise KeyboardInterrupt
+            return real(self, batch, number)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "step", step)
+            with pytest.raises(KeyboardInterrupt):
+                yield
+
+    return dying
 
 
 @pytest.fixture(scope="session")

@@ -106,19 +106,11 @@ def test_a_table_starts_from_a_file_alike_on_any_ranks_and_stays_so_if_frozen(
     assert float(found[drawn].abs().max()) <= 200**-0.5
 
 
-def test_who_goes_on_does_not_read_the_file_again(pretrained_day, train_request, monkeypatch, same_weights):
+def test_who_goes_on_does_not_read_the_file_again(pretrained_day, train_request, dying_at, same_weights):
     undisturbed = train.run(train_request("undisturbed", data=pretrained_day), silent)
-    killed, real = train_request("killed", data=pretrained_day), train.Trainer.step
-
-    def dies(self, batch, number):
-        if number == 17:
-            raise KeyboardInterrupt
-        return real(self, batch, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train.Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(killed, silent)
+    killed = train_request("killed", data=pretrained_day)
+    with dying_at(17):
+        train.run(killed, silent)
     file = pretrained_day.path / "items.parquet"
     moved = file.rename(file.with_suffix(".moved"))
     try:
@@ -145,23 +137,14 @@ _EVERYTHING = {
 @pytest.mark.parametrize(
     "config", [{}, _EVERYTHING, _EVERYTHING | {"precision": "float16"}], ids=["plain", "everything", "float16"]
 )
-def test_resumed_equals_undisturbed_bit_for_bit(train_request, monkeypatch, config, same_weights):
+def test_resumed_equals_undisturbed_bit_for_bit(train_request, dying_at, config, same_weights):
     undisturbed = train.run(train_request("undisturbed", config=config), silent)
     killed = train_request("killed", config=config)
-    real = train.Trainer.step
-
-    def dies(self, batch, number):
-        if number == 37:
-            raise KeyboardInterrupt
-        return real(self, batch, number)
-
-    monkeypatch.setattr(train.Trainer, "step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with dying_at(37):
         train.run(killed, silent)
     assert not killed.output.exists()
     partial = killed.output.with_name(".killed.partial")
     assert checkpoint.position(checkpoint.latest(partial / "steps")).step == 30
-    monkeypatch.setattr(train.Trainer, "step", real)
     resumed = train.run(killed, silent)
     same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)

@@ -57,21 +57,12 @@ def test_narrow_and_compiled_trainings_end_near_the_plain_one(ranking_request, c
 
 
 @pytest.mark.parametrize("kind", ["adam", "partial_rowwise_adam", "rowwise_adagrad"])
-def test_resumed_equals_undisturbed(train_request, monkeypatch, same_weights, kind):
+def test_resumed_equals_undisturbed(train_request, dying_at, same_weights, kind):
     config = {"sparse_optimizer": {"kind": kind, "learning_rate": 0.01}, "sharding": {"device": "cuda"}}
     undisturbed = train.run(train_request("undisturbed", config=config), silent)
     killed = train_request("killed", config=config)
-    real = train.Trainer.step
-
-    def dies(self, batch, number):
-        if number == 37:
-            raise KeyboardInterrupt
-        return real(self, batch, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train.Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(killed, silent)
+    with dying_at(37):
+        train.run(killed, silent)
     partial = killed.output.with_name(".killed.partial")
     assert checkpoint.position(checkpoint.latest(partial / "steps")).step == 30
     resumed = train.run(killed, silent)

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from recsys_core import checkpoint
-from recsys_core import train as training
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
@@ -244,7 +243,7 @@ def test_checkpoint_commands_list_the_states_that_were_kept(kept):
 # Checkpoints are made after every second step: 38 is before the evaluation at 40, 40 is after that by steps and before
 # that by epochs. In the background, what is evicted may still be read.
 @pytest.mark.parametrize("dies_at", [39, 40, 41])
-def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(data, tmp_path, monkeypatch, dies_at):
+def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(data, tmp_path, dying_at, dies_at):
     changes = _BY_EPOCHS | {
         "num_epochs": 12,
         "evaluate_every_steps": 20,
@@ -257,18 +256,9 @@ def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(dat
     told: list = []
     whole = train.run(_train_request(data, tmp_path / "whole" / "train", **changes), told.append)
     request = _train_request(data, tmp_path / "killed" / "train", **changes)
-    real = training.Trainer.step
-
-    def dies(self, batch, number):
-        if number == dies_at:
-            raise KeyboardInterrupt
-        return real(self, batch, number)
-
     again: list = []
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(request, again.append)
+    with dying_at(dies_at):
+        train.run(request, again.append)
     made = train.run(request, again.append)
     assert made.kept == whole.kept
     assert (made.num_steps, made.loss) == (whole.num_steps, whole.loss)
@@ -301,7 +291,7 @@ def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):
         train.run(request.model_copy(update={"ranking": Config()}), silent)
 
 
-def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(data, tmp_path, monkeypatch):
+def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(data, tmp_path, dying_at):
     # 400 rows in batches of 90: the last of an epoch has 40.
     changes = {"batch_size": 90, "num_epochs": 3, "evaluate_every_steps": None, "early_stopping_patience": None}
     changes |= {"checkpoint_every_steps": 4}
@@ -315,17 +305,8 @@ def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(dat
         assert one.max_absolute < 1e-5, one
     # Another process would find the sizes of the batches in another order.
     killed = request.model_copy(update={"output": tmp_path / "killed" / "train"})
-    real = training.Trainer.step
-
-    def dies(self, batch, number):
-        if number == 9:
-            raise KeyboardInterrupt
-        return real(self, batch, number)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(killed, silent)
+    with dying_at(9):
+        train.run(killed, silent)
     torch._dynamo.reset()
     assert not list(files.diff(train.run(killed, silent).state, compiled.state))
     exported = export.run(

@@ -181,6 +181,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
     import torch
 
     from recsys_core import distributed, train
+    from recsys_core.batch import moved
     from recsys_core.progress import Event
 
     with distributed.world(device) as here:
@@ -191,7 +192,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
         module, request = _request(case, training, here.num_ranks, made, work)
         trainer = module.trainer(request, here)
         with contextlib.closing(_batches(trainer)) as read:
-            batches = [batch.to(here.device) for (batch, _), _ in zip(read, range(_HELD_BATCHES), strict=False)]
+            batches = [moved(batch, here.device) for (batch, _), _ in zip(read, range(_HELD_BATCHES), strict=False)]
         for number in range(_WARM_UP_STEPS):
             trainer.step(batches[number], number)
         _wait(here)

@@ -12,8 +12,9 @@ have S rows, as many on every rank (row-wise sharding needs that); rows that a f
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -47,13 +48,13 @@ class Batch:
             global_rows=global_rows,
         )
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`; nobody waits for the copies."""
+    def each(self, copied: Callable[[Any], Any]) -> "Batch":
+        """Return the batch with what `copied` makes of each tensor and of the jagged one."""
         return Batch(
-            sparse=self.sparse.to(device, non_blocking=True),
-            query_dense_BF=self.query_dense_BF.to(device, non_blocking=True),
-            item_dense_MF=self.item_dense_MF.to(device, non_blocking=True),
-            item_rows_M=self.item_rows_M.to(device, non_blocking=True),
+            sparse=copied(self.sparse),
+            query_dense_BF=copied(self.query_dense_BF),
+            item_dense_MF=copied(self.item_dense_MF),
+            item_rows_M=copied(self.item_rows_M),
             global_rows=self.global_rows,
         )
 
@@ -80,18 +81,29 @@ class LabelledBatch:
     global_rows: int
     numbers: tuple[Numbers, ...] = ()
 
-    def to(self, device: torch.device) -> "LabelledBatch":
-        """Return the batch on `device`; nobody waits for the copies."""
-        if device.type == "cpu":
-            return self
+    def each(self, copied: Callable[[Any], Any]) -> "LabelledBatch":
+        """Return the batch with what `copied` makes of each tensor and of the jagged one."""
         return LabelledBatch(
-            sparse=self.sparse.to(device, non_blocking=True),
-            dense_BF=self.dense_BF.to(device, non_blocking=True),
-            labels_B=self.labels_B.to(device, non_blocking=True),
-            weights_B=None if self.weights_B is None else self.weights_B.to(device, non_blocking=True),
+            sparse=copied(self.sparse),
+            dense_BF=copied(self.dense_BF),
+            labels_B=copied(self.labels_B),
+            weights_B=None if self.weights_B is None else copied(self.weights_B),
             global_rows=self.global_rows,
-            numbers=tuple(Numbers(*(part.to(device, non_blocking=True) for part in one)) for one in self.numbers),
+            numbers=tuple(Numbers(*map(copied, one)) for one in self.numbers),
         )
+
+
+B = TypeVar("B", Batch, LabelledBatch)
+
+
+def pinned(batch: B) -> B:
+    """Return the batch in memory that the kernel never moves, which a GPU copies from while the host goes on."""
+    return batch.each(lambda tensor: tensor.pin_memory())
+
+
+def moved(batch: B, device: torch.device) -> B:
+    """Return the batch on `device`. Nobody waits for the copies of a pinned one."""
+    return batch if device.type == "cpu" else batch.each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def dense(query: Encoded, item: Encoded) -> Tensor:

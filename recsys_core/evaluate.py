@@ -14,6 +14,7 @@ from pydantic import Field
 
 from recsys_core import artifacts, checkpoint, distributed, models, sharding
 from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.batch import moved
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import Feed, ItemTable, read_all
@@ -108,8 +109,8 @@ def sums(
     totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
     done = 0
     with torch.no_grad():
-        for prepared, _ in feed.batches(shard, epoch=0, step=0):
-            batch = prepared.to(here.device)
+        for prepared, _ in feed.batches(shard, epoch=0, step=0, pins=here.device.type == "cuda"):
+            batch = moved(prepared, here.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
             no_correction_M = torch.zeros(len(item_MD), device=here.device)
             positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M)

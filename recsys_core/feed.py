@@ -17,7 +17,7 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import Frozen
-from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers
+from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers, pinned
 from recsys_core.features import Engine, counting_from
 from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.readers import parquet
@@ -59,15 +59,18 @@ class Source(ABC):
     def batch(self, rows: Rows, *, epoch: int, step: int) -> Any:
         """Make the batch of one step; several threads may do so for different steps at once."""
 
-    def batches(self, shard: Shard, *, epoch: int, step: int) -> Generator[tuple[Any, list[Interval]], None, None]:
+    def batches(
+        self, shard: Shard, *, epoch: int, step: int, pins: bool = False
+    ) -> Generator[tuple[Any, list[Interval]], None, None]:
         """Yield the batches of `shard`, the first of which is step number `step`, with the positions each consumed.
 
-        Threads make them ahead; close the generator to end them early.
+        Threads make them ahead; with `pins` where a GPU copies from. Close the generator to end them early.
         """
 
         def made(numbered: tuple[int, Rows]) -> tuple[Any, list[Interval]]:
             number, rows = numbered
-            return self.batch(rows, epoch=epoch, step=number), rows.consumed
+            batch = self.batch(rows, epoch=epoch, step=number)
+            return pinned(batch) if pins else batch, rows.consumed
 
         return prefetch(enumerate(shard, step), made, num_threads=half_of_the_cores())
 

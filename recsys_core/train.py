@@ -19,6 +19,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, best, checkpoint, compiling, distributed, loader, optim, sharding, stopping, tracing
 from recsys_core.artifacts import Frozen, Pending, TrainingData
+from recsys_core.batch import moved
 from recsys_core.checkpoint import Position, fine_tune, owners
 from recsys_core.distributed import World
 from recsys_core.loader import Budget, Interval, Order, Shard
@@ -277,7 +278,7 @@ class Trainer:
     def step(self, batch: Any, number: int) -> torch.Tensor:
         """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
-        batch = batch.to(self.here.device)
+        batch = moved(batch, self.here.device)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
             loss = self.objective.loss(self._forward, batch, self.here)
@@ -491,7 +492,9 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
     meter = _meter(trainer, work, sink)
     agreement = stopping.Agreement(trainer.here, told, trainer.position.step, every_steps=config.log_every_steps)
     for epoch in range(trainer.position.epoch, trainer.num_epochs):
-        feed = trainer.objective.feed.batches(trainer.epoch(), epoch=epoch, step=trainer.position.step)
+        feed = trainer.objective.feed.batches(
+            trainer.epoch(), epoch=epoch, step=trainer.position.step, pins=trainer.here.device.type == "cuda"
+        )
         with contextlib.closing(feed) as batches:
             for batch, consumed in meter.waiting(batches):
                 if trainer.is_over:

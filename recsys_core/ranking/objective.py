@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys_core import models, readers
 from recsys_core.artifacts import Frozen, LabelledData
-from recsys_core.batch import LabelledBatch
+from recsys_core.batch import LabelledBatch, moved
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import LabelledFeed
@@ -83,7 +83,7 @@ def scored(
     model.eval()
     with torch.no_grad():
         for prepared, groups in prefetch(iter(shard), prepare, num_threads=half_of_the_cores()):
-            batch = prepared.to(here.device)
+            batch = moved(prepared, here.device)
             logits = model(batch.sparse, batch.dense_BF, batch.numbers).double().cpu().numpy()
             weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
             done += batch.global_rows

@@ -3,6 +3,7 @@
 Sums on a GPU are made in another order each time, so that equal means equal to within roundings.
 """
 
+import contextlib
 import math
 
 import pytest
@@ -11,6 +12,7 @@ import torch.distributed as dist
 
 from recsys_core import checkpoint, distributed, launch, train
 from recsys_core.artifacts import Checkpoint
+from recsys_core.batch import moved
 from recsys_core.export import Config as Export
 from recsys_core.progress import silent
 from recsys_core.ranking import evaluate, export
@@ -29,6 +31,23 @@ def test_the_world_of_a_gpu_speaks_nccl_there_and_gloo_beside_it():
         assert here.sum(torch.ones(2)).tolist() == [1.0] * 2
         assert here.gather("a") == ["a"]
         assert "nccl" in dist.get_backend_config()
+
+
+def test_batches_wait_in_memory_that_a_gpu_copies_from(train_request):
+    with distributed.world("cuda") as here:
+        trainer = train.trainer(train_request("train", config={"sharding": {"device": "cuda"}}), here)
+        made = trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0, pins=True)
+        with contextlib.closing(made) as batches:
+            batch, _ = next(batches)
+        there = moved(batch, here.device)
+    for one, copy in (
+        (batch.sparse.values(), there.sparse.values()),
+        (batch.query_dense_BF, there.query_dense_BF),
+        (batch.item_rows_M, there.item_rows_M),
+    ):
+        assert one.is_pinned()
+        assert copy.device == here.device
+        assert torch.equal(copy.cpu(), one)
 
 
 def test_two_towers_learn_on_a_gpu_what_they_learn_on_a_cpu(train_request, same_weights):

@@ -18,6 +18,7 @@ from recsys_core.features import Engine
 from recsys_core.feed import Feed, ItemTable, Source
 from recsys_core.losses import sampled_softmax
 from recsys_core.models.base import RetrievalModel
+from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.readers import parquet
 from recsys_core.readers.base import Reader
 
@@ -28,7 +29,7 @@ class Objective(ABC):
     Attributes:
         engine: the fitted features.
         reader: the training rows.
-        feed: makes batches of them; a batch has `to(device)` and `global_rows`.
+        feed: makes batches of them; a batch has `sparse`, `each` and `global_rows`.
         model: on the CPU, its tables on the meta device.
         tables: the part of `model` that holds its embedding tables.
         dense: the parts that are called with what the tables give, and hold all other parameters.
@@ -38,7 +39,7 @@ class Objective(ABC):
     reader: Reader
     feed: Source
     model: nn.Module
-    tables: nn.Module
+    tables: Embeddings
     dense: tuple[nn.Module, ...]
 
     @abstractmethod

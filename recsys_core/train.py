@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -275,10 +275,25 @@ class Trainer:
         self.model.load_state_dict(OrderedDict(weights))
         self.optimizer.restored({})
 
+    def arriving(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """Yield `batches`, on the device; while one trains, the next one's ids go to the ranks that have their rows.
+
+        Every rank has as many batches.
+        """
+        before: tuple[Any, Any] | None = None
+        for batch, place in batches:
+            there = moved(batch, self.here.device)
+            if self.here.num_ranks > 1:
+                self.objective.tables.send(there.sparse)
+            if before is not None:
+                yield before
+            before = there, place
+        if before is not None:
+            yield before
+
     def step(self, batch: Any, number: int) -> torch.Tensor:
         """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
-        batch = moved(batch, self.here.device)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
             loss = self.objective.loss(self._forward, batch, self.here)
@@ -496,7 +511,7 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
             trainer.epoch(), epoch=epoch, step=trainer.position.step, pins=trainer.here.device.type == "cuda"
         )
         with contextlib.closing(feed) as batches:
-            for batch, consumed in meter.waiting(batches):
+            for batch, consumed in trainer.arriving(meter.waiting(batches)):
                 if trainer.is_over:
                     break
                 loss = trainer.step(batch, trainer.position.step)

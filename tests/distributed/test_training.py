@@ -1,5 +1,6 @@
 """Training on real ranks: one equals two, resumed equals undisturbed, a checkpoint fits any number of ranks."""
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -15,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
-from recsys_core import checkpoint, models, train
+from recsys_core import checkpoint, distributed, models, train
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Config, Engine
 from recsys_core.models.base import RetrievalModel
@@ -456,3 +457,30 @@ def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tm
     program = Path(__file__).with_name("sharded_equals_whole.py")
     codes, log = ranks([str(program), str(file)], 2)
     assert codes == [0, 0], log
+
+
+@pytest.mark.parametrize("prepared", ["day", "rich_day"])
+def test_ids_that_were_sent_ahead_are_looked_up_once_where_they_are(train_request, monkeypatch, request, prepared):
+    with distributed.world("cpu") as here:
+        trainer = train.trainer(train_request(data=request.getfixturevalue(prepared)), here)
+        tables = trainer.objective.tables
+        made = trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)
+        with contextlib.closing(made) as batches:
+            first, second, third = (next(batches)[0] for _ in range(3))
+
+        def look_up(batch):
+            with torch.no_grad():
+                return torch.cat(trainer.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF))
+
+        expected = [look_up(batch) for batch in (first, second, third)]
+        tables.send(first.sparse)
+        tables.send(second.sparse)
+        # What nobody sent may come between.
+        assert torch.equal(look_up(third), expected[2])
+        collections = [*filter(None, [tables.bags]), *tables.rows]
+        for kind in {type(collection) for collection in collections}:
+            monkeypatch.setattr(kind, "input_dist", lambda *_: pytest.fail("sent again"))
+        assert torch.equal(look_up(first), expected[0])
+        assert torch.equal(look_up(second), expected[1])
+        with pytest.raises(pytest.fail.Exception, match="sent again"):
+            look_up(first)

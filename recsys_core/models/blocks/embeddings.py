@@ -8,8 +8,9 @@ CPUs). Legend: B examples, S ≥ B rows of the jagged tensor, K features, P pool
 D embedding.
 """
 
+from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,7 @@ class Embeddings(nn.Module):
         self.unpooled_features = tuple(feature for feature in every if feature.pooling == "none")
         self.unpooled_widths = [widths[feature.table] for feature in self.unpooled_features]
         self._keys = keys
+        self._sent: deque[tuple[KeyedJaggedTensor, list[Any]]] = deque()
 
     @property
     def pooled_features(self) -> tuple[SparseFeature, ...]:
@@ -175,12 +177,36 @@ class Embeddings(nn.Module):
         """Return each side's pooled features apart, [count, P] of its first `count` rows."""
         return self._all_pooled(*self._looked_up(sparse), sparse, counts)
 
-    def _looked_up(self, sparse: KeyedJaggedTensor) -> tuple[KeyedTensor | None, dict[str, JaggedTensor]]:
+    def send(self, sparse: KeyedJaggedTensor) -> None:
+        """Start to send the ids to the ranks that have their rows; the look-up of this `sparse` will find them there.
+
+        That is the first step of what TorchRec's sharded collections do, and waits for nothing. Look-ups of what was
+        sent come in the same order; those of anything else may come between.
+        """
+        sent: list[Any] = []
+        for collection, ids in self._asked(sparse):
+            context = collection.create_context()
+            sent.append((collection, context, collection.input_dist(context, ids)))
+        self._sent.append((sparse, sent))
+
+    def _asked(self, sparse: KeyedJaggedTensor) -> list[tuple[Any, KeyedJaggedTensor]]:
+        """Return each collection with the ids that it is asked for, the bags first."""
         plain = sparse if sparse.weights_or_none() is None else _without_weights(sparse)
-        bags = self.bags(sparse if self._weighted_bags else plain) if self.bags is not None else None
+        bags = [] if self.bags is None else [(self.bags, sparse if self._weighted_bags else plain)]
+        return [*bags, *((collection, plain) for collection in self.rows)]
+
+    def _looked_up(self, sparse: KeyedJaggedTensor) -> tuple[KeyedTensor | None, dict[str, JaggedTensor]]:
+        if self._sent and self._sent[0][0] is sparse:
+            _, sent = self._sent.popleft()
+            found = [
+                collection.compute_and_output_dist(context, ids.wait().wait()) for collection, context, ids in sent
+            ]
+        else:
+            found = [collection(ids) for collection, ids in self._asked(sparse)]
+        bags = found.pop(0) if self.bags is not None else None
         rows: dict[str, JaggedTensor] = {}
-        for found in [collection(plain) for collection in self.rows]:
-            rows |= {key: found[key] for key in found.keys()}  # noqa: SIM118 - it may be torchrec's awaitable
+        for of_collection in found:
+            rows |= {key: of_collection[key] for key in of_collection.keys()}  # noqa: SIM118 - it may be an awaitable
         return bags, rows
 
     def _all_pooled(

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from recsys_core.batch import Batch, jagged
+from recsys_core.batch import Batch, LabelledBatch, Numbers, jagged, moved
 from recsys_core.features import Config, Encoded, Engine, Jagged
 from recsys_core.towers import tower_inputs
 
@@ -24,14 +24,34 @@ def test_rows_that_a_feature_does_not_have_are_empty():
     assert sparse.values().tolist() == [1, 2, 5, 6, 7]
 
 
-def test_a_batch_keeps_its_parts_on_the_way_to_a_device():
+def test_all_parts_of_a_batch_move_to_a_device():
     batch = Batch.build(QUERY, ITEM, np.array([4, 9, 2]), num_rows=4, global_rows=7)
-    moved = batch.to(torch.device("cpu"))
-    assert moved.item_rows_M.tolist() == [4, 9, 2]
-    assert moved.query_dense_BF.tolist() == [[0.5], [1.5]]
-    assert moved.item_dense_MF.shape == (3, 0)
-    assert moved.sparse.values().tolist() == [1, 2, 5, 6, 7]
-    assert moved.global_rows == 7
+    there = moved(batch, torch.device("meta"))
+    parts = (
+        there.sparse.values(),
+        there.sparse.lengths(),
+        there.query_dense_BF,
+        there.item_dense_MF,
+        there.item_rows_M,
+    )
+    assert {part.device.type for part in parts} == {"meta"}
+    assert (there.item_rows_M.shape, there.global_rows) == ((3,), 7)
+    assert moved(batch, torch.device("cpu")) is batch
+
+
+@pytest.mark.parametrize("weights", [None, torch.ones(2)])
+def test_all_parts_of_a_labelled_batch_move_to_a_device(weights):
+    numbers = (Numbers(torch.ones(3, 2), torch.tensor([1, 2])),)
+    sparse = jagged(QUERY, ITEM, 4)
+    batch = LabelledBatch(sparse, torch.ones(2, 1), torch.zeros(2), weights, global_rows=5, numbers=numbers)
+    there = moved(batch, torch.device("meta"))
+    parts = [there.sparse.values(), there.dense_BF, there.labels_B, *there.numbers[0]]
+    if weights is None:
+        assert there.weights_B is None
+    else:
+        parts.append(there.weights_B)
+    assert {part.device.type for part in parts} == {"meta"}
+    assert there.global_rows == 5
 
 
 def test_a_side_without_sparse_features_makes_a_tensor_without_keys():

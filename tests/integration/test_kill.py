@@ -17,14 +17,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DAY = datetime.date(2024, 1, 2)
-RANKS = "launch.num_ranks=2"
+# Epochs enough that training goes on for some seconds after its first checkpoint, on a fast machine too.
+OVERRIDES = ["--set", "launch.num_ranks=2", "--set", "train.num_epochs=12"]
 
 
 class Command:
     """`dayline run` in a process of its own, with a Prefect home of its own."""
 
     def __init__(self, config: Path, prefect_home: Path, told: int = subprocess.PIPE) -> None:
-        arguments = ["run", str(config), "--day", str(DAY), "--set", RANKS, "--json"]
+        arguments = ["run", str(config), "--day", str(DAY), *OVERRIDES, "--json"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
             cwd=ROOT,
@@ -102,10 +103,13 @@ def what_counts(result: dict) -> dict:
     }
 
 
-def kill(command: Command, stage: str, victim: str, after_seconds: float) -> None:
-    """Kill somebody a while after `stage` began."""
+def kill(command: Command, stage: str, victim: str, when: Callable[[], bool]) -> None:
+    """Kill somebody as soon as `stage` has begun and it is time."""
     victims = command.victims(stage)
-    time.sleep(after_seconds)
+    deadline = time.monotonic() + 300
+    while not when():
+        assert time.monotonic() < deadline, f"{stage} does not come that far"
+        time.sleep(0.02)
     victims[victim].send_signal(signal.SIGKILL)
 
 
@@ -113,19 +117,20 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     undisturbed: dict, write_config: Callable[[Path], Path], tmp_path: Path, prefect_home: Path
 ) -> None:
     config = write_config(tmp_path)
+    run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
+    told = run / "train.events.jsonl"
     command = Command(config, prefect_home)
     command.victims("train")
     everyone = [command.flow, *command.flow.children(recursive=True)]
-    kill(command, "train", "flow", 6.0)
+    kill(command, "train", "flow", lambda: any((run / ".train.partial" / "steps").glob("step-*")))
     assert command.wait()[0] == -signal.SIGKILL
     _, alive = psutil.wait_procs(everyone, timeout=30)
     assert not alive
-    run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
     assert {path.parent.name for path in run.glob("*/manifest.json")} == {"ingest", "check", "preprocess"}
     # Prefect gives a stage that lost a process another try, in the same command.
     command = Command(config, prefect_home)
-    kill(command, "train", "rank", 4.0)
-    kill(command, "embed", "torchrun", 1.0)
+    kill(command, "train", "rank", lambda: told.exists() and '"loss"' in told.read_text())
+    kill(command, "embed", "torchrun", lambda: True)
     code, out, err = command.wait()
     assert code == 0, err
     result = json.loads(out)

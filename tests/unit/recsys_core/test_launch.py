@@ -28,17 +28,22 @@ from recsys_core.artifacts import pending
 def run(request, sink):
     rank = os.environ.get("RANK", "0")
     (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
+    # Of another node's single rank nobody has set the threads.
+    sink(progress.Event(stage="note", done=1, total=2, message=os.environ.get("OMP_NUM_THREADS", "")))
     starts = request.output.parent / f"starts-{rank}"
     with starts.open("a") as file:
         file.write(".")
-    sink(progress.Event(stage="note", done=1, total=2, message=os.environ["OMP_NUM_THREADS"]))
     if request.does == "refuse":
         raise ValueError("column 'x' is missing; add it")
     if request.does == "crash":
         raise KeyError("bug")
     if request.does == "die once" and starts.read_text() == ".":
-        # The last rank is killed, as for want of memory, while the others wait for it.
-        if rank == str(int(os.environ["WORLD_SIZE"]) - 1):
+        # The last rank is killed, as for want of memory, while the others, which have all begun, wait for it.
+        ranks = range(int(os.environ["WORLD_SIZE"]))
+        if rank == str(ranks[-1]):
+            begun = [request.output.parent / f"starts-{other}" for other in ranks]
+            while not all(path.exists() and path.read_text() for path in begun):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
     if request.does == "sleep":

@@ -1,7 +1,7 @@
 """Training speed of each kind of model: the whole loop against its floor, the same updates on batches in memory.
 
-    python benchmarks/training.py DATA [--cases NAME …] [--ranks N …] [--devices NAME …] [--compile] [--steps N]
-                                  [--json FILE]
+    python benchmarks/training.py DATA [--cases NAME …] [--ranks N …] [--devices NAME …] [--compile] [--precision P]
+                                  [--steps N] [--json FILE]
 
 DATA is a folder of Parquet tables: `criteo_train` (13 numbers, 26 ids), `dssm_train` (positives of queries and items)
 and `din_train` (labelled, with click sequences), and an `_eval` of each. Batches have 8,192 rows per machine: two ranks
@@ -9,7 +9,8 @@ take half each. The loop reads, shuffles, encodes, waits and updates, as a run d
 same batches from memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
 two towers rank each positive among 1,024 sampled negatives. `data wait` is the share of the loop's time in which it
 waits for a batch, `cpu` the cores that the process keeps busy, `GEMM` the rate of a tower's product on this machine
-right after the case. The ratio is the loop over the floor. `--compile` measures each case with `train.compile` as well.
+right after the case. The ratio is the loop over the floor. `--compile` measures each case with `train.compile` as well;
+`--precision bfloat16` multiplies in narrow numbers.
 Where there is no GPU for a case, it is not measured, and the table says so.
 """
 
@@ -80,7 +81,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _training(num_ranks: int, device: str, *, compiled: bool) -> dict[str, Any]:
+def _training(num_ranks: int, device: str, *, compiled: bool, precision: str = "float32") -> dict[str, Any]:
     return {
         "batch_size": ROWS_PER_STEP // num_ranks,
         "num_epochs": 1,
@@ -90,6 +91,7 @@ def _training(num_ranks: int, device: str, *, compiled: bool) -> dict[str, Any]:
         "dense_optimizer": {"kind": "adam", "learning_rate": 0.001},
         "sharding": {"device": device},
         "compile": compiled,
+        "precision": precision,
     }
 
 
@@ -176,7 +178,9 @@ def _request(case: str, training: dict[str, Any], num_ranks: int, data: Any, wor
     )
 
 
-def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str, *, compiled: bool) -> None:
+def work_as_rank(
+    case: str, data: Path, work: Path, num_steps: int, device: str, *, compiled: bool, precision: str
+) -> None:
     """Measure one case on this rank; the first one writes the figures to `work`."""
     import torch
 
@@ -188,7 +192,7 @@ def work_as_rank(case: str, data: Path, work: Path, num_steps: int, device: str,
         if here.is_first:
             made = (_ranking_data if case in ("dlrm", "din") else _retrieval_data)(case, data, work)
         made = here.gather(made if here.is_first else None)[0]
-        training = _training(here.num_ranks, device, compiled=compiled)
+        training = _training(here.num_ranks, device, compiled=compiled, precision=precision)
         module, request = _request(case, training, here.num_ranks, made, work)
         trainer = module.trainer(request, here)
         with contextlib.closing(_batches(trainer)) as read:
@@ -267,7 +271,9 @@ def _wait(here: Any) -> None:
         torch.cuda.synchronize(here.device)
 
 
-def measure(case: str, num_ranks: int, data: Path, num_steps: int, device: str, *, compiled: bool) -> dict[str, float]:
+def measure(
+    case: str, num_ranks: int, data: Path, num_steps: int, device: str, *, compiled: bool, precision: str
+) -> dict[str, float]:
     """Run a case on `num_ranks` processes that share the machine's cores; return its figures."""
     from recsys_core import launch
 
@@ -276,7 +282,7 @@ def measure(case: str, num_ranks: int, data: Path, num_steps: int, device: str, 
         if num_ranks > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
         command += [__file__, str(data), "--worker", case, "--work", work, "--steps", str(num_steps)]
-        command += ["--devices", device, *(["--compile"] if compiled else [])]
+        command += ["--devices", device, "--precision", precision, *(["--compile"] if compiled else [])]
         environment = launch.environment(launch.Config(num_ranks=num_ranks))
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -312,6 +318,7 @@ def main() -> None:
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), default=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true", help="measure each case with train.compile too")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--steps", type=int, default=20, help="updates by which the floor is measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--worker", choices=CASES, help=argparse.SUPPRESS)
@@ -320,7 +327,7 @@ def main() -> None:
     if arguments.worker:
         (device,) = arguments.devices
         shared = arguments.data, arguments.work, arguments.steps, device
-        work_as_rank(arguments.worker, *shared, compiled=arguments.compile)
+        work_as_rank(arguments.worker, *shared, compiled=arguments.compile, precision=arguments.precision)
         # As ranks of a run end: see `recsys_core.__main__`.
         os._exit(0)
     print(
@@ -333,6 +340,7 @@ def main() -> None:
     )
     for case, num_ranks, device, compiled in ways:
         label = f"{case}, compiled" if compiled else case
+        label += "" if arguments.precision == "float32" else f", {arguments.precision}"
         told = f"{label:<28} {num_ranks:>5} {device:>6}"
         named = {"case": f"{label}, {num_ranks} rank(s)" + (", cuda" if device == "cuda" else "")}
         if device == "cuda" and num_ranks > _num_gpus():
@@ -340,7 +348,15 @@ def main() -> None:
             unknown = {"value": None, "unit": "examples/s", "reference": None, "ratio": None}
             rows.append(named | {"figure": "training"} | unknown)
             continue
-        found = measure(case, num_ranks, arguments.data, arguments.steps, device, compiled=compiled)
+        found = measure(
+            case,
+            num_ranks,
+            arguments.data,
+            arguments.steps,
+            device,
+            compiled=compiled,
+            precision=arguments.precision,
+        )
         found["gemm"] = gemm()
         ratio = found["loop"] / found["floor"]
         print(

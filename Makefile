@@ -3,6 +3,7 @@
 PYTHON ?= python3.11 python3
 DEVICE ?= cpu
 JOBS ?= 2
+INSTALLER ?= uv
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,8 +20,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 BIN := .venv/bin
-# The locks name every package. Bytecode is compiled as it is imported: compiling all of it doubles the install's time.
+# The locks name every package and the digests of its files. Bytecode is compiled as it is imported: compiling all of it
+# doubles the install's time. uv does not read pip's variable for folders of packages.
+ifeq ($(INSTALLER),uv)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(addprefix --find-links ,$(PIP_FIND_LINKS))
+UNINSTALL := $(BIN)/uv pip uninstall --quiet --python $(BIN)/python
+else ifeq ($(INSTALLER),pip)
 INSTALL := $(BIN)/pip install -qq --no-deps --no-compile
+UNINSTALL := $(BIN)/pip uninstall -qq -y
+else
+$(error INSTALLER=$(INSTALLER): uv or pip)
+endif
 
 help:
 	@echo 'Dayline: a recommender retrained every day.'
@@ -35,6 +45,7 @@ help:
 	@echo '  make clean     remove what these targets made, .venv too'
 	@echo
 	@echo 'DEVICE=gpu      install for NVIDIA GPUs (Linux on x86-64); the default, cpu, runs everywhere on Linux'
+	@echo 'INSTALLER=pip   install with pip, which takes minutes where uv, the default, takes seconds'
 	@echo 'PYTHON=...      the Python 3.11 to use; the default is python3.11, then python3'
 
 demo: .venv/.installed
@@ -78,18 +89,26 @@ clean:
 	echo 'Install it, or say where it is: make PYTHON=/path/to/python3.11 ...' >&2; \
 	exit 1
 
-.venv/.locked-$(DEVICE): requirements/$(DEVICE).txt | .venv/pyvenv.cfg
+.venv/.uv: requirements/uv.txt | .venv/pyvenv.cfg
+	@$(BIN)/pip install -qq --no-deps --no-compile -r $<
+	@touch $@
+
+.venv/.locked-$(DEVICE): requirements/$(DEVICE).txt $(if $(filter uv,$(INSTALLER)),.venv/.uv) | .venv/pyvenv.cfg
+	@if [ '$(DEVICE)-'"$$(uname -m)" = gpu-aarch64 ]; then \
+	    echo 'DEVICE=gpu: fbgemm-gpu has no wheel for ARM64; use DEVICE=cpu, whose packages all have one.' >&2; \
+	    exit 1; \
+	fi
 	@# Another device's packages fill the same folders.
 	@if compgen -G '.venv/.locked-*' > /dev/null; then \
-	    $(BIN)/pip uninstall -qq -y torch fbgemm-gpu fbgemm-gpu-cpu; \
+	    $(UNINSTALL) torch fbgemm-gpu fbgemm-gpu-cpu; \
 	    rm .venv/.locked-*; \
 	fi
-	@echo "Installing $$(grep -c == $<) packages into .venv: a minute or two."
+	@echo "Installing $$(grep -c == $<) packages into .venv with $(INSTALLER)."
 	@$(INSTALL) -r $<
-	@# Where pip finds only torch's CUDA build, torch does not load without the libraries it was built with.
+	@# Where the index has only torch's CUDA build, torch does not load without the libraries it was built with.
 	@if ! grep -q '^nvidia' $< && grep -q '^Requires-Dist: nvidia' .venv/lib/python3.11/site-packages/torch-*.dist-info/METADATA; then \
-	    echo 'pip took the CUDA build of torch: its libraries (about 3 GB) must come along.'; \
-	    $(INSTALL) -r <(grep -E '^(cuda|nvidia|triton)' requirements/gpu.txt); \
+	    echo 'This is the CUDA build of torch: its libraries (about 3 GB) must come along.'; \
+	    $(INSTALL) -r <(awk '/^[a-z]/ {wanted = /^(cuda|nvidia|triton)/} wanted' requirements/gpu.txt); \
 	fi
 	@touch $@
 
@@ -104,13 +123,24 @@ clean:
 
 # The CPU's lock is the GPU's without CUDA. torchrec's metadata asks for fbgemm-gpu: fbgemm-gpu-cpu stands in for it,
 # which pip cannot know; hence complete locks and --no-deps. 3.11.0: early 3.11 needs a package more.
-COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11.0 --python-platform x86_64-manylinux_2_28
+COMPILE := $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11.0
+PIN := $(COMPILE) --python-platform x86_64-manylinux_2_28 $(if $(UPGRADE),--upgrade)
+DIGESTS := $(COMPILE) --no-deps --generate-hashes
+# torch's CPU build for x86-64, which PyTorch's own index has under the same version, is as good as the one of PyPI.
+TORCH_CPU := sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+lock: PINS := requirements/.pins
 lock: .venv/.installed-dev
-	$(COMPILE) $(if $(UPGRADE),--upgrade) pyproject.toml --extra gpu --output-file requirements/gpu.txt > /dev/null
-	$(COMPILE) pyproject.toml --extra cpu --constraints requirements/gpu.txt \
-	    | grep -vE '^(cuda|nvidia|triton|fbgemm-gpu=)' > requirements/.lock
-	mv requirements/.lock requirements/cpu.txt
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --group dev --constraints requirements/cpu.txt \
-	    --output-file requirements/dev.txt > /dev/null
-	grep -vxFf requirements/cpu.txt requirements/dev.txt > requirements/.lock
-	mv requirements/.lock requirements/dev.txt
+	@rm -rf $(PINS) && mkdir $(PINS)
+	@for lock in gpu cpu dev uv; do sed -nE 's/^([^ ]+==[^ ]+).*/\1/p' requirements/$$lock.txt > $(PINS)/$$lock.txt; done
+	$(PIN) pyproject.toml --extra gpu --output-file $(PINS)/gpu.txt > /dev/null
+	$(PIN) pyproject.toml --extra cpu --constraints $(PINS)/gpu.txt | grep -vE '^(cuda|nvidia|triton|fbgemm-gpu=)' > $(PINS)/all.txt
+	mv $(PINS)/all.txt $(PINS)/cpu.txt
+	$(PIN) --group dev --constraints $(PINS)/cpu.txt --output-file $(PINS)/dev.txt > /dev/null
+	grep '^uv==' $(PINS)/dev.txt > $(PINS)/uv.txt
+	grep -vxFf $(PINS)/cpu.txt $(PINS)/dev.txt > $(PINS)/all.txt
+	mv $(PINS)/all.txt $(PINS)/dev.txt
+	for lock in gpu cpu dev uv; do \
+	    $(DIGESTS) $(PINS)/$$lock.txt | sed 's/^torch==.*/&\n    --hash=$(TORCH_CPU) \\/' > $(PINS)/$$lock.hashed; \
+	done
+	for lock in gpu cpu dev uv; do mv $(PINS)/$$lock.hashed requirements/$$lock.txt; done
+	@rm -rf $(PINS)

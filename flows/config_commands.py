@@ -22,12 +22,13 @@ _Overrides = Annotated[
 def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":
     """Load a config, or tell every mistake in it and exit with code 2."""
     from recsys_core import config as configs
+    from recsys_core.config import reading
 
     try:
         return configs.load(config, overrides or ())
     except ValueError as error:
         for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(f"error: {reading.printable(line)}", err=True)
         raise typer.Exit(2) from None
 
 

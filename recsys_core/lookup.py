@@ -4,21 +4,34 @@
 (`mypackage.mymodel`) names a module of the user's own package instead.
 """
 
+import ast
 import difflib
 import functools
 import importlib
-import importlib.util
 import pkgutil
+import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
 # "discriminator" is OpenAPI's; editors do not need it.
 _REFERRING = ("$defs", "$ref", "discriminator")
+# What a component has besides its Config.
+_CONTENTS = {
+    "recsys_core.datasets": "write",
+    "recsys_core.datasets.labelled": "write",
+    "recsys_core.features": "Feature",
+    "recsys_core.models": "Model",
+    "recsys_core.readers": "Reader",
+    "recsys_core.samplers": "Sampler",
+    "recsys_core.writers": "Writer",
+}
 
 
 @functools.cache
@@ -33,22 +46,76 @@ def component(catalogue: str, kind: str) -> ModuleType:
     """Import the component `kind` of `catalogue`.
 
     Raises:
-        ValueError: no such file, or a user's module that cannot be found; names the nearest kind.
+        ValueError: no such file, or a user's module that cannot be found, cannot be imported or is no component; names
+            the nearest kind.
     """
     if "." in kind:
-        try:
-            found = importlib.util.find_spec(kind) is not None
-        except ModuleNotFoundError:
-            found = False
-        if not found:
-            raise ValueError(f"kind {kind!r}: no such module; is its package installed where this runs?")
-        return importlib.import_module(kind)
+        return _own(catalogue, kind)
     known = kinds(catalogue)
     if kind not in known:
         nearest = difflib.get_close_matches(kind, known, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{catalogue.rpartition('.')[2]}: unknown kind {kind!r} (known: {', '.join(known)}){hint}")
     return importlib.import_module(f"{catalogue}.{kind}")
+
+
+def _own(catalogue: str, kind: str) -> ModuleType:
+    """Import a module of the user's, once its source shows that it means to be a component: importing runs it."""
+    spec = _find(kind)
+    holds = f"a component of {catalogue.rpartition('.')[2]} has a Config and {_CONTENTS.get(catalogue, 'its class')}"
+    if spec.origin is None or not spec.has_location or not _names_config(Path(spec.origin)):
+        raise ValueError(f"kind {kind!r}: a module, but no component: it defines no Config; {holds}")
+    try:
+        module = importlib.import_module(kind)
+    except (Exception, SystemExit) as error:
+        told = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"kind {kind!r}: importing {spec.origin} failed: {type(error).__name__}: {told}") from error
+    config = getattr(module, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, BaseModel)):
+        raise ValueError(f"kind {kind!r}: its Config is no pydantic model; {holds}")  # noqa: TRY004 - of the config
+    if catalogue in _CONTENTS and not hasattr(module, _CONTENTS[catalogue]) and not getattr(config, "in_place", False):
+        raise ValueError(f"kind {kind!r}: has no {_CONTENTS[catalogue]}; {holds}")
+    return module
+
+
+def _find(kind: str) -> ModuleSpec:
+    """Return where a module is, without importing the packages that it is in."""
+    names = kind.split(".")
+    missing = ValueError(f"kind {kind!r}: no such module; is its package installed where this runs?")
+    if not all(name.isidentifier() for name in names):
+        raise missing
+    if names[0] in sys.stdlib_module_names:
+        raise ValueError(f"kind {kind!r}: a module of Python itself, and no component")
+    spec, path = None, None
+    for end in range(1, len(names) + 1):
+        name = ".".join(names[:end])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path)
+        if (spec := next(filter(None, found), None)) is None:
+            raise missing
+        path = spec.submodule_search_locations or []
+    assert spec is not None
+    return spec
+
+
+def _names_config(source: Path) -> bool:
+    """Whether a module binds the name Config; what is compiled says so only when it is imported."""
+    if source.suffix != ".py":
+        return True
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{source}: not Python: {error}") from None
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef) and statement.name == "Config":
+            return True
+        if isinstance(statement, ast.ImportFrom | ast.Import):
+            if "Config" in {alias.asname or alias.name for alias in statement.names}:
+                return True
+        elif isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            if any(isinstance(target, ast.Name) and target.id == "Config" for target in targets):
+                return True
+    return False
 
 
 @dataclass(frozen=True)

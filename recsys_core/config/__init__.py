@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import agreement, parsing, tables
+from recsys_core.config import agreement, parsing, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
@@ -77,11 +77,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig | RankingConfig
     Raises:
         ValueError: one line for each mistake, with its place and the nearest valid key.
     """
-    sections = parsing.read(path)
+    sections = reading.read(path)
     applied: dict[tuple[parsing.Key, ...], str] = {}
     for change in overrides:
         applied |= override(sections, change)
-    return parsing.validate(RankingConfig if "ranking" in sections else RunConfig, sections, path, applied)
+    try:
+        return parsing.validate(RankingConfig if "ranking" in sections else RunConfig, sections, path, applied)
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply") from None
 
 
 def show(config: RunConfig | RankingConfig) -> str:

@@ -8,15 +8,14 @@ or `[shape.kind!=square]`. A value goes to every selected entry. What selects no
 import copy
 import difflib
 import itertools
-import json
 import operator
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import yaml
-
-from recsys_core.config.parsing import Key, kind_of, spell
+from recsys_core.config import reading
+from recsys_core.config.parsing import Key, spell
+from recsys_core.config.reading import kind_of
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -28,8 +27,8 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 _STEP = r"[^.\[\]=]+(?:\[[^\[\]]*\])*"
 _PATH = re.compile(rf"\s*({_STEP}(?:\.{_STEP})*)\s*")
-_INDEX = re.compile(r"-?\d+")
-_SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
+_INDEX = re.compile(r"-?\d{1,18}")
+_SLICE = re.compile(r"(-?\d{1,18})?:(-?\d{1,18})?")
 _CONDITION = re.compile(r"(?P<key>[^=!<>]+)(?P<sign>!=|>=|<=|=|>|<)(?P<value>.*)")
 _MAX_LISTED = 20
 
@@ -55,35 +54,23 @@ def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str
             that matches nothing; names what there is.
     """
     if change.lstrip().startswith("{"):
-        told = f"--edit-config-json {change}"
+        told = f"--edit-config-json {reading.visible(change)}"
         edits = _edits(change, told)
     else:
-        told = f"--set {change}"
+        told = f"--set {reading.visible(change)}"
         edits = {}
         found = _PATH.match(change)
         if not found or change[found.end() : found.end() + 1] != "=":
             raise ValueError(f"{told}: not of the form section.key=value or section.list[0].key=value")
-        try:
-            edits[found[1]] = yaml.safe_load(change[found.end() + 1 :])
-        except yaml.MarkedYAMLError as error:
-            raise ValueError(f"{told}: the value is not YAML: {error.problem}") from None
+        edits[found[1]] = reading.value(change[found.end() + 1 :], told, lines=False)
     return {keys: told for path, value in edits.items() for keys in _assign(sections, path, value, told)}
 
 
 def _edits(text: str, told: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f"{told}: {', '.join(sorted(twice))} is there twice; keep one of them")
-        return dict(pairs)
-
-    try:
-        edits = json.loads(text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{told}: not JSON: {error}") from None
+    edits = reading.json_object(text, told)
     for path in edits:
         if not _PATH.fullmatch(path):
-            raise ValueError(f"{told}: {path!r} is not of the form section.key or section.list[0].key")
+            raise ValueError(f"{told}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key")
     return {path.strip(): value for path, value in edits.items()}
 
 
@@ -124,8 +111,8 @@ def _selectors(path: str, told: str) -> list[_Selector]:
 
 def _scalar(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError:
+        return reading.value(text, "", lines=False)
+    except ValueError:
         return text
 
 

@@ -1,14 +1,16 @@
 """From YAML text to a validated record, every mistake told at once and in the file's words."""
 
+import copy
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from recsys_core.config.reading import visible
 from recsys_core.lookup import inlined
 
 M = TypeVar("M", bound=BaseModel)
@@ -16,43 +18,38 @@ Key = str | int
 Schema = dict[str, Any]
 
 _MAX_SHOWN = 60
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises:
-        ValueError: no such file, not YAML, not a mapping, or a key that appears twice; names the line.
-    """
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
-        hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
-        raise ValueError(f"{path}: no such config file{hint}")
-    text = path.read_text()
-    try:
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        sections = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from None
-    if not isinstance(sections, dict):
-        found = kind_of(sections)
-        raise ValueError(f"{path}: holds {found} where the config's sections are wanted, `name: …`")  # noqa: TRY004
-    return sections
+_MAX_LINES = 50
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+# What is beyond a limit, which the key's description gives the reason of.
+_BEYOND = ("less_than", "less_than_equal", "greater_than", "greater_than_equal")
 
 
 def validate(record: type[M], sections: dict[str, Any], path: Path, overrides: dict[tuple[Key, ...], str]) -> M:
     """Return `sections` as `record`; `overrides` tells which paths were set by which option.
 
+    A null where the record takes none clears the key: it is as if it had not been written.
+
     Raises:
         ValueError: one line per mistake: where it was written, the key's path, what is wrong, the nearest valid key.
     """
-    try:
-        return record.model_validate(sections)
-    except ValidationError as error:
-        whole = schema(record)
-        lines = [_line(details, whole, sections, path, overrides) for details in error.errors()]
-        raise ValueError("\n".join(dict.fromkeys(lines))) from None
+    while True:
+        try:
+            return record.model_validate(sections)
+        except ValidationError as error:
+            mistakes = error.errors(include_url=False)
+        if not (nulls := list(_nulls(mistakes, sections))):
+            break
+        sections = copy.deepcopy(sections)
+        for keys in nulls:
+            place: Any = sections
+            for key in keys[:-1]:
+                place = place[key]
+            place.pop(keys[-1], None)
+    whole = schema(record)
+    lines = [*dict.fromkeys(_line(details, whole, sections, path, overrides) for details in mistakes[:_MAX_LINES])]
+    if len(mistakes) > _MAX_LINES:
+        lines.append(f"{path}: {len(mistakes) - _MAX_LINES:,} more mistakes")
+    raise ValueError("\n".join(lines))
 
 
 def schema(record: type[BaseModel]) -> Schema:
@@ -60,23 +57,32 @@ def schema(record: type[BaseModel]) -> Schema:
     return inlined(record.model_json_schema())
 
 
-def spell(keys: Sequence[Key]) -> str:
-    """Return `a.b[0].c`."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+def spell(keys: Sequence[Key], sections: Any = None) -> str:
+    """Return `a.b[0].c`, or `a.b[name=city].c` where no other entry of that list in `sections` has the name."""
+    spelled = ""
+    place: Any = sections
+    for key in keys:
+        spelled += f"[{_name_of(place, key)}]" if isinstance(key, int) else f".{visible(str(key))}"
+        place = place[key] if _has(place, key) else None
+    return spelled.removeprefix(".")
 
 
-def _refuse_duplicates(node: yaml.Node | None, path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[Any, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise ValueError(f"{path}:{line}: key {key.value!r} is in line {seen[key.value]} too; keep one of them")
-            seen[key.value] = line
-            _refuse_duplicates(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            _refuse_duplicates(entry, path)
+def _name_of(entries: Any, number: int) -> str:
+    """Return `name=city` if that selects the entry and no other, or else its number."""
+    if not isinstance(entries, list):
+        return str(number)
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+    name = names[number]
+    return f"name={name}" if isinstance(name, str) and _NAME.fullmatch(name) and names.count(name) == 1 else str(number)
+
+
+def _nulls(mistakes: Sequence[ErrorDetails], sections: Any) -> Iterator[tuple[Key, ...]]:
+    """Yield the paths of known keys that are null and may not be."""
+    for details in mistakes:
+        if details["input"] is None and details["type"] not in ("extra_forbidden", "missing"):
+            keys, parent = _written(details["loc"], sections)
+            if keys and isinstance(parent, dict) and keys[-1] in parent and parent[keys[-1]] is None:
+                yield keys
 
 
 def _line(
@@ -86,7 +92,7 @@ def _line(
     # A mistake inside of what was set, or in the way to it.
     told_by = (text for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
     origin = next(told_by, str(path))
-    told = f"{origin}: {spell(keys)}: " if keys else f"{origin}: "
+    told = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
     if details["type"] == "extra_forbidden":
         known = list(_known(whole, keys[:-1], sections))
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
@@ -97,7 +103,8 @@ def _line(
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
         return told + message
-    return f"{told}{message[0].lower()}{message[1:]}, found {_short(details['input'])}"
+    reason = _described(whole, keys, sections) if details["type"] in _BEYOND else ""
+    return f"{told}{message[0].lower()}{message[1:]}, found {_short(details['input'])}{reason}"
 
 
 def _written(location: tuple[Key, ...], sections: Any) -> tuple[tuple[Key, ...], Any]:
@@ -115,11 +122,25 @@ def _written(location: tuple[Key, ...], sections: Any) -> tuple[tuple[Key, ...],
 
 
 def _has(place: Any, key: Key) -> bool:
-    return key in place if isinstance(place, dict) else isinstance(place, list) and isinstance(key, int)
+    if isinstance(place, dict):
+        return key in place
+    return isinstance(place, list) and isinstance(key, int) and 0 <= key < len(place)
 
 
 def _known(whole: Schema, keys: Sequence[Key], sections: Any) -> Iterator[str]:
     """Yield the keys that the schema has at the path `keys`."""
+    for variant in _at(whole, keys, sections):
+        yield from variant.get("properties", {})
+
+
+def _described(whole: Schema, keys: Sequence[Key], sections: Any) -> str:
+    """Return what the schema says of the key at the path `keys`, in brackets."""
+    nodes = [variant.get("properties", {}).get(keys[-1]) for variant in _at(whole, keys[:-1], sections)] if keys else []
+    return next((f" ({node['description']})" for node in nodes if node and "description" in node), "")
+
+
+def _at(whole: Schema, keys: Sequence[Key], sections: Any) -> Iterator[Schema]:
+    """Yield the schemas that what stands at the path `keys` may be of."""
     nodes = [whole]
     place = sections
     for key in keys:
@@ -131,8 +152,7 @@ def _known(whole: Schema, keys: Sequence[Key], sections: Any) -> Iterator[str]:
                 inner.append(found)
         nodes, place = inner, place[key]
     for node in nodes:
-        for variant in _variants(node, place):
-            yield from variant.get("properties", {})
+        yield from _variants(node, place)
 
 
 def _variants(node: Schema, place: Any) -> list[Schema]:
@@ -142,13 +162,6 @@ def _variants(node: Schema, place: Any) -> list[Schema]:
     deeper = [variant for inner in offered for variant in _variants(inner, place)]
     kind = place.get("kind") if isinstance(place, dict) else None
     return [v for v in deeper if v.get("properties", {}).get("kind", {}).get("const") == kind] or deeper
-
-
-def kind_of(value: Any) -> str:
-    """Return what a user calls a value of YAML: a list, text, a number."""
-    if value is None:
-        return "nothing"
-    return {dict: "a section", list: "a list", str: "text", bool: "a yes or no"}.get(type(value), "a number")
 
 
 def _short(value: Any) -> str:

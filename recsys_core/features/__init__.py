@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.features import _groups, _types
@@ -82,16 +82,34 @@ class Config(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, section: Any) -> Any:
-        if isinstance(section, dict) and section.get("groups"):
-            groups = TypeAdapter(tuple[_groups.Group, ...]).validate_python(section["groups"])
-            sides = {side: [*section.get(side, ()), *_groups.expanded(groups, side)] for side in get_args(Side)}
-            section = section | sides | {"groups": ()}
-        return section
+        if not isinstance(section, dict) or not section.get("groups"):
+            return section
+        written: dict[Side, Any] = {side: section.get(side) for side in get_args(Side)}
+        if not all(isinstance(features, list | tuple) for features in written.values()):
+            return section
+        groups = TypeAdapter(tuple[_groups.Group, ...]).validate_python(section["groups"])
+        one = TypeAdapter(_FeatureConfig)
+        sides = {
+            side: [*features, *(_member(one, member) for member in _groups.expanded(groups, side))]
+            for side, features in written.items()
+        }
+        return section | sides | {"groups": ()}
 
     @model_validator(mode="after")
     def _builds(self) -> Self:
         Engine.build(self)
         return self
+
+
+def _member(one: TypeAdapter[FeatureConfig], member: dict[str, Any]) -> FeatureConfig:
+    """Return the feature of a group's member, whose place in the file is none on its side."""
+    try:
+        return one.validate_python(member)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = "".join(f".{part}" for part in first["loc"])
+        told = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"groups[name={member['group']}], {member['name']!r}{key}: {told}") from None
 
 
 class Engine:

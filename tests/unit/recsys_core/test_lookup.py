@@ -1,5 +1,6 @@
 """The catalogue: the folder is the list, and a wrong name is answered with the nearest."""
 
+import sys
 from typing import Annotated
 
 import pytest
@@ -37,6 +38,7 @@ def test_a_users_own_module_is_a_kind(tmp_path, monkeypatch):
     (package / "mysampler.py").write_text(
         "from typing import Literal\nfrom recsys_core.artifacts import Frozen\n"
         "class Config(Frozen):\n    kind: Literal['mypackage.mysampler']\n    depth: int = 3\n"
+        "class Sampler:\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     run = Run.model_validate({"sampler": {"kind": "mypackage.mysampler", "depth": 4}})
@@ -44,6 +46,42 @@ def test_a_users_own_module_is_a_kind(tmp_path, monkeypatch):
     for missing in ("mypackage.other", "nopackage.other"):
         with pytest.raises(ValueError, match="no such module; is its package installed"):
             lookup.component("recsys_core.samplers", missing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("json.decoder", "a module of Python itself"),
+        ("idlelib.idle", "a module of Python itself"),
+        (".x", "no such module"),
+        ("x.", "no such module"),
+        ("..", "no such module"),
+        ("os.path\0", "no such module"),
+        ("pyarrow.parquet", "defines no Config"),
+        ("recsys_core.linear", "defines no Config"),
+        ("recsys_core.gate", "has no Sampler; a component of samplers has a Config and Sampler"),
+        ("mypackage.writes", "defines no Config"),
+        ("mypackage.fails", r"importing .*fails.py failed: ZeroDivisionError: division by zero"),
+        ("mypackage.ends", r"importing .*ends.py failed: SystemExit: 3"),
+        ("mypackage.broken", r"broken.py: not Python: "),
+        ("mypackage.another", "its Config is no pydantic model"),
+    ],
+)
+def test_a_module_that_is_no_component_is_refused_and_not_run(tmp_path, monkeypatch, kind, expected):
+    package = tmp_path / "mypackage"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "writes.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (package / "fails.py").write_text("from json import decoder as Config\n1 / 0\n")
+    (package / "ends.py").write_text("Config = None\nraise SystemExit(3)\n")
+    (package / "broken.py").write_text("class Config(:\n")
+    (package / "another.py").write_text("class Config:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("mypackage")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError, match=expected):
+        lookup.component("recsys_core.samplers", kind)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_section_round_trips_and_its_only_kind_may_be_left_out():

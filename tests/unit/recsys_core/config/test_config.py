@@ -37,7 +37,7 @@ def test_mistakes_in_components_and_across_sections_are_told_together() -> None:
     with pytest.raises(ValueError, match=".") as error:
         configs.load(CONFIGS[0], changes)
     lines = str(error.value).splitlines()
-    assert any("features.query[0].tabel: unknown key; did you mean table?" in line for line in lines)
+    assert any("features.query[name=clicked].tabel: unknown key; did you mean table?" in line for line in lines)
     assert any("did you mean 'two_tower'?" in line for line in lines)
     assert any(line.startswith("--set name=My Shop: name: ") for line in lines)
     assert any(line.startswith("--set hitrate.ks=[5, 5]: hitrate.ks: ") for line in lines)

@@ -33,7 +33,7 @@ def test_overrides_reach_into_lists_sections_and_absent_sections() -> None:
         ("a", "not of the form section.key=value"),
         ("a..b=1", "not of the form section.key=value"),
         ("a[x]=1", r"\[x\] selects nothing; write \[0\]"),
-        ("a=[1", "the value is not YAML"),
+        ("a=[1", "not YAML"),
         ("a[2]=1", r"a has 2 entries in the config, so \[2\] is out of range"),
         ("a[2].b=1", r"a has 2 entries in the config, so \[2\] is out of range"),
         ("a.b=1", "a is a list in the config, which has no key 'b'"),
@@ -123,6 +123,6 @@ def test_a_config_takes_both_forms() -> None:
     with pytest.raises(ValueError, match=".") as error:
         configs.load(DEMO, [*changes, "features.query[:].colour=red"])
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("--set features.query[:].colour=red: features.query[0].colour: unknown key")
+    assert lines[0].startswith("--set features.query[:].colour=red: features.query[name=clicked].colour: unknown key")
     loaded = configs.load(DEMO, [changes[0]])
     assert [feature.max_length for feature in loaded.features.query if feature.kind == "sequence"] == [7, 7, 7]

@@ -18,6 +18,14 @@ class Learning(Frozen):
 
     rate: float = Field(default=0.1, gt=0)
     steps: int
+    most: int = Field(default=1, le=1_000, description="as there is room for")
+
+
+class Named(Frozen):
+    """An entry of a list."""
+
+    name: str
+    steps: int
 
 
 class Shape(Frozen):
@@ -43,6 +51,7 @@ class Whole(Frozen):
     shapes: tuple[Annotated[Shape | Circle, Field(discriminator="kind")], ...] = ()
     by_name: dict[str, Learning] = {}
     extra: Learning | None = None
+    named: tuple[Named, ...] = ()
 
 
 GOOD = "name: a\nlearning: {steps: 3}\nsampler: {kind: weighted}\n"
@@ -68,7 +77,7 @@ def test_a_good_config_passes() -> None:
     ("text", "expected"),
     [
         (GOOD.replace("steps: 3", "steps: 3, raet: 1"), "learning.raet: unknown key; did you mean rate?"),
-        (GOOD.replace("steps: 3", "steps: 3, x: 1"), "learning.x: unknown key; known here: rate, steps"),
+        (GOOD.replace("steps: 3", "steps: 3, x: 1"), "learning.x: unknown key; known here: rate, steps, most"),
         (GOOD.replace("steps: 3", "step: 3"), "learning.steps: missing (there is step)"),
         (GOOD.replace("steps: 3", ""), "learning.steps: missing"),
         (
@@ -121,29 +130,46 @@ def test_long_values_are_shortened() -> None:
     assert line.endswith("x…")
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r":5: key 'c' is in line 3 too; keep one of them"),
-        ("a: [{b: 1, b: 2}]", r":1: key 'b' is in line 1 too"),
-        ("a: [1\nb: 2\n", r":2: not YAML"),
-        ("- a\n", ": holds a list where the config's sections are wanted"),
-        ("", ": holds nothing"),
-    ],
-)
-def test_a_file_that_is_no_config_is_refused_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
-    file = tmp_path / "shop.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match=expected):
-        parsing.read(file)
+def test_an_entry_of_a_list_is_named_by_its_name() -> None:
+    text = GOOD + "named: [{name: city, steps: x}, {name: twice, steps: x}, {name: twice, steps: x}, {steps: x}]\n"
+    assert [line.split(": ")[1] for line in mistakes(text)] == [
+        "named[name=city].steps",
+        "named[1].steps",
+        "named[2].steps",
+        "named[3].name",
+        "named[3].steps",
+    ]
 
 
-def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    (tmp_path / "shop_two_tower.yaml").write_text("name: a")
-    with pytest.raises(ValueError, match=r"no such config file; did you mean .*shop_two_tower.yaml\?"):
-        parsing.read(tmp_path / "shop_two_towers.yaml")
-    with pytest.raises(ValueError, match=r"no such config file$"):
-        parsing.read(tmp_path / "x.yaml")
+def test_null_clears_a_key_that_takes_none() -> None:
+    text = (
+        GOOD.replace("steps: 3", "steps: 3, rate: null")
+        + "shapes: null\nextra: null\nby_name: {a: {steps: 1, rate: null}}\n"
+    )
+    whole = parsing.validate(Whole, yaml.safe_load(text), FILE, {})
+    assert (whole.learning.rate, whole.shapes, whole.extra, whole.by_name["a"].rate) == (0.1, (), None, 0.1)
+    assert "rate" not in whole.learning.model_fields_set
+    assert "extra" in whole.model_fields_set
+
+
+def test_null_neither_clears_an_unknown_key_nor_fills_one_that_is_needed() -> None:
+    assert mistakes(GOOD.replace("steps: 3", "steps: null, raet: null")) == [
+        "shop.yaml: learning.steps: missing",
+        "shop.yaml: learning.raet: unknown key; did you mean rate?",
+    ]
+
+
+def test_what_is_beyond_a_limit_is_refused_with_the_reason() -> None:
+    (line,) = mistakes(GOOD.replace("steps: 3", "steps: 3, most: 1001"))
+    assert line == (
+        "shop.yaml: learning.most: input should be less than or equal to 1000, found 1001 (as there is room for)"
+    )
+
+
+def test_of_very_many_mistakes_the_first_are_told() -> None:
+    lines = mistakes(GOOD + "named: [" + ", ".join(["{name: x}"] * 60) + "]\n")
+    assert len(lines) == 51
+    assert lines[-1] == "shop.yaml: 10 more mistakes"
 
 
 def test_the_schema_holds_no_references() -> None:

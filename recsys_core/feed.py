@@ -18,6 +18,7 @@ import torch
 from recsys_core import lookup
 from recsys_core.artifacts import Frozen
 from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers, pinned
+from recsys_core.columns import plain
 from recsys_core.features import Engine, counting_from
 from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.readers import parquet
@@ -134,7 +135,8 @@ class LabelledFeed(Source):
 
 
 def _floats(table: pa.Table, column: str) -> torch.Tensor:
-    return torch.from_numpy(table.column(column).cast(pa.float32()).to_numpy().copy())
+    numbers = plain(table.column(column).combine_chunks())
+    return torch.from_numpy(numbers.cast(pa.float32()).to_numpy(zero_copy_only=False).copy())
 
 
 def read_all(reader: Reader, columns: list[str] | None = None) -> pa.Table:

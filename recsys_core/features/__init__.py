@@ -271,6 +271,12 @@ class Engine:
         graph = self._graphs[side]
         return list(dict.fromkeys(column for feature in self.features[side] for column in graph.leaves(feature)))
 
+    def columns_of_ids(self) -> list[str]:
+        """Name the columns of the data, of both sides, that features take as ids as they are."""
+        readers = [(self._graphs[side], feature) for side, features in self.features.items() for feature in features]
+        names = [f.columns[0] for graph, f in readers if f.reads_ids and graph.maker(f, f.columns[0]) is None]
+        return list(dict.fromkeys(names))
+
     def schema(self, side: Side) -> dict[str, dict[str, str]]:
         """Return {"type": name} of each column that a fit has seen; see `_types` for the names."""
         types = self._types[side]

@@ -97,24 +97,49 @@ def read(column: pa.Array, config: base.SparseConfig) -> Bags:
         kind = column.type
         entry = pa.struct([pa.field("key", kind.key_type, nullable=False), pa.field("value", kind.item_type)])
         column = column.cast(pa.list_(entry))
-    column = base.split(column, config.separator)
+    column = _without_nan(base.split(column, config.separator))
     if config.max_length is not None and base.is_list(column.type):
         column = truncated(column, config.max_length, config.keep)
     if not config.weighted:
-        values, lengths = base.bags(column)
-        return Bags(base.ids(values), lengths, None)
+        return Bags(*_ids(*base.bags(column)), None)
     if base.is_list(column.type) and pa.types.is_struct(column.type.value_type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         entries = pc.list_flatten(column)
-        return Bags(base.ids(entries.field(0)), lengths, _weights(entries.field(1)))
-    values, lengths = base.bags(column)
-    values = base.ids(values)
+        named, _ = _ids(entries.field(0), lengths)
+        if len(named) < len(entries):
+            raise ValueError("a key of a map is NaN, which is no id; leave the entry out")
+        return Bags(named, lengths, _weights(entries.field(1)))
+    values, lengths = _ids(*base.bags(column))
     if not pa.types.is_string(values.type):
         return Bags(values, lengths, np.ones(len(values), np.float32))
     parts = pc.split_pattern(values, _BEFORE_WEIGHT, max_splits=1, reverse=True)
     several = pc.list_value_length(parts).to_numpy(zero_copy_only=False) > 1
     flat, first = parts.flatten(), np.cumsum(1 + several) - (1 + several)
     return Bags(flat.take(pa.array(first)), lengths, _weights(flat.take(pa.array(first + 1, mask=~several))))
+
+
+def _without_nan(column: pa.Array) -> pa.Array:
+    """Return lists of floating numbers with null for NaN, which is no id, before lists are cut to a length."""
+    if not (base.is_list(column.type) and pa.types.is_floating(column.type.value_type)):
+        return column
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    entries = pc.list_flatten(column)
+    known = pc.if_else(pc.is_nan(entries), pa.scalar(None, entries.type), entries)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), known)
+
+
+def _ids(values: pa.Array, lengths: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Bring flat values without nulls to ids, of which a NaN is none; a refused one is told by its row."""
+    try:
+        named = base.ids(values)
+    except base.RowError as error:
+        row = int(np.searchsorted(np.cumsum(lengths), error.row, side="right"))
+        raise base.RowError(row, error.reason) from None
+    if not named.null_count:
+        return named, lengths
+    valid = named.is_valid().to_numpy(zero_copy_only=False)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    return named.drop_null(), np.bincount(owners[valid], minlength=len(lengths)).astype(np.int32)
 
 
 def _weights(values: pa.Array) -> np.ndarray:

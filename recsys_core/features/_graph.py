@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys_core.features.base import Feature, RowError
+from recsys_core.columns import RowError, plain
+from recsys_core.features.base import Feature
 
 # What does not change what a feature makes of its columns.
 _NOT_OF_THE_OPERATION = {"name", "column", "group", "table", "embedding_dim", "pooling"}
@@ -106,7 +107,7 @@ class Values:
             values = self._table.column(self._places[column])
             if isinstance(values, pa.ChunkedArray):
                 values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
-            self._columns[column] = values
+            self._columns[column] = plain(values)
         return self._columns[column]
 
 

@@ -15,19 +15,32 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen
+from recsys_core.columns import RowError, ids, is_list, plain
+
+__all__ = [
+    "Encoded",
+    "Encoder",
+    "Feature",
+    "FeatureConfig",
+    "Jagged",
+    "NumberFeature",
+    "Pooling",
+    "RowError",
+    "Side",
+    "SparseConfig",
+    "SparseFeature",
+    "bags",
+    "ids",
+    "is_list",
+    "ones",
+    "outside",
+    "spans",
+    "split",
+]
 
 Side = Literal["query", "item"]
 Pooling = Literal["mean", "sum", "max", "tile", "none"]
 _KEPT_ONES = 16
-
-
-class RowError(ValueError):
-    """A feature refuses a row, the one of number `row` (from 0) among those that it was given."""
-
-    def __init__(self, row: int, reason: str, among: str = "") -> None:
-        """`among` says of what the row is one, if not of what the caller gave."""
-        super().__init__(f"row {row}{among}: {reason}")
-        self.row, self.reason = row, reason
 
 
 class Jagged(NamedTuple):
@@ -216,6 +229,7 @@ class Feature(ABC):
     """
 
     makes_value: ClassVar[bool] = False  # whether other features may read what `value` returns
+    reads_ids: ClassVar[bool] = False  # whether it takes its column's values as ids
     is_cheap: bool = False  # whether a thread of its own costs more than it saves
     is_plain: bool = False  # whether it may pass on a column as it is: see `plain`
 
@@ -325,11 +339,7 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
         inner, counts = bags(column)
         ends = np.concatenate([[0], np.cumsum(counts)])[np.concatenate([[0], np.cumsum(lengths)])]
         return inner, np.diff(ends).astype(np.int32)
-    if isinstance(column, pa.DictionaryArray):
-        column = column.dictionary_decode()
-    if pa.types.is_string_view(column.type):
-        # Arrow has no kernel that filters views.
-        column = column.cast(pa.string())
+    column = plain(column)
     if pa.types.is_nested(column.type):
         raise ValueError(
             f"its type {column.type} is nested otherwise than in lists; give values, lists, or lists of lists"
@@ -368,34 +378,7 @@ def outside(
 
 def split(column: pa.Array, separator: str | None) -> pa.Array:
     """Split texts into lists at `separator`, if there is one; an empty text has no values."""
-    if separator is None or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    column = plain(column)
+    if separator is None or not pa.types.is_string(column.type):
         return column
     return pc.split_pattern(pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column), separator)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a column of this type holds lists, of whatever kind."""
-    types = pa.types
-    return (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
-
-
-def ids(values: pa.Array) -> pa.Array:
-    """Bring flat values to the two types that ids have: int64 or string.
-
-    Raises:
-        ValueError: the type cannot be an id, or an unsigned number does not fit into int64.
-    """
-    types, kind = pa.types, values.type
-    if types.is_int64(kind) or types.is_string(kind):
-        return values
-    if types.is_null(kind) or types.is_integer(kind) or types.is_boolean(kind):
-        return values.cast(pa.int64())
-    if types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
-        return values.cast(pa.string())
-    raise ValueError(f"its type {kind} cannot hold ids; cast it to an integer or a string, or use kind: raw")

@@ -97,6 +97,8 @@ class Config(base.SparseConfig):
 class Feature(base.Feature):
     """Ids as rows of a table; a null or an empty list has none."""
 
+    reads_ids = True
+
     def __init__(self, config: Config) -> None:
         """Make the encoder; the engine replaces it by the table's where that is shared."""
         super().__init__(config)

@@ -30,6 +30,8 @@ class Config(base.SparseConfig):
 class Feature(base.Feature):
     """Lists of ids as rows of another feature's table."""
 
+    reads_ids = True
+
     def __init__(self, config: Config) -> None:
         """The engine sets `encoder` to the one of the table's owner."""
         super().__init__(config)

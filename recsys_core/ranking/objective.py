@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recsys_core import models, readers
 from recsys_core.artifacts import Frozen, LabelledData
 from recsys_core.batch import LabelledBatch, moved
+from recsys_core.columns import ids
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.feed import LabelledFeed
@@ -22,6 +23,9 @@ from recsys_core.models.base import RankingModel
 from recsys_core.objective import Objective
 from recsys_core.ranking import Config
 from recsys_core.readers.base import Reader
+
+# What stands for a null among whole numbers: the one that no upstream system counts up to.
+_NO_GROUP = -(1 << 63)
 
 
 class Ranking(Objective):
@@ -93,9 +97,9 @@ def scored(
 
 def _group_numbers(rows: Rows, group: str) -> np.ndarray:
     """Return a number for each row's group, the same on every rank: the value itself, or the hash of its text."""
-    column = rows.table.column(group).combine_chunks()
-    if pa.types.is_integer(column.type) and not column.null_count:
-        return column.cast(pa.int64()).to_numpy()
+    column = ids(rows.table.column(group).combine_chunks())
+    if pa.types.is_int64(column.type):
+        return column.fill_null(_NO_GROUP).to_numpy()
     distinct = column.dictionary_encode()
     texts = [str(value).encode() for value in distinct.dictionary.to_pylist()]
     # A null is no group of one user: its rows are together all the same, as those of "nobody known".

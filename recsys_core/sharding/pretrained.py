@@ -17,9 +17,10 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from recsys_core import readers
 from recsys_core.artifacts import digest_of
+from recsys_core.columns import RowError, ids, is_list, plain, plain_type
 from recsys_core.distributed import World
 from recsys_core.features import Engine, TableSpec, unknown
-from recsys_core.features.base import bags, ids, is_list
+from recsys_core.features.base import bags
 from recsys_core.features.id import Hash
 from recsys_core.readers import Reader
 
@@ -141,11 +142,14 @@ class _Source:
         start, width, dtype = 0, self._table.embedding_dim, getattr(torch, self._table.dtype)
         for block in range(len(self.reader.block_rows)):
             table = self.reader.read(block, [self._id, self._embedding])
-            named, lists = (table[name].combine_chunks() for name in (self._id, self._embedding))
+            named, lists = (plain(table[name].combine_chunks()) for name in (self._id, self._embedding))
+            try:
+                named = ids(named)
+            except RowError as error:
+                raise ValueError(f"{self.place}: row {start + error.row}: {self._id!r}: {error.reason}") from None
             if named.null_count:
                 row = start + pc.index(named.is_null(), True).as_py()
                 raise ValueError(f"{self.place}: row {row}: {self._id!r} is null; leave the row out of the file")
-            named = ids(named)
             numbers, lengths_N = self._numbers(lists, start)
             if (wrong := np.flatnonzero(lengths_N != width)).size:
                 reason = f"has {lengths_N[wrong[0]]} numbers, without nulls; table {self._table.name!r} is {width} wide"
@@ -204,9 +208,9 @@ class _Source:
             ids(pa.array([], schema.field(self._id).type))
         except ValueError as error:
             raise ValueError(f"{path}: id_column {self._id!r}: {error}") from None
-        kind, width = schema.field(self._embedding).type, self._table.embedding_dim
+        kind, width = plain_type(schema.field(self._embedding).type), self._table.embedding_dim
         numbers = is_list(kind) and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-        if not numbers and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        if not numbers and not pa.types.is_string(kind):
             raise ValueError(
                 f"{path}: embedding_column {self._embedding!r} holds {kind}; it has to hold lists of numbers, or texts "
                 "of numbers split by `separator`"

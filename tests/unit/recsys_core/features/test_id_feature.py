@@ -84,8 +84,58 @@ def test_takes_every_kind_of_text(kind: pa.DataType) -> None:
 
 @pytest.mark.parametrize("column", [pa.array([1.5]), pa.array([{"a": 1}]), pa.array([2**63], pa.uint64())])
 def test_refuses_what_cannot_be_an_id(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match=r"cannot hold ids|nested otherwise|out of bounds|not in range"):
+    with pytest.raises(ValueError, match=r"cannot hold ids|nested otherwise|row \d: id .* is (beyond|no whole)"):
         feature().observe(column)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16(), pa.decimal128(38, 2), pa.uint64()])
+def test_whole_numbers_of_any_type_are_the_ids_that_integers_are(kind: pa.DataType) -> None:
+    integers = pa.array([7, None, 5, 7, 9])
+    vocabulary = feature()
+    vocabulary.observe(integers)
+    vocabulary.encoder.settle()  # pyright: ignore[reportOptionalMemberAccess]
+    assert rows_of(vocabulary.transform(integers.cast(kind))) == rows_of(vocabulary.transform(integers))
+    hashed = feature(encoding="hash", num_embeddings=97)
+    assert rows_of(hashed.transform(integers.cast(kind))) == rows_of(hashed.transform(integers))
+
+
+def test_a_nan_is_no_id_and_does_not_count_among_those_that_are_kept() -> None:
+    hashed = feature(encoding="hash", num_embeddings=97, max_length=2)
+    found = rows_of(hashed.transform(pa.array([[1.0, float("nan"), 2.0, None], [float("nan")], None])))
+    assert found == [*rows_of(hashed.transform(pa.array([[1, 2]]))), [], []]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pa.array([[1.0], [2.0, 2.5]]), "row 1: id 2.5 is no whole number; write ids as integers or text"),
+        (pa.array([1.0, 2.0**53]), r"row 1: id 9007199254740992.0 is beyond 2\*\*53, where double does not hold"),
+        (pa.array([1.0, 2.0**24], pa.float32()), r"row 1: id 16777216.0 is beyond 2\*\*24, where float does not"),
+        (pa.array([b"a", b"\xff"]), "row 1: b'\\\\xff' is no text in UTF-8"),
+    ],
+)
+def test_an_id_that_is_not_exact_is_refused_with_its_row(column: pa.Array, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        feature().observe(column)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.large_string()),
+        pa.large_list(pa.large_string()),
+        pa.list_view(pa.string_view()),
+        pa.list_(pa.dictionary(pa.int32(), pa.large_string())),
+        pa.list_(pa.string(), 2),
+    ],
+)
+def test_lists_of_texts_are_lists_however_they_are_laid_out(kind: pa.DataType) -> None:
+    hashed = feature(encoding="hash", num_embeddings=97)
+    lists = [["a", "b"], None, ["c", None]]
+    assert rows_of(hashed.transform(pa.array(lists, kind))) == rows_of(hashed.transform(pa.array(lists)))
+    joined = feature(encoding="hash", num_embeddings=97, separator="|")
+    texts = pa.array(["a|b", None, "c"]).dictionary_encode()
+    assert rows_of(joined.transform(texts)) == rows_of(hashed.transform(pa.array(lists)))
 
 
 def test_identity_refuses_ids_outside_of_the_table() -> None:

@@ -194,7 +194,7 @@ def test_rows_that_do_not_serve_are_refused(started, tmp_path: Path, named, vect
     [
         ((pa.int64(), pa.list_(pa.float32(), 5)), {}, r"has 5 numbers, and table 'x' is 4 wide; set embedding_dim: 5"),
         ((pa.int64(), pa.int64()), {}, r"embedding_column 'embedding' holds int64; it has to hold lists of numbers"),
-        ((pa.float32(), pa.list_(pa.float32())), {}, r"id_column 'id': its type float cannot hold ids"),
+        ((pa.date32(), pa.list_(pa.float32())), {}, r"id_column 'id': its type date32\[day\] cannot hold ids"),
         (
             (pa.int64(), pa.list_(pa.float32())),
             {"initializer": {"id_column": "item_id"}},

@@ -1,0 +1,21 @@
+"""Columns of users' files: of which types they may be, and which few types every stage reads of them."""
+
+from recsys_core.columns.ids import ids, is_id
+from recsys_core.columns.layout import RowError, by_chunk, is_list, plain, plain_type, refuse_twice, text, united
+from recsys_core.columns.times import Times, is_time, seconds
+
+__all__ = [
+    "RowError",
+    "Times",
+    "by_chunk",
+    "ids",
+    "is_id",
+    "is_list",
+    "is_time",
+    "plain",
+    "plain_type",
+    "refuse_twice",
+    "seconds",
+    "text",
+    "united",
+]

@@ -6,7 +6,6 @@ the directory into place. A directory without a manifest is therefore never an a
 
 import contextlib
 import datetime
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,9 +15,11 @@ from typing import Any, ClassVar, Self, TypeVar
 import xxhash
 from pydantic import BaseModel, ConfigDict
 
+from recsys_core import integrity
+from recsys_core.integrity import digest_of, digest_of_file, read_record, sealed, write_text
+
 MANIFEST = "manifest.json"
 STATE = "state"
-_CHUNK_BYTES = 1 << 20
 A = TypeVar("A", bound="Artifact")
 
 
@@ -82,23 +83,35 @@ class Artifact(Frozen):
                 another size than it had when it was committed.
         """
         manifest = directory / MANIFEST
-        if not manifest.is_file():
+        if not manifest.exists():
             raise ValueError(f"{directory}: no {MANIFEST}, so no finished {cls.__name__}; run its stage again")
-        try:
-            fields = json.loads(manifest.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{manifest}: not JSON ({error}); delete {directory} and run its stage again") from None
-        record = cls.model_validate(fields | {"path": directory})
+        record = read_record(cls, manifest, path=directory)
         for file in record.files:
             found = directory / file.path
             num_bytes = found.stat().st_size if found.is_file() else None
             if num_bytes != file.num_bytes:
                 state = "is missing" if num_bytes is None else f"has {num_bytes} bytes"
-                raise ValueError(
-                    f"{found}: {state} where the manifest says {file.num_bytes} bytes; "
-                    f"delete {directory} and run its stage again"
-                )
+                raise ValueError(f"{found}: {state} where the manifest says {file.num_bytes} bytes")
         return record
+
+    def digests(self) -> dict[Path, str]:
+        """Return the digest that each file had when it was committed, by its path."""
+        return {self.path / file.path: file.digest for file in self.files}
+
+    def verify(self, home: Path) -> None:
+        """Compare the files with their digests; `home` is where it is remembered which files are verified.
+
+        Raises:
+            ValueError: one has changed since it was committed.
+        """
+        integrity.verify(self.digests(), self._memory(home))
+
+    def remember(self, home: Path) -> None:
+        """Take the files as verified: they have just been committed."""
+        integrity.remember(self.digests(), memory=self._memory(home))
+
+    def _memory(self, home: Path) -> Path:
+        return home / "cache" / "verified" / f"{self.digest}.json"
 
 
 class DayCount(Frozen):
@@ -508,7 +521,7 @@ class Pending:
             files=files,
             **fields,
         )
-        write_text(self.path / MANIFEST, artifact.model_dump_json(exclude={"path"}, indent=2))
+        write_text(self.path / MANIFEST, sealed(artifact.model_dump(mode="json", exclude={"path"})))
         move_into_place(self.path, self.destination)
         return artifact
 
@@ -528,17 +541,6 @@ def pending(destination: Path, *, keep_partial: bool = False) -> Iterator[Pendin
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees all of it or the file that was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-
-
 def move_into_place(aside: Path, destination: Path) -> None:
     """Rename the directory `aside`; a directory that is there is never seen half deleted."""
     replaced = destination.with_name(f".{destination.name}.replaced")
@@ -548,22 +550,6 @@ def move_into_place(aside: Path, destination: Path) -> None:
     aside.rename(destination)
     _sync(destination.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def digest_of(value: object) -> str:
-    """Return the xxh3-128 of `value`'s canonical JSON; records count by their JSON form."""
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
-    return xxhash.xxh3_128(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def digest_of_file(path: Path) -> str:
-    """Return the xxh3-128 of the file's bytes, read in chunks."""
-    content = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            content.update(chunk)
-    return content.hexdigest()
 
 
 def code_version() -> str:

@@ -6,8 +6,8 @@ goes into it. Prefect's own caching is not used: it would hand out results whose
 
 import contextlib
 import errno
-import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -24,7 +24,8 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
-from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request, write_text
+from recsys_core import integrity
+from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.tracking import Tracker
@@ -139,7 +140,10 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
             artifact = work(request, hear)
             child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
             child.log_tags({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
-        write_text(entry, json.dumps({"path": str(artifact.path.relative_to(run.home))}))
+        artifact.remember(run.home)
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        integrity.write_text(entry, integrity.sealed({"path": str(artifact.path.relative_to(run.home))}))
     cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
     run.stages[stage] = cost
     run.artifacts[stage] = artifact
@@ -161,14 +165,35 @@ def _naming_a_full_disk(directory: Path) -> Iterator[None]:
 
 
 def _recall(entry: Path, record: type[A], request: Request, home: Path) -> A | None:
-    """Find the finished artifact of `request`, also one whose writer was killed before it could remember it."""
-    remembered = [home / json.loads(entry.read_text())["path"]] if entry.is_file() else []
-    for directory in [*remembered, request.output]:
-        with contextlib.suppress(ValueError):
+    """Find the finished artifact of `request`, also one whose writer was killed before it could remember it.
+
+    What is damaged is named, and not found.
+    """
+    places = [request.output]
+    if entry.exists():
+        with _naming_damage(record):
+            places.insert(0, home / integrity.read_record(_Entry, entry).path)
+    for directory in filter(Path.exists, dict.fromkeys(places)):
+        with _naming_damage(record):
             artifact = record.load(directory)
             if artifact.key == request.key:
+                artifact.verify(home)
                 return artifact
     return None
+
+
+@contextlib.contextmanager
+def _naming_damage(record: type[Artifact]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        listener()(Event(stage=record.stage, message=f"warning: {error}; the stage is done again"))
+
+
+class _Entry(Frozen):
+    """Where a stage's artifact lies, below the folder of the runs of this name."""
+
+    path: Path
 
 
 def stage_task(verb: str) -> Callable[[Callable[P, T]], Task[P, T]]:

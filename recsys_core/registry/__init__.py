@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, pending
+from recsys_core.integrity import read_record
 from recsys_core.tracking import connect
 
 if TYPE_CHECKING:
@@ -124,22 +125,28 @@ def load_checkpoint(info: ReleaseInfo, run_root: Path) -> Checkpoint:
     """Return the training state that `info` was exported from.
 
     Raises:
-        ValueError: its files are gone; MLflow keeps the bundle only.
+        ValueError: its files are gone, or have changed; MLflow keeps the bundle only.
     """
     try:
-        return Checkpoint.load(run_root / info.checkpoint)
+        made = Checkpoint.load(run_root / info.checkpoint)
+        made.verify(run_root / info.name)
     except ValueError as error:
         raise ValueError(
-            f"release {info.name} version {info.version} of {info.day} cannot be continued: {error}, or train "
-            "from random weights with --set train.warm_start=false"
+            f"release {info.name} version {info.version} of {info.day} cannot be continued: {error}; bring its files "
+            "back from a copy, or train from random weights with --set train.warm_start=false"
         ) from None
+    return made
 
 
 def load_model(info: ReleaseInfo, uri: str, run_root: Path) -> ExportedModel:
-    """Return the towers of `info`: from the run's directory, or from MLflow if that is gone."""
+    """Return the towers of `info`: from the run's directory, or from MLflow if that is gone.
+
+    Raises:
+        ValueError: their files have changed since they were exported.
+    """
     local = run_root / info.model
-    if (local / MANIFEST).is_file():
-        return ExportedModel.load(local)
+    if (local / MANIFEST).exists():
+        return _verified_model(info, local, run_root)
     kept = run_root / info.name / "cache" / "releases" / f"{info.version}-{info.bundle_digest[:12]}"
     if not kept.is_dir():
         connect(uri)
@@ -148,14 +155,26 @@ def load_model(info: ReleaseInfo, uri: str, run_root: Path) -> ExportedModel:
         with pending(kept) as aside:
             source = f"models:/{info.name}/{info.version}/artifacts"
             manifest = Path(download_artifacts(artifact_uri=f"{source}/{EXPORTED_MODEL}", dst_path=str(aside.path)))
-            files = json.loads(manifest.read_text())["files"]
-            for piece in sorted({file["path"].partition("/")[0] for file in files}):
+            files = read_record(ExportedModel, manifest, path=manifest.parent).files
+            for piece in sorted({file.path.partition("/")[0] for file in files}):
                 download_artifacts(artifact_uri=f"{source}/{piece}", dst_path=str(aside.path))
             fetched = manifest.parent
             manifest.rename(fetched / MANIFEST)
             fetched.rename(aside.destination)
             aside.path.rmdir()
-    return ExportedModel.load(kept)
+    return _verified_model(info, kept, run_root)
+
+
+def _verified_model(info: ReleaseInfo, directory: Path, run_root: Path) -> ExportedModel:
+    try:
+        model = ExportedModel.load(directory)
+        model.verify(run_root / info.name)
+    except ValueError as error:
+        raise ValueError(
+            f"release {info.name} version {info.version} of {info.day}: {error}; delete {directory}, and MLflow's copy "
+            "is fetched by the next run"
+        ) from None
+    return model
 
 
 def tag(client: "MlflowClient", info: ReleaseInfo, **tags: object) -> None:

@@ -102,6 +102,37 @@ def test_an_artifact_that_is_not_whole_is_made_again(run: Run, harm: str) -> Non
     assert stage.times == 2
 
 
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b'{"path": 7}', b'{"path": "', b"\x80\x04\x95", None])
+def test_a_damaged_entry_is_named_and_its_stage_done_again(run: Run, content: bytes | None) -> None:
+    stage, heard = Stage(), []
+    note = done(run, f"entry {content!r}", stage)
+    entry = run.home / "cache" / "note" / f"{note.key}.json"
+    entry.unlink()
+    if content is None:
+        entry.mkdir()
+    else:
+        entry.write_bytes(content)
+    shutil.rmtree(note.path)
+    for _ in range(2):
+        with perform.listening(heard.append):
+            assert done(run, f"entry {content!r}", stage).digest == note.digest
+    assert stage.times == 2
+    warnings = [event.message for event in heard if event.message and event.message.startswith("warning")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"warning: {entry}: ")
+    assert warnings[0].endswith("; the stage is done again")
+
+
+def test_a_flipped_bit_in_a_kept_artifact_is_named_and_its_stage_done_again(run: Run) -> None:
+    stage, heard = Stage(), []
+    note = done(run, "a bit", stage)
+    (note.path / "note.txt").write_text("a bid")
+    with perform.listening(heard.append):
+        done(run, "a bit", stage)
+    assert (stage.times, (note.path / "note.txt").read_text()) == (2, "a bit")
+    assert f"{note.path / 'note.txt'}: damaged, its content is not what was written" in (heard[0].message or "")
+
+
 def test_a_failed_stage_is_not_remembered_and_its_mlflow_run_says_so(run: Run) -> None:
     def fails(request: Request, sink: Sink) -> Note:
         raise ValueError("column 'x' is missing")

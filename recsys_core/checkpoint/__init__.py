@@ -1,7 +1,6 @@
 """Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Collection
@@ -13,14 +12,12 @@ import torch
 from pydantic import Field
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard as TensorShard
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
-from recsys_core.artifacts import Frozen, move_into_place, write_text
-from recsys_core.checkpoint import files, pieces
+from recsys_core.artifacts import Frozen, move_into_place
+from recsys_core.checkpoint import files, pieces, storage
 from recsys_core.distributed import World
+from recsys_core.integrity import read_record, sealed, write_text
 from recsys_core.loader import Interval
 
 _POSITION = "position.json"
@@ -79,9 +76,10 @@ def save(directory: Path, state: dict[str, Any], position: Position, here: World
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
     here.barrier()
-    save_state(state, checkpoint_id=aside, planner=pieces.Save(), process_group=here.group)
+    with storage.plain_errors(aside):
+        save_state(state, storage_writer=storage.Writer(aside), planner=pieces.Save(), process_group=here.group)
     if here.is_first:
-        write_text(aside / _POSITION, position.model_dump_json())
+        write_text(aside / _POSITION, sealed(position.model_dump(mode="json")))
         move_into_place(aside, directory)
         if keep is not None:
             files.keep_newest(directory.parent, keep)
@@ -152,14 +150,19 @@ def save_alone(directory: Path, state: dict[str, Any]) -> None:
     """Write `state` to `directory` without other ranks, as a checkpoint of a training that has not begun."""
     aside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
-    save_state(state, checkpoint_id=aside, no_dist=True)
-    write_text(aside / _POSITION, Position().model_dump_json())
+    with storage.plain_errors(aside):
+        save_state(state, storage_writer=storage.Writer(aside), no_dist=True)
+    write_text(aside / _POSITION, sealed(Position().model_dump(mode="json")))
     move_into_place(aside, directory)
 
 
 def position(directory: Path) -> Position:
-    """Read where the checkpoint in `directory` stood."""
-    return Position.model_validate(json.loads((directory / _POSITION).read_text()))
+    """Read where the checkpoint in `directory` stood.
+
+    Raises:
+        ValueError: that is missing or damaged; names the file.
+    """
+    return read_record(Position, directory / _POSITION)
 
 
 def latest(directory: Path) -> Path | None:
@@ -175,9 +178,7 @@ def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = Fals
         ValueError: as `load`.
     """
     averaged = {
-        name.removeprefix("average.")
-        for name in FileSystemReader(directory).read_metadata().state_dict_metadata
-        if name.startswith("average.")
+        name.removeprefix("average.") for name in storage.layout(directory).tensors if name.startswith("average.")
     }
     state: dict[str, Any] = {"model": {name: value for name, value in weights.items() if name not in averaged}}
     if averaged:
@@ -193,12 +194,7 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: 
     Raises:
         ValueError: the checkpoint is of another model; every differing key is listed.
     """
-    reader = FileSystemReader(directory)
-    stored = {
-        key: meta.size
-        for key, meta in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(meta, TensorStorageMetadata)
-    }
+    stored = {key: torch.Size(held.shape) for key, held in storage.layout(directory).tensors.items()}
     wanted = {key: value.size() for key, value in pieces.flat(state).items() if hasattr(value, "size")}
     differing = [
         f"  {key}: checkpoint {tuple(stored[key]) if key in stored else 'has none'}, model {tuple(shape)}"
@@ -212,7 +208,7 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: 
             "Give the features and the model the sizes it was trained with, or train from random weights with "
             "--set train.warm_start=false"
         )
-    load_state(state, storage_reader=reader, planner=pieces.Load(grown), no_dist=alone)
+    storage.load(directory, state, planner=pieces.Load(grown), alone=alone)
 
 
 def _is_part(stored: torch.Size | None, shape: torch.Size) -> bool:

@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import safetensors
+from recsys_core.checkpoint import safetensors, storage
 
-_METADATA = ".metadata"
 _TORCH = (".pt", ".pth")
 _SAFETENSORS = ".safetensors"
 
@@ -44,23 +40,16 @@ def locate(path: Path) -> Path:
         ValueError: there is none.
     """
     for directory in (path, path / "state"):
-        if (directory / _METADATA).is_file():
+        if (directory / storage.METADATA).is_file():
             return directory
     raise ValueError(f"{path}: no checkpoint there; name a training's folder, such as runs/NAME/DAY/RUN_ID/train")
 
 
 def describe(directory: Path) -> list[TensorRecord]:
     """Return every tensor of a checkpoint, sorted by key; reads only its metadata."""
-    found = FileSystemReader(directory).read_metadata().state_dict_metadata
     return [
-        TensorRecord(
-            key=key,
-            shape=tuple(meta.size),
-            dtype=str(meta.properties.dtype).removeprefix("torch."),
-            num_bytes=meta.size.numel() * meta.properties.dtype.itemsize,
-        )
-        for key, meta in sorted(found.items())
-        if isinstance(meta, TensorStorageMetadata)
+        TensorRecord(key=key, shape=held.shape, dtype=held.dtype, num_bytes=held.num_bytes)
+        for key, held in sorted(storage.layout(directory).tensors.items())
     ]
 
 
@@ -146,5 +135,5 @@ def keep_newest(directory: Path, count: int) -> None:
 
 def _read(directory: Path, record: TensorRecord) -> torch.Tensor:
     state: dict[str, Any] = {record.key: torch.empty(record.shape, dtype=getattr(torch, record.dtype))}
-    load_state(state, storage_reader=FileSystemReader(directory), no_dist=True)
+    storage.load(directory, state, alone=True)
     return state[record.key]

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import files
+from recsys_core.checkpoint import files, storage
 
 _MODEL = "model."
 
@@ -62,10 +60,7 @@ def load(config: Config, weights: Mapping[str, Any]) -> list[str]:
     while left:
         # Several parameters may start from the same one, each in a pass of its own.
         batch = {source: name for name, source in left.items()}
-        load_state(
-            {"model": {source: weights[name] for source, name in batch.items()}},
-            storage_reader=FileSystemReader(directory),
-        )
+        storage.load(directory, {"model": {source: weights[name] for source, name in batch.items()}})
         left = {name: source for name, source in left.items() if name not in batch.values()}
     return list(sources)
 

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from recsys_core import checkpoint
-from recsys_core.checkpoint import files, pieces
+from recsys_core.checkpoint import files, pieces, storage
 
 SECTION = "owners"
 
@@ -77,5 +75,5 @@ def changed_rows(before: np.ndarray | None, now: np.ndarray) -> np.ndarray:
 
 def _read(directory: Path) -> dict[str, np.ndarray]:
     held = files.empty_state(directory, SECTION)
-    load_state({SECTION: held}, storage_reader=FileSystemReader(directory), no_dist=True)
+    storage.load(directory, {SECTION: held}, alone=True)
     return {table: tensor.numpy() for table, tensor in held.items()}

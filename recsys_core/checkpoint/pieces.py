@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+
+from recsys_core.checkpoint import storage
 
 _PIECE_BYTES = 1 << 26
 
@@ -52,7 +54,7 @@ class Save(DefaultSavePlanner):
         return made[: write_item.tensor_data.chunk.sizes[0]]
 
 
-class Load(DefaultLoadPlanner):
+class Load(storage.Planner):
     """Reads what there is of tensors that have grown since they were saved."""
 
     def __init__(self, grown: Collection[str]) -> None:

@@ -15,11 +15,10 @@ import psutil
 import pyarrow as pa
 import pytest
 import torch
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint import load as load_state
 
 from recsys_core import artifacts, features, train
 from recsys_core.artifacts import Checkpoint, TrainingData
+from recsys_core.checkpoint import storage
 from recsys_core.losses import sampled_softmax
 from recsys_core.models import two_tower
 from recsys_core.progress import silent
@@ -202,9 +201,8 @@ def trained(day, sections, tmp_path_factory) -> Checkpoint:
 
 def _weights(made: Checkpoint) -> dict[str, torch.Tensor]:
     """Read every tensor of a checkpoint, whole, without ranks."""
-    metadata = FileSystemReader(made.state).read_metadata().state_dict_metadata
-    state = {key: torch.empty(meta.size) for key, meta in metadata.items() if hasattr(meta, "size")}
-    load_state(state, checkpoint_id=made.state, no_dist=True)
+    state = {key: torch.empty(held.shape) for key, held in storage.layout(made.state).tensors.items()}
+    storage.load(made.state, state, alone=True)
     return state
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from torch.distributed.checkpoint import FileSystemReader
 
 from recsys_core.artifacts import Checkpoint, RankingEvaluation
+from recsys_core.checkpoint import storage
 from recsys_core.datasets.labelled import splits
 from recsys_core.features import Config as Features
 from recsys_core.losses import binary_cross_entropy
@@ -191,9 +191,9 @@ def train_on(ranks, data, tmp_path_factory):
 
 def _pieces(made):
     """Return in how many pieces by columns the table of items was saved."""
-    metadata = FileSystemReader(made.state).read_metadata().state_dict_metadata
-    (key,) = (key for key in metadata if key.startswith("model.") and key.endswith("item.weight"))
-    return len({chunk.offsets[1] for chunk in metadata[key].chunks})
+    tensors = storage.layout(made.state).tensors
+    (key,) = (key for key in tensors if key.startswith("model.") and key.endswith("item.weight"))
+    return len({chunk.offsets[1] for chunk in tensors[key].chunks})
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])

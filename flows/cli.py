@@ -25,6 +25,7 @@ from flows import (
     release_commands,
 )
 from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
+from recsys_core.redaction import redact
 
 if TYPE_CHECKING:
     from recsys_core.progress import Sink
@@ -92,7 +93,7 @@ def run(
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
     with _flows(config, overrides) as (path, changes):
-        if config_commands.ranks(config, changes):
+        if config_commands.ranks(config, overrides or ()):
             from flows.ranking import ranking
 
             result = ranking(path, day and day.date(), changes)
@@ -157,7 +158,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, (ValueError, RuntimeError, OSError)) and not _is_of_mlflow(error):
             raise
-        for line in _message(error).splitlines():
+        for line in redact(_message(error)).splitlines():
             typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
         sys.exit(1)
 
@@ -198,6 +199,7 @@ def _flows(
             prepare(sink)
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
+        from tasks.hidden import hide
         from tasks.perform import listening
 
         # Their messages are on their own pages or in the error that is raised; elsewhere they would bury it.
@@ -207,7 +209,7 @@ def _flows(
         if temporary is not None:
             inside.enter_context(temporary_settings({PREFECT_API_URL: temporary.address()}))
         inside.enter_context(listening(sink))
-        yield str(config), changes
+        yield str(config), hide(changes)
 
 
 def _print(results: "Sequence[DayResult | RankingResult]", *, as_json: bool, single: bool = False) -> None:

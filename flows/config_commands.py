@@ -23,11 +23,12 @@ def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingC
     """Load a config, or tell every mistake in it and exit with code 2."""
     from recsys_core import config as configs
     from recsys_core.config import reading
+    from recsys_core.redaction import redact
 
     try:
         return configs.load(config, overrides or ())
     except ValueError as error:
-        for line in str(error).splitlines():
+        for line in redact(str(error)).splitlines():
             typer.echo(f"error: {reading.printable(line)}", err=True)
         raise typer.Exit(2) from None
 
@@ -51,7 +52,7 @@ def check(config: _Config, overrides: _Overrides = None) -> None:
 
 @app.command()
 def show(config: _Config, overrides: _Overrides = None) -> None:
-    """Print the whole config as YAML, with every default that it leaves out.
+    """Print the whole config as YAML, with every default that it leaves out, and `***` in place of credentials.
 
     Example: `dayline config show configs/demo.yaml > resolved.yaml`
     """

@@ -7,9 +7,10 @@ the launcher follows; in the flow's own process the sink is the listener itself.
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from recsys_core.artifacts import Frozen
+from recsys_core.redaction import redact
 
 
 class Event(Frozen):
@@ -28,6 +29,11 @@ class Event(Frozen):
     message: str | None = None
     error: str | None = None
     stopped: str | None = None
+
+    @field_validator("message", "error", "stopped")
+    @classmethod
+    def _without_credentials(cls, text: str | None) -> str | None:
+        return None if text is None else redact(text)
 
     @property
     def seconds_left(self) -> float | None:

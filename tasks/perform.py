@@ -6,6 +6,7 @@ goes into it. Prefect's own caching is not used: it would hand out results whose
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import time
@@ -24,7 +25,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
-from recsys_core import integrity
+from recsys_core import integrity, redaction
 from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
@@ -198,7 +199,7 @@ class _Entry(Frozen):
 
 def stage_task(verb: str) -> Callable[[Callable[P, T]], Task[P, T]]:
     """Return the decorator of a stage's task, whose first argument is `run`."""
-    return task(
+    as_task = task(
         task_run_name=verb + " {run.config.name} {run.day}",
         retries=len(_RETRY_DELAYS_SECONDS),
         retry_delay_seconds=_RETRY_DELAYS_SECONDS,
@@ -206,6 +207,21 @@ def stage_task(verb: str) -> Callable[[Callable[P, T]], Task[P, T]]:
         cache_policy=NO_CACHE,
         result_serializer="json",
     )
+    return lambda work: as_task(without_credentials(work))
+
+
+def without_credentials(work: Callable[P, T]) -> Callable[P, T]:
+    """Decorate what a task does: Prefect keeps and shows the errors that it raises, and they hold no credentials."""
+
+    @functools.wraps(work)
+    def cleaning(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            redaction.cleaned(error)
+            raise
+
+    return cleaning
 
 
 def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:

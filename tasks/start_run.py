@@ -20,12 +20,14 @@ from recsys_core.features import Engine
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
 from recsys_core.sharding import pretrained
-from tasks.perform import Base, Champion, RankingRun, Run, listener
+from tasks.hidden import reveal
+from tasks.perform import Base, Champion, RankingRun, Run, listener, without_credentials
 
 _ID_DIGITS = 12
 
 
 @task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
+@without_credentials
 def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> Run:
     """Return the run of `day`, to be used as a context: it holds the run's lock and its MLflow run open.
 
@@ -33,7 +35,7 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
         ValueError: the config, the day, the source or the tracking server is not as it must be, a release that is to
             be continued is gone, or another process is at this very run.
     """
-    loaded = configs.load(Path(config), overrides)
+    loaded = configs.load(Path(config), reveal(overrides))
     if not isinstance(loaded, RunConfig):
         told = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
         raise ValueError(told)  # noqa: TRY004 - the file is wrong, not a type
@@ -53,13 +55,14 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
 
 
 @task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
+@without_credentials
 def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> RankingRun:
     """Return the run of a ranking config, to be used as a context; `day` takes the place of `data.day`.
 
     Raises:
         ValueError: the config, the source or the tracking server is not as it must be, or another process is at it.
     """
-    changes = [*overrides, *([f"data.day={day}"] if day else [])]
+    changes = [*reveal(overrides), *([f"data.day={day}"] if day else [])]
     loaded = configs.load(Path(config), changes)
     if not isinstance(loaded, RankingConfig):
         raise ValueError(f"{config}: has no section `ranking`, so it is no ranking config")  # noqa: TRY004
@@ -86,7 +89,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_v
     directory = root / loaded.name / str(day) / run_id
     with contextlib.ExitStack() as closing:
         closing.enter_context(_locked(directory))
-        write_text(directory / "config.yaml", tracking.redact(configs.show(loaded)))
+        write_text(directory / "config.yaml", configs.show(loaded))
         identity = tracking.Identity(
             name=loaded.name,
             day=day,

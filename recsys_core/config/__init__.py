@@ -25,6 +25,7 @@ from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.predict import Config as Embed
 from recsys_core.preprocess import Config as Preprocess
+from recsys_core.redaction import redacted
 from recsys_core.registry.publish import Config as Publish
 from recsys_core.tracking import Config as Tracking
 from recsys_core.train import Config as Train
@@ -88,8 +89,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig | RankingConfig
 
 
 def show(config: RunConfig | RankingConfig) -> str:
-    """Return the whole config as YAML, defaults included; `load` reads it back as it was."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Return the whole config as YAML, defaults included; `load` reads it back as it was, but for credentials."""
+    return yaml.safe_dump(redacted(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
 
 
 def schema(*, ranking: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from recsys_core.distributed import World
 from recsys_core.features import Engine, counting_from, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
+from recsys_core.redaction import redact
 from recsys_core.towers import MODEL, ranker_inputs
 from recsys_core.writers.parquet import Writer
 
@@ -87,7 +88,7 @@ def run(request: Request, sink: Sink) -> Predictions:
             part = work.path / "rows" / f"part-{here.rank:05d}.parquet"
             output.write(out, output.groups(part), here)
         if here.is_first:
-            source, digest = request.source, request.model.digest
+            source, digest = redact(request.source), request.model.digest
             work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)
         here.barrier()
         return Predictions.load(request.output)

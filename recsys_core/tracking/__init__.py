@@ -17,8 +17,9 @@ import psutil
 
 from recsys_core.artifacts import Dataset, Frozen, TrainingData
 from recsys_core.progress import Event
+from recsys_core.redaction import redact
 from recsys_core.tracking import records
-from recsys_core.tracking.store import Config, check, connect, impatient, location, redact
+from recsys_core.tracking.store import Config, check, connect, impatient, location
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ class Run:
         """Set tags, or change them."""
         from mlflow.entities import RunTag
 
-        self.client.log_batch(self.mlflow_run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(self.mlflow_run_id, tags=[RunTag(key, redact(value)) for key, value in tags.items()])
 
     def log_figure(self, figure: "Figure", name: str) -> None:
         """Store a picture as `plots/<name>.png`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_core.artifacts import Checkpoint, Dataset, Evaluation, HeldOut, TrainingData, digest_of
-from recsys_core.tracking.store import redact
+from recsys_core.redaction import redact, redacted
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -27,7 +27,7 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
     Text beyond MLflow's limit is cut; its length and digest take the place of the rest, so that runs still compare.
     """
     flat: dict[str, str] = {}
-    for key, value in config.items():
+    for key, value in redacted(config).items():
         if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
             below = params({str(position): entry for position, entry in enumerate(value)})
         else:
@@ -35,7 +35,7 @@ def params(config: Mapping[str, Any]) -> dict[str, str]:
         if below:
             flat |= {f"{name_of(key)}.{rest}": text for rest, text in below.items()}
             continue
-        text = redact(value if isinstance(value, str) else json.dumps(value))
+        text = value if isinstance(value, str) else json.dumps(value)
         if len(text) > _MAX_VALUE:
             rest = f"… ({len(text)} characters, digest {digest_of(text)})"
             text = text[: _MAX_VALUE - len(rest)] + rest

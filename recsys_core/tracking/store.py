@@ -8,7 +8,6 @@ import fcntl
 import logging
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import Field
 
 from recsys_core.artifacts import Frozen
+from recsys_core.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,11 +63,6 @@ class Config(Frozen):
 def location(config: Config, run_root: Path) -> str:
     """Return the tracking URI that `config` means; the embedded store is `mlflow.db` in `run_root`."""
     return config.uri or f"sqlite:///{run_root.resolve()}/{_DATABASE}"
-
-
-def redact(text: str) -> str:
-    """Return `text` without the user and password of the URIs in it."""
-    return re.sub(r"://[^/@\s]*@", "://***@", text)
 
 
 def set_defaults() -> None:

@@ -75,3 +75,14 @@ def test_a_backfill_backwards_is_refused() -> None:
     done = CliRunner().invoke(app, ["backfill", DEMO, "--from", "2024-01-05", "--to", "2024-01-04"])
     assert done.exit_code == 2
     assert "is before" in done.stderr
+
+
+def test_show_and_errors_hold_no_credentials() -> None:
+    uri = "tracking.uri=postgresql://u:s3c/r@t@h/x?password=s3cret"
+    shown = CliRunner().invoke(app, ["config", "show", DEMO, "--set", uri])
+    assert yaml.safe_load(shown.stdout)["tracking"]["uri"] == "postgresql://***@h/x?password=***"
+    failed = CliRunner().invoke(
+        app, ["config", "check", DEMO, "--set", uri, "--set", "tracking.tries=http://u:s3cret@h"]
+    )
+    assert failed.exit_code == 2
+    assert "s3c" not in failed.output

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -22,15 +23,40 @@ _Overrides = Annotated[
 def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":
     """Load a config, or tell every mistake in it and exit with code 2."""
     from recsys_core import config as configs
-    from recsys_core.config import reading
-    from recsys_core.redaction import redact
 
     try:
         return configs.load(config, overrides or ())
     except ValueError as error:
-        for line in redact(str(error)).splitlines():
-            typer.echo(f"error: {reading.printable(line)}", err=True)
-        raise typer.Exit(2) from None
+        _refuse(str(error))
+
+
+def require(loaded: "RunConfig | RankingConfig", config: Path) -> None:
+    """Look at what a config names on this machine but its data, or name what will not do and exit with code 2."""
+    from recsys_core.config import preflight
+
+    try:
+        preflight.check(loaded)
+    except ValueError as error:
+        _refuse("\n".join(f"{config}: {line}" for line in str(error).splitlines()))
+
+
+def require_data(loaded: "RunConfig | RankingConfig", day: date | None) -> None:
+    """Look for a config's data by name, or name what is not there and exit with code 2."""
+    from recsys_core.config import preflight
+
+    try:
+        preflight.check_data(loaded, day)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _refuse(told: str) -> NoReturn:
+    from recsys_core.config import reading
+    from recsys_core.redaction import redact
+
+    for line in redact(told).splitlines():
+        typer.echo(f"error: {reading.printable(line)}", err=True)
+    raise typer.Exit(2)
 
 
 def ranks(config: Path, overrides: Sequence[str]) -> bool:
@@ -42,11 +68,14 @@ def ranks(config: Path, overrides: Sequence[str]) -> bool:
 
 @app.command()
 def check(config: _Config, overrides: _Overrides = None) -> None:
-    """Say whether a config is valid; every mistake is told at once, with the nearest valid key.
+    """Say whether a config is valid, and whether it can run on this machine; every mistake is named at once.
+
+    Files that it names are looked for, but not its data, which may be still to come.
 
     Example: `dayline config check configs/demo.yaml --set train.batch_size=512`
     """
     loaded = load(config, overrides)
+    require(loaded, config)
     typer.echo(f"{config}: valid, {loaded.name}, config hash {loaded.hash}")
 
 

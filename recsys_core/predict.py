@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from recsys_core import artifacts, distributed, output
+from recsys_core import artifacts, distributed, output, placeholders
 from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine, Side, counting_from, out_of_range_metrics
@@ -32,6 +32,8 @@ class Config(Frozen):
         default=None, description="table or folder to write item_id and embedding to as well; {day} becomes the day"
     )
     queries_output: str | None = Field(default=None, description="the same of the ground truth's users")
+
+    _placeholders = field_validator("items_output", "queries_output")(placeholders.check)
 
 
 class Request(artifacts.Request):
@@ -84,7 +86,7 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
             for out, path in wanted.items():
                 if path is not None:
                     part = work.path / out / f"part-{here.rank:05d}.parquet"
-                    output.write(path.replace("{day}", request.data.day.isoformat()), output.groups(part), here)
+                    output.write(placeholders.fill(path, request.data.day), output.groups(part), here)
         if here.is_first:
             work.commit(
                 artifacts.Embeddings,

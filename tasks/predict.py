@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from recsys_core import launch, readers
+from recsys_core import launch, placeholders, readers
 from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions, digest_of
 from recsys_core.ranking import predict as stage
 from tasks.perform import RankingRun, perform, stage_task
@@ -11,9 +11,10 @@ from tasks.perform import RankingRun, perform, stage_task
 @stage_task("predict")
 def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predictions:
     """Return the scored rows, in the table's order: of `predict.source`, or else of the split that was evaluated."""
-    config, day = run.config, run.day.isoformat()
-    source = (config.predict.source or str(data.root / config.evaluate.split)).replace("{day}", day)
-    output = config.predict.output and config.predict.output.replace("{day}", day)
+    config = run.config
+    named, output = config.predict.source, config.predict.output
+    source = placeholders.fill(named, run.day) if named else str(data.root / config.evaluate.split)
+    output = output and placeholders.fill(output, run.day)
     request = run.request(
         stage.Request,
         "predict",

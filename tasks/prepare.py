@@ -17,4 +17,6 @@ def prepare(run: RankingRun) -> LabelledData:
         import_root=run.import_root,
         fingerprint=run.fingerprint,
     )
-    return perform(run, "prepare", LabelledData, request, stage.run)
+    data = perform(run, "prepare", LabelledData, request, stage.run)
+    stage.require_splits(data, run.config.evaluate.split, validates=run.config.train.evaluates)
+    return data

@@ -15,7 +15,7 @@ from prefect.runtime import deployment, flow_run
 from recsys_core import config as configs
 from recsys_core import ingest, registry, tracking
 from recsys_core.artifacts import code_version, digest_of, write_text
-from recsys_core.config import RankingConfig, RunConfig
+from recsys_core.config import RankingConfig, RunConfig, preflight
 from recsys_core.features import Engine
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
@@ -39,6 +39,7 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     if not isinstance(loaded, RunConfig):
         told = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
         raise ValueError(told)  # noqa: TRY004 - the file is wrong, not a type
+    preflight.check(loaded)
     _make_root(loaded)
     import_root = loaded.run_root / "imports"
     day = day or ingest.last_day(loaded.data, import_root, listener())
@@ -66,6 +67,7 @@ def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = 
     loaded = configs.load(Path(config), changes)
     if not isinstance(loaded, RankingConfig):
         raise ValueError(f"{config}: has no section `ranking`, so it is no ranking config")  # noqa: TRY004
+    preflight.check(loaded)
     _make_root(loaded)
     return RankingRun(**_open(loaded, loaded.data.day, prepare.fingerprint(loaded.data), None))
 

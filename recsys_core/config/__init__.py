@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import agreement, parsing, reading, tables
+from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
@@ -46,7 +46,7 @@ class RunConfig(Frozen):
     model: Annotated[Frozen, OneOf("recsys_core.models")]
     sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
     loss: SampledSoftmax = SampledSoftmax()
-    train: Train = Train()
+    train: Annotated[Train, products.RETRIEVAL] = Train()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     embed: Embed = Embed()
@@ -59,8 +59,10 @@ class RunConfig(Frozen):
 
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
+        limits.check(self)
         tables.check(self.features, self.train)
-        agreement.check(self.features, self.model, RetrievalModel, self.train)
+        agreement.check_measured(self.gate, self.hitrate, self.index)
+        agreement.check(self.features, self.model, RetrievalModel, self.train, self.launch)
         return self
 
     @property

@@ -92,6 +92,10 @@ def _line(
     # A mistake inside of what was set, or in the way to it.
     told_by = (text for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
     origin = next(told_by, str(path))
+    if not keys:
+        # A mistake that only the whole shows names its key itself.
+        begins = details["msg"].removeprefix("Value error, ")
+        origin = next((text for set_, text in overrides.items() if begins.startswith(spell(set_, sections))), origin)
     told = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
     if details["type"] == "extra_forbidden":
         known = list(_known(whole, keys[:-1], sections))

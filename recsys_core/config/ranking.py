@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
-from recsys_core.config import agreement, tables
+from recsys_core.config import agreement, limits, products, tables
 from recsys_core.export import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.launch import Config as Launch
@@ -34,7 +34,7 @@ class RankingConfig(Frozen):
     features: Features
     model: Annotated[Frozen, OneOf("recsys_core.models")]
     loss: BinaryCrossEntropy = BinaryCrossEntropy()
-    train: Train = Train()
+    train: Annotated[Train, products.RANKING] = Train()
     use_step: int | None = Field(
         default=None,
         description="of the states that train.keep_best kept, that of this step is measured, exported and scored with; "
@@ -48,8 +48,14 @@ class RankingConfig(Frozen):
 
     @model_validator(mode="after")
     def _ranks(self) -> Self:
+        limits.check(self)
         tables.check(self.features, self.train)
-        agreement.check(self.features, self.model, RankingModel, self.train)
+        if self.use_step is not None and not self.train.evaluates:
+            raise ValueError(
+                f"use_step: {self.use_step} is one of the states that evaluations keep; set train.evaluate_every_steps "
+                "or train.evaluate_every_epochs too, or leave it out"
+            )
+        agreement.check(self.features, self.model, RankingModel, self.train, self.launch)
         return self
 
     @property

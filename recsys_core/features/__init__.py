@@ -126,8 +126,8 @@ class Engine:
         """Use `build` or `load`."""
         self.config = config
         self.features: dict[Side, list[Feature]] = {
-            "query": [_make(feature) for feature in config.query],
-            "item": [_make(feature) for feature in config.item],
+            "query": [_named(feature, "query") for feature in config.query],
+            "item": [_named(feature, "item") for feature in config.item],
         }
         self._types: dict[str, dict[str, str]] = {"query": {}, "item": {}}
         self.num_threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
@@ -542,6 +542,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 def _missing(feature: Feature, column: str, known: Iterable[str]) -> None:
     raise ValueError(f"feature {feature.config.name!r}: {unknown('column', column, known)}")
+
+
+def _named(config: FeatureConfig, side: Side) -> Feature:
+    """Make a feature; what its settings lack is said of it by name."""
+    try:
+        return _make(config)
+    except ValueError as error:
+        raise ValueError(f"{side}[name={config.name}]: {error}") from None
 
 
 def _make(config: FeatureConfig) -> Feature:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from recsys_core import artifacts, distributed, output, readers
+from recsys_core import artifacts, distributed, output, placeholders, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
 from recsys_core.features import Engine, counting_from, out_of_range_metrics
@@ -34,6 +34,8 @@ class Config(Frozen):
         default=None, description="columns of it that are written beside score and probability; null: all"
     )
     batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+
+    _placeholders = field_validator("source", "output")(placeholders.check)
 
 
 class Request(artifacts.Request):

@@ -84,6 +84,23 @@ def run(request: Request, sink: Sink) -> LabelledData:
         )
 
 
+def require_splits(data: LabelledData, measured: str, *, validates: bool) -> None:
+    """Check that the data has the split that is `measured`, and `valid` if training `validates`, before it is trained.
+
+    Raises:
+        ValueError: it has not; names the key.
+    """
+    names = [split.name for split in data.splits]
+    wanted = {measured: "evaluate.split"}
+    if validates:
+        wanted["valid"] = "train.evaluate_every_steps, train.evaluate_every_epochs"
+    for split, key in wanted.items():
+        if split not in names:
+            raise ValueError(
+                f"{key}: the data has no split {split!r}, only {', '.join(names)}; change the key or the data"
+            )
+
+
 def _blocks(reader: readers.Reader, columns: list[str]) -> Iterator[pa.Table]:
     for block in range(len(reader.block_rows)) if columns else ():
         yield reader.read(block, columns)

@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from recsys_core import readers
+from recsys_core import placeholders, readers
 from recsys_core.artifacts import digest_of
 from recsys_core.datasets.labelled import base
 from recsys_core.progress import Event, Sink
@@ -26,11 +26,13 @@ class Config(base.Config):
         if unknown or "train" not in source:
             told = ", ".join(source) or "nothing"
             raise ValueError(f"names {told}; name train, and valid and test if there are any, each a path")
+        for path in source.values():
+            placeholders.check(path)
         return source
 
     def path(self, split: str) -> str:
         """Return the path of one split as of the config's day."""
-        return self.source[split].replace("{day}", self.day.isoformat())
+        return placeholders.fill(self.source[split], self.day)
 
 
 def fingerprint(config: Config) -> str:

@@ -89,7 +89,7 @@ def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
 def test_a_run_root_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = Path(__file__).parents[3] / "configs" / "demo.yaml"
-    with pytest.raises(ValueError, match=r"run_root .*/file/runs: cannot be made \(Not a directory\)"):
+    with pytest.raises(ValueError, match=r"run_root .*/file/runs: .*/file is no folder; name another place"):
         start_run.start_run.fn(str(config), None, [f"run_root={tmp_path}/file/runs"])
 
 

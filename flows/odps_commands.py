@@ -51,8 +51,8 @@ def odps_emulator(
     `dayline odps-emulator data/odps --fault '{"kind": "lost", "operation": "commit"}'`
 
     While it runs, POST a JSON list of such faults to http://HOST:PORT/emulator/faults, GET
-    /emulator/requests counts what was asked for, DELETE /emulator/sessions lets sessions expire. docs/maxcompute.md has
-    all kinds.
+    /emulator/requests counts what was asked for, DELETE /emulator/sessions lets sessions expire: from this machine,
+    with the header `X-Emulator-Token: $ODPS_EMULATOR_TOKEN`, which is printed too. docs/maxcompute.md has all kinds.
     """
     from recsys_core.odps.credentials import Keys
     from recsys_core.odps.emulator import Emulator, Fault
@@ -75,6 +75,7 @@ def odps_emulator(
         variables["ODPS_STS_TOKEN"] = sts_token
     else:
         variables |= {"ODPS_ACCESS_ID": access_id, "ODPS_ACCESS_KEY": secret}
+    variables["ODPS_EMULATOR_TOKEN"] = emulator.control_token
     for name, value in variables.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
     typer.echo(f"serving {directory} until Ctrl-C", err=True)

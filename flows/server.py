@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 
 from recsys_core.launch import exit_with_starter
+from recsys_core.variables import without_credentials
 
 # First start: Prefect creates its database, 15 s on a small machine.
 _TIMEOUT_SECONDS = 180
@@ -39,7 +40,7 @@ class Server:
                 stdin=subprocess.PIPE,
                 stdout=self._told,
                 stderr=subprocess.STDOUT,
-                env=os.environ | _ENVIRONMENT,
+                env=_environment(),
                 pass_fds=[listening.fileno()],
                 start_new_session=True,
             )
@@ -79,6 +80,12 @@ class Server:
         self._told.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
+
+
+def _environment() -> dict[str, str]:
+    """Return the server's environment: Prefect's own variables, and no other credentials."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    return without_credentials(os.environ) | own | _ENVIRONMENT
 
 
 @contextlib.contextmanager

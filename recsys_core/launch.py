@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ from pydantic import Field
 
 from recsys_core.artifacts import Artifact, Frozen, Request, write_text
 from recsys_core.progress import Event, Sink, Stopped
+from recsys_core.variables import without_credentials
 
 A = TypeVar("A", bound=Artifact)
 
@@ -102,7 +104,7 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
         there = shlex.join([*variables, "python", *starter, *arguments])
         sink(Event(stage=stage, message=f"waiting for {config.num_nodes - 1} more nodes; on each of them run: {there}"))
     with log.open("w") as output:
-        ranks = _Ranks([*starter, *arguments, "--watch-stdin"], environment(config), output.fileno())
+        ranks = _Ranks([*starter, *arguments, "--watch-stdin"], environment(config, _reads(request)), output.fileno())
         tail = _Tail(events, sink)
         try:
             exit_code = _follow(stage, ranks, tail, config)
@@ -249,12 +251,26 @@ def _starter(config: Config, key: str) -> list[str]:
     ]
 
 
-def environment(config: Config) -> dict[str, str]:
-    """Return the environment of a rank that computes on the CPU; what the user has set counts."""
+def environment(config: Config, reads: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment of a rank that computes on the CPU; what the user has set counts.
+
+    Of credentials it has those alone by which the addresses in the texts `reads` are opened.
+    """
     threads = config.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // config.num_ranks)
     waiting = {} if "OMP_WAIT_POLICY" in os.environ else _WAITING
     restarting = _RESTARTING if config.max_restarts else {}
-    return waiting | _KEEPING | os.environ | restarting | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    given = without_credentials(os.environ, reads)
+    return waiting | _KEEPING | given | restarting | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+
+
+def _reads(request: Request) -> Iterator[str]:
+    """Yield the texts that name what a stage reads: its request, and the features' own files, as of start vectors."""
+    yield request.model_dump_json()
+    for name in type(request).model_fields:
+        held = getattr(request, name)
+        if isinstance(held, Artifact):
+            for file in sorted((held.path / "features").glob("*.json")):
+                yield file.read_text()
 
 
 def _last_lines(log: Path) -> deque[str]:

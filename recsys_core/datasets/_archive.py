@@ -5,12 +5,11 @@ Members are read as streams by their names and nothing is unpacked, so no path i
 
 import contextlib
 import gzip
-import hashlib
-import re
+import io
+import lzma
+import stat
+import struct
 import tarfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,12 +21,18 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recsys_core import uri
-from recsys_core.datasets.base import STAGE
-from recsys_core.progress import Event, Sink
+from recsys_core.datasets import _download
+from recsys_core.progress import Sink
 
 _CHUNK_BYTES = 1 << 20
-_TIMEOUT_SECONDS = 60
-_ALGORITHMS = {32: "md5", 64: "sha256"}
+_MAX_LINE_BYTES = 1 << 20
+# Logs shrink to a tenth or so. What unfolds to more than this many times its size, and is large then, is a bomb.
+_MAX_RATIO = 200
+_SMALL_BYTES = 64 << 20
+_MAX_MEMBERS = 100_000
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, struct.error)
+_UNKNOWN = (NotImplementedError, OverflowError)  # of zips whose headers name what nothing writes
 
 
 class Archive:
@@ -44,7 +49,7 @@ class Archive:
         if source.is_dir():
             self._members = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
         elif zipfile.is_zipfile(source):
-            self._zip = zipfile.ZipFile(source)
+            self._zip = _opened_zip(source)
             self._members = sorted(name for name in self._zip.namelist() if not name.endswith("/"))
         else:
             raise ValueError(f"{source}: neither a folder nor a zip archive; is the download complete?")
@@ -63,15 +68,47 @@ class Archive:
         member = self._one(name)
         try:
             with contextlib.ExitStack() as stack:
-                stream: Any = self._zip.open(member) if self._zip else (self.source / member).open("rb")
+                stream: Any = self._zip.open(self._checked(member)) if self._zip else (self.source / member).open("rb")
                 stack.enter_context(stream)
+                if member.endswith(".gz"):
+                    stream = stack.enter_context(
+                        io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=stream), self._most(member)))
+                    )
                 if member.endswith(".tar.gz"):
-                    stream = _from_tar(stack.enter_context(tarfile.open(fileobj=stream, mode="r|gz")), name)
-                elif member.endswith(".gz"):
-                    stream = stack.enter_context(gzip.open(stream))
+                    stream = _from_tar(stack.enter_context(tarfile.open(fileobj=stream, mode="r|")), name)
                 yield stream
-        except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        except (*_BROKEN, *_UNKNOWN) as error:
             raise ValueError(f"{self.source}: {member} is damaged ({error}); fetch it again") from None
+        except _BombError as error:
+            raise ValueError(
+                f"{self.source}: {member} unfolds to more than {error} bytes, as no log does; refused"
+            ) from None
+
+    def _checked(self, member: str) -> zipfile.ZipInfo:
+        """Return what the zip says of a member.
+
+        Raises:
+            ValueError: it is no file with data in it.
+        """
+        assert self._zip is not None
+        info = self._zip.getinfo(member)
+        path = PurePosixPath(member)
+        wrong = {
+            "is a link": stat.S_ISLNK(info.external_attr >> 16),
+            "has a path that leads out of the archive": path.is_absolute() or ".." in path.parts,
+            "is encrypted; decrypt it": bool(info.flag_bits & 1),
+            f"is compressed by method {info.compress_type}, which is not known": info.compress_type not in _METHODS,
+            f"unfolds from {info.compress_size:,} to {info.file_size:,} bytes, as no log does": info.file_size
+            > max(_SMALL_BYTES, _MAX_RATIO * info.compress_size),
+        }
+        if told := [what for what, holds in wrong.items() if holds]:
+            raise ValueError(f"{self.source}: {member} {told[0]}; refused")
+        return info
+
+    def _most(self, member: str) -> int:
+        """Return the bytes to which a compressed member may unfold."""
+        size = self._zip.getinfo(member).file_size if self._zip else (self.source / member).stat().st_size
+        return max(_SMALL_BYTES, _MAX_RATIO * size)
 
     def csv(
         self, name: str, columns: dict[str, pa.DataType], *, delimiter: str, header: bool = False
@@ -84,7 +121,7 @@ class Archive:
         with self.open(name) as stream:
             if header:
                 # Some published files pad their header's names with blanks.
-                names = [part.strip() for part in stream.readline().decode().split(delimiter)]
+                names = [part.strip() for part in self._header(name, stream).split(delimiter)]
                 absent = [column for column in columns if column not in names]
                 if absent:
                     raise ValueError(f"{self.source}: {name} has no column {absent[0]!r}, only {', '.join(names)}")
@@ -105,7 +142,16 @@ class Archive:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
             except pa.ArrowInvalid as error:
-                raise ValueError(f"{self.source}: {name}: {error}; is it the published file?") from None
+                told = f"a line longer than {_CHUNK_BYTES:,} bytes" if "straddl" in str(error) else error
+                raise ValueError(f"{self.source}: {name}: {told}; is it the published file?") from None
+
+    def _header(self, name: str, stream: IO[bytes]) -> str:
+        try:
+            return _line(stream).decode()
+        except ValueError as error:
+            raise ValueError(
+                f"{self.source}: {name}: no header of names ({error}); is it the published file?"
+            ) from None
 
     def records(self, name: str, delimiter: str, width: int) -> Iterator[list[str]]:
         """Stream the lines of a small Latin-1 member, each split into `width` fields or more.
@@ -114,7 +160,8 @@ class Archive:
             ValueError: see `open`; or a line with fewer fields, by its number.
         """
         with self.open(name) as stream:
-            for number, line in enumerate(stream, start=1):
+            number = 0
+            while line := self._next(name, stream, number := number + 1):
                 fields = line.decode("latin-1").rstrip("\r\n").split(delimiter)
                 if fields == [""]:
                     continue
@@ -124,6 +171,12 @@ class Archive:
                         f"where {width} are needed; is it the published file?"
                     )
                 yield fields
+
+    def _next(self, name: str, stream: IO[bytes], number: int) -> bytes:
+        try:
+            return _line(stream)
+        except _TooLongError as error:
+            raise ValueError(f"{self.source}: {name} line {number} is {error}; is it the published file?") from None
 
     def parquet(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
         """Stream `columns` of the Parquet file `name` of a folder.
@@ -167,13 +220,14 @@ def opened(source: str, checksum: str | None, scratch: Path, sink: Sink) -> Iter
         ValueError: no such path, a URL without a checksum, or content that does not have the checksum.
     """
     if uri.is_remote(source):
-        path = _download(source, checksum, scratch, sink)
+        path = scratch / "download"
+        _download.fetch(source, checksum, path, sink)
     else:
         path = Path(source).expanduser()
         if not path.exists():
             uri.resolve(str(path))
         if checksum is not None:
-            _verify(path, source, checksum)
+            _download.verify(path, source, checksum)
     archive = Archive(path)
     try:
         yield archive
@@ -181,51 +235,68 @@ def opened(source: str, checksum: str | None, scratch: Path, sink: Sink) -> Iter
         archive.close()
 
 
-def _from_tar(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    for member in archive:
-        if member.isfile() and PurePosixPath(member.name).name == name:
-            stream = archive.extractfile(member)
-            assert stream is not None
-            return stream
-    raise ValueError(f"{name}.tar.gz: holds no {name}")
-
-
-def _download(url: str, checksum: str | None, scratch: Path, sink: Sink) -> Path:
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"{url}: archives are fetched over http or https only; copy this one to a local path")
-    if checksum is None:
-        raise ValueError(f"{url}: needs a pinned checksum (sha256:… or md5:…, 64 or 32 hexadecimal digits)")
-    _parsed(checksum)
-    path = scratch / "download"
+def _opened_zip(source: Path) -> zipfile.ZipFile:
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, path.open("wb") as file:  # noqa: S310
-            total = int(response.headers["Content-Length"]) if response.headers["Content-Length"] else None
-            while chunk := response.read(_CHUNK_BYTES):
-                file.write(chunk)
-                sink(Event(stage=STAGE, done=file.tell(), total=total, unit="bytes", message=f"downloading {url}"))
-    except urllib.error.HTTPError as error:
-        raise ValueError(f"{url}: the server answered {error.code} {error.reason}; is the address right?") from None
-    except urllib.error.URLError as error:
-        raise ConnectionError(
-            f"{url}: cannot be reached ({error.reason}); fetch it yourself and name the file"
-        ) from None
-    _verify(path, url, checksum)
-    return path
+        archive = zipfile.ZipFile(source)
+    except (*_BROKEN, *_UNKNOWN, ValueError) as error:
+        raise ValueError(f"{source}: a damaged zip archive ({error}); fetch it again") from None
+    if len(archive.infolist()) > _MAX_MEMBERS:
+        archive.close()
+        raise ValueError(f"{source}: a zip of more than {_MAX_MEMBERS:,} members, as no published log is; refused")
+    return archive
 
 
-def _verify(path: Path, source: str, checksum: str) -> None:
-    algorithm, wanted = _parsed(checksum)
-    if not path.is_file():
-        raise ValueError(f"{source}: a checksum is for one file, and this is a folder; leave the checksum out")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    if found != wanted:
-        raise ValueError(f"{source}: its {algorithm} is {found} where {wanted} is pinned; refused")
+class _BombError(Exception):
+    """More came out of a compressed file than its size bears out."""
 
 
-def _parsed(checksum: str) -> tuple[str, str]:
-    match = re.fullmatch(r"(?:(sha256|md5):)?([0-9a-f]+)", checksum.lower())
-    algorithm = _ALGORITHMS.get(len(match[2])) if match else None
-    if match is None or algorithm is None or match[1] not in (None, algorithm):
-        raise ValueError(f"checksum {checksum!r}: write sha256: and 64 hexadecimal digits, or md5: and 32")
-    return algorithm, match[2]
+class _TooLongError(ValueError):
+    """A line has no end."""
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that may yield so many bytes and no more."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        """`stream` is closed with this one."""
+        self._stream, self._left, self._most = stream, most, most
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as `io` has it."""
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise _BombError(f"{self._most:,}")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close the stream, too."""
+        self._stream.close()
+        super().close()
+
+
+def _line(stream: IO[bytes]) -> bytes:
+    line = stream.readline(_MAX_LINE_BYTES + 1)
+    if len(line) > _MAX_LINE_BYTES:
+        raise _TooLongError(f"longer than {_MAX_LINE_BYTES:,} bytes")
+    return line
+
+
+def _from_tar(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    for number, member in enumerate(archive):
+        if number > _MAX_MEMBERS:
+            raise ValueError(f"{name}.tar.gz: more than {_MAX_MEMBERS:,} members, as no published log has; refused")
+        path = PurePosixPath(member.name)
+        if path.name != name or member.isdir():
+            continue
+        if not member.isfile() or path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{name}.tar.gz: {member.name} is a link, or leads out of the archive; refused")
+        stream = archive.extractfile(member)
+        assert stream is not None
+        return stream
+    raise ValueError(f"{name}.tar.gz: holds no {name}")

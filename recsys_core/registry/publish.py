@@ -27,6 +27,7 @@ from recsys_core.artifacts import (
 )
 from recsys_core.registry import ReleaseInfo, bundle
 from recsys_core.tracking import Tracker
+from recsys_core.variables import without_credentials
 
 
 class Config(Frozen):
@@ -192,7 +193,13 @@ def _check(release: ReleaseInfo, directory: Path, config: Config) -> None:
         watched, held = os.pipe()  # closed with this process, however it ends
         try:
             done = subprocess.run(
-                command, stdin=watched, capture_output=True, text=True, check=False, timeout=config.check_seconds
+                command,
+                stdin=watched,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=config.check_seconds,
+                env=without_credentials(os.environ),
             )
         except subprocess.TimeoutExpired:
             raise ValueError(

@@ -3,7 +3,9 @@
 It checks signatures as the service does, and makes trouble when asked to (`faults`).
 """
 
+import ipaddress
 import json
+import secrets
 import socket
 import struct
 import threading
@@ -33,6 +35,7 @@ class Emulator:
 
     Attributes:
         endpoint: what clients call the REST endpoint.
+        control_token: what a request of a control address must have as its header `X-Emulator-Token`.
         faults: the trouble to come, and counts of requests.
         keyring: who is let in.
     """
@@ -53,6 +56,7 @@ class Emulator:
             OSError: the port is taken.
         """
         store = Store(directory)
+        self.control_token = secrets.token_urlsafe(24)
         self.faults, self.keyring = Faults(), Keyring(keys)
         self.rest, self.storage = Rest(store), Storage(store, max_block_number=max_block_number)
         self.tunnel = Tunnel(store, max_block_number=max_block_number)
@@ -108,7 +112,12 @@ class Emulator:
         return part.answer(request)
 
     def _control(self, request: Request) -> Answer:
-        """Take faults and keys from tests that run in another process."""
+        """Take faults and keys from tests that run in another process of this machine."""
+        given = request.headers.get("x-emulator-token", "").encode()
+        is_near = ipaddress.ip_address(request.client.partition("%")[0]).is_loopback
+        if not is_near or not secrets.compare_digest(given, self.control_token.encode()):
+            told = "from this machine only, and with the header X-Emulator-Token, which is printed at the start"
+            return as_json({"Code": "Forbidden", "Message": told}, 403)
         match request.method, request.path.removeprefix(_CONTROL):
             case "GET", "requests":
                 return as_json(dict(self.faults.requests))
@@ -172,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer any method: the emulator looks at it itself."""
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, self.path, headers, self._body())
+        request = Request(self.command, self.path, headers, self._body(), str(self.client_address[0]))
         answer, fault = self.server.emulator.answer(request)  # pyright: ignore[reportAttributeAccessIssue]
         if fault is not None and fault.kind in ("reset", "lost"):
             self._cut()

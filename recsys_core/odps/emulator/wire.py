@@ -8,12 +8,16 @@ from xml.sax import saxutils
 
 
 class Request(NamedTuple):
-    """One HTTP request; `target` is as it stood on the request line, `headers` have lower-case names."""
+    """One HTTP request; `target` is as it stood on the request line, `headers` have lower-case names.
+
+    `client` is the address that it comes from.
+    """
 
     method: str
     target: str
     headers: dict[str, str]
     body: bytes
+    client: str = "127.0.0.1"
 
     @property
     def path(self) -> str:

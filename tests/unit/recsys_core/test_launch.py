@@ -30,6 +30,8 @@ def run(request, sink):
     (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
     # Of another node's single rank nobody has set the threads.
     sink(progress.Event(stage="note", done=1, total=2, message=os.environ.get("OMP_NUM_THREADS", "")))
+    if rank == "0":
+        (request.output.parent / "secrets").write_text(" ".join(sorted(n for n in os.environ if n.startswith("TRY_"))))
     starts = request.output.parent / f"starts-{rank}"
     with starts.open("a") as file:
         file.write(".")
@@ -95,11 +97,16 @@ def request(directory: Path, does: str, *, deaf: bool = False) -> Request:
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_it_returns_the_artifact_and_forwards_events(stage: Path, num_ranks: int) -> None:
+def test_it_returns_the_artifact_and_forwards_events(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int
+) -> None:
     heard: list[Event] = []
     config = launch.Config(num_ranks=num_ranks, threads_per_rank=3)
+    for name in ("TRY_PASSWORD", "TRY_TOKEN", "TRY_ADDRESS", "TRY_PLAIN"):
+        monkeypatch.setenv(name, "http://u:s3cret@h" if name == "TRY_ADDRESS" else "s3cret")
     note = launch.run("note", Note, request(stage, "write"), heard.append, config)
     assert note.world_size == num_ranks
+    assert (stage / "secrets").read_text() == "TRY_PLAIN"
     assert [event.message for event in heard] == ["3"] * num_ranks
     assert (stage / "note.request.json").is_file()
 

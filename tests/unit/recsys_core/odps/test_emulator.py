@@ -153,9 +153,10 @@ def test_a_folder_of_parquet_is_a_table(client: ODPS, tmp_path: Path, opened: Ca
 
 
 def test_tests_in_other_processes_make_trouble_over_http(emulator: Emulator) -> None:
-    def ask(method: str, what: str, body: object = None) -> dict:
+    def ask(method: str, what: str, body: object = None, token: str = emulator.control_token) -> dict:
         url = f"http://{emulator.host}/emulator/{what}"
-        request = urllib.request.Request(url, json.dumps(body).encode(), method=method)
+        headers = {"X-Emulator-Token": token}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers, method=method)
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read())
 
@@ -170,3 +171,10 @@ def test_tests_in_other_processes_make_trouble_over_http(emulator: Emulator) -> 
     with pytest.raises(urllib.error.HTTPError):
         ask("GET", "nothing")
     emulator.keyring.verify(signed(CloudAccount("other", "s")))
+    for token in ("", "x" * len(emulator.control_token)):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            ask("POST", "keys", [["mine", "s", None]], token)
+    headers = {"x-emulator-token": emulator.control_token}
+    for client, status in (("127.0.0.1", 200), ("::1", 200), ("10.0.0.7", 403), ("fe80::1%eth0", 403)):
+        answer, _ = emulator.answer(Request("GET", "/emulator/requests", headers, b"", client))
+        assert answer.status == status

@@ -1,4 +1,4 @@
-"""Optimizers of embedding tables, which fbgemm's kernels apply within the backward pass.
+"""Optimizers of embedding tables, applied within the backward pass: by fbgemm's kernels, or on CPUs by our own Adam.
 
 What a table's gradient touches is updated at once, row by row; no gradient of a table is ever held as a whole.
 """
@@ -50,14 +50,15 @@ _TAKES: dict[Kind, tuple[str, ...]] = {
 }
 # These look at a row as a whole, or keep one number for it.
 _BY_ROW: tuple[Kind, ...] = ("rowwise_adagrad", "partial_rowwise_adam", "lamb", "partial_rowwise_lamb")
-# What the kernels for CPUs do; they refuse the other kinds and ignore weight decay without a word.
-_ON_CPU: tuple[Kind, ...] = ("rowwise_adagrad", "adagrad", "sgd")
+# What CPUs do: the kernels for them refuse the other kinds and ignore weight decay without a word; the adam kinds are
+# ours (`sharding.adam`), and decay.
+_ON_CPU: tuple[Kind, ...] = ("rowwise_adagrad", "adagrad", "sgd", "adam", "adamw")
 
 
 class Config(Frozen):
     """YAML section `train.sparse_optimizer`: of the embedding tables."""
 
-    kind: Kind = Field(default="rowwise_adagrad", description="CPUs have rowwise_adagrad, adagrad and sgd")
+    kind: Kind = Field(default="rowwise_adagrad", description="CPUs have rowwise_adagrad, adagrad, sgd, adam and adamw")
     learning_rate: float = Field(default=0.05, gt=0)
     by_table: dict[str, float] = Field(default={}, description="learning rate of single tables; 0 keeps one as it is")
     schedule: schedules.Config = schedules.Constant()
@@ -68,7 +69,10 @@ class Config(Frozen):
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="of the adam and lamb kinds")
     initial_accumulator: float = Field(default=0.0, ge=0, description="of the adagrad kinds")
     weight_decay: float = Field(
-        default=0.0, ge=0, description="of rowwise_adagrad, adamw, partial_rowwise_adam and the lamb kinds, on GPUs"
+        default=0.0,
+        ge=0,
+        description="of rows that a step looks up: of adamw, and on GPUs of rowwise_adagrad, partial_rowwise_adam and "
+        "the lamb kinds",
     )
     weight_decay_mode: Literal["l2", "decoupled"] = Field(
         default="decoupled", description="of rowwise_adagrad: through the gradient, or apart from it"
@@ -107,12 +111,12 @@ def check(config: Config, device: str, *, splits_rows: bool = False) -> None:
         return
     if config.kind not in _ON_CPU:
         raise ValueError(
-            f"train.sparse_optimizer.kind: {config.kind} has no fused kernel for CPUs; use rowwise_adagrad, adagrad or "
-            "sgd"
+            f"train.sparse_optimizer.kind: {config.kind} has no fused kernel for CPUs; use one of {', '.join(_ON_CPU)}"
         )
-    if config.weight_decay:
+    if config.weight_decay and config.kind != "adamw":
         raise ValueError(
-            "train.sparse_optimizer.weight_decay: the kernels for CPUs ignore it; set it to 0 or train on a GPU"
+            f"train.sparse_optimizer.weight_decay: the kernel for CPUs of {config.kind} ignores it; set it to 0, use "
+            "adamw, or train on a GPU"
         )
 
 

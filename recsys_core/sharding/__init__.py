@@ -26,7 +26,7 @@ from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.distributed import World, planner_variables
 from recsys_core.features import Initializer
 from recsys_core.models.blocks.initializers import fill
-from recsys_core.sharding import plans, unpooled
+from recsys_core.sharding import adam, plans, unpooled
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
 from recsys_core.uri import nearest
 
@@ -207,7 +207,8 @@ def shard(
     fused = {"bounds_check_mode": BoundsCheckMode.FATAL}
     sharders: list[Any] = [Sharder(fused), RowsSharder(fused)]
     where = made.sharding_plan(here.device.type)
-    sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
+    with adam.offered(here.device):
+        sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
     unpooled.look_up_as_bags(sharded)
     for name, weight in sharded.state_dict().items():
         if isinstance(weight, ShardedTensor):

@@ -61,33 +61,43 @@ WEIGHT = "tables.bags.embedding_bags.user_id.weight"
 STATE = f"state.{WEIGHT}.user_id.momentum1"
 
 
-def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, train_request, ranks):
+@pytest.mark.parametrize(
+    ("kind", "moments"), [("rowwise_adagrad", ["momentum1"]), ("adamw", ["momentum1", "exp_avg_sq"])]
+)
+def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, train_request, ranks, kind, moments):
     first, second = (_rows(Engine.load(data.engine)) for data in days)
     assert (len(first), len(second)) == (149, 169)
     survivors = {one for one in first if second.get(one) == first[one]}
     newcomers = second.keys() - first.keys()
     reused = {one for one in newcomers if second[one] in first.values()}
     assert min(len(survivors), len(newcomers), len(reused)) > 10
-    yesterday = train.run(train_request("first", data=days[0], config={"num_epochs": 1}), silent)
-    trained, state = _read(yesterday, f"model.{WEIGHT}"), _read(yesterday, f"optimizer.{STATE}")
+    own = {"sparse_optimizer": {"kind": kind}}
+    yesterday = train.run(train_request("first", data=days[0], config={"num_epochs": 1} | own), silent)
+    trained = _read(yesterday, f"model.{WEIGHT}")
+    states = [_read(yesterday, f"optimizer.state.{WEIGHT}.user_id.{name}") for name in moments]
     assert len(trained) == 150
-    touched = [one for one in reused if state[second[one]] > 0]
-    assert touched, "rows that change hands have an optimizer's state to lose"
+    for state in states:
+        touched = [one for one in reused if state[second[one]].any()]
+        assert touched, "rows that change hands have an optimizer's state to lose"
 
-    request = train_request("second", data=days[1], base=yesterday, config={"num_warm_epochs": 1})
+    request = train_request("second", data=days[1], base=yesterday, config={"num_warm_epochs": 1} | own)
     with distributed.world("cpu") as here:
         trainer = train.trainer(request, here)
         fresh = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor.clone()
         trainer.inherit(yesterday.state, "model", "optimizer")
         weight = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor
-        moment = trainer.optimizer.state()["optimizer"]["state"][WEIGHT]["user_id.momentum1"].local_shards()[0].tensor
-        assert len(weight) == len(moment) == 170
+        now = trainer.optimizer.state()["optimizer"]["state"][WEIGHT]
+        assert [*now] == [f"user_id.{name}" for name in moments]
+        assert len(weight) == 170
         for one in survivors:
             assert torch.equal(weight[second[one]], trained[first[one]])
-            assert moment[second[one]] == state[first[one]]
         for one in newcomers:
             assert torch.equal(weight[second[one]], fresh[second[one]])
-            assert moment[second[one]] == 0
+        for held, state in zip(now.values(), states, strict=True):
+            moment = held.local_shards()[0].tensor
+            assert len(moment) == 170
+            assert all(torch.equal(moment[second[one]], state[first[one]]) for one in survivors)
+            assert not any(moment[second[one]].any() for one in newcomers)
         expected = weight.clone()
 
     # Two ranks, each with half of the rows, take the same from the checkpoint of one, and one takes it back.

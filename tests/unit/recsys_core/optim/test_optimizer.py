@@ -153,8 +153,9 @@ SPARSE: list[Any] = [
     ),
     ({"kind": "rowwise_adagrad"}, RowWiseAdagrad, {}),
     ({"kind": "rowwise_adagrad", "initial_accumulator": 0.5, "eps": 0.1}, RowWiseAdagrad, {"start": 0.5, "eps": 0.1}),
-    pytest.param({"kind": "adam"}, torch.optim.Adam, {}, marks=needs_gpu),
-    pytest.param({"kind": "adamw", "weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}, marks=needs_gpu),
+    ({"kind": "adam"}, torch.optim.Adam, {}),
+    ({"kind": "adam", "betas": [0.5, 0.8], "eps": 0.01}, torch.optim.Adam, {"betas": (0.5, 0.8), "eps": 0.01}),
+    ({"kind": "adamw", "weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}),
     pytest.param({"kind": "partial_rowwise_adam"}, PartialRowWiseAdam, {}, marks=needs_gpu),
 ]
 
@@ -397,10 +398,11 @@ def test_what_torchs_optimizer_does_not_take_is_refused(section: dict[str, Any],
 
 
 def test_kernels_that_cpus_do_not_have_are_refused_before_the_run() -> None:
-    optim.check(SparseConfig(kind="adam"), "cuda")
-    with pytest.raises(ValueError, match=r"kind: lamb has no fused kernel for CPUs; use rowwise_adagrad"):
+    optim.check(SparseConfig(kind="lamb"), "cuda")
+    optim.check(SparseConfig(kind="adamw", weight_decay=0.1), "cpu")
+    with pytest.raises(ValueError, match=r"kind: lamb has no fused kernel for CPUs; use one of rowwise_adagrad.*adamw"):
         optim.check(SparseConfig(kind="lamb"), "cpu")
-    with pytest.raises(ValueError, match=r"weight_decay: the kernels for CPUs ignore it"):
+    with pytest.raises(ValueError, match=r"weight_decay: the kernel for CPUs of rowwise_adagrad ignores it"):
         optim.check(SparseConfig(weight_decay=0.1), "cpu")
 
 

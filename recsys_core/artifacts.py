@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from recsys_core import integrity
 from recsys_core.integrity import digest_of, digest_of_file, read_record, sealed, write_text
 
+# A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
+HISTORY = "history__"
 MANIFEST = "manifest.json"
 STATE = "state"
 A = TypeVar("A", bound="Artifact")

@@ -71,10 +71,10 @@ def read_queries(folder: Path, items: pa.Array) -> Queries:
     columns, vectors = _read(folder, "user_id", ["gt_items", "seen_items"])
     users = columns["user_id"]
     _refuse(folder, users, np.asarray(~vectors.any(axis=1)), "a zero vector, which ranks nothing")
-    truth = _lists(columns["gt_items"], items, folder)
+    truth = lists(columns["gt_items"], items, str(folder))
     _refuse(folder, users, truth.lengths == 0, "no ground-truth items; leave such users out")
     _refuse(folder, users, _repeats(columns["gt_items"]), "the same ground-truth item twice")
-    return Queries(users, vectors, truth, _lists(columns["seen_items"], items, folder))
+    return Queries(users, vectors, truth, lists(columns["seen_items"], items, str(folder)))
 
 
 def positions(ids: pa.Array, table: pa.Array, what: str) -> np.ndarray:
@@ -87,6 +87,17 @@ def positions(ids: pa.Array, table: pa.Array, what: str) -> np.ndarray:
         raise ValueError(f"{what}: ids of type {ids.type} where those to match are {table.type}; make them one type")
     found = pc.index_in(ids.cast(_plain(ids.type)), value_set=table.cast(_plain(ids.type)))
     return found.fill_null(NO_ITEM).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def lists(column: pa.Array, items: pa.Array, what: str) -> Lists:
+    """Return a column of lists of ids as lists of positions in `items`; a null is an empty list.
+
+    Raises:
+        ValueError: the two hold different types of ids; `what` names them.
+    """
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Lists(positions(column.flatten(), items, what), offsets)
 
 
 def masked_lists(
@@ -103,9 +114,9 @@ def masked_lists(
         yield rows, *keep_unseen(ids, scores, seen.take(rows), num_keep)
 
 
-def _read(folder: Path, key: str, lists: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
+def _read(folder: Path, key: str, names: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
     source = ds.dataset(folder, format="parquet")
-    missing = [name for name in [key, *lists, "embedding"] if name not in source.schema.names]
+    missing = [name for name in [key, *names, "embedding"] if name not in source.schema.names]
     if missing:
         raise ValueError(f"{folder}: no column {missing[0]!r}; there are {', '.join(source.schema.names)}")
     kind = source.schema.field("embedding").type
@@ -116,7 +127,7 @@ def _read(folder: Path, key: str, lists: list[str]) -> tuple[dict[str, pa.Array]
         raise ValueError(f"{folder}: no rows, so there is nothing to search")
     # Filled batch by batch: the vectors are most of the memory, and are held once.
     vectors = np.empty((num_rows, kind.list_size), np.float32)
-    kept: dict[str, list[pa.Array]] = {name: [] for name in [key, *lists]}
+    kept: dict[str, list[pa.Array]] = {name: [] for name in [key, *names]}
     start = 0
     for batch in source.to_batches(columns=[*kept, "embedding"]):
         for name, arrays in kept.items():
@@ -135,12 +146,6 @@ def _refuse(folder: Path, ids: pa.Array, bad: np.ndarray, what: str) -> None:
     if bad.any():
         first = ids[int(bad.argmax())].as_py()
         raise ValueError(f"{folder}: {first!r} has {what} ({int(bad.sum())} of {len(bad)} rows like it)")
-
-
-def _lists(column: pa.Array, items: pa.Array, folder: Path) -> Lists:
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Lists(positions(column.flatten(), items, str(folder)), offsets)
 
 
 def _repeats(column: pa.Array) -> np.ndarray:

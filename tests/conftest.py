@@ -92,14 +92,16 @@ def dying_at(monkeypatch) -> Callable[[int], contextlib.AbstractContextManager[N
 def made_day() -> Callable[..., dict[str, Any]]:
     """Make the artifacts of one day, as the stages before `publish` would: towers of random weights, a real index.
 
-    Call it with the run's directory, a day and a seed; the artifacts' names are those of publish.Request's fields.
+    Call it with the run's directory, a day, a seed, and features of the query besides those that are always there; the
+    artifacts' names are those of publish.Request's fields.
     """
     return _made_day
 
 
-def _made_day(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
+def _made_day(run_directory: Path, day: datetime.date, seed: int, query: tuple[dict[str, Any], ...] = ()) -> dict:
     rng = np.random.default_rng(seed)
-    data, engine, users, items = _data(run_directory / "preprocess", day, seed, rng)
+    section = FEATURES | {"query": [*FEATURES["query"], *query]}
+    data, engine, users, items = _data(run_directory / "preprocess", day, seed, rng, section)
     model, vectors = _model(run_directory / "export", engine, users, items, seed)
     queries = users.select(["user_id", "gt_items", "seen_items"])
     return {
@@ -125,7 +127,9 @@ def _write(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path)
 
 
-def _data(output: Path, day: datetime.date, seed: int, rng: Any) -> tuple[TrainingData, Any, pa.Table, pa.Table]:
+def _data(
+    output: Path, day: datetime.date, seed: int, rng: Any, section: dict[str, Any]
+) -> tuple[TrainingData, Any, pa.Table, pa.Table]:
     def lists(high: int) -> list[list[int]]:
         return [rng.integers(0, NUM_ITEMS, rng.integers(0, high)).tolist() for _ in range(NUM_USERS)]
 
@@ -139,8 +143,11 @@ def _data(output: Path, day: datetime.date, seed: int, rng: Any) -> tuple[Traini
             "seen_items": pa.array(lists(3), pa.list_(pa.int64())),
         }
     )
+    histories = users["history__item_id"].to_pylist()
+    users = users.append_column("history__brand", pa.array([[f"b{item % 5}" for item in one] for one in histories]))
+    users = users.append_column("spent", pa.array(np.arange(NUM_USERS) / 7))
     items = pa.table({"item_id": np.arange(NUM_ITEMS) * 10 + 7})
-    engine = features.Engine.build(features.Config.model_validate(FEATURES))
+    engine = features.Engine.build(features.Config.model_validate(section))
     engine.fit([users], [items])
 
     def fill(directory: Path) -> None:

@@ -5,7 +5,7 @@
 """
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,20 +70,44 @@ def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         ValueError: a value does not fit, or is an integer that has lost digits on its way here.
     """
     try:
-        if pa.types.is_integer(kind):
-            return _integers(pa.array(values, from_pandas=True))
+        leaf = _leaf(kind)
+        if pa.types.is_integer(leaf):
+            return _integers(pa.array(values, from_pandas=True), kind)
+        if pa.types.is_floating(leaf) and any(isinstance(value, bool | np.bool_) for value in _flat(values)):
+            raise ValueError("true and false are no numbers")
         if pa.types.is_map(kind):
             values = [list(value.items()) if isinstance(value, Mapping) else value for value in values]
         elif pa.types.is_temporal(kind):
             read = datetime.date.fromisoformat if pa.types.is_date(kind) else datetime.datetime.fromisoformat
             values = [read(value) if isinstance(value, str) else value for value in values]
+            if numbers := [value for value in values if isinstance(value, int | float) and value == value]:  # noqa: PLR0124
+                raise ValueError(f"{numbers[0]} is a number, and no time")
         return pa.array(values, type=kind, from_pandas=True)
-    except (ValueError, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:
         raise ValueError(str(error)) from None
 
 
-def _integers(given: pa.Array) -> pa.Array:
+def _leaf(kind: pa.DataType) -> pa.DataType:
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _integers(given: pa.Array, kind: pa.DataType) -> pa.Array:
     """Take floats without a fraction too (pandas makes them of integers beside a null), and texts of digits."""
+    if pa.types.is_list(kind) and pa.types.is_list(given.type):
+        values = _integers(given.values, kind.value_type)
+        return pa.ListArray.from_arrays(given.offsets, values, mask=given.is_null())
+    if pa.types.is_boolean(given.type):
+        raise ValueError("true and false are no integers")
     if pa.types.is_floating(given.type):
         numbers = given.drop_null().to_numpy(zero_copy_only=False)
         if (np.abs(numbers) >= _FIRST_INEXACT).any():
@@ -91,4 +115,4 @@ def _integers(given: pa.Array) -> pa.Array:
                 "an integer beyond 2**53 came as a floating number, so its last digits are lost; "
                 "send it as a text of its digits, or rows that are null here in a request of their own"
             )
-    return given.cast(pa.int64())
+    return given.cast(kind)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts
-from recsys_core.artifacts import Dataset, Frozen, TrainingData
+from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
 from recsys_core.datasets.base import day_number, day_of
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
@@ -31,7 +31,6 @@ from recsys_core.writers.parquet import Writer
 
 _STAGE = "preprocess"
 _CHUNK_ROWS = 16_384
-_HISTORY = "history__"
 _COMPUTED = ("num_interactions", "sampling_weight")
 
 
@@ -167,7 +166,7 @@ class _Tables:
     def _query(self, users: np.ndarray, days: np.ndarray, history: Jagged) -> pa.Table:
         table = self._users.on(users, days)
         for name, values in self._fields.items():
-            table = table.append_column(_HISTORY + name, _gather(values, history))
+            table = table.append_column(HISTORY + name, _gather(values, history))
         return table
 
 
@@ -194,7 +193,7 @@ def _plan(features: Features, dataset: Dataset) -> _Columns:
     if clash:
         raise ValueError(f"items have a field {clash[0]!r}, which preprocess computes; rename the log's")
     query = engine.columns("query")
-    allowed = [*fields, *(_HISTORY + name for name in item_fields)]
+    allowed = [*fields, *(HISTORY + name for name in item_fields)]
     for column in query:
         if column in ("item_id", "timestamp", "gt_items", "seen_items"):
             raise ValueError(f"features.query: column {column!r} is part of the answer or no field of a user; drop it")
@@ -204,7 +203,7 @@ def _plan(features: Features, dataset: Dataset) -> _Columns:
         if column not in (*item_fields, *_COMPUTED):
             raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *_COMPUTED])}")
     user = [column for column in query if column in fields and column != "user_id"]
-    return _Columns(user, [column.removeprefix(_HISTORY) for column in query if column not in fields])
+    return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
 
 
 def _check_ground_truth(dataset: Dataset, day: datetime.date) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core.artifacts import MANIFEST, Embeddings, ExportedModel, Index, TrainingData
+from recsys_core.artifacts import HISTORY, MANIFEST, Embeddings, ExportedModel, Index, TrainingData
 from recsys_core.features import Engine
 from recsys_core.registry import EXPORTED_MODEL
 
@@ -73,16 +73,28 @@ def _example(queries: Path, counted: set[str]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = pq.read_table(queries).drop_columns("embedding").slice(0, 2).to_pylist()
-    # MLflow's lists hold no nulls (an item whose brand is unknown, say), and features of ids leave them out anyway. As
-    # objects: pandas would make NaN of what is unknown, which is no JSON.
-    return pd.DataFrame(
-        [{n: value if n in counted else _without_nulls(value) for n, value in row.items()} for row in rows],
-        dtype=object,
-    )
+    # As objects: pandas would make NaN of what is unknown, which is no JSON.
+    return pd.DataFrame([_without_nulls(row, counted) for row in rows], dtype=object)
 
 
-def _without_nulls(value: Any) -> Any:
-    return [entry for entry in value if entry is not None] if isinstance(value, list) else value
+def _without_nulls(row: dict[str, Any], counted: set[str]) -> dict[str, Any]:
+    """Leave nulls out of a row's lists, which MLflow's hold none of (an item whose brand is unknown, say).
+
+    Histories are of the same interactions: what one of them lacks is left out of all.
+    """
+    lists = {name: value for name, value in row.items() if isinstance(value, list) and name not in counted}
+    gaps = {n for name, value in lists.items() if name in _histories(row) for n, x in enumerate(value) if x is None}
+    kept: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in _histories(row):
+            kept[name] = [entry for place, entry in enumerate(value) if place not in gaps]
+        else:
+            kept[name] = [entry for entry in value if entry is not None] if name in lists else value
+    return kept
+
+
+def _histories(row: dict[str, Any]) -> set[str]:
+    return {name for name, value in row.items() if name.startswith(HISTORY) and isinstance(value, list)}
 
 
 def _number_columns(engine: Engine) -> set[str]:
@@ -96,7 +108,7 @@ def _number_columns(engine: Engine) -> set[str]:
 
 
 def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
-    """Declare the raw user columns, the answer, and `k`: MLflow drops parameters that no signature declares."""
+    """Declare the raw user columns, the answer, and the parameters: MLflow drops those that no signature declares."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import Array, Object, Property
@@ -108,10 +120,17 @@ def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
     outputs: list[Any] = [ColSpec(Array(ids), "item_ids"), ColSpec(Array(DataType.double), "scores")]
     if dropping := engine.dropping("query"):
         outputs.append(ColSpec(Object([Property(name, DataType.long) for name in dropping]), "out_of_range"))
+    columns = [_column(name, field["type"], gaps=name in numbers) for name, field in schema.items()]
     return ModelSignature(
-        inputs=Schema([_column(name, field["type"], gaps=name in numbers) for name, field in schema.items()]),
+        inputs=Schema([*columns, ColSpec(Array(ids), "exclude", required=False)]),
         outputs=Schema(outputs),
-        params=ParamSchema([ParamSpec("k", DataType.long, 20)]),
+        params=ParamSchema(
+            [
+                ParamSpec("k", DataType.long, 20),
+                ParamSpec("exclude", ids, [], shape=(-1,)),
+                ParamSpec("mask_seen", DataType.boolean, True),  # noqa: FBT003 - the default, by MLflow's order
+            ]
+        ),
     )
 
 

@@ -6,19 +6,26 @@ and `queries.parquet` (a few real queries, with the vectors they had when the da
 Legend: B queries, D embedding, K items wanted, N ids of all rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys_core import vectors
+from recsys_core.artifacts import HISTORY
 from recsys_core.features import Encoded, Engine, _types
+from recsys_core.metrics.retrieval import NO_ITEM, Lists
+from recsys_core.serving import asked
 
 QUERIES = "queries.parquet"
+_SEEN = f"{HISTORY}item_id"
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
 _MIN_OVERLAP = 0.9
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Report(NamedTuple):
@@ -59,19 +66,23 @@ class Bundle:
         """Return loose values by column (None: unknown) as the typed table that `recommend` takes.
 
         Raises:
-            ValueError: a column is missing, or its values do not fit its type; names the column.
+            ValueError: a column is missing, is none of the model's, or holds what does not fit its type, a number that
+                no float32 holds, or a history of another length than the row's others; names the column.
         """
         arrays: dict[str, pa.Array] = {}
         schema = self.engine.schema("query")
+        # Of a column that held nothing while the engine was fitted nothing is known: it may be there or not.
+        if extra := [name for name in columns if name not in self.engine.columns("query")]:
+            raise ValueError(
+                f"column {asked.shown(extra[0])} is none of the model's, which takes {', '.join(schema)}; leave it out"
+            )
         for name, field in schema.items():
             if name not in columns:
                 raise ValueError(
                     f"column {name!r} is missing (found {', '.join(columns)}); give null where it is unknown"
                 )
-            try:
-                arrays[name] = _types.column(columns[name], _types.parse(field["type"]))
-            except ValueError as error:
-                raise ValueError(f"column {name!r} takes {field['type']}: {error}") from None
+            arrays[name] = _typed(columns[name], name, _types.parse(field["type"]), field["type"])
+        _refuse_unequal({name: array for name, array in arrays.items() if name.startswith(HISTORY)})
         num_rows = len(next(iter(arrays.values()), ()))
         # Of a column that held nothing while the engine was fitted nothing is known, its type neither.
         arrays |= {name: pa.nulls(num_rows) for name in self.engine.columns("query") if name not in schema}
@@ -85,21 +96,62 @@ class Bundle:
         """
         return self._embedded(self.engine.transform(table, "query"))
 
-    def recommend(self, table: pa.Table, k: int) -> pa.Table:
+    def answer(self, columns: Mapping[str, Iterable[Any]], params: Mapping[str, Any]) -> pa.Table:
+        """Return what `recommend` does, of loose values by column and of parameters that no one has checked yet.
+
+        Raises:
+            ValueError: see `asked.params`, `asked.limit` and `table`.
+        """
+        wanted = asked.params(params)
+        own = dict(columns)
+        excluded = own.pop(asked.EXCLUDE, None)
+        asked.limit(max((len(values) for values in own.values() if isinstance(values, Sized)), default=0), 1)
+        table = self.table(own)
+        asked.limit(table.num_rows, min(wanted.k, self._index.ntotal))
+        lists: list[pa.Array] = []
+        kind = self._item_ids.type
+        if wanted.exclude:
+            ids = _typed([wanted.exclude], asked.EXCLUDE, pa.list_(kind), f"item ids, which are {kind}")
+            lists.append(ids.take(pa.array(np.zeros(table.num_rows, np.int64))))
+        if excluded is not None:
+            lists.append(_typed(excluded, asked.EXCLUDE, pa.list_(kind), f"lists of item ids, which are {kind}"))
+        return self.recommend(table, wanted.k, exclude=lists, mask_seen=wanted.mask_seen)
+
+    def recommend(
+        self, table: pa.Table, k: int, *, exclude: Sequence[pa.Array] = (), mask_seen: bool = True
+    ) -> pa.Table:
         """Return, row by row, `item_ids` (best first, at most `k`) and their `scores`.
 
-        Where features leave ids out, `out_of_range` says how many of the row's, by feature.
+        As where the hit rate is measured, items that a row has seen take up no places: those of its column
+        `history__item_id`, if the model has that and unless `mask_seen` is false, and those of its list in each of
+        `exclude` (a list of ids for each row; ids of no item change nothing). A row gets fewer than `k` items only
+        where there are no more. Where features leave ids out, `out_of_range` says how many of the row's, by feature.
+
+        Raises:
+            ValueError: `k` is below 1, or the columns hold what their features cannot take.
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one item")
+        mask = self._mask(table, exclude, mask_seen=mask_seen)
         encoded = self.engine.transform(table, "query")
-        found = self._search(self._embedded(encoded), k)
+        found = self._search(_finite(self._embedded(encoded)), k, mask)
         if not (dropping := self.engine.dropping("query")):
             return found
         none = np.zeros(encoded.num_rows, np.int32)
         counts = [encoded.sparse[name].left_out for name in dropping]
         fields = [pa.array(none if count is None else count, pa.int64()) for count in counts]
         return found.append_column("out_of_range", pa.StructArray.from_arrays(fields, names=list(dropping)))
+
+    def _mask(self, table: pa.Table, exclude: Sequence[pa.Array], *, mask_seen: bool) -> Lists:
+        lists = [*exclude]
+        if mask_seen and _SEEN in table.column_names and not pa.types.is_null(table[_SEEN].type):
+            lists.append(table[_SEEN].combine_chunks())
+        items = self._item_ids.combine_chunks()
+        parts = [vectors.lists(one, items, _SEEN) for one in lists]
+        owners = np.concatenate([np.empty(0, np.int64), *(part.owners for part in parts)])
+        order = np.argsort(owners, kind="stable")
+        values = np.concatenate([np.empty(0, np.int64), *(part.values for part in parts)])[order]
+        return Lists(values, np.searchsorted(owners[order], np.arange(table.num_rows + 1)))
 
     def _embedded(self, encoded: Encoded) -> np.ndarray:
         import torch
@@ -119,7 +171,7 @@ class Bundle:
         difference = float(np.abs(self.embed(queries) - wanted).max())
         if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ValueError(f"the query tower gives other vectors than the day's measured ones (by {difference:.3g})")
-        expected = self._search(wanted, k)["item_ids"].to_pylist()
+        expected = self._search(wanted, k, self._mask(queries, (), mask_seen=True))["item_ids"].to_pylist()
         found = self.recommend(queries, k)
         shared = sum(len(set(a) & set(b)) for a, b in zip(expected, found["item_ids"].to_pylist(), strict=True))
         overlap = shared / max(1, sum(map(len, expected)))
@@ -130,21 +182,100 @@ class Bundle:
             raise ValueError("scores that are no numbers; the item vectors in the index are damaged")
         return Report(queries.num_rows, difference, overlap)
 
-    def _search(self, vectors_BD: np.ndarray, k: int) -> pa.Table:
-        import faiss
-
-        # The setting is per thread. torch brings an OpenMP of its own: two pools on the same cores wait for each other.
-        faiss.omp_set_num_threads(1)
-        scores_BK, rows_BK = self._index.search(vectors_BD, k)
-        filled_BK = rows_BK >= 0
+    def _search(self, vectors_BD: np.ndarray, k: int, mask: Lists) -> pa.Table:
+        num_rows, num_items = len(vectors_BD), self._index.ntotal
+        # Before anything is allocated.
+        k = min(k, num_items)
+        ids_BK = np.full((num_rows, k), NO_ITEM, np.int64)
+        scores_BK = np.full((num_rows, k), -np.inf, np.float32)
+        self._fill(ids_BK, scores_BK, vectors_BD, mask, np.arange(num_rows), whole=False)
+        known = mask.known()
+        num_masked = np.bincount(
+            np.unique(known.owners * num_items + known.values) // max(1, num_items), minlength=num_rows
+        )
+        # The cells that an approximate search visits may hold fewer than there are.
+        short = np.flatnonzero((ids_BK >= 0).sum(axis=1) < np.minimum(k, num_items - num_masked))
+        if len(short):
+            self._fill(ids_BK, scores_BK, vectors_BD, mask, short, whole=True)
+        filled_BK = ids_BK >= 0
         offsets = pa.array(np.concatenate([[0], np.cumsum(filled_BK.sum(axis=1))]), pa.int32())
-        item_ids = self._item_ids.take(pa.array(rows_BK[filled_BK])).combine_chunks()
+        item_ids = self._item_ids.take(pa.array(ids_BK[filled_BK])).combine_chunks()
         return pa.table(
             {
                 "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
                 "scores": pa.ListArray.from_arrays(offsets, pa.array(scores_BK[filled_BK])),
             }
         )
+
+    def _fill(
+        self,
+        ids_BK: np.ndarray,
+        scores_BK: np.ndarray,
+        vectors_BD: np.ndarray,
+        mask: Lists,
+        rows: np.ndarray,
+        *,
+        whole: bool,
+    ) -> None:
+        """Search for `rows`, in the `whole` index or as far as it was set to, and write what is not masked."""
+        import faiss
+
+        # The setting is per thread. torch brings an OpenMP of its own: two pools on the same cores wait for each other.
+        faiss.omp_set_num_threads(1)
+        parameters: Any = None
+        if whole and isinstance(self._index, faiss.IndexIVF):
+            parameters = faiss.SearchParametersIVF(nprobe=self._index.nlist)
+        elif whole and isinstance(self._index, faiss.IndexHNSW):
+            parameters = faiss.SearchParametersHNSW(efSearch=self._index.ntotal)
+
+        def find(some: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+            scores, ids = self._index.search(vectors_BD[rows[some]], width, params=parameters)
+            return ids, scores
+
+        search = vectors.Search(find, np.empty(len(rows)))
+        for some, ids, scores in vectors.masked_lists(search, mask.take(rows), self._index.ntotal, ids_BK.shape[1]):
+            ids_BK[rows[some]], scores_BK[rows[some]] = ids, scores
+
+
+def _typed(values: Iterable[Any], name: str, kind: pa.DataType, told: str) -> pa.Array:
+    """Return loose values as a column of type `kind`, or one line that names the column."""
+    try:
+        array = _types.column(values, kind)
+    except ValueError as error:
+        raise ValueError(f"column {name!r} takes {told}: {asked.first_line(error)}") from None
+    numbers = array
+    while pa.types.is_list(numbers.type):
+        numbers = numbers.flatten()
+    if pa.types.is_floating(numbers.type) and pc.any(pc.greater(pc.abs(numbers), _LARGEST)).as_py():
+        raise ValueError(
+            f"column {name!r} takes {told}: a number is beyond ±{_LARGEST:.3g}; give null where it is unknown"
+        )
+    return array
+
+
+def _refuse_unequal(histories: Mapping[str, pa.Array]) -> None:
+    """Refuse a row whose histories have different lengths: each entry is of one and the same interaction."""
+    first = known = None
+    for name, array in histories.items():
+        if not pa.types.is_list(array.type):
+            continue
+        lengths = pc.list_value_length(array)
+        if known is not None:
+            differs = pc.not_equal(known, lengths).fill_null(fill_value=False).to_numpy(zero_copy_only=False)
+            if differs.any():
+                row = int(differs.argmax())
+                raise ValueError(
+                    f"row {row}: column {name!r} has {lengths[row]} entries and {first!r} {known[row]}; they "
+                    "are of the same interactions, so give both as many"
+                )
+        first, known = first or name, lengths if known is None else pc.coalesce(known, lengths)
+
+
+def _finite(vectors_BD: np.ndarray) -> np.ndarray:
+    bad = ~np.isfinite(vectors_BD).all(axis=1)
+    if bad.any():
+        raise ValueError(f"row {int(bad.argmax())}: numbers too large for the model, which makes no vector of them")
+    return vectors_BD
 
 
 def _read(path: Path, reader: Callable[[str], Any]) -> Any:

@@ -8,32 +8,44 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from recsys_core.serving import Bundle
-
-DEFAULT_K = 20
+from recsys_core.serving import Bundle, asked, scoring
 
 
 class Recommender(PythonModel):
-    """One row of user columns in, one row of `item_ids` and `scores` out; `params: {"k": …}` says how many.
+    """One row of user columns in, one row of `item_ids` and `scores` out, as `Bundle.answer` says.
 
-    Where features leave ids out, the answer has `out_of_range` too; see `Bundle.recommend`.
+    `params`: `k` is how many items a row gets at most, `exclude` a list of items that no row gets, and with
+    `mask_seen: false` a row gets items of its history too. A column `exclude` has each row's own such list.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""
         self._bundle = Bundle.load(Path(context.artifacts["query"]).parent)
+        scoring.take_over(lambda columns, params: self._bundle.answer(columns, params).to_pylist())
 
     # MLflow takes a `predict` without the context, though its base class has one.
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Recommend for each row of `model_input`; bad input is answered with status 400."""
+        """Recommend for each row of `model_input`.
+
+        Raises:
+            MlflowException: bad input; names the column or the parameter.
+        """
+        columns: dict[str, Any] = {str(name): model_input[name] for name in model_input}
+        # MLflow gives a column that a row may go without as nulls where no row has it.
+        if asked.EXCLUDE in columns and not model_input[asked.EXCLUDE].notna().to_numpy().any():
+            del columns[asked.EXCLUDE]
         try:
-            table = self._bundle.table({str(name): model_input[name] for name in model_input})
-            found = self._bundle.recommend(table, (params or {}).get("k", DEFAULT_K))
+            found = self._bundle.answer(columns, {name: _plain(value) for name, value in (params or {}).items()})
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         return pd.DataFrame(found.to_pydict())
+
+
+def _plain(value: Any) -> Any:
+    """Undo what MLflow makes of parameters: numpy's numbers and arrays."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 set_model(Recommender())

@@ -158,7 +158,13 @@ def test_the_release_is_served(server, released, tmp_path, monkeypatch):
         with pytest.raises(urllib.error.HTTPError) as caught:
             _ask(service.uri, {"segment": "s1", "age": "old", "history__item_id": []}, k=3)
         assert caught.value.code == 400
-        assert "'age' takes int64" in json.loads(caught.value.read())["message"]
+        told = json.loads(caught.value.read())
+        assert told["message"].startswith("column 'age' takes int64: ")
+        assert "stack_trace" not in told
+        everything = {"segment": "s1", "age": None, "history__item_id": [7], "exclude": [17]}
+        items = _ask(service.uri, everything, k=10**9)["predictions"][0]["item_ids"]
+        assert len(items) == 58
+        assert not {7, 17} & {*items}
     finally:
         service.stop()
 

@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
+from recsys_core import vectors
+from recsys_core.hitrate import day
 from recsys_core.registry import bundle
 from recsys_core.serving import Bundle, __main__
 from recsys_core.serving.pyfunc import Recommender
@@ -43,8 +46,10 @@ def test_recommends_the_items_of_the_highest_product(made, directory):
     queries, items = pq.read_table(made["embeddings"].queries), pq.read_table(made["embeddings"].items)
     found = Bundle.load(directory).recommend(users, 5)
     scores = _vectors(queries) @ _vectors(items).T
-    for row in range(users.num_rows):
-        best = np.argsort(-scores[row])[:5]
+    for row, seen in enumerate(users["history__item_id"].to_pylist()):
+        best = [item for item in np.argsort(-scores[row]) if items["item_id"][int(item)].as_py() not in (seen or ())][
+            :5
+        ]
         assert found["item_ids"][row].as_py() == [items["item_id"][int(item)].as_py() for item in best]
         np.testing.assert_allclose(found["scores"][row].as_py(), scores[row][best], rtol=1e-5)
 
@@ -54,13 +59,15 @@ def test_fewer_items_than_wanted_are_not_filled_up(directory, made):
     flat = faiss.IndexFlatIP(8)
     flat.add(_vectors(pq.read_table(made["embeddings"].items)))
     faiss.write_index(flat, str(directory / "index" / "index.faiss"))
-    assert pc.list_value_length(Bundle.load(directory).recommend(users, 1_000)["item_ids"]).to_pylist() == [60] * 3
+    loaded, unmasked = Bundle.load(directory), [60] * 3
+    found = loaded.recommend(users, 1_000, mask_seen=False)["item_ids"]
+    assert pc.list_value_length(found).to_pylist() == unmasked
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(8), 8, 4, faiss.METRIC_INNER_PRODUCT)
     index.train(np.eye(8, dtype=np.float32)[:4])
     index.add(np.eye(8, dtype=np.float32)[:1])
     faiss.write_index(index, str(directory / "index" / "index.faiss"))
-    lengths = pc.list_value_length(Bundle.load(directory).recommend(users, 2)["item_ids"]).to_pylist()
-    assert set(lengths) <= {0, 1}
+    lengths = pc.list_value_length(Bundle.load(directory).recommend(users, 2, mask_seen=False)["item_ids"]).to_pylist()
+    assert lengths == [1, 1, 1], "the one item, though it lies in another cell than the one that is visited"
 
 
 def test_no_rows_no_answers(directory, made):
@@ -83,13 +90,13 @@ def test_threads_share_a_bundle(directory, made):
 
 def test_loose_values_become_a_typed_table(directory):
     loaded = Bundle.load(directory)
-    table = loaded.table(
-        {"segment": [None, "s1"], "age": [30.0, float("nan")], "history__item_id": [[7], None], "x": [1, 2]}
-    )
+    table = loaded.table({"segment": [None, "s1"], "age": [30.0, float("nan")], "history__item_id": [[7], None]})
     assert table.to_pydict() == {"segment": [None, "s1"], "age": [30, None], "history__item_id": [[7], None]}
     assert loaded.recommend(table, 3).num_rows == 2
     with pytest.raises(ValueError, match=r"'age' is missing .*found segment"):
         loaded.table({"segment": ["s1"], "history__item_id": [[]]})
+    with pytest.raises(ValueError, match="column 'x' is none of the model's, which takes segment, age, history__item"):
+        loaded.table({"segment": ["s1"], "age": [30], "history__item_id": [[7]], "x": [1]})
     with pytest.raises(ValueError, match="'age' takes int64"):
         loaded.table({"segment": ["s1"], "age": ["old"], "history__item_id": [[]]})
 
@@ -156,6 +163,81 @@ def test_the_mlflow_model_answers_and_refuses(directory):
     rows = pd.DataFrame({"segment": ["s1", None], "age": [None, 40], "history__item_id": [[], [7, 17]]})
     assert [len(items) for items in model.predict(rows, {"k": 4})["item_ids"]] == [4, 4]
     assert [len(items) for items in model.predict(rows)["item_ids"]] == [20, 20]
-    with pytest.raises(MlflowException, match="'age' is missing") as caught:
-        model.predict(rows.drop(columns="age"))
-    assert caught.value.get_http_status_code() == 400
+    for wrong, params, expected in [
+        (rows.drop(columns="age"), {}, "'age' is missing"),
+        (rows, {"k": True}, "k is true or false"),
+        (rows, {"top": 3}, "params has no 'top'"),
+        (rows.assign(exclude=[[1], ["x"]]), {}, "column 'exclude' takes lists of item ids"),
+    ]:
+        with pytest.raises(MlflowException, match=expected) as caught:
+            model.predict(wrong, params)
+        assert caught.value.get_http_status_code() == 400
+
+
+def _make_index(kind: str, vectors: np.ndarray) -> faiss.Index:
+    """An index whose search visits little: one cell of eight, or a graph walked with one candidate."""
+    if kind == "flat":
+        index = faiss.IndexFlatIP(8)
+    elif kind == "ivf":
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(8), 8, 8, faiss.METRIC_INNER_PRODUCT)
+        index.cp.min_points_per_centroid = 1
+        index.train(vectors)
+    else:
+        index = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = 1
+    index.add(vectors)
+    return index
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_what_was_seen_takes_up_no_places_in_any_index(directory, made, kind):
+    items = pq.read_table(made["embeddings"].items)
+    faiss.write_index(_make_index(kind, _vectors(items)), str(directory / "index" / "index.faiss"))
+    loaded, ids = Bundle.load(directory), items["item_id"].to_pylist()
+    # More than half was seen, some of it twice, and two rows leave less than what is asked for.
+    seen = [ids[::2], ids[:30] + ids[:30], [], ids[:-3], ids, [*ids[5:], 10**15]]
+    columns = {"segment": ["s1"] * 6, "age": [30] * 6, "history__item_id": seen}
+    found = loaded.answer(columns, {"k": 10})["item_ids"].to_pylist()
+    for row, answer in zip(seen, found, strict=True):
+        assert len(answer) == len({*answer}) == min(10, 60 - len({*row} & {*ids}))
+        assert not {*answer} & {*row}
+    unmasked = loaded.answer(columns, {"k": 60, "mask_seen": False})["item_ids"].to_pylist()
+    assert [sorted(answer) for answer in unmasked] == [sorted(ids)] * 6
+    # What is excluded for all rows, and what for each, comes on top of it.
+    more = columns | {"exclude": [[ids[1]], None, [ids[5]], [], [], []]}
+    found = loaded.answer(more, {"k": 60, "exclude": ids[50:]})["item_ids"].to_pylist()
+    for row, own, answer in zip(seen, more["exclude"], found, strict=True):
+        assert {*answer} == {*ids[:50]} - {*row} - {*(own or ())}
+
+
+def test_the_mask_is_that_of_the_hit_rate(directory, made):
+    items, users = pq.read_table(made["embeddings"].items), pq.read_table(made["data"].ground_truth)
+    loaded = Bundle.load(directory)
+    queries = vectors.Queries(
+        users["user_id"].combine_chunks(),
+        loaded.embed(users),
+        vectors.lists(users["gt_items"].combine_chunks(), items["item_id"].combine_chunks(), "truth"),
+        vectors.lists(users["history__item_id"].combine_chunks(), items["item_id"].combine_chunks(), "seen"),
+    )
+    search = day.exact(_vectors(items), queries.vectors)
+    expected = {}
+    for rows, ids, _ in vectors.masked_lists(search, queries.seen, items.num_rows, 7):
+        expected |= {
+            int(row): items["item_id"].take(pa.array(one)).to_pylist() for row, one in zip(rows, ids, strict=True)
+        }
+    assert any(users["history__item_id"].to_pylist())
+    assert loaded.recommend(users, 7)["item_ids"].to_pylist() == [expected[row] for row in range(users.num_rows)]
+
+
+def test_k_beyond_the_items_takes_no_more_memory_than_they_do(directory, made):
+    users = pq.read_table(made["data"].ground_truth).slice(0, 1)
+    loaded = Bundle.load(directory)
+    for k in (10**9, 10**30):
+        assert len(loaded.recommend(users, k, mask_seen=False)["item_ids"][0]) == 60
+
+
+def test_a_vector_that_is_no_number_is_refused_with_its_row(directory):
+    loaded = Bundle.load(directory)
+    loaded._tower = lambda inputs: torch.tensor([[1.0] * 8, [float("nan")] * 8])
+    with pytest.raises(ValueError, match="row 1: numbers too large for the model"):
+        loaded.answer({"segment": ["s1", "s2"], "age": [1, 2], "history__item_id": [[], []]}, {})

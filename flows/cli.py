@@ -5,10 +5,13 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +27,7 @@ from flows import (
     odps_commands,
     release_commands,
 )
+from recsys_core import fault
 from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
 from recsys_core.redaction import redact
 
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
 
 # Not even the message of a failed flow: it comes as our own one line, and Prefect's page has the traceback.
 _QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_CONFIGURE_LOGGING": "false"}
+
+# Whose exceptions are about what answers elsewhere.
+_SERVICES = {"mlflow": "MLflow", "prefect": "Prefect", "httpx": "Prefect", "sqlalchemy": "database"}
 
 app = typer.Typer(
     name="dayline",
@@ -71,6 +78,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON i
 Day = typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", show_default=False)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(fault.versions())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the versions and exit")
+    ] = False,
+) -> None:
+    """Take what comes before the command."""
+
+
 @app.command()
 def run(
     config: Config,
@@ -92,7 +114,7 @@ def run(
 
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
-    with _flows(config, overrides) as (path, changes):
+    with _flows(config, overrides, day and day.date()) as (path, changes):
         if config_commands.ranks(config, overrides or ()):
             from flows.ranking import ranking
 
@@ -120,7 +142,10 @@ def backfill(
     """
     if last < first:
         raise typer.BadParameter(f"--to {last.date()} is before --from {first.date()}")
-    with _flows(config, overrides) as (path, changes):
+    if config_commands.ranks(config, overrides or ()):
+        typer.echo(f"error: {config}: {config_commands.NO_RELEASES}; `dayline run` trains it", err=True)
+        raise typer.Exit(2)
+    with _flows(config, overrides, first.date()) as (path, changes):
         from flows import daily
 
         results = daily.backfill(path, first.date(), last.date(), changes)
@@ -133,7 +158,7 @@ def run_demo() -> None:
 
     Run it in a checkout of the project. It takes a few minutes on a laptop; a second call finds everything done.
     """
-    with _flows(demo.CONFIG, None, demo.generate) as (path, changes):
+    with _flows(demo.CONFIG, None, prepare=demo.generate) as (path, changes):
         from flows import daily
 
         first, last = demo.days()
@@ -145,7 +170,8 @@ def run_demo() -> None:
 def main() -> None:
     """Run the command; an error that has a message of its own is one line on stderr and exit code 1.
 
-    A stage that somebody else told to stop ends it with 75.
+    One that no code expected is written to a file, which the line names, and the exit code is 70. A stage that somebody
+    else told to stop ends it with 75.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -155,27 +181,31 @@ def main() -> None:
     except Stopped as stopped:
         typer.echo(str(stopped), err=True)
         sys.exit(STOPPED_EXIT_CODE)
-    except Exception as error:
-        if not isinstance(error, (ValueError, RuntimeError, OSError)) and not _is_of_mlflow(error):
-            raise
-        for line in redact(_message(error)).splitlines():
+    except Exception as error:  # noqa: BLE001 - nobody is left who could raise it
+        is_known = isinstance(error, (ValueError, RuntimeError, OSError)) or _service(error) is not None
+        file = Path(tempfile.gettempdir()) / f"dayline-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        message = _message(error) if is_known else fault.write(error, file)
+        for line in redact(message).splitlines():
             typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
-        sys.exit(1)
+        sys.exit(1 if is_known and not isinstance(error, fault.Fault) else fault.EXIT_CODE)
 
 
-def _is_of_mlflow(error: Exception) -> bool:
+def _service(error: Exception) -> str | None:
     # Not by its class: importing that takes seconds.
-    return type(error).__module__ == "mlflow.exceptions"
+    return _SERVICES.get(type(error).__module__.partition(".")[0])
 
 
 def _message(error: Exception) -> str:
-    if _is_of_mlflow(error):
-        return f"MLflow: {str(error).splitlines()[0]}; run it again when it answers: finished stages are kept"
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error) or type(error).__name__
-    place = f"{error.filename}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"{place}{error.strerror}" + ("; free some space and run it again: finished stages are kept" if full else "")
+    service, is_full = _service(error), fault.is_full_disk(error)
+    place, said = "", str(error) or type(error).__name__
+    if isinstance(error, OSError) and (error.strerror is not None or (isinstance(error, shutil.Error) and is_full)):
+        place, said = fault.place_of(error), error.strerror or os.strerror(errno.ENOSPC)
+    elif service is not None:
+        place, said = service, said.splitlines()[0]
+    told = f"{place}: {said}" if place else said
+    if is_full:
+        return f"{told}; free some space and run it again: finished stages are kept"
+    return told if service is None else f"{told}; run it again when it answers: finished stages are kept"
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
@@ -185,15 +215,27 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _flows(
-    config: Path, overrides: Sequence[str] | None, prepare: "Callable[[Sink], None] | None" = None
+    config: Path,
+    overrides: Sequence[str] | None,
+    day: date | None = None,
+    *,
+    prepare: "Callable[[Sink], None] | None" = None,
 ) -> Iterator[tuple[str, list[str]]]:
-    """Check the config while a Prefect server starts, if none is there; then let flows run, their progress shown."""
-    from flows import console, server
+    """Check the config, start a Prefect server if none is there, and let flows run, their progress shown.
 
+    `prepare` makes the data, which are looked for otherwise.
+    """
     changes = list(overrides or ())
+    loaded = config_commands.load(config, changes)
+    config_commands.require(loaded, config)
+    from flows import console, server
+    from recsys_core.config import preflight
+
+    if prepare is None:
+        preflight.check_data(loaded, day)
+
     with contextlib.ExitStack() as inside:
         temporary = inside.enter_context(server.temporary())
-        config_commands.load(config, changes)
         sink = inside.enter_context(console.progress())
         if prepare is not None:
             prepare(sink)

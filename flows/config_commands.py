@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -10,6 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from recsys_core.config import RankingConfig, RunConfig
+
+NO_RELEASES = "a ranking config; releases, and days that continue them, are of retrieval models only"
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
 
@@ -40,16 +41,6 @@ def require(loaded: "RunConfig | RankingConfig", config: Path) -> None:
         _refuse("\n".join(f"{config}: {line}" for line in str(error).splitlines()))
 
 
-def require_data(loaded: "RunConfig | RankingConfig", day: date | None) -> None:
-    """Look for a config's data by name, or name what is not there and exit with code 2."""
-    from recsys_core.config import preflight
-
-    try:
-        preflight.check_data(loaded, day)
-    except ValueError as error:
-        _refuse(str(error))
-
-
 def _refuse(told: str) -> NoReturn:
     from recsys_core.config import reading
     from recsys_core.redaction import redact
@@ -60,10 +51,11 @@ def _refuse(told: str) -> NoReturn:
 
 
 def ranks(config: Path, overrides: Sequence[str]) -> bool:
-    """Whether a config that `load` took is one of a ranking model."""
+    """Whether a config is one of a ranking model; mistakes in it end the command as in `load`."""
+    loaded = load(config, overrides)
     from recsys_core import config as configs
 
-    return isinstance(configs.load(config, overrides), configs.RankingConfig)
+    return isinstance(loaded, configs.RankingConfig)
 
 
 @app.command()

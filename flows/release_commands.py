@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.config_commands import load
+from flows.config_commands import NO_RELEASES, load
 
 if TYPE_CHECKING:
     from recsys_core.registry import ReleaseInfo
@@ -27,7 +27,7 @@ def list_(config: _Config, overrides: _Overrides = None, as_json: _AsJson = Fals
 
     Example: `dayline release list configs/demo.yaml`
     """
-    uri, name = _registry(config, overrides)
+    uri, name = _registry(config, overrides, exit_code=0)
     from recsys_core import registry
 
     releases = registry.releases(uri, name)
@@ -50,7 +50,7 @@ def rollback(
 
     Examples: `dayline release rollback configs/demo.yaml`, `dayline release rollback configs/demo.yaml --version 3`
     """
-    uri, name = _registry(config, overrides)
+    uri, name = _registry(config, overrides, exit_code=2)
     from recsys_core import registry
 
     live = registry.rollback(uri, name, version)
@@ -60,9 +60,15 @@ def rollback(
         typer.echo(f"{name}: version {live.version} of {live.day} is live")
 
 
-def _registry(config: Path, overrides: list[str] | None) -> tuple[str, str]:
+def _registry(config: Path, overrides: list[str] | None, *, exit_code: int) -> tuple[str, str]:
+    """Return where the config's releases are, or end with `exit_code` if there can be none."""
     loaded = load(config, overrides)
     from recsys_core import tracking
+    from recsys_core.config import RankingConfig
+
+    if isinstance(loaded, RankingConfig):
+        typer.echo(f"{'error: ' if exit_code else ''}{config}: {NO_RELEASES}; MLflow has its runs", err=True)
+        raise typer.Exit(exit_code)
 
     tracking.check(loaded.tracking, loaded.run_root)
     return tracking.location(loaded.tracking, loaded.run_root), loaded.name

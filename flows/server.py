@@ -97,6 +97,7 @@ def temporary() -> Iterator[Server | None]:
     """
     from prefect.settings import PREFECT_API_URL
 
+    _require_clients()
     if named := PREFECT_API_URL.value():
         _require(named)
         yield None
@@ -113,13 +114,42 @@ def temporary() -> Iterator[Server | None]:
 def _require(named: str) -> None:
     import httpx
 
+    from recsys_core.redaction import redact
+
+    shown = redact(named)
+    otherwise = "or unset PREFECT_API_URL, and one is started for the length of the command"
     try:
-        httpx.get(f"{named}/health", timeout=_ANSWER_SECONDS)
-    except httpx.TransportError as error:
+        answer = httpx.get(f"{named}/health", timeout=_ANSWER_SECONDS)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise ValueError(
-            f"PREFECT_API_URL {named}: no Prefect server answers there ({error}); start it, `prefect server start`, "
-            "or unset PREFECT_API_URL, and one is started for the length of the command"
+            f"PREFECT_API_URL {shown}: no Prefect server answers there ({error}); start it, `prefect server start`, "
+            f"{otherwise}"
         ) from None
+    kind = answer.headers.get("content-type", "nothing").partition(";")[0]
+    if not named.rstrip("/").endswith("/api") and "/api/" not in named:
+        raise ValueError(
+            f"PREFECT_API_URL {shown}: not the API's address; set it to {shown.rstrip('/')}/api, {otherwise}"
+        )
+    if kind != "application/json":
+        raise ValueError(
+            f"PREFECT_API_URL {shown}: what answers there is no Prefect server but a gateway, a proxy or another "
+            f"program (status {answer.status_code}, {kind}); correct the address, {otherwise}"
+        )
+
+
+def _require_clients() -> None:
+    """Make one of the clients that talk to the server: a proxy of the environment that it cannot use ends all of them.
+
+    Raises:
+        ValueError: names the proxy's variables.
+    """
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError) as error:
+        told = str(error).splitlines()[0]
+        raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment cannot be used ({told})") from None
 
 
 def _serve(listening: int) -> None:

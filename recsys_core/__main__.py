@@ -2,7 +2,7 @@
 
 The request is the stage's `Request` as JSON, with paths of artifacts that exist; the artifact is written where the
 request says. Bad input ends with exit code 2 and an `error` event, a stage that was told to stop (SIGTERM, SIGINT) and
-can go on later with 75, anything else with a traceback.
+can go on later with 75, anything else with a traceback; what no code expected writes `STAGE.fault.txt` beside it too.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import threading
 import warnings
 from pathlib import Path
 
-from recsys_core import launch, progress
+from recsys_core import fault, launch, progress
 from recsys_core.artifacts import Request
 
 STAGES = {
@@ -56,6 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     except progress.Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return progress.STOPPED_EXIT_CODE
+    except RuntimeError:
+        raise
+    except Exception as error:
+        fault.write(error, launch.fault_file(chosen.request))
+        raise
     return 0
 
 

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,6 +32,7 @@ import psutil
 from pydantic import Field
 
 from recsys_core.artifacts import Artifact, Frozen, Request, write_text
+from recsys_core.fault import Fault
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.variables import without_credentials
 
@@ -41,6 +43,7 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _LOG_LINES = 20
 _FULL_DISK_BYTES = 1 << 20
+_FRAME = re.compile(r"(\[rank\d+\]: ?)?(Traceback \(most recent call last\):| +File \".*\", line \d+| {4})")
 # Threads that go to sleep at once between a step's many short loops cost a fifth of it on idle cores; threads that spin
 # for long cost more than half of it where a server or another stage needs one of the cores. These spin for some 10 µs.
 _WAITING = {"GOMP_SPINCOUNT": "1000"}
@@ -90,13 +93,14 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
     Raises:
         Stopped: somebody told its processes to stop, and they did so in good order.
         ValueError: the stage refused its input; the message is the stage's own.
-        RuntimeError: a process of it failed; names the exit code and ends with the log's last lines.
+        RuntimeError: a process of it failed; names the exit code and ends with the log's last lines, or is a `Fault`.
     """
     beside = request.output.parent / request.output.name
     log, events = beside.with_suffix(".log"), beside.with_suffix(".events.jsonl")
     asked = beside.with_suffix(".request.json")
     write_text(asked, request.model_dump_json(indent=2))
     events.unlink(missing_ok=True)
+    fault_file(asked).unlink(missing_ok=True)
     arguments = ["-m", _MODULE, stage, "--request", str(asked), "--events", str(events)]
     starter = _starter(config, request.key)
     if config.num_nodes > 1:
@@ -114,10 +118,18 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
     if exit_code:
         if shutil.disk_usage(log.parent).free < _FULL_DISK_BYTES:
             raise OSError(errno.ENOSPC, f"{stage}: no space left", str(log.parent))
+        if (written := fault_file(asked)).exists():
+            *_, told = filter(None, map(str.strip, written.read_text().splitlines()))
+            raise Fault(f"{stage}: a fault of Dayline, written to {written}: {told}")
         ended = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
         lines = "".join(f"\n  {line}" for line in _last_lines(log))
         raise RuntimeError(f"{stage}: its process {ended}; the end of {log}:{lines}")
     return record.load(request.output)
+
+
+def fault_file(request: Path) -> Path:
+    """Return where the first rank that ends in a way that no code expected says how, by the file of its request."""
+    return request.with_name(request.name.replace(".request.json", "") + ".fault.txt")
 
 
 def exit_with_starter() -> None:
@@ -274,11 +286,16 @@ def _reads(request: Request) -> Iterator[str]:
 
 
 def _last_lines(log: Path) -> deque[str]:
-    """Return the end of what the ranks said, up to torchrun's own last line on which of them failed and how."""
+    """Return the end of what the ranks said, up to torchrun's own last line on which of them failed and how.
+
+    Of tracebacks only the errors.
+    """
     lines: deque[str] = deque(maxlen=_LOG_LINES)
     failed: deque[str] | None = None
     with log.open(errors="replace") as file:
         for line in file:
+            if _FRAME.match(line):
+                continue
             lines.append(line.rstrip("\n"))
             if "torch/distributed/elastic" in line and "(exitcode:" in line:
                 failed = lines.copy()

@@ -25,7 +25,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
-from recsys_core import integrity, redaction
+from recsys_core import fault, integrity, redaction
 from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
@@ -39,9 +39,7 @@ C = TypeVar("C", RunConfig, RankingConfig)
 
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
-_HOPELESS = (*_FULL, errno.ENOENT, errno.EACCES, errno.EROFS)
+_HOPELESS = (errno.ENOENT, errno.EACCES, errno.EROFS)
 
 
 class StageResult(Frozen):
@@ -159,8 +157,7 @@ def _naming_a_full_disk(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in _FULL
-        if full or any(words in str(error) for words in _FULL_WORDS):
+        if fault.is_full_disk(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory)) from error
         raise
 
@@ -230,7 +227,9 @@ def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bo
 
     # Not `state.result()`: where an event loop runs, as in a notebook, that is a coroutine.
     error = state.data
-    if isinstance(error, OSError):
+    if isinstance(error, fault.Fault) or (isinstance(error, Exception) and fault.is_full_disk(error)):
+        hopeful = False
+    elif isinstance(error, OSError):
         hopeful = error.errno not in _HOPELESS
     else:
         hopeful = isinstance(error, (RuntimeError, MlflowException))

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
-from flows import cli, demo
+from flows import cli, demo, server
+from recsys_core import fault
 from recsys_core.progress import silent
 
+AGAIN = "free some space and run it again: finished stages are kept"
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
@@ -27,9 +30,17 @@ CONFIGS = Path(__file__).parents[3] / "configs"
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "runs"), "runs: Permission denied"),
         (
             OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs"),
-            "runs: No space left on device; free some space and run it again: finished stages are kept",
+            f"runs: No space left on device; {AGAIN}",
         ),
-        (OSError(errno.EDQUOT, "full"), "full; free some space and run it again: finished stages are kept"),
+        (OSError(errno.EDQUOT, "full"), f"full; {AGAIN}"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.pt", None, "runs/mlartifacts/model.pt"),
+            f"runs/mlartifacts/model.pt: No space left on device; {AGAIN}",
+        ),
+        (
+            RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+            f"(sqlite3.OperationalError) database or disk is full; {AGAIN}",
+        ),
         (MlflowException("503\nlong"), "MLflow: 503; run it again when it answers: finished stages are kept"),
     ],
 )
@@ -49,17 +60,112 @@ def test_main_turns_an_error_into_one_line(monkeypatch: pytest.MonkeyPatch, caps
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
 
 
-def test_a_fault_of_our_own_is_not_made_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault(**_: object) -> None:
-        raise AssertionError("ours")
+def test_a_full_disk_is_named_where_a_library_copies_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"x" * 100_000)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "weights").symlink_to("/dev/full")
+    with pytest.raises(shutil.Error) as error:
+        shutil.copytree(tmp_path / "model", tmp_path / "store", dirs_exist_ok=True)
+    assert cli._message(error.value) == (
+        f"{tmp_path / 'store' / 'weights'}: No space left on device; free some space and run it again: finished stages "
+        "are kept"
+    )
 
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "app", fault)
+
+def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> object:
+    """Return the exit code of a command that raises `error`."""
+
+    def fails(**_: object) -> None:
+        raise error
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    monkeypatch.setattr(cli, "app", fails)
     try:
-        with pytest.raises(AssertionError, match="ours"):
+        with pytest.raises(SystemExit) as ended:
             cli.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return ended.value.code
+
+
+def test_a_fault_of_our_own_is_one_line_and_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert ended(monkeypatch, KeyError("https://me:secret@host/x")) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    (written,) = tmp_path.iterdir()
+    assert line.startswith(f"error: a fault of Dayline, written to {written}: KeyError: ")
+    assert written.stat().st_mode & 0o777 == 0o600
+    text = written.read_text()
+    assert "Traceback (most recent call last):" in text
+    assert "torch 2" in text
+    assert "secret" not in line + text
+
+
+def test_a_fault_in_a_stage_ends_the_command_likewise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(monkeypatch, fault.Fault("train: a fault of Dayline, written to x: KeyError: 'a'")) == 70
+    assert capsys.readouterr().err == "error: train: a fault of Dayline, written to x: KeyError: 'a'\n"
+
+
+def test_it_says_its_versions() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert done.exit_code == 0
+    assert done.stdout.startswith("dayline ")
+    assert ", torch " in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["release", "list"], 0),
+        (["release", "rollback"], 2),
+        (["backfill", "--from", "2024-01-01", "--to", "2024-01-02"], 2),
+    ],
+)
+def test_of_a_ranking_config_it_says_that_there_are_no_releases(command: list[str], code: int) -> None:
+    done = CliRunner().invoke(cli.app, [*command, str(CONFIGS / "dlrm_frappe.yaml")])
+    assert (done.exit_code, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert "a ranking config; releases, and days that continue them, are of retrieval models only" in line
+
+
+def test_a_run_looks_at_config_and_data_before_it_starts_a_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never() -> None:
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(server, "temporary", never)
+    monkeypatch.chdir(tmp_path)
+    typo = CliRunner().invoke(cli.app, ["run", "typo.yaml"])
+    assert (typo.exit_code, typo.stderr) == (2, "error: typo.yaml: no such config file\n")
+    no_data = CliRunner().invoke(cli.app, ["run", str(CONFIGS / "demo.yaml")])
+    assert isinstance(no_data.exception, ValueError)
+    assert "data/shop" in str(no_data.exception)
+    no_start = ["--set", "train.fine_tune_from.path=nowhere"]
+    assert CliRunner().invoke(cli.app, ["run", str(CONFIGS / "demo.yaml"), *no_start]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"NO_PROXY": "corp.example"}, "corp.example,localhost,127.0.0.1,::1"),
+        ({"no_proxy": "a.example, 127.0.0.1", "NO_PROXY": "b.example"}, "a.example,127.0.0.1,b.example,localhost,::1"),
+        ({"no_proxy": "*"}, "*"),
+    ],
+)
+def test_loopback_is_never_proxied(before: dict[str, str], after: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"} | before
+    code = "import flows, os; print(os.environ['no_proxy']); print(os.environ['NO_PROXY'])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [after, after]
 
 
 def test_sigterm_unwinds() -> None:

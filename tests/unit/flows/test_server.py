@@ -1,9 +1,12 @@
 """The temporary Prefect server: there when it is needed, gone with whoever started it."""
 
+import http.server
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -63,3 +66,45 @@ def test_a_named_server_that_answers_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     started.stop()
     assert done.stdout == "None\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "path", "expected"),
+    [
+        ("text/html", b"<html>sign in</html>", "/api", "no Prefect server but a gateway, .*status 200, text/html"),
+        (
+            "text/html",
+            b"<html>the pages</html>",
+            "",
+            "not the API's address; set it to http://127.0.0.1:[0-9]+/api, or",
+        ),
+    ],
+)
+def test_what_answers_and_is_no_prefect_is_named(
+    monkeypatch: pytest.MonkeyPatch, kind: str, body: bytes, path: str, expected: str
+) -> None:
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        threading.Thread(target=gateway.handle_request, daemon=True).start()
+        with pytest.raises(ValueError, match=expected):
+            server._require(f"http://127.0.0.1:{gateway.server_port}{path}")
+
+
+@pytest.mark.parametrize("named", ["nowhere", "http://127.0.0.1:9/api", "http://[::1/api"])
+def test_an_address_at_which_nothing_answers_is_named(named: str) -> None:
+    with pytest.raises(ValueError, match=f"PREFECT_API_URL {re.escape(named)}: no Prefect server answers there"):
+        server._require(named)
+
+
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://proxy:1")
+    with pytest.raises(ValueError, match="ALL_PROXY of the environment cannot be used"), server.temporary():
+        pass

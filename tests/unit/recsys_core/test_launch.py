@@ -16,6 +16,7 @@ import pytest
 
 from recsys_core import artifacts, launch
 from recsys_core.artifacts import Artifact
+from recsys_core.fault import Fault
 from recsys_core.progress import Event, silent
 
 # What `python -m recsys_core` is to the launcher, with a stage that obeys its request.
@@ -39,6 +40,8 @@ def run(request, sink):
         raise ValueError("column 'x' is missing; add it")
     if request.does == "crash":
         raise KeyError("bug")
+    if request.does == "fail":
+        raise RuntimeError("lost")
     if request.does == "die once" and starts.read_text() == ".":
         # The last rank is killed, as for want of memory, while the others, which have all begun, wait for it.
         ranks = range(int(os.environ["WORLD_SIZE"]))
@@ -74,7 +77,7 @@ class Note(Artifact):
 class Request(artifacts.Request):
     """What the stage is to do."""
 
-    does: Literal["write", "refuse", "crash", "sleep", "die once"]
+    does: Literal["write", "refuse", "crash", "fail", "sleep", "die once"]
     deaf: bool = False
 
 
@@ -111,14 +114,21 @@ def test_it_returns_the_artifact_and_forwards_events(
     assert (stage / "note.request.json").is_file()
 
 
+def test_of_a_failure_the_error_is_shown_and_no_traceback(stage: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1; the end of .*note\.log:\n") as error:
+        launch.run("note", Note, request(stage, "fail"), silent, launch.Config())
+    assert str(error.value).splitlines()[1:] == ["  RuntimeError: lost"]
+    assert "Traceback" in (stage / "note.log").read_text()
+
+
 def test_refused_input_is_a_value_error_with_the_stages_own_words(stage: Path) -> None:
     with pytest.raises(ValueError, match=r"^column 'x' is missing; add it$"):
         launch.run("note", Note, request(stage, "refuse"), silent, launch.Config())
     assert not (stage / "note").exists()
 
 
-def test_a_crash_names_the_stage_the_code_and_the_end_of_the_log(stage: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*KeyError: 'bug'"):
+def test_a_crash_names_the_file_with_the_traceback_of_the_first_rank(stage: Path) -> None:
+    with pytest.raises(Fault, match=r"^note: a fault of Dayline, written to .*/note\.fault\.txt: KeyError: 'bug'$"):
         launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2))
 
 
@@ -133,8 +143,8 @@ def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
 
 
 def test_more_lost_ranks_than_restarts_are_an_error_that_ends_with_the_last(stage: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*KeyError: 'bug'") as error:
-        launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2, max_restarts=1))
+    with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*RuntimeError: lost") as error:
+        launch.run("note", Note, request(stage, "fail"), silent, launch.Config(num_ranks=2, max_restarts=1))
     assert "(exitcode: 1)" in str(error.value).splitlines()[-1]
     assert max(starts_of(stage)) == 2
     assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.table import Table
 
+    from recsys_core import uri
     from recsys_core.config import RankingConfig, RunConfig
     from recsys_core.features import Description, Engine, Example, Side
 
@@ -30,7 +31,7 @@ class _Found(NamedTuple):
     """Where each side's rows come from, and the engine that was fitted on them, if a run has left one."""
 
     engine: "Engine | None"
-    places: "dict[Side, str]"
+    places: "dict[Side, uri.Source]"
 
 
 @app.command()
@@ -73,7 +74,7 @@ def show(
     described = [one for one in engine.describe() if not names or one.name in names]
     examples: dict[str, Example] = {}
     if rows:
-        places: dict[Side, str] = found.places if data is None else {"query": data, "item": data}
+        places: dict[Side, uri.Source] = found.places if data is None else {"query": data, "item": data}
         tables: dict[Side, pa.Table] = {side: _first_rows(place, engine, side) for side, place in places.items()}
         if any(one.fitted is False for one in described):
             given = {side: [tables[side]] for side in tables}
@@ -100,6 +101,7 @@ def show(
 
 def _find(config: "RunConfig | RankingConfig", engine: "Engine") -> _Found:
     """Look for the newest run with these features; without one, for tables in the config's source."""
+    from recsys_core import uri
     from recsys_core.artifacts import MANIFEST, LabelledData, TrainingData
     from recsys_core.features import Engine
 
@@ -111,17 +113,17 @@ def _find(config: "RunConfig | RankingConfig", engine: "Engine") -> _Found:
         fitted = Engine.load(made.engine)
         if fitted.config == engine.portable_config():
             if isinstance(made, LabelledData):
-                return _Found(fitted, {"query": str(made.train), "item": str(made.train)})
-            return _Found(fitted, {"query": str(made.examples), "item": str(made.items)})
-    source = Path(str(getattr(config.data, "source", "")))
+                return _Found(fitted, {"query": made.train, "item": made.train})
+            return _Found(fitted, {"query": made.examples, "item": made.items})
+    source = uri.local(str(getattr(config.data, "source", "")))
     if (source / "users").is_dir() and (source / "items").is_dir():
-        return _Found(None, {"query": str(source / "users"), "item": str(source / "items")})
+        return _Found(None, {"query": source / "users", "item": source / "items"})
     if (source / "train").is_dir():
-        return _Found(None, {"query": str(source / "train"), "item": str(source / "train")})
+        return _Found(None, {"query": source / "train", "item": source / "train"})
     return _Found(None, {})
 
 
-def _first_rows(place: str, engine: "Engine", side: "Side") -> "pa.Table":
+def _first_rows(place: "uri.Source", engine: "Engine", side: "Side") -> "pa.Table":
     import pyarrow as pa
 
     from recsys_core import readers
@@ -130,12 +132,7 @@ def _first_rows(place: str, engine: "Engine", side: "Side") -> "pa.Table":
     columns = [column for column in engine.columns(side) if column in reader.schema.names]
     if not columns:
         return pa.table({})
-    parts: list[pa.Table] = []
-    for block in range(len(reader.block_rows)):
-        parts.append(reader.read(block, columns))
-        if sum(part.num_rows for part in parts) >= _FIT_ROWS:
-            break
-    return pa.concat_tables(parts).slice(0, _FIT_ROWS) if parts else reader.schema.empty_table().select(columns)
+    return readers.read_all(reader, columns, _FIT_ROWS)
 
 
 def _print(described: "list[Description]", examples: "dict[str, Example]") -> None:

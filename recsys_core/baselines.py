@@ -5,10 +5,10 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from scipy import sparse
 
 from recsys_core.artifacts import Dataset
+from recsys_core.datasets import daily
 
 
 class Popularity:
@@ -101,11 +101,14 @@ def read_history(
         users and items, int [N]: users as codes from 0, items as positions in `items`.
     """
     tables, num_rows = [], 0
+    files = daily.partitions(dataset.root, "interactions")
     for partition in sorted(dataset.days, key=lambda count: count.day, reverse=True):
         if partition.day > day or num_rows >= max_interactions or not partition.num_interactions:
             continue
-        folder = dataset.root / "interactions" / f"ds={partition.day}"
-        table = ds.dataset(folder, format="parquet").to_table(columns=["user_id", "item_id", "timestamp"])
+        columns = ["user_id", "item_id", "timestamp"]
+        read = [daily.opened(path).read(columns=columns) for path in files.get(partition.day, [])]
+        table = pa.concat_tables(read, promote_options="default") if read else pa.table({name: [] for name in columns})
+        daily.require_rows(dataset, "interactions", partition, table.num_rows)
         tables.append(table.take(pc.sort_indices(table["timestamp"])).select(["user_id", "item_id"]))
         num_rows += len(table)
     if not tables:

@@ -12,18 +12,18 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core import artifacts, checkpoint, distributed, models, readers, sharding
 from recsys_core.artifacts import Frozen, TrainingData
 from recsys_core.batch import moved
 from recsys_core.distributed import World
 from recsys_core.features import Engine
-from recsys_core.feed import Feed, ItemTable, read_all
+from recsys_core.feed import Feed, ItemTable
 from recsys_core.loader import Order, Shard
 from recsys_core.lookup import OneOf
 from recsys_core.losses import sampled_softmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
-from recsys_core.readers import memory, parquet
+from recsys_core.readers import memory
 from recsys_core.sharding import Config as Sharding
 
 
@@ -78,7 +78,7 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
 
 def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:
     """Return a row per (query, ground-truth item), without items that are not in the table: no model can score them."""
-    queries = read_all(parquet.Reader(parquet.Config(path=str(data.ground_truth))))
+    queries = readers.read_all(readers.opened(data.ground_truth))
     found = queries.column("gt_items").combine_chunks()
     flat = pa.chunked_array([pc.list_flatten(found)])
     known = items.rows_of(flat) >= 0

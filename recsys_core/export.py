@@ -155,13 +155,7 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
 
 def first_rows(directory: Path, num_rows: int) -> pa.Table:
     """Return the first rows of a folder, as many as there are up to `num_rows`."""
-    reader = readers.opened(directory)
-    held: list[pa.Table] = []
-    for block in range(len(reader.block_rows)):
-        held.append(reader.read(block, reader.schema.names))
-        if sum(table.num_rows for table in held) >= num_rows:
-            break
-    return pa.concat_tables(held).slice(0, num_rows)
+    return readers.read_all(readers.opened(directory), num_rows=num_rows)
 
 
 def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) -> dict[str, Tensor]:

@@ -15,14 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recsys_core import lookup
+from recsys_core import lookup, readers
 from recsys_core.artifacts import Frozen
 from recsys_core.batch import Batch, LabelledBatch, dense, jagged, numbers, pinned
 from recsys_core.columns import plain
 from recsys_core.features import Engine, counting_from
 from recsys_core.loader import Interval, Rows, Shard, half_of_the_cores, prefetch
-from recsys_core.readers import parquet
-from recsys_core.readers.base import Reader
 
 
 class ItemTable:
@@ -36,7 +34,7 @@ class ItemTable:
 
     def __init__(self, directory: Path, engine: Engine) -> None:
         """Read and encode every item under `directory`."""
-        table = read_all(parquet.Reader(parquet.Config(path=str(directory))))
+        table = readers.read_all(readers.opened(directory))
         self.ids = table.column("item_id").combine_chunks()
         self.encoded = engine.transform(table, "item")
         self.sampling_weight = table.column("sampling_weight").to_numpy()
@@ -137,9 +135,3 @@ class LabelledFeed(Source):
 def _floats(table: pa.Table, column: str) -> torch.Tensor:
     numbers = plain(table.column(column).combine_chunks())
     return torch.from_numpy(numbers.cast(pa.float32()).to_numpy(zero_copy_only=False).copy())
-
-
-def read_all(reader: Reader, columns: list[str] | None = None) -> pa.Table:
-    """Return every row of `reader`, in order."""
-    names: Any = reader.schema.names if columns is None else columns
-    return pa.concat_tables([reader.read(block, names) for block in range(len(reader.block_rows))])

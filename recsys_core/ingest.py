@@ -10,12 +10,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from recsys_core import artifacts, lookup, uri
-from recsys_core.artifacts import Dataset, digest_of, digest_of_file
+from recsys_core.artifacts import Dataset, DayCount, digest_of, digest_of_file
 from recsys_core.datasets import _checks, base, daily
 from recsys_core.progress import Sink
 
@@ -44,7 +44,9 @@ def run(request: Request, sink: Sink) -> Dataset:
     """
     root = prepare(request.config, request.import_root, sink, day=request.day)
     daily.require_day(root, request.day)
-    checked = _checks.check(root, request.day + datetime.timedelta(days=1), sink)
+    checked = _checks.check(root, base.day_after(request.day), sink)
+    if not request.config.in_place:
+        _refuse_other_rows(root, base.day_after(request.day), checked.days)
     with artifacts.pending(request.output) as aside:
         # The digest of these two files is the dataset's, so it follows from the content and not from where it lies.
         files = [file.model_dump(mode="json") for file in checked.files]
@@ -82,7 +84,14 @@ def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.dat
     Raises:
         ValueError: a bad source, or no such day.
     """
-    return daily.last_day(prepare(config, import_root, sink))
+    if config.in_place or (parts := _days(config, None)) is None:
+        return daily.last_day(prepare(config, import_root, sink))
+    there = {at for at, own in parts.items() if "interactions" in own}
+    day = max((at for at in there if at < datetime.date.max and base.day_after(at) in there), default=None)
+    if day is None:
+        path = config.source["interactions"]
+        raise ValueError(f"{path}: no two days of interactions in a row, and a run needs a day and the one after it")
+    return daily.last_day(prepare(config, import_root, sink, day=day), base.day_after(day))
 
 
 def prepare(
@@ -94,7 +103,7 @@ def prepare(
 ) -> Path:
     """Return the root of what `config` names in its catalogue's layout, importing it unless that has been done.
 
-    With `day`, days after the next one need not be there.
+    With `day`, days after the next one need not be there, and are not imported.
     """
     if config.in_place:
         return _in_place(config)
@@ -158,7 +167,7 @@ def _days(
         return None
     if alone:
         return module.days(config, day, day)
-    return module.days(config, None, None if day is None else day + datetime.timedelta(days=1))
+    return module.days(config, None, None if day is None else base.day_after(day))
 
 
 def _import_days(
@@ -174,6 +183,7 @@ def _import_days(
         shutil.rmtree(aside, ignore_errors=True)
         try:
             counts.append(module.write_day(config, parts[at], aside, sink))
+            rows = {table: own.get(str(at), 0) for table, own in base.written_rows(aside).items()}
             # Until the mark is written the day counts as not imported, whatever of it is in place.
             (destination / _IMPORTED / f"{at}.json").unlink(missing_ok=True)
             for table in daily.TABLES:
@@ -185,7 +195,8 @@ def _import_days(
                     shutil.rmtree(there)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        artifacts.write_text(destination / _IMPORTED / f"{at}.json", json.dumps(_digest(parts[at])))
+        mark = {"digest": _digest(parts[at]), "rows": rows}
+        artifacts.write_text(destination / _IMPORTED / f"{at}.json", json.dumps(mark))
     return counts
 
 
@@ -195,14 +206,38 @@ def _digest(parts: dict[str, Any]) -> str:
 
 def _imported(destination: Path) -> dict[datetime.date, str]:
     """Return what was imported to `destination` by day, each with the digest of its parts."""
+    return {at: mark["digest"] for at, mark in _marks(destination).items()}
+
+
+def _marks(destination: Path) -> dict[datetime.date, dict[str, Any]]:
     marks = (destination / _IMPORTED).glob("[!.]*.json")
     return {datetime.date.fromisoformat(mark.stem): json.loads(mark.read_text()) for mark in marks}
+
+
+def _refuse_other_rows(root: Path, last: datetime.date, days: Sequence[DayCount]) -> None:
+    """Refuse an imported log of which a day up to `last` has not the rows that were written when it was imported."""
+    written = {table: dict(rows) for table, rows in base.written_rows(root).items()}
+    for at, mark in _marks(root).items():
+        for table, rows in mark["rows"].items():
+            written.setdefault(table, {})[str(at)] = rows
+    found = {
+        table: {str(count.day): rows for count in days if (rows := daily.rows_of(count, table))}
+        for table in daily.TABLES
+    }
+    for table, by_day in written.items():
+        for day in sorted({*by_day, *found[table]}):
+            rows, there = by_day.get(day, 0), found[table].get(day, 0)
+            if day <= str(last) and rows != there:
+                raise ValueError(
+                    f"{root / table / f'ds={day}'}: {there} rows where {rows} were imported; remove {root}, and run "
+                    "again to import it anew"
+                )
 
 
 def _drop_days(destination: Path, gone: set[datetime.date], day: datetime.date | None) -> None:
     """Remove days that the source does not have any more, of those up to the day after `day`."""
     for at in gone:
-        if day is None or at <= day + datetime.timedelta(days=1):
+        if day is None or at <= base.day_after(day):
             (destination / _IMPORTED / f"{at}.json").unlink()
             for table in daily.TABLES:
                 shutil.rmtree(destination / table / base.partition(at), ignore_errors=True)
@@ -236,7 +271,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _in_place(config: base.Config) -> Path:
     if uri.is_remote(config.source):
         raise ValueError(f"{config.source}: a log is read from local folders only; mount it or copy it")
-    return Path(config.source).expanduser().absolute()
+    return uri.local(config.source)
 
 
 def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
@@ -248,7 +283,7 @@ def source_fingerprint(config: base.Config, catalogue: str = CATALOGUE) -> str:
         # What a URL holds is pinned by its checksum, which is one of the configuration's keys.
         where: str | None = config.source
         read = where is not None and not where.startswith(("http://", "https://"))
-        source = uri.fingerprint(uri.resolve(str(where), suffixes=("",))) if read else None
+        source = uri.fingerprint(uri.resolve(uri.local(where), of_any_format=True)) if where and read else None
     return digest_of([_of_config(config, catalogue, exclude={"source", "day"}), source])
 
 

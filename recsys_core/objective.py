@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core import models
+from recsys_core import models, readers
 from recsys_core.artifacts import Frozen, TrainingData
 from recsys_core.batch import Batch
 from recsys_core.distributed import World
@@ -19,7 +19,6 @@ from recsys_core.feed import Feed, ItemTable, Source
 from recsys_core.losses import sampled_softmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.models.blocks.embeddings import Embeddings
-from recsys_core.readers import parquet
 from recsys_core.readers.base import Reader
 
 
@@ -76,7 +75,7 @@ class Retrieval(Objective):
         self.engine = Engine.load(data.engine)
         feed = Feed(self.engine, ItemTable(data.items, self.engine), sampler, seed=seed, rank=here.rank)
         self.feed = feed
-        self.reader = parquet.Reader(parquet.Config(path=str(data.examples)))
+        self.reader = readers.opened(data.examples)
         torch.manual_seed(seed)
         towers = models.build(model, self.engine, RetrievalModel, tables_device="meta")
         self.model, self.tables, self.dense = towers, towers.tables, (towers.query, towers.item)

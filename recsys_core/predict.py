@@ -11,13 +11,12 @@ import pyarrow as pa
 import torch
 from pydantic import Field, field_validator
 
-from recsys_core import artifacts, distributed, output, placeholders
+from recsys_core import artifacts, distributed, output, placeholders, readers
 from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine, Side, counting_from, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
-from recsys_core.readers import parquet
 from recsys_core.towers import MODEL, tower_inputs
 from recsys_core.writers.parquet import Writer
 
@@ -64,7 +63,7 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
         total = request.data.num_items + request.data.num_queries
         counts: dict[str, int] = {}
         for side, out in _FOLDERS.items():
-            reader = parquet.Reader(parquet.Config(path=str(folders[side])))
+            reader = readers.opened(folders[side])
             tower = torch.jit.load(str(getattr(request.model, side) / MODEL))
             shard = _shard(reader, engine, side, kept[side], request.config.batch_size, here)
             already = sum(counts.values())
@@ -107,7 +106,7 @@ def _tell_left_out(engine: Engine, here: World, event: Event, sink: Sink) -> Non
         sink(event.model_copy(update={"metrics": outside}))
 
 
-def _shard(reader: parquet.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, here: World) -> Shard:
+def _shard(reader: readers.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, here: World) -> Shard:
     needed = engine.columns(side)
     missing = [column for column in needed if column not in reader.schema.names]
     if missing:

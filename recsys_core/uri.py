@@ -1,10 +1,13 @@
 """The path grammar: what a user may write where data is read from.
 
-A source is a comma-separated list of pieces; a piece is a file, a directory (searched through), or a glob. Folders
-named `key=value` are Hive partitions. `scheme://` is opened through fsspec; no scheme means a local path.
+A source is a comma-separated list of pieces; a piece is a file, a directory (searched through, see `folders`), or a
+glob. Folders named `key=value` are Hive partitions. `scheme://` is opened through fsspec; no scheme means a local path.
+A name that exists is taken as it is, whatever commas and other signs are in it. What the product has made or was given
+as a folder is a `Path`, and never goes through the grammar.
 """
 
 import difflib
+import itertools
 import os
 import posixpath
 import re
@@ -15,20 +18,17 @@ from typing import NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from recsys_core import folders
 from recsys_core.artifacts import digest_of
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".orc": "orc",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".csv.gz": "csv",
-    ".tsv.gz": "csv",
-}
-SUFFIXES = tuple(_FORMATS)
+Source = str | Path | tuple[str, ...]
+"""What a reader opens: text in the grammar above, one local file or folder as it is, or `address`es of files."""
+
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # What a store calls the version of an object's content, whichever it reports.
 _VERSION_KEYS = ("ETag", "etag", "Content-MD5", "md5Hash", "generation", "LastModified", "last_modified", "mtime")
+_LOCAL = "file://"
+_WILD = re.compile(r"[*?\[]")
 
 
 class Location(NamedTuple):
@@ -44,52 +44,72 @@ class Location(NamedTuple):
         return isinstance(self.filesystem, LocalFileSystem)
 
 
-def resolve(source: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Location]:
+def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
     """Return the files that `source` names: pieces in the order written, files of one piece sorted by path.
 
-    A directory stands for every file below it that ends in one of `suffixes`; names that open with `.` or `_` are left
-    out, as they are other programs' temporary files. A file named outright may end in anything.
+    A directory stands for every file that belongs to it, see `folders.files`. A file named outright may end in
+    anything. Of text, all folders of a file's path tell its partitions; of a `Path`, those below it.
 
     Raises:
-        ValueError: a piece is empty or names nothing; the piece is in the message, with the nearest name there is.
+        ValueError: a piece is empty, names nothing or a file that was named before, or is a folder with something that
+            is not understood; the piece or the file is in the message, with the nearest name there is.
     """
-    locations: list[Location] = []
-    for piece in source.split(","):
+    if isinstance(source, tuple):
+        return reopen(source)
+    if isinstance(source, Path):
+        return _of_folder(source.absolute(), of_any_format=of_any_format)
+    whole = not is_remote(source) and os.path.lexists(_local(source))
+    locations: dict[str, Location] = {}
+    for piece in [source] if whole else source.split(","):
         if not piece.strip():
             raise ValueError(f"{source!r}: an empty piece between commas; remove the comma or name a file")
-        filesystem, path = _open(piece.strip())
-        found = sorted(_files(filesystem, path, suffixes))
+        filesystem, path = _open(piece if whole else piece.strip())
+        found = sorted(_files(filesystem, path, of_any_format=of_any_format))
         if not found:
-            raise ValueError(_nothing(piece.strip(), filesystem, path, suffixes))
-        locations += [Location(filesystem, file, partitions(file)) for file in found]
-    return locations
+            raise ValueError(_nothing(piece.strip(), filesystem, path))
+        for file in found:
+            location = Location(filesystem, file, partitions(file))
+            if locations.setdefault(address(location), location) is not location:
+                raise ValueError(f"{source!r}: {file} is named twice, so its rows would count twice; name it once")
+    return list(locations.values())
 
 
-def reopen(addresses: list[str]) -> list[Location]:
+def reopen(addresses: tuple[str, ...]) -> list[Location]:
     """Return the files at these addresses, as `address` tells them, without asking the store if they are there."""
-    opened = [fsspec.core.url_to_fs(address) for address in addresses]
+    opened = [_at(address) for address in addresses]
     return [Location(filesystem, path, partitions(path)) for filesystem, path in opened]
 
 
 def address(location: Location) -> str:
     """Return the file's name with its scheme, `file://` for a local one."""
-    return location.filesystem.unstrip_protocol(location.path)
+    return f"{_LOCAL}{location.path}" if location.is_local else location.filesystem.unstrip_protocol(location.path)
 
 
-def format_of(source: str) -> str:
-    """Return the format that the files of `source` share, by their suffixes: `parquet`, `orc` or `csv`.
+def to_state(locations: list[Location]) -> list[tuple[str, dict[str, str | None]]]:
+    """Return the locations as JSON values, for `from_state` in another process."""
+    return [(address(location), location.partitions) for location in locations]
+
+
+def from_state(state: list[tuple[str, dict[str, str | None]]]) -> list[Location]:
+    """Return what `to_state` was given, without asking the store if it is there."""
+    return [Location(*_at(address), values) for address, values in state]
+
+
+def format_of(source: Source) -> str:
+    """Return the format that the files of `source` share, by names or first bytes: `parquet`, `orc` or `csv`.
 
     Raises:
         ValueError: see `resolve`; or files of two formats, or of none, by their names.
     """
     first: dict[str, str] = {}
-    for location in resolve(source):
-        suffix = next((end for end in SUFFIXES if location.path.endswith(end)), None)
-        if suffix is None:
-            raise ValueError(f"{location.path}: its name ends in none of {', '.join(SUFFIXES)}; rename it, or say kind")
-        first.setdefault(_FORMATS[suffix], location.path)
+    for filesystem, path, _ in resolve(source):
+        found = folders.format_of(filesystem, path)
+        if found is None:
+            known = ", ".join(folders.FORMATS)
+            raise ValueError(f"{path}: its name ends in none of {known}; rename it, or say kind")
+        first.setdefault(found, path)
     if len(first) > 1:
-        raise ValueError(f"{source}: files of several formats ({', '.join(first.values())}); name those of one")
+        raise ValueError(f"{_shown(source)}: files of several formats ({', '.join(first.values())}); name those of one")
     return next(iter(first))
 
 
@@ -105,7 +125,15 @@ def fingerprint(locations: list[Location]) -> str:
     Local files count by size and time of change, remote ones by size and what their store calls a version. The folder
     that holds them all does not count, so a source that was moved with its times kept is the same source.
     """
-    return digest_of([[at.partitions, posixpath.basename(at.path), version(at)] for at in locations])
+    names = below_common(locations)
+    return digest_of([[at.partitions, name, version(at)] for at, name in zip(locations, names, strict=True)])
+
+
+def below_common(locations: list[Location]) -> list[str]:
+    """Return the files' paths below the folder that holds them all."""
+    paths = [f"/{location.path.lstrip('/')}" for location in locations]
+    above = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else "/"
+    return [posixpath.relpath(path, above) for path in paths]
 
 
 def version(location: Location) -> str:
@@ -121,15 +149,44 @@ def is_remote(source: str) -> bool:
     return "://" in source
 
 
+def local(path: str) -> Path:
+    """Return the local file or folder of this name, as it is: nothing but a `~` at its start means anything."""
+    return Path(_local(path))
+
+
 def nearest(name: str, names: list[str]) -> str:
     """Return `; did you mean 'x'?` for the likeliest misspelling among `names`, or an empty text."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _shown(source: Source) -> str:
+    return str(source) if not isinstance(source, tuple) else ", ".join(source)
+
+
+def _local(piece: str) -> str:
+    return os.path.normpath(os.path.abspath(os.path.expanduser(piece)))  # noqa: PTH100, PTH111 - text, and no error
+
+
+def _at(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if address.startswith(_LOCAL):
+        return LocalFileSystem(), address.removeprefix(_LOCAL)
+    return fsspec.core.url_to_fs(address)
+
+
+def _of_folder(place: Path, *, of_any_format: bool) -> list[Location]:
+    filesystem, folder = LocalFileSystem(), str(place)
+    if not os.path.lexists(folder):
+        raise ValueError(_nothing(folder, filesystem, folder))
+    found = sorted(_matched(filesystem, folder, of_any_format=of_any_format))
+    if not found:
+        raise ValueError(_nothing(folder, filesystem, folder))
+    return [Location(filesystem, file, partitions(file[len(folder) :])) for file in found]
+
+
 def _open(piece: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not is_remote(piece):
-        return LocalFileSystem(), os.path.normpath(Path(piece).expanduser().absolute())
+        return LocalFileSystem(), _local(piece)
     try:
         filesystem, path = fsspec.core.url_to_fs(piece)
     except (ValueError, ImportError) as error:
@@ -137,27 +194,42 @@ def _open(piece: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path.rstrip("/")
 
 
-def _files(filesystem: fsspec.AbstractFileSystem, path: str, suffixes: tuple[str, ...]) -> list[str]:
+def _files(filesystem: fsspec.AbstractFileSystem, path: str, *, of_any_format: bool) -> list[str]:
     # A name that exists is taken as it is, even if it holds a glob's characters.
-    matches = (
-        [path]
-        if filesystem.exists(path) or not re.search(r"[*?\[]", path)
-        else [str(name) for name in filesystem.glob(path)]
-    )
-    files: list[str] = []
-    for match in matches:
-        if filesystem.isdir(match):
-            below = [str(name) for name in filesystem.find(match)]
-            files += [name for name in below if name.endswith(suffixes) and not re.search(r"/[._]", name[len(match) :])]
-        elif filesystem.isfile(match):
-            files.append(match)
-    return files
+    there = os.path.lexists(path) if isinstance(filesystem, LocalFileSystem) else filesystem.exists(path)
+    if there or not _WILD.search(path):
+        return _matched(filesystem, path, of_any_format=of_any_format) if there else []
+    # Of `**`, a folder matches, and so do the files in it.
+    matched = (_matched(filesystem, match, of_any_format=of_any_format) for match in _glob(filesystem, path))
+    return list(dict.fromkeys(itertools.chain.from_iterable(matched)))
 
 
-def _nothing(piece: str, filesystem: fsspec.AbstractFileSystem, path: str, suffixes: tuple[str, ...]) -> str:
+def _glob(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Return what matches; a wildcard stands for no hidden name, unless the pattern itself begins like one."""
+    parts = path.split("/")
+    first = next(number for number, part in enumerate(parts) if _WILD.search(part))
+    asked = tuple({part[0] for part in parts[first:] if part.startswith((".", "_"))})
+    matches = [str(name) for name in filesystem.glob(path)]
+    return [
+        match
+        for match in matches
+        if not any(folders.is_hidden(part) and not part.startswith(asked) for part in match.split("/")[first:])
+    ]
+
+
+def _matched(filesystem: fsspec.AbstractFileSystem, path: str, *, of_any_format: bool) -> list[str]:
+    """Return the file at `path`, or those of the folder there."""
+    if isinstance(filesystem, LocalFileSystem):
+        folders.require_regular(path)
     if filesystem.isdir(path):
-        return f"{piece}: a directory without any {', '.join(suffixes)} file"
-    if re.search(r"[*?\[]", path):
+        return folders.files(filesystem, path, of_any_format=of_any_format)
+    return [path] if filesystem.isfile(path) else []
+
+
+def _nothing(piece: str, filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+    if filesystem.isdir(path):
+        return f"{piece}: a directory without any {', '.join(folders.FORMATS)} file"
+    if _WILD.search(path):
         return f"{piece}: no file matches"
     parent, name = posixpath.split(path)
     there = (

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from recsys_core import uri
 from recsys_core.metrics.retrieval import NO_ITEM, Lists, blocks, keep_unseen
 
 # Cells of one block's retrieved lists: about 100 bytes a cell with all temporaries, so 200 MB.
@@ -115,7 +116,7 @@ def masked_lists(
 
 
 def _read(folder: Path, key: str, names: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:
-    source = ds.dataset(folder, format="parquet")
+    source = ds.dataset([location.path for location in uri.resolve(folder)], format="parquet")
     missing = [name for name in [key, *names, "embedding"] if name not in source.schema.names]
     if missing:
         raise ValueError(f"{folder}: no column {missing[0]!r}; there are {', '.join(source.schema.names)}")

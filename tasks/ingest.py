@@ -9,7 +9,7 @@ from tasks.perform import Run, listener, perform, stage_task
 def ingest(run: Run) -> Dataset:
     """Return the checked log; a day's partition is read once, whatever the number of runs."""
     # A dataset refers to the imported log, which may have been deleted since.
-    stage.prepare(run.config.data, run.import_root, listener())
+    stage.prepare(run.config.data, run.import_root, listener(), day=run.day)
     request = run.request(
         stage.Request,
         "ingest",

@@ -13,14 +13,15 @@ def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predi
     """Return the scored rows, in the table's order: of `predict.source`, or else of the split that was evaluated."""
     config = run.config
     named, output = config.predict.source, config.predict.output
-    source = placeholders.fill(named, run.day) if named else str(data.root / config.evaluate.split)
-    output = output and placeholders.fill(output, run.day)
+    place = placeholders.fill(named, run.day) if named else data.root / config.evaluate.split
+    source, output = str(place), output and placeholders.fill(output, run.day)
     request = run.request(
         stage.Request,
         "predict",
         config=config.predict.model_copy(update={"source": source, "output": output}),
         source=source,
-        source_digest=digest_of(readers.build(readers.infer(source)).fingerprint),
+        source_digest=digest_of(readers.build(readers.infer(place)).fingerprint),
+        is_folder=not named,
         model=model,
     )
     work = partial(launch.run, "rank_predict", Predictions, config=config.launch)

@@ -12,7 +12,7 @@ import psutil
 import torch
 from pydantic import ValidationError
 
-from recsys_core import contract, ingest, lookup, models, placeholders, readers, writers
+from recsys_core import contract, ingest, lookup, models, placeholders, readers, uri, writers
 from recsys_core.checkpoint import files
 from recsys_core.config import RankingConfig, RunConfig, limits
 from recsys_core.datasets import daily
@@ -75,7 +75,7 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
 
 
 def _splits(config: RankingConfig) -> None:
-    root = Path(config.data.source).expanduser()
+    root = uri.local(config.data.source)
     wanted = {"train": "data.source", config.evaluate.split: "evaluate.split"}
     if config.train.evaluates:
         wanted["valid"] = "train.evaluate_every_steps, train.evaluate_every_epochs"

@@ -18,7 +18,7 @@ from recsys_core.artifacts import DataCheck, Dataset, FileRecord, Measurement
 from recsys_core.contract import checks, tables
 from recsys_core.contract.report import summary
 from recsys_core.contract.statistics import PartitionStatistics, of_partition
-from recsys_core.datasets.base import partition
+from recsys_core.datasets.base import day_after, days_before, partition
 from recsys_core.progress import Event, Sink
 
 _STAGE = "check"
@@ -76,10 +76,10 @@ def first_day(
     """Return the first day to be checked, of a run that continues `base_day`'s release or learns from a window."""
     first = datetime.date.min
     if base_day is not None:
-        first = base_day + _A_DAY
+        first = day_after(base_day)
     elif window_days is not None:
-        first = day - (window_days - 1) * _A_DAY
-    return first if config.num_days is None else max(first, day - (config.num_days - 1) * _A_DAY)
+        first = days_before(day, window_days - 1)
+    return first if config.num_days is None else max(first, days_before(day, config.num_days - 1))
 
 
 def agreed(config: Config) -> tables.Tables | None:

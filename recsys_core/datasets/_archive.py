@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from recsys_core import uri
+from recsys_core import folders, uri
 from recsys_core.datasets import _download
 from recsys_core.progress import Sink
 
@@ -47,10 +48,12 @@ class Archive:
         self.source = source
         self._zip: zipfile.ZipFile | None = None
         if source.is_dir():
-            self._members = sorted(str(path.relative_to(source)) for path in source.rglob("*") if path.is_file())
+            found = uri.resolve(source, of_any_format=True)
+            self._members = sorted(str(Path(at.path).relative_to(source.absolute())) for at in found)
         elif zipfile.is_zipfile(source):
             self._zip = _opened_zip(source)
-            self._members = sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+            names = (name for name in self._zip.namelist() if not name.endswith("/"))
+            self._members = sorted(name for name in names if not any(map(folders.is_hidden, name.split("/"))))
         else:
             raise ValueError(f"{source}: neither a folder nor a zip archive; is the download complete?")
 
@@ -223,9 +226,10 @@ def opened(source: str, checksum: str | None, scratch: Path, sink: Sink) -> Iter
         path = scratch / "download"
         _download.fetch(source, checksum, path, sink)
     else:
-        path = Path(source).expanduser()
-        if not path.exists():
-            uri.resolve(str(path))
+        path = uri.local(source)
+        if not os.path.lexists(path):
+            uri.resolve(path)
+        folders.require_regular(str(path))
         if checksum is not None:
             _download.verify(path, source, checksum)
     archive = Archive(path)

@@ -101,7 +101,7 @@ def _schema(root: Path, table: str, partitions: Partitions) -> pa.Schema:
     """Return the schema that all files of `table` share."""
     first: tuple[Path, pa.Schema] | None = None
     for path in (path for paths in partitions.values() for path in paths):
-        schema = daily.opened(path).schema_arrow
+        schema = daily.schema(root, path)
         if first is None:
             first = path, schema
             _refuse_wrong_columns(path, table, schema)

@@ -7,6 +7,7 @@ source is not files has `fingerprint(config) -> str` as well. One whose source m
 """
 
 import datetime
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -18,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import Frozen, write_text
 
 STAGE = "ingest"
 DAY_SECONDS = 86_400
 ROW_GROUP_ROWS = 1 << 16
 _SPILL_BYTES = 256 << 20
 _EPOCH = datetime.date(1970, 1, 1)
+_WRITTEN = ".rows.json"
 
 
 class Config(Frozen):
@@ -47,6 +49,24 @@ def day_number(day: datetime.date) -> int:
 def day_of(number: int) -> datetime.date:
     """Return the date that is `number` days after 1970-01-01."""
     return _EPOCH + datetime.timedelta(days=number)
+
+
+def day_after(day: datetime.date) -> datetime.date:
+    """Return the next day.
+
+    Raises:
+        ValueError: `day` is the last that there is, 9999-12-31.
+    """
+    if day == datetime.date.max:
+        raise ValueError(
+            f"day {day}: no day comes after it, and a run is measured on the next one; name an earlier day"
+        )
+    return day + datetime.timedelta(days=1)
+
+
+def days_before(day: datetime.date, number: int) -> datetime.date:
+    """Return the day that is `number` days before `day`, or the first that there is, 0001-01-01."""
+    return datetime.date.fromordinal(max(day.toordinal() - number, 1))
 
 
 def partition(day: datetime.date) -> str:
@@ -109,12 +129,14 @@ class LogWriter:
         self._buffers: dict[int, list[pa.Table]] = {}
         self._buffered_bytes = 0
         self._spilt: set[int] = set()
-        self._rows = {"interactions": 0, "users": 0, "items": 0}
-        self._days: set[datetime.date] = set()
+        # By table and day.
+        self._rows: dict[str, dict[str, int]] = {"interactions": {}, "users": {}, "items": {}}
+        self._added = 0
 
     def add_interactions(self, table: pa.Table) -> None:
         """Take columns user_id, item_id, timestamp (int64, Unix seconds) and any others, in any order of rows."""
         assert set(table.column_names) >= {"user_id", "item_id", "timestamp"}
+        self._added += table.num_rows
         seconds = table["timestamp"].to_numpy()
         slices = (
             seconds // DAY_SECONDS * self.slices_per_day + seconds % DAY_SECONDS * self.slices_per_day // DAY_SECONDS
@@ -131,31 +153,43 @@ class LogWriter:
     def write_rows(self, name: str, day: datetime.date, tables: Iterable[pa.Table]) -> None:
         """Write the partition `day` of table `name`, users or items; no rows, no partition. Call once for each."""
         rows = write_parquet(self.root / name / partition(day) / "part-00000.parquet", tables)
-        self._rows[name] += rows
+        if rows:
+            self._rows[name][str(day)] = rows
 
     def close_day(self, day: datetime.date) -> None:
         """Sort and write the interactions of `day`; none may be added to it afterwards."""
         first = day_number(day) * self.slices_per_day
         keys = [key for key in range(first, first + self.slices_per_day) if key in self._buffers or key in self._spilt]
+        num_rows = 0
         for number, key in enumerate(keys):
             table = pa.concat_tables([*self._unspill(key), *self._buffers.pop(key, [])])
             self._buffered_bytes = sum(kept.nbytes for tables in self._buffers.values() for kept in tables)
             ordered = table.sort_by([("timestamp", "ascending"), ("user_id", "ascending"), ("item_id", "ascending")])
             path = self.root / "interactions" / partition(day) / f"part-{number:05d}.parquet"
-            self._rows["interactions"] += write_parquet(path, [ordered])
-            self._days.add(day)
+            num_rows += write_parquet(path, [ordered])
+        if num_rows:
+            self._rows["interactions"][str(day)] = num_rows
 
     def close(self) -> Counts:
-        """Write the days that are still open and remove the scratch files."""
+        """Write the days that are still open, and remove the scratch files.
+
+        Raises:
+            ValueError: there are no interactions.
+        """
+        if (counts := self.close_any()) is None:
+            raise ValueError("the source holds no interactions; is it complete?")
+        return counts
+
+    def close_any(self) -> Counts | None:
+        """Close as `close` does; return None if there are no interactions."""
         for number in sorted({key // self.slices_per_day for key in (*self._buffers, *self._spilt)}):
             self.close_day(day_of(number))
         shutil.rmtree(self.scratch)
-        if not self._days:
-            raise ValueError("the source holds no interactions; is it complete?")
-        rows = self._rows
-        return Counts(
-            min(self._days), max(self._days), len(self._days), rows["interactions"], rows["users"], rows["items"]
-        )
+        interactions, users, items = (sum(rows.values()) for rows in self._rows.values())
+        assert interactions == self._added, f"{interactions} interactions were written of {self._added}"
+        write_text(self.root / _WRITTEN, json.dumps(self._rows))
+        days = sorted(map(datetime.date.fromisoformat, self._rows["interactions"]))
+        return Counts(days[0], days[-1], len(days), interactions, users, items) if days else None
 
     def _spill(self) -> None:
         # Streams of one schema can lie one after another in a file, so no file stays open between two spills.
@@ -176,6 +210,12 @@ class LogWriter:
                 yield pa.ipc.open_stream(file).read_all()
         path.unlink()
         self._spilt.remove(key)
+
+
+def written_rows(root: Path) -> dict[str, dict[str, int]]:
+    """Return how many rows a `LogWriter` wrote below `root`, by table and day; nothing, if none did."""
+    path = root / _WRITTEN
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:

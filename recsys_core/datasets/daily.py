@@ -1,14 +1,17 @@
 """A log that already lies in the daily layout; it is read in place.
 
-    SOURCE/interactions/ds=YYYY-MM-DD/*.parquet   user_id, item_id (int64 or string), timestamp (int64, Unix seconds)
-    SOURCE/users/ds=YYYY-MM-DD/*.parquet          user_id and fields, of users who are new or changed that day
-    SOURCE/items/ds=YYYY-MM-DD/*.parquet          item_id and fields, of items that are new or changed that day
+    SOURCE/interactions/ds=YYYY-MM-DD/   user_id, item_id (int64 or string), timestamp (int64, Unix seconds)
+    SOURCE/users/ds=YYYY-MM-DD/          user_id and fields, of users who are new or changed that day
+    SOURCE/items/ds=YYYY-MM-DD/          item_id and fields, of items that are new or changed that day
 
-Days are UTC. The table of users or items as of a day has the last row of each id in the partitions up to that day.
+A day's rows are in Parquet files, in subfolders too, see `folders`; subfolders `key=value` are columns of text. Days
+are UTC. The table of users or items as of a day has the last row of each id in the partitions up to that day.
 Whoever acts, and whatever is acted on, is known by that day. A partition may be absent from users and items.
 """
 
 import datetime
+import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,12 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from recsys_core import uri
-from recsys_core.artifacts import digest_of
+from recsys_core import folders, uri
+from recsys_core.artifacts import Dataset, DayCount, digest_of
 from recsys_core.datasets import base
 
 TABLES = ("interactions", "users", "items")
-_A_DAY = datetime.timedelta(days=1)
 
 
 class Config(base.Config):
@@ -37,7 +39,7 @@ def partitions(root: Path, table: str) -> dict[datetime.date, list[Path]]:
     """Return the Parquet files of each day of `table`, in the order of days; a day may have none.
 
     Raises:
-        ValueError: no such folder, or a folder in it that is not named as a day.
+        ValueError: no such folder, or something in it that is not a day's folder of Parquet files.
     """
     if not (root / table).is_dir():
         raise ValueError(
@@ -45,29 +47,60 @@ def partitions(root: Path, table: str) -> dict[datetime.date, list[Path]]:
             "(`dayline data import` makes one of other sources)"
         )
     days = {}
-    for folder in sorted((root / table).iterdir()):
-        if folder.name.startswith((".", "_")):
-            continue
+    for folder in folders.subfolders(root / table):
         try:
             day = datetime.date.fromisoformat(folder.name.removeprefix("ds="))
         except ValueError:
             day = None
-        if day is None or folder.name != base.partition(day):
+        if day is None or folder.name != base.partition(day) or not folder.is_dir():
             raise ValueError(f"{folder}: not a day's partition; name it ds=YYYY-MM-DD or move it out of the log")
-        days[day] = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith((".", "_")))
+        days[day] = folders.local_files(folder)
+        for path in days[day]:
+            if folders.format_of(LocalFileSystem(), str(path)) != "parquet":
+                raise ValueError(
+                    f"{path}: a log in the daily layout is Parquet; write it as that, or import it with "
+                    "`dayline data import tables`"
+                )
     return days
+
+
+def folder_columns(root: Path, path: Path) -> dict[str, str | None]:
+    """Return the columns that the folders of a file below the day's tell, such as `hour` of `hour=13`."""
+    return uri.partitions(posixpath.join(*path.relative_to(root).parts[2:]))
+
+
+def schema(root: Path, path: Path) -> pa.Schema:
+    """Return the schema of a file, with a column of text for each that its folders tell.
+
+    Raises:
+        ValueError: see `opened`.
+    """
+    found: pa.Schema = opened(path).schema_arrow
+    for name in folder_columns(root, path):
+        if name not in found.names:
+            found = found.append(pa.field(name, pa.string()))
+    return found
+
+
+def completed(root: Path, path: Path, table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return `table`, read from `path`, with exactly `columns`, those included that its folders tell."""
+    told = folder_columns(root, path)
+    for name in columns:
+        if name in told and name not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(told[name], pa.string()), table.num_rows))
+    return table.select(list(columns))
 
 
 def fingerprint(root: Path, day: datetime.date) -> str:
     """Return a digest of what a run for `day` reads: names, sizes and times of the partitions up to the day after."""
-    files = LocalFileSystem()
+    files, last = LocalFileSystem(), base.day_after(day)
     return digest_of(
         [
             uri.fingerprint(
                 [
-                    uri.Location(files, str(path), {"ds": at.isoformat()})
+                    uri.Location(files, str(path), uri.partitions(str(path.relative_to(root))))
                     for at, paths in partitions(root, table).items()
-                    if at <= day + _A_DAY
+                    if at <= last
                     for path in paths
                 ]
             )
@@ -76,15 +109,16 @@ def fingerprint(root: Path, day: datetime.date) -> str:
     )
 
 
-def last_day(root: Path) -> datetime.date:
-    """Return the last day that has interactions and is followed by one that has.
+def last_day(root: Path, until: datetime.date = datetime.date.max) -> datetime.date:
+    """Return the last day that has interactions and is followed by one that has, which is `until` at the latest.
 
     Raises:
         ValueError: there is none.
     """
     days = partitions(root, "interactions")
     for day in reversed(days):
-        if day + _A_DAY in days and num_rows(days[day + _A_DAY]) and num_rows(days[day]):
+        following = days.get(base.day_after(day), []) if day < until else []
+        if num_rows(following) and num_rows(days[day]):
             return day
     raise ValueError(f"{root}: interactions has no two days in a row, and a run needs a day and the one after it")
 
@@ -98,10 +132,10 @@ def require_day(root: Path, day: datetime.date) -> None:
     days = partitions(root, "interactions")
     if not days:
         raise ValueError(f"{root}: interactions has no partitions; is the log complete?")
-    runnable = [at for at in days if at + _A_DAY in days]
+    runnable = [at for at in days if at < datetime.date.max and base.day_after(at) in days]
     near = sorted(sorted(runnable, key=lambda at: abs(at - day))[:2])
     nearest = f"the nearest that can be run: {' and '.join(map(str, near))}" if near else "and no other day can be run"
-    for needed, role in ((day, "the day itself"), (day + _A_DAY, f"the ground truth of {day}")):
+    for needed, role in ((day, "the day itself"), (base.day_after(day), f"the ground truth of {day}")):
         if needed not in days:
             raise ValueError(
                 f"{root}: no interactions for {needed} ({role}); "
@@ -112,6 +146,24 @@ def require_day(root: Path, day: datetime.date) -> None:
                 f"{root}: the interactions of {needed} ({role}) are empty, "
                 f"{len(days[needed])} files without a row; write the partition again; {nearest}"
             )
+
+
+def require_rows(dataset: Dataset, table: str, count: DayCount, num_rows: int) -> None:
+    """Refuse a day of which a stage has read other rows than ingest counted.
+
+    Raises:
+        ValueError: says where, and both numbers.
+    """
+    if num_rows != rows_of(count, table):
+        raise ValueError(
+            f"{dataset.root / table / base.partition(count.day)}: {num_rows} rows where ingest counted "
+            f"{rows_of(count, table)}; the log has changed since, so run again"
+        )
+
+
+def rows_of(count: DayCount, table: str) -> int:
+    """Return the rows of one table of a day."""
+    return {"interactions": count.num_interactions, "users": count.num_users, "items": count.num_items}[table]
 
 
 def num_rows(paths: list[Path]) -> int:

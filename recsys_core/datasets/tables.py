@@ -8,8 +8,7 @@ block by block.
 """
 
 import datetime
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
-from recsys_core import readers
+from recsys_core import readers, uri
 from recsys_core.artifacts import digest_of
 from recsys_core.datasets import base
 from recsys_core.progress import Event, Sink
@@ -95,14 +94,12 @@ def write_day(config: Config, parts: dict[str, readers.Part], root: Path, sink: 
         ValueError: see `write`.
     """
     log = base.LogWriter(root)
-    if _fill(config, {name: part.path for name, part in parts.items()}, log, sink):
-        return log.close()
-    shutil.rmtree(log.scratch)
-    return None
+    _fill(config, {name: part.path for name, part in parts.items()}, log, sink)
+    return log.close_any()
 
 
-def _fill(config: Config, source: dict[str, str], log: base.LogWriter, sink: Sink) -> int:
-    """Pass the tables to `log`; return how many interactions there were."""
+def _fill(config: Config, source: Mapping[str, uri.Source], log: base.LogWriter, sink: Sink) -> None:
+    """Pass the tables to `log`."""
     opened = {name: _opened(config, name, path) for name, path in source.items()}
     total, done = sum(reader.num_rows for reader in opened.values()), 0
     for name in ("users", "items"):
@@ -114,25 +111,26 @@ def _fill(config: Config, source: dict[str, str], log: base.LogWriter, sink: Sin
             sink(Event(stage=base.STAGE, done=done, total=total))
         for day in sorted(by_day):
             log.write_rows(name, day, by_day.pop(day))
-    num_interactions = 0
     for table in _blocks(config, opened["interactions"]) if "interactions" in opened else ():
         for day, rows in _by_day(config, "interactions", table):
             _require_times(config, day, rows)
             log.add_interactions(rows)
-            num_interactions += rows.num_rows
         done += table.num_rows
         sink(Event(stage=base.STAGE, done=done, total=total))
-    return num_interactions
+    if done != total:
+        raise ValueError(
+            f"{config.source}: {done} rows read of {total}; has a table changed meanwhile? import it again"
+        )
 
 
-def _opened(config: Config, name: str, path: str) -> readers.Reader:
+def _opened(config: Config, name: str, path: uri.Source) -> readers.Reader:
     reader = readers.build(readers.infer(path))
     there: list[str] = [config.columns.get(column) or column for column in reader.schema.names]
     for column in (*_KEYS[name], config.day_column):
         if column not in there:
             raise ValueError(
-                f"{path}: no column {column!r} for {name}; it has {', '.join(there)}; name another in data.columns or "
-                "data.day_column"
+                f"{config.source[name]}: no column {column!r} for {name}; it has {', '.join(there)}; name another in "
+                "data.columns or data.day_column"
             )
     return reader
 
@@ -146,10 +144,14 @@ def _blocks(config: Config, reader: readers.Reader) -> Iterator[pa.Table]:
 def _by_day(config: Config, name: str, table: pa.Table) -> Iterator[tuple[datetime.date, pa.Table]]:
     days = table.column(config.day_column).cast(pa.string())
     own = table.drop_columns([config.day_column])
+    num_rows = 0
     for text in sorted(days.unique().to_pylist(), key=str):
         day = _day(config, name, text)
+        rows = own.filter(pc.equal(days, text))
+        num_rows += rows.num_rows
         if config.first_day is None or day >= config.first_day:
-            yield day, own.filter(pc.equal(days, text)) if text is not None else own
+            yield day, rows
+    assert num_rows == table.num_rows, f"{num_rows} rows have a day, of {table.num_rows}"
 
 
 def _day(config: Config, name: str, text: Any) -> datetime.date:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
-from recsys_core import artifacts, vectors
+from recsys_core import artifacts, readers, vectors
 from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Index, TrainingData
 from recsys_core.baselines import ItemItem, read_history
 from recsys_core.hitrate import day as _day
@@ -177,7 +177,7 @@ def _read_index(record: Index, items: Items) -> faiss.Index:
 
 
 def _num_interactions(data: TrainingData, items: Items) -> np.ndarray:
-    table = pq.read_table(data.items, columns=["item_id", "num_interactions"])
+    table = readers.read_all(readers.opened(data.items), ["item_id", "num_interactions"])
     rows = _day.align(table["item_id"].combine_chunks(), items.ids, f"{data.items}: the item table's ids")
     return table["num_interactions"].to_numpy().astype(np.int64)[rows]
 

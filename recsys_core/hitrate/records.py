@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from recsys_core import readers
 from recsys_core.hitrate.day import Block, Day
 
 _NUM_TOP_ITEMS = 50
@@ -58,7 +59,7 @@ class Details:
 
 def ground_truth_digest(folder: Path) -> str:
     """Digest of who is to be given what: the same for any order of the rows, and for any model that answers."""
-    table = pq.read_table(folder, columns=["user_id", "gt_items"]).combine_chunks()
+    table = readers.read_all(readers.opened(folder), ["user_id", "gt_items"]).combine_chunks()
     lists = table["gt_items"].combine_chunks()
     pairs = pa.table({"user": table["user_id"].take(pc.list_parent_indices(lists)), "item": lists.flatten()})
     content = xxhash.xxh3_128()

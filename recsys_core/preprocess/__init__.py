@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts
 from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
-from recsys_core.datasets.base import day_number, day_of
+from recsys_core.datasets.base import day_after, day_number, day_of, days_before
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
 from recsys_core.features.base import Jagged, is_list
@@ -101,7 +101,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
     _check_ground_truth(dataset, day)
     columns = _plan(request.features, dataset)
     engine = Engine.build(request.features, base=_base_engine(request))
-    users, items = Users(dataset, day + datetime.timedelta(days=1), columns.user), Items(dataset, day)
+    users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
     log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
     first = _first_example(request, log)
     ranked = _ranked_items(items, log, config, day)
@@ -122,7 +122,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
             num_rows=log.num_past - first,
             day=day,
             first_day=day_of(int(log.days(np.array([first]))[0])),
-            ground_truth_day=day + datetime.timedelta(days=1),
+            ground_truth_day=day_after(day),
             num_items=num_items,
             num_queries=num_queries,
             num_ground_truth=len(truth.values),
@@ -208,9 +208,9 @@ def _plan(features: Features, dataset: Dataset) -> _Columns:
 
 def _check_ground_truth(dataset: Dataset, day: datetime.date) -> None:
     days = {count.day for count in dataset.days if count.num_interactions}
-    if day + datetime.timedelta(days=1) in days:
+    if day_after(day) in days:
         return
-    measurable = sorted(d - datetime.timedelta(days=1) for d in days if d > min(days))
+    measurable = sorted(days_before(d, 1) for d in days if d > min(days))
     nearest = min(measurable, key=lambda d: abs(d - day), default=None)
     hint = "the log has no day that follows another" if nearest is None else f"the nearest day that has it is {nearest}"
     raise ValueError(f"day {day}: no interactions on the day after it, on which the run is to be measured; {hint}")
@@ -231,10 +231,10 @@ def _first_example(request: Request, log: Log) -> int:
     """Return the row of the first example; the last one is the last row of the past."""
     day, window = request.day, request.config.window_days
     if request.base_day is not None:
-        first = log.first_row(request.base_day + datetime.timedelta(days=1))
+        first = log.first_row(day_after(request.base_day))
         missing = f"after {request.base_day}, the day of the release to continue, up to {day}; retrain a later day"
     elif window is not None:
-        first = log.first_row(day - datetime.timedelta(days=window - 1))
+        first = log.first_row(days_before(day, window - 1))
         missing = f"in the {window} days up to {day}; widen preprocess.window_days"
     else:
         first, missing = 0, f"up to {day}; take a later day"
@@ -246,7 +246,7 @@ def _first_example(request: Request, log: Log) -> int:
 def _ranked_items(items: Items, log: Log, config: Config, day: datetime.date) -> pa.Table:
     """Return the item table, with how often each was taken and how often it should be drawn."""
     days = config.popularity_days
-    first = 0 if days is None else log.first_row(day - datetime.timedelta(days=days - 1))
+    first = 0 if days is None else log.first_row(days_before(day, days - 1))
     num_items = items.num_known if config.catalogue == "known" else items.table.num_rows
     taken = log.items[first : log.num_past]
     assert taken.max() < num_items, "ingest lets no item be taken before the day on which it is known"

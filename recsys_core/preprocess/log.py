@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recsys_core.artifacts import Dataset
-from recsys_core.datasets.base import DAY_SECONDS, day_number, day_of, partition
+from recsys_core.datasets import daily
+from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, day_of
 from recsys_core.features.base import Jagged, ids, spans
 
 
@@ -32,13 +32,15 @@ class Users:
         # Stable, so that a user's rows stay in the order of days, in which they were read.
         order = np.argsort(codes, kind="stable")
         self.ids = encoded.dictionary
-        self._num_days = day_number(until) + 1
-        self._keys = codes[order].astype(np.int64) * self._num_days + days[order]
+        # Partitions of before 1970, as logs have of what was there from the start, have negative numbers.
+        self._first_day = int(days.min())
+        self._num_days = day_number(until) - self._first_day + 1
+        self._keys = codes[order].astype(np.int64) * self._num_days + (days[order] - self._first_day)
         self._rows = rows.take(pa.array(order))
 
     def on(self, users: np.ndarray, days: np.ndarray) -> pa.Table:
         """Return user_id and fields of users [B] as each was on its day [B] (day numbers): its last row till then."""
-        wanted = users.astype(np.int64) * self._num_days + days
+        wanted = users.astype(np.int64) * self._num_days + (days - self._first_day)
         rows = np.searchsorted(self._keys, wanted, side="right") - 1
         unknown = (rows < 0) | (self._keys[rows] // self._num_days != users)
         if unknown.any():
@@ -60,7 +62,7 @@ class Items:
 
     def __init__(self, dataset: Dataset, day: datetime.date) -> None:
         """Read the partitions up to the day after `day`."""
-        rows, days = _read(dataset, "items", day + datetime.timedelta(days=1), list(dataset.columns["items"]))
+        rows, days = _read(dataset, "items", day_after(day), list(dataset.columns["items"]))
         known = rows.slice(0, int(np.searchsorted(days, day_number(day), side="right")))
         tables = [_last_rows(known), _last_rows(rows.slice(known.num_rows))]
         new = pc.index_in(ids(tables[1]["item_id"]), value_set=ids(tables[0]["item_id"])).is_null()
@@ -92,7 +94,7 @@ class Log:
         Raises:
             ValueError: an interaction's user or item is not in the log's users or items.
         """
-        rows, _ = _read(dataset, "interactions", day + datetime.timedelta(days=1), ["user_id", "item_id", "timestamp"])
+        rows, _ = _read(dataset, "interactions", day_after(day), ["user_id", "item_id", "timestamp"])
         seconds = rows["timestamp"].to_numpy()
         order = np.argsort(seconds, kind="stable")
         self.seconds = seconds[order]
@@ -100,7 +102,7 @@ class Log:
         self.items = _codes(rows["item_id"], items.ids, "items")[order]
         # Half of what is held here, and not needed while sorting.
         del rows, seconds, order
-        self.num_past = self.first_row(day + datetime.timedelta(days=1))
+        self.num_past = self.first_row(day_after(day))
         self._mode, self._max_length = mode, max_length
         self._num_items = items.table.num_rows
         self._sort_by_user(len(users.ids))
@@ -192,17 +194,26 @@ def distinct(jagged: Jagged) -> Jagged:
 
 
 def _read(dataset: Dataset, table: str, until: datetime.date, columns: list[str]) -> tuple[pa.Table, np.ndarray]:
-    """Return the rows of the partitions up to `until`, in the order of days and files, and the day number of each."""
+    """Return the rows of the partitions up to `until`, in the order of days and files, and the day number of each.
+
+    Raises:
+        ValueError: a file cannot be read, or a day has not the rows that ingest counted.
+    """
     tables: list[pa.Table] = []
     days: list[np.ndarray] = []
+    partitions = daily.partitions(dataset.root, table)
     for count in sorted(dataset.days, key=lambda count: count.day):
         if count.day <= until:
-            for path in sorted((dataset.root / table / partition(count.day)).glob("*.parquet")):
+            num_rows = 0
+            for path in partitions.get(count.day, []):
                 try:
-                    tables.append(pq.ParquetFile(path).read(columns=columns))
+                    rows = daily.opened(path).read(columns=columns)
                 except (pa.ArrowInvalid, OSError) as error:
                     raise ValueError(f"{path}: cannot be read ({error}); write the file again") from error
+                tables.append(daily.completed(dataset.root, path, rows, columns))
                 days.append(np.full(tables[-1].num_rows, day_number(count.day), dtype=np.int32))
+                num_rows += tables[-1].num_rows
+            daily.require_rows(dataset, table, count, num_rows)
     if not tables:
         raise ValueError(f"{dataset.root}: no {table} on {until} or before; is the log complete?")
     return pa.concat_tables(tables, promote_options="default").select(columns), np.concatenate(days)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
 from recsys_core import readers, uri
 from recsys_core.readers import base
@@ -35,9 +34,10 @@ class Table:
         self.path = path
         tables = path.startswith("odps://")
         self.files = [_asked(path)] if tables else [_opened(location) for location in uri.resolve(path)]
-        first = self.files[0]
+        with_rows = [file for file in self.files if file.reader.num_rows] or self.files[:1]
+        first = with_rows[0]
         self.schema = first.reader.schema.remove_metadata()
-        for file in self.files[1:]:
+        for file in with_rows[1:]:
             _refuse_other_columns(first, file)
 
     @property
@@ -86,11 +86,10 @@ def _block(reader: base.Reader, block: int, columns: Sequence[str], rows: np.nda
 
 
 def _opened(location: uri.Location) -> File:
-    remote = not isinstance(location.filesystem, LocalFileSystem)
-    path = location.filesystem.unstrip_protocol(location.path) if remote else location.path
+    address = uri.address(location)
     return File(
-        path=path,
-        reader=readers.build(readers.infer(path)),
+        path=location.path if location.is_local else address,
+        reader=readers.build(readers.infer((address,))),
         num_bytes=location.filesystem.size(location.path),
         partitions=location.partitions,
     )

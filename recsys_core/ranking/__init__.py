@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core import readers
+from recsys_core.artifacts import Frozen, LabelledData
 
 
 class Config(Frozen):
@@ -15,3 +16,18 @@ class Config(Frozen):
     group: str | None = Field(
         default=None, description="column by which GAUC groups the evaluated rows, such as user_id; null: no GAUC"
     )
+
+
+def opened(data: LabelledData, split: str) -> readers.Reader:
+    """Open the rows of a split.
+
+    Raises:
+        ValueError: it has not the rows that were checked.
+    """
+    reader, (checked,) = readers.opened(data.root / split), (part for part in data.splits if part.name == split)
+    if reader.num_rows != checked.num_rows:
+        raise ValueError(
+            f"{data.root / split}: {reader.num_rows} rows where prepare checked {checked.num_rows}; the split has "
+            "changed since, so run again"
+        )
+    return reader

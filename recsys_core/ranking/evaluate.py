@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from recsys_core import artifacts, checkpoint, distributed, models, readers, sharding
+from recsys_core import artifacts, checkpoint, distributed, models, sharding
 from recsys_core.artifacts import Frozen, LabelledData, RankingEvaluation
 from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.lookup import OneOf
@@ -15,6 +15,7 @@ from recsys_core.metrics.ranking import Scored, calibration, roc
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
+from recsys_core.ranking import opened
 from recsys_core.ranking.objective import scored
 from recsys_core.sharding import Config as Sharding
 
@@ -56,7 +57,7 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         weights = sharded.state_dict()
         checkpoint.load_weights(request.checkpoint.state, weights)
         sharded.load_state_dict(OrderedDict(weights))
-        reader = readers.opened(request.data.root / split)
+        reader = opened(request.data, split)
         parts: list[Scored] = []
         batches = scored(sharded, engine, request.ranking, reader, here, batch_size=request.config.batch_size)
         for part, done in batches:

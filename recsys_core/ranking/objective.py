@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from recsys_core import models, readers
+from recsys_core import models
 from recsys_core.artifacts import Frozen, LabelledData
 from recsys_core.batch import LabelledBatch, moved
 from recsys_core.columns import ids
@@ -21,7 +21,7 @@ from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
 from recsys_core.models.base import RankingModel
 from recsys_core.objective import Objective
-from recsys_core.ranking import Config
+from recsys_core.ranking import Config, opened
 from recsys_core.readers.base import Reader
 
 # What stands for a null among whole numbers: the one that no upstream system counts up to.
@@ -35,13 +35,13 @@ class Ranking(Objective):
         """`model` is the config of a component; `batch_size` is that of validation, per rank."""
         self.engine = Engine.load(data.engine)
         self.feed = LabelledFeed(self.engine, label=config.label, weight=config.sample_weight)
-        self.reader = readers.opened(data.train)
+        self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._loss = binary_cross_entropy.Loss()
         self._config, self._batch_size = config, batch_size
-        self._valid = readers.opened(data.valid) if data.valid else None
+        self._valid = opened(data, "valid") if data.valid else None
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""

@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 from pydantic import Field, field_validator
 
-from recsys_core import artifacts, distributed, output, placeholders, readers
+from recsys_core import artifacts, distributed, output, placeholders, readers, uri
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
 from recsys_core.features import Engine, counting_from, out_of_range_metrics
@@ -39,11 +40,15 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What scoring a table needs; `source_digest` stands for the table's content."""
+    """What scoring a table needs; `source_digest` stands for the table's content.
+
+    `is_folder`: the source is the folder of a split, and not text in the path grammar.
+    """
 
     config: Config
     source: str
     source_digest: str
+    is_folder: bool = False
     model: ExportedRanker
 
 
@@ -64,7 +69,7 @@ def run(request: Request, sink: Sink) -> Predictions:
             work.path.mkdir(parents=True)
         here.barrier()
         engine = Engine.load(request.model.engine)
-        reader = _opened(request.source, here)
+        reader = _opened(Path(request.source) if request.is_folder else request.source, here)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
@@ -96,7 +101,7 @@ def run(request: Request, sink: Sink) -> Predictions:
         return Predictions.load(request.output)
 
 
-def _opened(source: str, here: World) -> readers.Reader:
+def _opened(source: uri.Source, here: World) -> readers.Reader:
     """Open the table on the first rank, and on the others as it was found there: all see the same rows."""
     config = readers.infer(source) if here.is_first else None
     config = here.share(lambda: config)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core import artifacts, ingest, lookup, readers
+from recsys_core import artifacts, folders, ingest, lookup, readers
 from recsys_core.artifacts import LabelledData, LabelledSplit, digest_of_file
 from recsys_core.datasets.labelled import base
 from recsys_core.features import Config as Features
@@ -44,9 +44,7 @@ def run(request: Request, sink: Sink) -> LabelledData:
         ValueError: a bad source, a split without one of the columns, or labels other than 0 and 1; nothing is written.
     """
     root = ingest.prepare(request.data, request.import_root, sink, CATALOGUE)
-    tables = {name: readers.opened(root / name) for name in base.SPLITS if (root / name).is_dir()}
-    if "train" not in tables:
-        raise ValueError(f"{root}: has no folder train; labelled tables lie in {', '.join(base.SPLITS)}")
+    tables = {name: readers.opened(folder) for name, folder in base.splits(root).items()}
     engine = Engine.build(request.features)
     total, done = sum(reader.num_rows for reader in tables.values()), 0
     splits: list[LabelledSplit] = []
@@ -58,6 +56,8 @@ def run(request: Request, sink: Sink) -> LabelledData:
             num_rows += table.num_rows
             done += table.num_rows
             sink(Event(stage="prepare", done=done, total=total))
+        if num_rows != reader.num_rows:
+            raise ValueError(f"{root / name}: {num_rows} rows read of {reader.num_rows}; write the split again")
         splits.append(LabelledSplit(name=name, num_rows=reader.num_rows, num_positives=num_positives))
     if not 0 < splits[0].num_positives < splits[0].num_rows:
         raise ValueError(
@@ -70,7 +70,8 @@ def run(request: Request, sink: Sink) -> LabelledData:
     sink(Event(stage="prepare", done=total, total=total, metrics=filled))
     with artifacts.pending(request.output) as aside:
         # The digest of these files is the data's, so it follows from the content and not from where it lies.
-        digests = [(str(f.relative_to(root)), digest_of_file(f)) for n in tables for f in sorted((root / n).rglob("*"))]
+        files = [file for name in tables for file in folders.local_files(root / name)]
+        digests = [(str(file.relative_to(root)), digest_of_file(file)) for file in files]
         artifacts.write_text(aside.path / "files.json", "\n".join(f"{name} {digest}" for name, digest in digests))
         engine.save(aside.path / "features")
         return aside.commit(

@@ -1,7 +1,6 @@
 """What readers of files share: which files there are, their partition columns, and that they fit together."""
 
 import base64
-import posixpath
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -42,13 +41,13 @@ class Files:
         fingerprint: by file, below the folder that holds all, its size and the time or version of its last change.
     """
 
-    def __init__(self, path: str, state: list[str] | None = None) -> None:
+    def __init__(self, path: uri.Source, state: list[tuple[str, dict[str, str | None]]] | None = None) -> None:
         """Find the files that `path` names, or take those that `state` tells.
 
         Raises:
             ValueError: see `uri.resolve`; or files whose folders name different partition keys.
         """
-        self.locations = uri.resolve(path) if state is None else uri.reopen(state)
+        self.locations = uri.resolve(path) if state is None else uri.from_state(state)
         keys = [tuple(location.partitions) for location in self.locations]
         other = next((i for i, key in enumerate(keys) if key != keys[0]), None)
         if other is not None:
@@ -56,15 +55,13 @@ class Files:
                 f"{self.locations[other].path}: its folders name the partition keys {list(keys[other])}, those of "
                 f"{self.locations[0].path} name {list(keys[0])}; name files of one table"
             )
-        paths = [location.path for location in self.locations]
         # A table that was moved whole, its times kept, is the same table.
-        above = posixpath.commonpath([posixpath.dirname(path) for path in paths])
         versions = [uri.version(location) for location in self.locations]
-        self.fingerprint = dict(zip((posixpath.relpath(path, above) for path in paths), versions, strict=True))
+        self.fingerprint = dict(zip(uri.below_common(self.locations), versions, strict=True))
 
-    def state(self) -> list[str]:
-        """Return the files' addresses, for `Files` in another process."""
-        return [uri.address(location) for location in self.locations]
+    def state(self) -> list[tuple[str, dict[str, str | None]]]:
+        """Return the files' addresses and partitions, for `Files` in another process."""
+        return uri.to_state(self.locations)
 
     def with_partitions(self, schema: pa.Schema) -> pa.Schema:
         """Return `schema` with a text column for each partition key that the files do not hold themselves."""
@@ -84,12 +81,16 @@ class Files:
         return table.select(list(columns))
 
 
-def same_schema(schemas: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return the schema that all files, named with theirs, share.
+def same_schema(files: Sequence[tuple[str, pa.Schema, int]]) -> pa.Schema:
+    """Return the schema that all files share, each given with its path and rows.
+
+    A file without rows needs to agree with none: what wrote it may not have known the types.
 
     Raises:
         ValueError: two differ; both files and the columns that differ are named.
     """
+    with_rows = [(path, schema) for path, schema, num_rows in files if num_rows]
+    schemas = with_rows or [(path, schema) for path, schema, _ in files[:1]]
     first_path, first = schemas[0]
     for path, schema in schemas[1:]:
         if schema == first:

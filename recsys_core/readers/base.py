@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_core import uri
+
 
 class Part(NamedTuple):
-    """The rows of one value of a partition key: the path that names just these, and what tells that they changed."""
+    """The rows of one value of a partition key: what names just these, and what tells that they changed."""
 
-    path: str
+    path: uri.Source
     fingerprint: str
 
 

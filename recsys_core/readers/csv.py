@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from pydantic import Field
 
+from recsys_core import uri
 from recsys_core.artifacts import Frozen
 from recsys_core.readers import _files, base
-from recsys_core.uri import Location
 
 _BLOCK_BYTES = 1 << 22
 _GZIP_BYTES = 1 << 20
@@ -28,13 +28,13 @@ _DECIMAL = re.compile(r"decimal(?:128)?\((\d+), ?(\d+)\)")
 
 
 class Config(Frozen):
-    """`path` is anything that the path grammar of `uri` takes. A value that is quoted may not hold line breaks.
+    """`path` is anything that `uri.Source` may be. A value that is quoted may not hold line breaks.
 
     The types of columns that `types` does not name are those that Arrow infers from the first block.
     """
 
     kind: Literal["csv"] = "csv"
-    path: str
+    path: uri.Source
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="null: a tab for .tsv, else a comma"
     )
@@ -65,12 +65,12 @@ class Reader(base.Reader):
         """
         self._config = config
         self._files = _files.Files(config.path, state["files"] if state else None)
-        self._texts = [_Gzip(at) if at.path.endswith(".gz") else _Plain(at) for at in self._files.locations]
+        self._texts = [_Gzip(at) if at.path.lower().endswith(".gz") else _Plain(at) for at in self._files.locations]
         if state is None:
             with ThreadPoolExecutor(_OPENING_THREADS) as pool:
                 found = list(pool.map(self._scan, range(len(self._texts))))
             self._blocks = [block for blocks, _ in found for block in blocks]
-            self._names = self._same_names([names for _, names in found])
+            self._names = self._same_names(found)
             self._own = self._infer()
         else:
             self._blocks = [_Block(*block) for block in state["blocks"]]
@@ -120,10 +120,11 @@ class Reader(base.Reader):
             )
         return blocks, names
 
-    def _same_names(self, by_file: list[list[str]]) -> list[str]:
-        schemas = [pa.schema([(name, pa.null()) for name in names]) for names in by_file]
+    def _same_names(self, by_file: list[tuple[list[_Block], list[str]]]) -> list[str]:
+        schemas = [pa.schema([(name, pa.null()) for name in names]) for _, names in by_file]
+        rows = [sum(block.num_rows for block in blocks) for blocks, _ in by_file]
         paths = [location.path for location in self._files.locations]
-        names = _files.same_schema(list(zip(paths, schemas, strict=True))).names
+        names = _files.same_schema(list(zip(paths, schemas, rows, strict=True))).names
         if len(set(names)) != len(names):
             raise ValueError(f"{paths[0]}: two columns have one name ({', '.join(names)}); give column_names")
         return names
@@ -169,7 +170,7 @@ class Reader(base.Reader):
         return table
 
     def _delimiter(self, file: int) -> str:
-        path = self._files.locations[file].path
+        path = self._files.locations[file].path.lower()
         return self._config.delimiter or ("\t" if path.removesuffix(".gz").endswith(".tsv") else ",")
 
 
@@ -186,7 +187,7 @@ def _type(name: str, text: str) -> pa.DataType:
 class _Plain:
     """The text of a plain file."""
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: uri.Location) -> None:
         self._location = location
 
     def chunks(self) -> Iterator[bytes]:
@@ -203,7 +204,7 @@ class _Plain:
 class _Gzip:
     """The text of a gzipped file, with places to start from every few megabytes of it."""
 
-    def __init__(self, location: Location) -> None:
+    def __init__(self, location: uri.Location) -> None:
         self._location = location
         self._lock = threading.Lock()
         # Offset in the text, offset in the file, the decompressor there, and what it has not yet taken.
@@ -257,7 +258,7 @@ class _Gzip:
                 self._places.append((text, offset, engine.copy(), rest))
 
 
-def _opened(location: Location) -> IO[bytes]:
+def _opened(location: uri.Location) -> IO[bytes]:
     opened: Any = location.filesystem.open(location.path, "rb")
     return opened
 

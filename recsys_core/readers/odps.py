@@ -74,7 +74,8 @@ class Reader(base.Reader):
         self._clients = [_client(config, access, at) for at in path.parse(config.path)]
         if state is None:
             found = [_open(config, one, at) for one, at in zip(self._clients, path.parse(config.path), strict=True)]
-            self.schema = _files.same_schema([(opened.path.name, schema) for opened, schema in found])
+            # A table's columns are declared, whether it has rows or not.
+            self.schema = _files.same_schema([(opened.path.name, schema, 1) for opened, schema in found])
             self._opened = [opened for opened, _ in found]
         else:
             self.schema = _files.schema_from(state["schema"])

@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import orc
 
+from recsys_core import uri
 from recsys_core.artifacts import Frozen
 from recsys_core.readers import _files, base
-from recsys_core.uri import Location
 
 _OPENING_THREADS = 4
 
 
 class Config(Frozen):
-    """`path` is anything that the path grammar of `uri` takes."""
+    """`path` is anything that `uri.Source` may be."""
 
     kind: Literal["orc"] = "orc"
-    path: str
+    path: uri.Source
 
 
 class _Footer(NamedTuple):
@@ -42,15 +42,19 @@ class Reader(base.Reader):
             with ThreadPoolExecutor(_OPENING_THREADS) as pool:
                 footers = list(pool.map(_footer, self._files.locations))
             paths = [location.path for location in self._files.locations]
-            self._own = _files.same_schema([(path, f.schema) for path, f in zip(paths, footers, strict=True)])
+            self._own = _files.same_schema(
+                [(path, f.schema, sum(f.stripe_rows)) for path, f in zip(paths, footers, strict=True)]
+            )
             self._stripe_rows = [footer.stripe_rows for footer in footers]
         else:
             self._own = _files.schema_from(state["schema"])
             self._stripe_rows = state["stripe_rows"]
         self.schema = self._files.with_partitions(self._own)
         self.fingerprint = self._files.fingerprint
-        self._blocks = [(file, stripe) for file, rows in enumerate(self._stripe_rows) for stripe in range(len(rows))]
-        self.block_rows = np.array([rows for file in self._stripe_rows for rows in file], dtype=np.int64)
+        self._blocks = [
+            (i, stripe) for i, rows in enumerate(self._stripe_rows) for stripe in np.flatnonzero(rows).tolist()
+        ]
+        self.block_rows = np.array([self._stripe_rows[file][stripe] for file, stripe in self._blocks], dtype=np.int64)
 
     def read(self, block: int, columns: Sequence[str]) -> pa.Table:
         """See `base.Reader.read`."""
@@ -76,11 +80,11 @@ class Reader(base.Reader):
         }
 
 
-def _open(location: Location) -> orc.ORCFile:
+def _open(location: uri.Location) -> orc.ORCFile:
     return orc.ORCFile(pa.memory_map(location.path) if location.is_local else location.filesystem.open(location.path))
 
 
-def _footer(location: Location) -> _Footer:
+def _footer(location: uri.Location) -> _Footer:
     try:
         file = _open(location)
         cheapest = _cheapest(file.schema)

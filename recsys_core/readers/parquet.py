@@ -13,18 +13,18 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from recsys_core import uri
 from recsys_core.artifacts import Frozen
 from recsys_core.readers import _files, base
-from recsys_core.uri import Location
 
 _FOOTER_THREADS = 16
 
 
 class Config(Frozen):
-    """`path` is anything that the path grammar of `uri` takes."""
+    """`path` is anything that `uri.Source` may be."""
 
     kind: Literal["parquet"] = "parquet"
-    path: str
+    path: uri.Source
 
 
 class _Footer(NamedTuple):
@@ -47,7 +47,7 @@ class Reader(base.Reader):
             with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
                 footers = list(pool.map(_footer, self._files.locations))
             own = _files.same_schema(
-                [(location.path, f.schema) for location, f in zip(self._files.locations, footers, strict=True)]
+                [(at.path, f.schema, sum(f.group_rows)) for at, f in zip(self._files.locations, footers, strict=True)]
             )
             self._group_rows = [footer.group_rows for footer in footers]
         else:
@@ -56,8 +56,10 @@ class Reader(base.Reader):
         self._own, self._own_names = own, frozenset(own.names)
         self.schema = self._files.with_partitions(own)
         self.fingerprint = self._files.fingerprint
-        self._blocks = [(file, group) for file, rows in enumerate(self._group_rows) for group in range(len(rows))]
-        self.block_rows = np.array([rows for file in self._group_rows for rows in file], dtype=np.int64)
+        self._blocks = [
+            (i, group) for i, rows in enumerate(self._group_rows) for group in np.flatnonzero(rows).tolist()
+        ]
+        self.block_rows = np.array([self._group_rows[file][group] for file, group in self._blocks], dtype=np.int64)
 
     def read(self, block: int, columns: Sequence[str]) -> pa.Table:
         """See `base.Reader.read`."""
@@ -86,7 +88,8 @@ class Reader(base.Reader):
                 location.path, store, reduce(operator.and_, known) if known else None
             )
             for row_group in fragment.subset(condition, schema=self.schema).row_groups:
-                groups[file, row_group.id] = True
+                if (file, row_group.id) in groups:
+                    groups[file, row_group.id] = True
         return np.array(list(groups.values()), dtype=bool)
 
     def state(self) -> dict[str, Any]:
@@ -98,12 +101,12 @@ class Reader(base.Reader):
         }
 
 
-def _open(location: Location) -> pq.ParquetFile:
+def _open(location: uri.Location) -> pq.ParquetFile:
     source = location.path if location.is_local else location.filesystem.open(location.path)
     return pq.ParquetFile(source, memory_map=location.is_local)
 
 
-def _footer(location: Location) -> _Footer:
+def _footer(location: uri.Location) -> _Footer:
     try:
         metadata = _open(location).metadata
     except (pa.ArrowException, OSError) as error:

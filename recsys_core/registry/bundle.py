@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_core import readers
 from recsys_core.artifacts import HISTORY, MANIFEST, Embeddings, ExportedModel, Index, TrainingData
 from recsys_core.features import Engine
 from recsys_core.registry import EXPORTED_MODEL
@@ -35,8 +36,9 @@ def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table)
 def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, num_rows: int) -> pa.Table:
     """Return the first queries of the ground truth, each with its measured vector; both folders are in one order."""
     columns = Engine.load(model.engine).columns("query")
-    given = _head(data.ground_truth, ["user_id", *columns], num_rows)
-    measured = _head(embeddings.queries, ["user_id", "embedding"], num_rows)
+    wanted = list(dict.fromkeys(["user_id", *columns]))
+    given = readers.read_all(readers.opened(data.ground_truth), wanted, num_rows)
+    measured = readers.read_all(readers.opened(embeddings.queries), ["user_id", "embedding"], num_rows)
     assert given["user_id"].equals(measured["user_id"]), "embeddings are in the order of the ground truth"
     return given.select(columns).append_column("embedding", measured["embedding"])
 
@@ -56,16 +58,6 @@ def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destinatio
         pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],
         mlflow_model=record,
     )
-
-
-def _head(folder: Path, columns: list[str], num_rows: int) -> pa.Table:
-    tables: list[pa.Table] = []
-    for path in sorted(folder.rglob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(num_rows, columns=list(dict.fromkeys(columns))):
-            tables.append(pa.Table.from_batches([batch]))
-            if sum(table.num_rows for table in tables) >= num_rows:
-                return pa.concat_tables(tables).slice(0, num_rows)
-    return pa.concat_tables(tables)
 
 
 def _example(queries: Path, counted: set[str]) -> "pd.DataFrame":

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pydantic import Field
 
@@ -62,7 +62,14 @@ class Config(Frozen):
 
 def location(config: Config, run_root: Path) -> str:
     """Return the tracking URI that `config` means; the embedded store is `mlflow.db` in `run_root`."""
-    return config.uri or f"sqlite:///{run_root.resolve()}/{_DATABASE}"
+    return config.uri or _sqlite(run_root.resolve() / _DATABASE)
+
+
+def _sqlite(database: Path) -> str:
+    if not set("%?") & set(str(database)):
+        return f"sqlite:///{database}"
+    # With the driver's name: under the short one, MLflow makes the folder as it is written here.
+    return f"sqlite+pysqlite:///{quote(str(database), safe='/ ')}"
 
 
 def set_defaults() -> None:
@@ -157,9 +164,9 @@ def _create(database: Path, shown: str, seconds: float) -> None:
         for left_behind in folder.glob(f"{_ASIDE}*"):
             shutil.rmtree(left_behind)
         with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=folder) as aside:
-            uri = f"sqlite:///{aside}/{database.name}"
+            uri = _sqlite(Path(aside, database.name))
             _check_database(uri, shown, seconds)
-            SqlAlchemyStore(uri, str(folder / "mlartifacts")).engine.dispose()
+            SqlAlchemyStore(uri, (folder / "mlartifacts").as_uri()).engine.dispose()
             Path(aside, database.name).rename(database)
     except SQLAlchemyError as error:
         raise ValueError(

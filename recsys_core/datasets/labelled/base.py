@@ -9,6 +9,7 @@ writes the splits below `root`, mostly with `write_split`, and returns their row
 """
 
 import datetime
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,21 @@ class Config(base.Config):
     """One kind's YAML section; `day` is the day as of which the tables stand, by which runs are named and ordered."""
 
     day: datetime.date = Field(description="the day as of which the tables stand; runs are named by it")
+
+
+def splits(root: Path) -> dict[str, Path]:
+    """Return the folder of each split that is there.
+
+    Raises:
+        ValueError: there is no folder train, or something else where a split's folder should be.
+    """
+    there = {name: root / name for name in SPLITS if os.path.lexists(root / name)}
+    for folder in there.values():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no folder; a split is a folder of files, so make it one or remove it")
+    if "train" not in there:
+        raise ValueError(f"{root}: has no folder train; labelled tables lie in {', '.join(SPLITS)}")
+    return there
 
 
 def write_split(root: Path, split: str, tables: Iterable[pa.Table]) -> int:

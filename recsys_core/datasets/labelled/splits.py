@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from recsys_core import uri
+from recsys_core.artifacts import digest_of
 from recsys_core.datasets.labelled import base
 
 
@@ -12,3 +14,9 @@ class Config(base.Config):
 
     kind: Literal["splits"] = "splits"
     source: str
+
+
+def fingerprint(config: Config) -> str:
+    """Return a digest that changes when a file of a split does; no rows are read."""
+    found = base.splits(uri.local(config.source))
+    return digest_of({name: uri.fingerprint(uri.resolve(folder)) for name, folder in found.items()})

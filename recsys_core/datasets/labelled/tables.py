@@ -60,6 +60,8 @@ def write(config: Config, root: Path, sink: Sink) -> dict[str, int]:
         if not reader.num_rows:
             raise ValueError(f"{config.path(split)}: no rows, which are to be the split {split}; name another table")
         counts[split] = base.write_split(root, split, _told(reader, sink, sum(counts.values()), total))
+        if counts[split] != reader.num_rows:
+            raise ValueError(f"{config.path(split)}: {counts[split]} rows read of {reader.num_rows}; import it again")
     return counts
 
 

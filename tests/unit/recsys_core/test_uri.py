@@ -1,5 +1,6 @@
 """The path grammar: what each piece resolves to, and which piece an error blames."""
 
+import json
 import os
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeyp
 
 
 def test_a_directory_is_searched_through_and_sorted_without_temporary_files(tmp_path: Path):
-    write(tmp_path, "b/2.parquet", "b/1.csv.gz", "a.orc", "b/_tmp.parquet", ".part/x.parquet", "b/notes.txt")
+    write(tmp_path, "b/2.parquet", "b/1.csv.gz", "a.orc", "b/_tmp.parquet", ".part/x.parquet", "_SUCCESS", "b/a.crc")
     assert paths(tmp_path, f"{tmp_path}/") == ["a.orc", "b/1.csv.gz", "b/2.parquet"]
     assert paths(tmp_path, f"{tmp_path}/b") == ["b/1.csv.gz", "b/2.parquet"]
 
@@ -122,3 +123,88 @@ def test_a_path_through_the_parent_hides_nothing(tmp_path: Path, monkeypatch: py
     write(tmp_path, "log/a.parquet", "here/x.csv")
     monkeypatch.chdir(tmp_path / "here")
     assert [location.path for location in uri.resolve("../log")] == [str(tmp_path / "log/a.parquet")]
+
+
+def test_wildcards_stand_for_no_hidden_name_unless_the_pattern_begins_like_one(tmp_path: Path):
+    write(tmp_path, "a.csv", ".b.csv", "_c.csv", "_d/e.csv", "_SUCCESS", "f/g.csv")
+    assert paths(tmp_path, f"{tmp_path}/*") == ["a.csv", "f/g.csv"]
+    assert paths(tmp_path, f"{tmp_path}/**/*.csv") == ["a.csv", "f/g.csv"]
+    assert paths(tmp_path, f"{tmp_path}/_*.csv") == ["_c.csv"]
+    assert paths(tmp_path, f"{tmp_path}/_d/*.csv") == ["_d/e.csv"]
+
+
+def test_what_two_wildcards_of_one_pattern_match_counts_once(tmp_path: Path):
+    write(tmp_path, "a/b/x.csv", "a/y.csv")
+    assert paths(tmp_path, f"{tmp_path}/a/**") == ["a/b/x.csv", "a/y.csv"]
+
+
+def test_a_file_that_a_list_names_twice_is_refused(tmp_path: Path):
+    write(tmp_path, "a/x.csv", "a/y.csv")
+    with pytest.raises(ValueError, match=r"a/x.csv is named twice, so its rows would count twice"):
+        uri.resolve(f"{tmp_path}/a,{tmp_path}/a/*x.csv")
+
+
+ODD = (
+    "a,b",
+    "a b ",
+    "*",
+    "x[1]",
+    "r#1",
+    "50%",
+    "%20",
+    "what?",
+    "k=v",
+    "café",
+    "日本",
+    "a::b",
+    "~x",
+    "{day}",
+    "a'\"&;$b",
+)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_and_a_name_that_exists_are_taken_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write(tmp_path, f"{name}/ds=1/{name}.csv")
+    monkeypatch.chdir(tmp_path)
+    for source in (tmp_path / name, Path(name), str(tmp_path / name), name):
+        (found,) = uri.resolve(source)
+        assert found.path == str(tmp_path / name / "ds=1" / f"{name}.csv")
+        with found.filesystem.open(found.path) as file:
+            content = file.read().decode()
+        assert content == f"{name}/ds=1/{name}.csv"
+        # Of a path that was made or given, folders above it are no partitions.
+        assert found.partitions == (
+            {"ds": "1"} if isinstance(source, Path) else {"ds": "1"} | uri.partitions(f"{name}/")
+        )
+        again = json.loads(json.dumps(uri.to_state([found])))
+        assert uri.from_state(again)[0].path == found.path
+        assert uri.from_state(again)[0].partitions == found.partitions
+        assert [at.path for at in uri.resolve((uri.address(found),))] == [found.path]
+
+
+def test_a_path_that_is_not_there_names_the_nearest(tmp_path: Path):
+    write(tmp_path, "a,b/x.csv")
+    with pytest.raises(ValueError, match="a,c: no such file or directory; did you mean 'a,b'"):
+        uri.resolve(tmp_path / "a,c")
+    (tmp_path / "none,").mkdir()
+    with pytest.raises(ValueError, match="none,: a directory without any .parquet"):
+        uri.resolve(tmp_path / "none,")
+
+
+def test_the_fingerprint_follows_folders_that_are_no_partitions(tmp_path: Path):
+    write(tmp_path, "a/x.csv", "b/y.csv", "b/z.csv")
+    before = uri.fingerprint(uri.resolve(tmp_path))
+    (tmp_path / "b/y.csv").rename(tmp_path / "a/y.csv")
+    assert uri.fingerprint(uri.resolve(tmp_path)) != before
+
+
+def test_files_without_a_suffix_have_the_format_of_their_first_bytes(tmp_path: Path):
+    (tmp_path / "000000_0").write_bytes(b"PAR1 and so on")
+    (tmp_path / "000001_0").write_bytes(b"ORC and so on")
+    assert uri.format_of(str(tmp_path / "000000_0")) == "parquet"
+    assert uri.format_of(str(tmp_path / "000001_0")) == "orc"
+    with pytest.raises(ValueError, match=r"files of several formats \(.*000000_0, .*000001_0\)"):
+        uri.format_of(tmp_path)

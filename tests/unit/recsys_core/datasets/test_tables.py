@@ -65,12 +65,12 @@ def by_day(config: tables.Config, tmp_path: Path) -> tables.Config:
 
 
 def _read_days(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note which paths are opened from here on."""
+    """Note which files are opened from here on."""
     opened: list[str] = []
     build = tables.readers.build
 
     def noted(config: Any, state: Any = None) -> Any:
-        opened.append(config.path)
+        opened.extend(config.path)
         return build(config, state)
 
     monkeypatch.setattr(tables.readers, "build", noted)

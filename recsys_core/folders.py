@@ -32,6 +32,8 @@ _VERSIONED = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is another program's own: temporary, or a marker."""
+    if name in (".", ".."):
+        return False
     return name.startswith((".", "_")) or name.lower().endswith(".crc") or name.endswith("_$folder$")
 
 

@@ -61,6 +61,7 @@ def ranking_table(result: "RankingResult") -> None:
         "loss": f"{result.loss:.4f}",
         "AUC": _figure(found.auc),
         "GAUC": _figure(found.gauc),
+        "accuracy": _figure(found.accuracy),
         "logloss": _figure(found.logloss),
         "NE": _figure(found.normalized_entropy),
         "calibration": _figure(found.calibration),

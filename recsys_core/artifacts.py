@@ -438,6 +438,8 @@ class LabelledMetrics(Frozen):
     logloss: the mean binary cross-entropy in nats.
     normalized_entropy: logloss over that of always predicting the share of positives (He et al. 2014, section 3).
     calibration: predicted positives over actual ones.
+    accuracy: the share of rows, by weight, whose label is what a probability of at least .5 predicts; None in records
+        of before it was measured.
     """
 
     num_rows: int
@@ -447,6 +449,7 @@ class LabelledMetrics(Frozen):
     logloss: float
     normalized_entropy: float | None
     calibration: float | None
+    accuracy: float | None = None
 
 
 class RankingEvaluation(Artifact):

@@ -8,7 +8,7 @@ from recsys_core import artifacts
 from recsys_core.checkpoint import Position, Validated
 from recsys_core.distributed import World
 
-_HIGHER_IS_BETTER = ("auc", "gauc")
+_HIGHER_IS_BETTER = ("auc", "gauc", "accuracy")
 
 
 def ranked(position: Position, found: Mapping[str, float], metric: str, *, count: int) -> Position:

@@ -72,10 +72,11 @@ class Meter:
         self._done += batch.global_rows
         return position.model_copy(update={"step": position.step + 1})
 
-    def report(self, position: Position, measured: dict[str, torch.Tensor], known: dict[str, float]) -> None:
+    def report(self, position: Position, measured: dict[str, torch.Tensor], known: dict[str, float | None]) -> None:
         """Tell the loss since the last report, averaged over all ranks, the speed, and other figures.
 
-        `measured` are numbers that every rank has alike, still on the device; `known` are others.
+        `measured` are numbers that every rank has alike, still on the device; `known` are others, None
+        where one is not defined.
 
         Raises:
             ValueError: a loss is no finite number; says of which batch.
@@ -92,7 +93,7 @@ class Meter:
         self._losses.clear()
         self._places.clear()
         elapsed = time.monotonic() - self._since
-        metrics = {
+        metrics: dict[str, float | None] = {
             "loss": sum(losses) / (self._done - self._reported),
             "examples_per_second": (self._done - self._reported) / elapsed,
             "data_wait_share": self._waited / elapsed,
@@ -102,8 +103,9 @@ class Meter:
         }
         self._since, self._waited, self._reported = time.monotonic(), 0.0, self._done
         if self._here.is_first:
-            self.curve.append({"step": position.step, "examples": self._done, **metrics})
-            self._tell(position, metrics)
+            point: dict[str, Any] = {"step": position.step, "examples": self._done, **metrics}
+            self.curve.append(point)
+            self._tell(position, {name: value for name, value in metrics.items() if value is not None})
 
     def tell(self, position: Position, validation: dict[str, float]) -> None:
         """Tell what was measured on the validation rows; the time that took is not the training's."""

@@ -45,6 +45,10 @@ class Objective(ABC):
     def loss(self, model: Callable[..., Any], batch: Any, here: World) -> Tensor:
         """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
 
+    def figures(self, here: World) -> dict[str, float | None]:  # noqa: ARG002
+        """Return more figures of the batches since the last call, None where one is not defined; all ranks call it."""
+        return {}
+
     def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002
         """Measure `model` on rows that are not trained on; every rank gets the same figures.
 

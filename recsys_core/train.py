@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, best, checkpoint, compiling, distributed, loader, optim, sharding, stopping, tracing
@@ -33,6 +33,7 @@ from recsys_core.sharding import Config as Sharding
 from recsys_core.sharding import pretrained
 
 _BEST = "best"
+_EPOCHS = {"num_epochs", "num_warm_epochs"}
 
 _WITHOUT_NARROW_NUMBERS = ("DEFAULT", "NO AVX", "AVX2")  # as torch calls what a CPU can
 
@@ -51,6 +52,10 @@ class Config(Frozen):
         default=None, ge=1, description="train for so many steps instead, in as many passes as they take"
     )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
+    drop_remainder: bool = Field(
+        default=False,
+        description="leave out what an epoch's rows are more than whole batches of all ranks; other rows in each epoch",
+    )
     shuffle_rows: int = Field(
         default=131_072, ge=0, description="rows that are mixed in memory; 0 keeps the table's order"
     )
@@ -83,7 +88,7 @@ class Config(Frozen):
     early_stopping_patience: int | None = Field(
         default=None, ge=1, description="stop after so many evaluations in a row without a better one; null: never"
     )
-    best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy"] = Field(
+    best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy", "accuracy"] = Field(
         default="auc", description="the metric by which the best state is chosen"
     )
     tensorboard: bool = Field(
@@ -107,18 +112,28 @@ class Config(Frozen):
     @model_validator(mode="after")
     def _can_run(self) -> Self:
         optim.check(self.sparse_optimizer, self.sharding.device, splits_rows=self.sharding.splits_rows)
-        if self.num_steps is not None and (given := {"num_epochs", "num_warm_epochs"} & self.model_fields_set):
+        if self.num_steps is not None and (given := _EPOCHS & self.model_fields_set):
             raise ValueError(
                 f"num_steps and {' and '.join(sorted(given))} both say how long to train; give one of them"
             )
         if (self.cost_column is None) != (self.max_cost is None):
             raise ValueError("cost_column and max_cost go together; give both, or neither")
+        if self.drop_remainder and self.max_cost is not None:
+            raise ValueError("drop_remainder: batches by max_cost have no one size; give one of them")
         for name in ("early_stopping_patience", "keep_best"):
             if getattr(self, name) != type(self).model_fields[name].default and not self.evaluates:
                 raise ValueError(
                     f"{name} counts evaluations; set evaluate_every_steps or evaluate_every_epochs too, or leave it out"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the epochs that `num_steps` takes the place of: read back, they would contradict it."""
+        fields = dump(self)
+        if self.num_steps is not None:
+            fields = {name: value for name, value in fields.items() if name not in _EPOCHS}
+        return fields
 
     @property
     def evaluates(self) -> bool:
@@ -235,6 +250,12 @@ class Trainer:
             objective.reader = Selected(whole, config.selection, counts)
             if not objective.reader.num_rows:
                 raise ValueError(f"train.selection keeps none of the {whole.num_rows} rows; widen it")
+        num_rows = objective.reader.num_rows
+        if config.drop_remainder and num_rows < self.full_rows:
+            raise ValueError(
+                f"train.drop_remainder: {num_rows:,} rows are less than a batch of {self.full_rows:,} of all ranks, so "
+                "that nothing would be trained on; lower train.batch_size"
+            )
 
     def state(self) -> dict[str, Any]:
         """Return the tensors of a checkpoint, which `restore` fills in place."""
@@ -368,7 +389,8 @@ class Trainer:
 
     def report(self, meter: Meter) -> None:
         """Tell the loss and the lengths of weights and gradients; every rank calls this after the same steps."""
-        meter.report(self.position, self.optimizer.norms(), self.optimizer.learning_rates())
+        known = self.optimizer.learning_rates() | self.objective.figures(self.here)
+        meter.report(self.position, self.optimizer.norms(), known)
 
     @property
     def is_over(self) -> bool:
@@ -376,6 +398,15 @@ class Trainer:
         patience, num_steps = self.config.early_stopping_patience, self.config.num_steps
         stale = patience is not None and self.position.num_stale >= patience
         return stale or (num_steps is not None and self.position.step >= num_steps)
+
+    def is_remainder(self, batch: Any) -> bool:
+        """Whether the batch, of all ranks together, is what `drop_remainder` leaves out."""
+        return self.config.drop_remainder and batch.global_rows < self.full_rows
+
+    @property
+    def full_rows(self) -> int:
+        """The rows of a whole batch of all ranks."""
+        return self.config.batch_size * self.here.num_ranks
 
     @property
     def evaluates_epoch(self) -> bool:
@@ -512,7 +543,7 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, t
         )
         with contextlib.closing(feed) as batches:
             for batch, consumed in trainer.arriving(meter.waiting(batches)):
-                if trainer.is_over:
+                if trainer.is_over or trainer.is_remainder(batch):
                     break
                 loss = trainer.step(batch, trainer.position.step)
                 trainer.position = meter.count(trainer.position, loss, batch, consumed)
@@ -551,6 +582,8 @@ def _meter(trainer: Trainer, work: Pending, sink: Sink) -> Meter:
 
     num_rows, num_steps = trainer.objective.reader.num_rows, trainer.config.num_steps
     total = num_rows * trainer.num_epochs
+    if trainer.config.drop_remainder:
+        total = num_rows // trainer.full_rows * trainer.full_rows * trainer.num_epochs
     if num_steps is not None:
         total = num_steps * min(num_rows, trainer.config.batch_size * trainer.here.num_ranks)
     return Meter(
@@ -568,7 +601,10 @@ def _end_epoch(trainer: Trainer, position: Position) -> Position:
     """Check that no row was lost or read twice, and return the start of the next epoch, if there is one."""
     num_rows, num_read = trainer.objective.reader.num_rows, sum(b - a for a, b in position.consumed)
     over = trainer.is_over
-    assert over or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
+    if trainer.config.drop_remainder:
+        assert over or num_rows - num_read < trainer.full_rows, f"an epoch of {num_rows} rows: {position.consumed}"
+    else:
+        assert over or position.consumed == ((0, num_rows),), f"an epoch of {num_rows} rows: {position.consumed}"
     return position.model_copy(
         update={
             "epoch": trainer.num_epochs if over else position.epoch + 1,

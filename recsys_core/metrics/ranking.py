@@ -50,6 +50,7 @@ class Scored(NamedTuple):
             logloss=loss,
             normalized_entropy=loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)) if mixed else None,
             calibration=predicted / positive if positive else None,
+            accuracy=float(self.weights @ ((self.logits >= 0) == self.labels)) / total,
         )
 
 

@@ -19,6 +19,7 @@ from recsys_core.feed import LabelledFeed
 from recsys_core.loader import Order, Rows, Shard, half_of_the_cores, prefetch
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
+from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
 from recsys_core.objective import Objective
 from recsys_core.ranking import Config, opened
@@ -40,16 +41,23 @@ class Ranking(Objective):
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._loss = binary_cross_entropy.Loss()
+        self._seen = Histogram()
         self._config, self._batch_size = config, batch_size
         self._valid = opened(data, "valid") if data.valid else None
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
-        losses_B = self._loss(model(batch.sparse, batch.dense_BF, batch.numbers), batch.labels_B)
+        logits_B = model(batch.sparse, batch.dense_BF, batch.numbers)
+        losses_B = self._loss(logits_B, batch.labels_B)
+        self._seen.add(logits_B, batch.labels_B, batch.weights_B)
         if batch.weights_B is None:
             return losses_B.sum()
         total = here.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
         return (losses_B * batch.weights_B).sum() * (batch.global_rows / total)
+
+    def figures(self, here: World) -> dict[str, float | None]:
+        """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them."""
+        return {"auc": auc_of_counts(here.sum(self._seen.take(here.device)).cpu().numpy())}
 
     def validate(self, model: nn.Module, here: World) -> dict[str, float]:
         """See `Objective.validate`: the metrics of the split `valid`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import orc
+from pyarrow import parquet as pq
 
 from recsys_core import config as configs
 from recsys_core import models
@@ -27,7 +28,7 @@ LENGTH = 12
 CHANGES = [
     *("data.num_files=2", "data.rows_per_file=300", "data.max_length=25", "data.num_texts=40"),
     *(f"features.query[name=sparse{n}].{key}={LENGTH}" for n in (4, 5) for key in ("max_length", "tile_length")),
-    *("train.batch_size=64", "train.num_epochs=4", "evaluate.batch_size=64", "predict.batch_size=64"),
+    *("train.batch_size=64", "train.num_steps=40", "evaluate.batch_size=64", "predict.batch_size=64"),
 ]
 
 
@@ -135,8 +136,14 @@ def test_two_ranks_train_it_and_its_scores_are_the_model_s(config, data, ranks, 
     codes, log = ranks.stage("rank_train", request, 2)
     assert codes == [0, 0], log
     checkpoint = Checkpoint.load(tmp_path / "train")
-    assert (checkpoint.num_ranks, checkpoint.num_steps, checkpoint.num_rows) == (2, 4 * 5, 600)
+    assert (checkpoint.num_ranks, checkpoint.num_steps, checkpoint.num_rows) == (2, 40, 600)
+    # A pass has four whole batches of both ranks, and its other 88 rows are left out.
+    curve = pq.read_table(checkpoint.path / "curve.parquet").to_pylist()
+    assert [point["examples"] for point in curve] == [10 * 128, 20 * 128, 30 * 128, 40 * 128]
     assert checkpoint.loss < 0.69
+    assert curve[-1]["auc"] > max(0.6, curve[0]["auc"])
+    # The tables of sparse1 and sparse2 have a row for every id, and both learned by AdamW.
+    assert checkpoint.touched["sparse2"] > 0
     measured = evaluate.run(
         evaluate.Request(
             output=tmp_path / "evaluate",

@@ -203,6 +203,19 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
     with pytest.raises(ValueError, match="num_steps and num_epochs both say how long to train; give one of them"):
         train.Config.model_validate({"num_steps": 3, "num_epochs": 3})
+    # As ranks get it.
+    given = train.Config(num_steps=3)
+    assert train.Config.model_validate_json(given.model_dump_json()) == given
+
+
+def test_a_remainder_that_would_be_everything_is_refused(train_request):
+    config = {"drop_remainder": True, "batch_size": 2_012}
+    with pytest.raises(
+        ValueError, match=r"train.drop_remainder: 2,011 rows are less than a batch of 2,012 of all ranks"
+    ):
+        train.run(train_request(config=config), silent)
+    with pytest.raises(ValueError, match=r"drop_remainder: batches by max_cost have no one size; give one of them"):
+        train.Config.model_validate({"drop_remainder": True, "cost_column": "cost", "max_cost": 9})
 
 
 def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, day):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_core.artifacts import LabelledMetrics
 from recsys_core.metrics.ranking import Scored, auc, calibration, cross_entropy, gauc, roc, sigmoid
 
 ONES = np.ones(4)
@@ -52,6 +53,14 @@ def test_logloss_normalized_entropy_and_calibration_by_hand():
     assert found.normalized_entropy == pytest.approx(loss / base)
     assert found.calibration == pytest.approx((0.8 + 0.5 + 2 * 0.2) / 1)
     assert (found.num_rows, found.num_positives, found.gauc) == (3, 1, None)
+    # A probability of .5 predicts a positive, which is wrong here: a weight of 3 of 4 is right.
+    assert found.accuracy == 3 / 4
+
+
+def test_records_of_before_accuracy_was_measured_are_read():
+    found = Scored(np.zeros(2), np.array([True, False]), np.ones(2), None).metrics()
+    old = {name: value for name, value in found.model_dump().items() if name != "accuracy"}
+    assert LabelledMetrics.model_validate(old) == found.model_copy(update={"accuracy": None})
 
 
 def test_extreme_logits_stay_finite():

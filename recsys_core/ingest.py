@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from recsys_core import artifacts, lookup, uri
-from recsys_core.artifacts import Dataset, DayCount, digest_of, digest_of_file
+from recsys_core import artifacts, integrity, lookup, uri
+from recsys_core.artifacts import Dataset, DayCount, Frozen, digest_of, digest_of_file
 from recsys_core.datasets import _checks, base, daily
-from recsys_core.progress import Sink
+from recsys_core.progress import Event, Sink, silent
 
 CATALOGUE = "recsys_core.datasets"
 _IMPORTED = ".imported"
@@ -110,7 +110,7 @@ def prepare(
     if catalogue == CATALOGUE and (parts := _days(config, day)) is not None:
         destination = import_root / f"{config.kind}-{digest_of(_of_config(config))}"
         with _locked(destination.parent):
-            _drop_days(destination, {at for at in _imported(destination) if at not in parts}, day)
+            _drop_days(destination, {at for at in _imported(destination, sink) if at not in parts}, day)
             _import_days(config, destination, sink, parts)
         return destination.absolute()
     destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
@@ -151,7 +151,7 @@ def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime
         path = config.source["interactions"]
         raise ValueError(f"{path}: no interactions of {day}; name another day, or write its partition first")
     with _locked(destination.absolute().parent):
-        (destination / _IMPORTED / f"{day}.json").unlink(missing_ok=True)
+        integrity.discard(destination / _IMPORTED / f"{day}.json")
         (counts,) = _import_days(config, destination, sink, {day: parts[day]})
     if counts is None:
         raise ValueError(f"{config.source}: the interactions of {day} are empty; write its partition again")
@@ -175,7 +175,7 @@ def _import_days(
 ) -> list[base.Counts | None]:
     """Import the days of which `destination` does not have these very parts."""
     module, counts = lookup.component(CATALOGUE, config.kind), list[base.Counts | None]()
-    known = _imported(destination)
+    known = _imported(destination, sink)
     for at in sorted(parts):
         if known.get(at) == _digest(parts[at]):
             continue
@@ -185,7 +185,7 @@ def _import_days(
             counts.append(module.write_day(config, parts[at], aside, sink))
             rows = {table: own.get(str(at), 0) for table, own in base.written_rows(aside).items()}
             # Until the mark is written the day counts as not imported, whatever of it is in place.
-            (destination / _IMPORTED / f"{at}.json").unlink(missing_ok=True)
+            integrity.discard(destination / _IMPORTED / f"{at}.json")
             for table in daily.TABLES:
                 (destination / table).mkdir(exist_ok=True)
                 made, there = (root / table / base.partition(at) for root in (aside, destination))
@@ -195,8 +195,8 @@ def _import_days(
                     shutil.rmtree(there)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        mark = {"digest": _digest(parts[at]), "rows": rows}
-        artifacts.write_text(destination / _IMPORTED / f"{at}.json", json.dumps(mark))
+        mark = _Mark(digest=_digest(parts[at]), rows=rows)
+        artifacts.write_text(destination / _IMPORTED / f"{at}.json", integrity.sealed(mark.model_dump()))
     return counts
 
 
@@ -204,21 +204,37 @@ def _digest(parts: dict[str, Any]) -> str:
     return digest_of({name: part.fingerprint for name, part in parts.items()})
 
 
-def _imported(destination: Path) -> dict[datetime.date, str]:
-    """Return what was imported to `destination` by day, each with the digest of its parts."""
-    return {at: mark["digest"] for at, mark in _marks(destination).items()}
+def _imported(destination: Path, sink: Sink) -> dict[datetime.date, str]:
+    """Return what was imported to `destination` by day, each with the digest of its parts.
+
+    A day whose mark is damaged counts as not imported.
+    """
+    return {at: mark.digest for at, mark in _marks(destination, sink).items()}
 
 
-def _marks(destination: Path) -> dict[datetime.date, dict[str, Any]]:
-    marks = (destination / _IMPORTED).glob("[!.]*.json")
-    return {datetime.date.fromisoformat(mark.stem): json.loads(mark.read_text()) for mark in marks}
+class _Mark(Frozen):
+    """A day that was imported: the digest of its parts, and its rows by table."""
+
+    digest: str
+    rows: dict[str, int]
+
+
+def _marks(destination: Path, sink: Sink) -> dict[datetime.date, _Mark]:
+    found: dict[datetime.date, _Mark] = {}
+    for path in sorted((destination / _IMPORTED).glob("[!.]*.json")):
+        try:
+            found[datetime.date.fromisoformat(path.stem)] = integrity.read_record(_Mark, path)
+        except ValueError as error:
+            told = error if isinstance(error, integrity.DamagedError) else f"{path}: is named after no day"
+            sink(Event(stage=base.STAGE, message=f"warning: {told}; its day is imported again"))
+    return found
 
 
 def _refuse_other_rows(root: Path, last: datetime.date, days: Sequence[DayCount]) -> None:
     """Refuse an imported log of which a day up to `last` has not the rows that were written when it was imported."""
     written = {table: dict(rows) for table, rows in base.written_rows(root).items()}
-    for at, mark in _marks(root).items():
-        for table, rows in mark["rows"].items():
+    for at, mark in _marks(root, silent).items():
+        for table, rows in mark.rows.items():
             written.setdefault(table, {})[str(at)] = rows
     found = {
         table: {str(count.day): rows for count in days if (rows := daily.rows_of(count, table))}

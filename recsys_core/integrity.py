@@ -6,6 +6,7 @@ once, and once per file and change: a file of the same inode, size and time is t
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,16 @@ from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
 
+SEAL = "digests.json"
 _CHECKSUM = "checksum"
 _CHUNK_BYTES = 1 << 20
 _MAX_THREADS = 8
 _Stamp = tuple[int, int, int, int]
 _verified: dict[str, tuple[_Stamp, str]] = {}
+
+
+class DamagedError(ValueError):
+    """A file of our own is not as it was written; the message names it, and the catcher knows the way out."""
 
 
 def digest_of(value: object) -> str:
@@ -52,15 +58,15 @@ def read_json(path: Path) -> Any:
         ValueError: no file, not JSON, or not what was sealed; names the file.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: is {'no file' if path.exists() else 'missing'}")
+        raise DamagedError(f"{path}: is {'no file' if path.exists() else 'missing'}")
     try:
         fields = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged, not JSON ({error})") from None
+        raise DamagedError(f"{path}: damaged, not JSON ({error})") from None
     if isinstance(fields, dict) and _CHECKSUM in fields:
         checksum = fields.pop(_CHECKSUM)
         if checksum != digest_of(fields):
-            raise ValueError(f"{path}: damaged, its content does not have its checksum")
+            raise DamagedError(f"{path}: damaged, its content does not have its checksum")
     return fields
 
 
@@ -73,7 +79,7 @@ def read_record(record: type[M], path: Path, /, **known: Any) -> M:
     fields = read_json(path)
     if not isinstance(fields, dict):
         found = json.dumps(fields)[:40]
-        raise ValueError(f"{path}: damaged, holds {found} and not a {record.__name__}")  # noqa: TRY004
+        raise DamagedError(f"{path}: damaged, holds {found} and not a {record.__name__}")
     return validated(record, {**fields, **known}, str(path))
 
 
@@ -88,7 +94,7 @@ def validated(record: type[M], fields: Mapping[str, Any], where: str) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: damaged, no {record.__name__}: {place or 'it'}: {first['msg']}") from None
+        raise DamagedError(f"{where}: damaged, no {record.__name__}: {place or 'it'}: {first['msg']}") from None
 
 
 def verify(digests: Mapping[Path, str], memory: Path | None = None) -> None:
@@ -106,7 +112,7 @@ def verify(digests: Mapping[Path, str], memory: Path | None = None) -> None:
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
         for path, found in zip(unknown, threads.map(digest_of_file, unknown), strict=True):
             if found != digests[path]:
-                raise ValueError(
+                raise DamagedError(
                     f"{path}: damaged, its content is not what was written (digest {found}, and {digests[path]} then)"
                 )
     if unknown or memory:
@@ -124,6 +130,33 @@ def remember(
         write_text(memory, sealed({"files": fresh}))
 
 
+def seal(directory: Path, known: Mapping[str, str]) -> None:
+    """Write down the digests of a folder's files beside them, as `verify_sealed` compares them.
+
+    `known` are those that files had where they were copied from, by their path below `directory`.
+
+    Raises:
+        ValueError: a copy has changed.
+    """
+    verify({directory / name: digest for name, digest in known.items()})
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = [path.relative_to(directory).as_posix() for path in paths]
+    digests = {name: known.get(name) or digest_of_file(path) for name, path in zip(names, paths, strict=True)}
+    write_text(directory / SEAL, sealed({"digests": digests}))
+
+
+def verify_sealed(directory: Path) -> bool:
+    """Compare a folder's files with what `seal` wrote down of them; False where it did not.
+
+    Raises:
+        ValueError: a file is missing, or has changed; names it.
+    """
+    if not (directory / SEAL).exists():
+        return False
+    verify({directory / name: digest for name, digest in read_record(_Seal, directory / SEAL).digests.items()})
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` so that a reader sees all of it or the file that was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +168,13 @@ def write_text(path: Path, text: str) -> None:
     aside.rename(path)
 
 
+def discard(path: Path) -> None:
+    """Delete a file, if there is one, or the folder that lies in its place."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message."""
     return str(error).partition("\n")[0]
@@ -144,7 +184,7 @@ def _stamp(path: Path) -> _Stamp:
     try:
         found = path.stat()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DamagedError(f"{path}: cannot be read ({error.strerror})") from None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -154,6 +194,12 @@ def _read_memory(memory: Path) -> dict[str, tuple[_Stamp, str]]:
         return read_record(_Memory, memory).files if memory.exists() else {}
     except ValueError:
         return {}
+
+
+class _Seal(BaseModel):
+    """Digests of a folder's files by their path below it."""
+
+    digests: dict[str, str]
 
 
 class _Memory(BaseModel):

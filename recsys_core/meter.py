@@ -17,6 +17,7 @@ import torch
 
 from recsys_core.checkpoint import Position
 from recsys_core.distributed import World
+from recsys_core.integrity import first_line
 from recsys_core.loader import Interval, merge
 from recsys_core.progress import Event, Sink
 
@@ -178,4 +179,10 @@ def speed(curve: Curve) -> float:
 def _read(path: Path, step: int) -> Curve:
     if not step:
         return []
-    return [point for point in pq.read_table(path).to_pylist() if point["step"] <= step]
+    try:
+        points = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: damaged ({first_line(error)}); delete {path.parent}, and training begins again"
+        ) from None
+    return [point for point in points if point["step"] <= step]

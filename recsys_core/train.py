@@ -468,8 +468,9 @@ def fit(
     here.barrier()
     steps, state = work.path / "steps", work.path / artifacts.STATE
     if resumed := state if state.exists() else checkpoint.latest(steps):
-        trainer.restore(resumed)
-        trainer.position = checkpoint.position(resumed)
+        with checkpoint.resuming(resumed):
+            trainer.restore(resumed)
+            trainer.position = checkpoint.position(resumed)
         if resumed != state:
             trainer.position = best.still_there(work.path / _BEST, trainer.position, here)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -140,8 +139,7 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
             child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
             child.log_tags({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
         artifact.remember(run.home)
-        if entry.is_dir():
-            shutil.rmtree(entry)
+        integrity.discard(entry)
         integrity.write_text(entry, integrity.sealed({"path": str(artifact.path.relative_to(run.home))}))
     cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
     run.stages[stage] = cost

@@ -14,7 +14,7 @@ from prefect.runtime import deployment, flow_run
 
 from recsys_core import config as configs
 from recsys_core import ingest, registry, tracking
-from recsys_core.artifacts import code_version, digest_of, write_text
+from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, code_version, digest_of, write_text
 from recsys_core.config import RankingConfig, RunConfig, preflight
 from recsys_core.features import Engine
 from recsys_core.ranking import prepare
@@ -86,6 +86,7 @@ def _make_root(loaded: RunConfig | RankingConfig) -> None:
 def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_version: int | None) -> dict[str, Any]:
     """Lock the run's directory, write its config down, and open its MLflow run; return the fields of a run."""
     root, version = loaded.run_root, code_version()
+    _verify_start(loaded)
     files = pretrained.fingerprints(Engine.build(loaded.features))
     run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version, files])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
@@ -116,6 +117,18 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_v
             "closing": closing.pop_all(),
         }
     raise AssertionError("unreachable: nothing above suppresses an error")
+
+
+def _verify_start(loaded: RunConfig | RankingConfig) -> None:
+    """Compare the training that is fine-tuned with its digests; a checkpoint of older days holds none itself."""
+    chosen = loaded.train.fine_tune_from
+    folder = chosen and (chosen.path.parent if chosen.path.name == STATE else chosen.path)
+    if folder is None or not (folder / MANIFEST).exists():
+        return
+    try:
+        Checkpoint.load(folder).verify(loaded.run_root / loaded.name)
+    except ValueError as error:
+        raise ValueError(f"train.fine_tune_from.path: {error}; bring its files back, or name another") from None
 
 
 def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo]) -> Base | None:

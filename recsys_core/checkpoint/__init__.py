@@ -1,9 +1,10 @@
 """Checkpoints: torch's distributed format, written aside and renamed, so that a directory that is there is whole."""
 
+import contextlib
 import copy
 import math
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_state
 from recsys_core.artifacts import Frozen, move_into_place
 from recsys_core.checkpoint import files, pieces, storage
 from recsys_core.distributed import World
-from recsys_core.integrity import read_record, sealed, write_text
+from recsys_core.integrity import DamagedError, read_record, sealed, write_text
 from recsys_core.loader import Interval
 
 _POSITION = "position.json"
@@ -169,6 +170,16 @@ def latest(directory: Path) -> Path | None:
     """Return the checkpoint `step-<n>` of the highest step in `directory`, if any."""
     found = [path for path in directory.glob("step-*") if (path / _POSITION).is_file()]
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+
+
+@contextlib.contextmanager
+def resuming(directory: Path) -> Iterator[None]:
+    """Inside, say of a damaged checkpoint of a training that was interrupted how it goes on without it."""
+    try:
+        yield
+    except DamagedError as error:
+        told = f"delete {directory}, and training goes on from the checkpoint before it, or from its beginning"
+        raise ValueError(f"{error}; {told}") from None
 
 
 def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = False) -> None:

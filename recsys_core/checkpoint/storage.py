@@ -35,6 +35,7 @@ from torch.futures import Future
 
 from recsys_core import integrity
 from recsys_core.artifacts import Frozen
+from recsys_core.integrity import DamagedError
 
 METADATA = ".metadata"
 _DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
@@ -195,7 +196,7 @@ def plain_errors(directory: Path) -> Iterator[None]:
             raise known from None
         if not isinstance(errors[0], _OF_DAMAGE):
             raise errors[0] from None
-        raise ValueError(f"{directory}: damaged, it cannot be read ({integrity.first_line(errors[0])})") from None
+        raise DamagedError(f"{directory}: damaged, it cannot be read ({integrity.first_line(errors[0])})") from None
 
 
 def layout(directory: Path) -> Layout:
@@ -206,7 +207,7 @@ def layout(directory: Path) -> Layout:
     """
     path = directory / METADATA
     if not path.is_file():
-        raise ValueError(f"{path}: missing, so {directory} is no checkpoint")
+        raise DamagedError(f"{path}: missing, so {directory} is no checkpoint")
     with path.open("rb") as file:
         is_json = file.read(1) == b"{"
     found = integrity.read_json(path) if is_json else _unpickled(path)
@@ -225,10 +226,12 @@ def _check(found: Layout, path: Path) -> None:
             sizes[place.file] = file.stat().st_size if file.is_file() else -1
         if place.begin + place.num_bytes > sizes[place.file]:
             state = "is missing" if sizes[place.file] < 0 else f"has {sizes[place.file]} bytes"
-            raise ValueError(f"{path.parent / place.file}: {state}, and {key} lies in it up to its end; it is damaged")
+            raise DamagedError(
+                f"{path.parent / place.file}: {state}, and {key} lies in it up to its end; it is damaged"
+            )
     for key, stored in found.tensors.items():
         if stored.dtype not in _DTYPES:
-            raise ValueError(f"{path}: damaged, {key} is of type {stored.dtype!r}, which torch does not have")
+            raise DamagedError(f"{path}: damaged, {key} is of type {stored.dtype!r}, which torch does not have")
         num_elements = torch.Size(stored.shape).numel()
         held = sum(torch.Size(one.sizes).numel() for one in stored.chunks)
         num_bytes = sum(one.place.num_bytes for one in stored.chunks)
@@ -238,7 +241,7 @@ def _check(found: Layout, path: Path) -> None:
             *(len(c.sizes) for c in stored.chunks),
         }
         if held < num_elements or num_bytes < stored.num_bytes or len(ranks) > 1:
-            raise ValueError(f"{path}: damaged, {key} of shape {stored.shape} is not covered by its chunks")
+            raise DamagedError(f"{path}: damaged, {key} of shape {stored.shape} is not covered by its chunks")
 
 
 def _fields(found: dict[str, Any], infos: dict[tuple[str, Sequence[int] | None], Any]) -> dict[str, Any]:
@@ -325,6 +328,6 @@ def _unpickled(path: Path) -> dict[str, Any]:
         TypeError,
         ValueError,
     ) as error:
-        raise ValueError(
+        raise DamagedError(
             f"{path}: no metadata of a checkpoint ({integrity.first_line(error) or type(error).__name__}); refused"
         ) from None

@@ -117,7 +117,7 @@ def run(request: Request, sink: Sink) -> DataCheck:
         for number, day in enumerate([*earlier, *wanted]):
             sink(Event(stage=_STAGE, done=number, total=len(earlier) + len(wanted), unit="days", message=table))
             records = files.get((table, day), [])
-            statistics = of_partition(dataset.root, table, records, sampled, request.memory)
+            statistics = of_partition(dataset.root, table, records, sampled, request.memory, sink)
             if day >= first and (records or table == "interactions"):
                 subject = checks.Subject(day, table, statistics, before, agreed_tables.get(table), tags)
                 found += checks.measure(limits, subject)

@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from recsys_core import profile
 from recsys_core.artifacts import FileRecord, Frozen, digest_of, digest_of_file, write_text
 from recsys_core.datasets import daily
+from recsys_core.integrity import discard, read_record
 from recsys_core.profile.columns import Column
 from recsys_core.profile.hashing import hashes
 from recsys_core.profile.values import Numbers, Texts
+from recsys_core.progress import Event, Sink, silent
 
 _BATCH_ROWS = 1 << 18
 _NUM_POINTS = 256
@@ -71,7 +73,7 @@ class PartitionStatistics(Frozen):
 
 
 def of_partition(
-    root: Path, table: str, files: Sequence[FileRecord], ids: Sequence[str], memory: Path
+    root: Path, table: str, files: Sequence[FileRecord], ids: Sequence[str], memory: Path, sink: Sink = silent
 ) -> PartitionStatistics:
     """Return the statistics of a partition, read from `memory` if files of the same content were read before.
 
@@ -82,8 +84,12 @@ def of_partition(
     """
     key = digest_of([_version(), table, list(ids), [file.digest for file in files]])
     remembered = memory / f"{key}.json"
-    if remembered.is_file():
-        return PartitionStatistics.model_validate_json(remembered.read_text())
+    if remembered.exists():
+        try:
+            return read_record(PartitionStatistics, remembered)
+        except ValueError as error:
+            sink(Event(stage="check", message=f"warning: {error}; its partition is read again"))
+            discard(remembered)
     found = compute([root / file.path for file in files], ids)
     write_text(remembered, found.model_dump_json(exclude_defaults=True))
     return found

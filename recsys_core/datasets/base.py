@@ -18,8 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import RootModel
 
 from recsys_core.artifacts import Frozen, write_text
+from recsys_core.integrity import DamagedError, read_record
 
 STAGE = "ingest"
 DAY_SECONDS = 86_400
@@ -213,9 +215,20 @@ class LogWriter:
 
 
 def written_rows(root: Path) -> dict[str, dict[str, int]]:
-    """Return how many rows a `LogWriter` wrote below `root`, by table and day; nothing, if none did."""
+    """Return how many rows a `LogWriter` wrote below `root`, by table and day; nothing, if none did.
+
+    Raises:
+        ValueError: what it wrote of that is damaged.
+    """
     path = root / _WRITTEN
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return read_record(_Written, path).root if path.exists() else {}
+    except DamagedError as error:
+        raise ValueError(f"{error}; remove {root}, and run again to import it anew") from None
+
+
+class _Written(RootModel[dict[str, dict[str, int]]]):
+    """Rows by table and day."""
 
 
 def write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:

@@ -36,6 +36,7 @@ from recsys_core.features.base import (
     SparseFeature,
     ones,
 )
+from recsys_core.integrity import first_line, read_json, validated
 from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
 
@@ -380,16 +381,17 @@ class Engine:
         if not (directory / _STATE).is_file():
             raise ValueError(f"{directory}: no {_STATE}, so no feature engine; give the folder of a saved one")
         try:
-            saved = json.loads((directory / _STATE).read_text())
-            engine = cls(Config.model_validate(saved["config"]))
+            saved = read_json(directory / _STATE)
+            engine = cls(validated(Config, saved["config"], str(directory / _STATE)))
             engine._types = saved["types"]
             for feature in engine._all():
                 feature.restore(saved["features"][feature.config.name])
             for table in saved["tables"]:
                 engine.encoders[table].restore(pq.read_table(directory / f"{table}.parquet"))
             engine.tables = engine._table_specs()
-        except (json.JSONDecodeError, KeyError, OSError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{directory}: damaged feature engine ({error!r}); run preprocess again") from error
+        except (AttributeError, LookupError, OSError, TypeError, ValueError, pa.ArrowException) as error:
+            told = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(f"{directory}: damaged feature engine ({told}); run preprocess again") from error
         return engine
 
     def _files(self) -> dict[str, bytes]:

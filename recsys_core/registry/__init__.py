@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, pending
-from recsys_core.integrity import read_record
+from recsys_core.integrity import read_record, validated
 from recsys_core.tracking import connect
 
 if TYPE_CHECKING:
@@ -186,17 +186,24 @@ def tag(client: "MlflowClient", info: ReleaseInfo, **tags: object) -> None:
 def _info(version: Any, aliases: dict[str, Any]) -> ReleaseInfo:
     tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
     number = int(version.version)
-    return ReleaseInfo.model_validate(
+    where = f"MLflow's registered model {version.name}, version {number}, tags {PREFIX}…"
+    try:
+        metrics = json.loads(tags.get("metrics", ""))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{where}: damaged, metrics is not JSON; mend the tag, or delete the version") from None
+    return validated(
+        ReleaseInfo,
         {
             **tags,
-            "metrics": json.loads(tags["metrics"]),
+            "metrics": metrics,
             "name": version.name,
             "version": number,
             "created": datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC),
             "mlflow_run_id": version.run_id,
             "live": aliases.get(CHAMPION) in (number, str(number)),
             "previous": aliases.get(PREVIOUS) in (number, str(number)),
-        }
+        },
+        where,
     )
 
 

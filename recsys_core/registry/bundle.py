@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core import readers
+from recsys_core import integrity, readers
 from recsys_core.artifacts import HISTORY, MANIFEST, Embeddings, ExportedModel, Index, TrainingData
 from recsys_core.features import Engine
 from recsys_core.registry import EXPORTED_MODEL
@@ -24,13 +24,20 @@ _NEEDED_TO_SERVE = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydant
 
 
 def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table) -> None:
-    """Copy the bundle's pieces into `directory`."""
+    """Copy the bundle's pieces into `directory`, and seal them with the digests that they had.
+
+    Raises:
+        ValueError: a copy is not what was exported or indexed.
+    """
     shutil.copytree(model.path, directory, dirs_exist_ok=True)
     (directory / MANIFEST).rename(directory / EXPORTED_MODEL)
     (directory / "index").mkdir()
     for source in (index.faiss, index.id_map):
         shutil.copyfile(source, directory / "index" / source.name)
     pq.write_table(queries, directory / QUERIES)
+    known = {file.path: file.digest for file in model.files}
+    known |= {f"index/{file.path}": file.digest for file in index.files if (directory / "index" / file.path).is_file()}
+    integrity.seal(directory, known)
 
 
 def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, num_rows: int) -> pa.Table:

@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_core import vectors
-from recsys_core.artifacts import HISTORY
+from recsys_core import integrity, vectors
+from recsys_core.artifacts import HISTORY, ExportedModel
 from recsys_core.features import Encoded, Engine, _types
 from recsys_core.metrics.retrieval import NO_ITEM, Lists
 from recsys_core.serving import asked
 
 QUERIES = "queries.parquet"
 _SEEN = f"{HISTORY}item_id"
+_TOWERS = "exported_model.json"
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
 _MIN_OVERLAP = 0.9
 _LARGEST = float(np.finfo(np.float32).max)
@@ -54,6 +55,7 @@ class Bundle:
         for path in pieces.values():
             if not path.is_file():
                 raise ValueError(f"{path}: missing, so {directory} is no whole bundle; download the release again")
+        _verify(directory)
         # Here and not above: the process that publishes reads this module too, and needs neither.
         import faiss
         import torch
@@ -276,6 +278,17 @@ def _finite(vectors_BD: np.ndarray) -> np.ndarray:
     if bad.any():
         raise ValueError(f"row {int(bad.argmax())}: numbers too large for the model, which makes no vector of them")
     return vectors_BD
+
+
+def _verify(directory: Path) -> None:
+    """Compare the bundle's files with their digests; one of before there were any has those of its towers alone."""
+    try:
+        if integrity.verify_sealed(directory) or not (directory / _TOWERS).exists():
+            return
+        towers = integrity.read_record(ExportedModel, directory / _TOWERS, path=directory)
+        integrity.verify(towers.digests())
+    except ValueError as error:
+        raise ValueError(f"{error}; download the release again") from None
 
 
 def _read(path: Path, reader: Callable[[str], Any]) -> Any:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from pydantic import ValidationError
 from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torchrec.distributed.planner.types import ShardingOption
@@ -17,6 +16,7 @@ from torchrec.distributed.planner.utils import placement
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ParameterSharding, ShardingPlan
 
 from recsys_core.artifacts import Frozen, write_text
+from recsys_core.integrity import read_record
 
 RECORD, TABLE = "plan.json", "plan.txt"
 _UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -180,10 +180,10 @@ class Plan(Frozen):
         if not record.is_file():
             raise ValueError(f"{path}: no plan there; name a training's folder, which has {RECORD}, or such a file")
         try:
-            return cls.model_validate(json.loads(record.read_text()))
-        except (json.JSONDecodeError, ValidationError) as error:
-            first, _, _ = str(error).partition("\n")
-            raise ValueError(f"{record}: no plan of this version ({first}); delete it and plan anew") from None
+            return read_record(cls, record)
+        except ValueError as error:
+            told = str(error).removeprefix(f"{record}: ")
+            raise ValueError(f"{record}: no plan of this version ({told}); delete it and plan anew") from None
 
     def differences(self, basis: Mapping[str, str]) -> list[str]:
         """Say what is other in `basis` than in this plan's."""

@@ -1,9 +1,11 @@
 """A bundle on the disk recommends what its towers and its index say."""
 
 import datetime
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
-from recsys_core import vectors
+from recsys_core import integrity, vectors
 from recsys_core.hitrate import day
 from recsys_core.registry import bundle
 from recsys_core.serving import Bundle, __main__
@@ -35,6 +37,17 @@ def directory(made, tmp_path):
     queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
     bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries)
     return tmp_path / "bundle"
+
+
+def unseal(directory: Path) -> None:
+    """Make it a bundle of before there were digests of all its files."""
+    (directory / integrity.SEAL).unlink()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
 
 
 def _vectors(table: pa.Table) -> np.ndarray:
@@ -56,6 +69,7 @@ def test_recommends_the_items_of_the_highest_product(made, directory):
 
 def test_fewer_items_than_wanted_are_not_filled_up(directory, made):
     users = pq.read_table(made["data"].ground_truth).slice(0, 3)
+    unseal(directory)
     flat = faiss.IndexFlatIP(8)
     flat.add(_vectors(pq.read_table(made["embeddings"].items)))
     faiss.write_index(flat, str(directory / "index" / "index.faiss"))
@@ -127,9 +141,46 @@ def test_check_finds_another_tower(directory):
         Bundle.load(directory).check(queries.set_column(3, "embedding", others), 10)
 
 
+@pytest.mark.parametrize("piece", ["query/model.pt", "index/index.faiss", "index/id_map.parquet", "queries.parquet"])
+def test_a_flipped_bit_is_not_served(directory, piece):
+    flip(directory / piece)
+    with pytest.raises(ValueError, match=rf"{piece}: damaged, its content is not .*; download the release again"):
+        Bundle.load(directory)
+
+
+def test_an_older_bundle_has_digests_of_its_towers(directory):
+    unseal(directory)
+    Bundle.load(directory)
+    flip(directory / "item" / "model.pt")
+    with pytest.raises(ValueError, match=r"item/model.pt: damaged, its content is not what was written"):
+        Bundle.load(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b'{"digests": 1}', b"\x80"])
+def test_a_damaged_seal_is_named(directory, content):
+    (directory / integrity.SEAL).write_bytes(content)
+    with pytest.raises(ValueError, match=r"digests.json: damaged, .*; download the release again"):
+        Bundle.load(directory)
+
+
+def test_a_copy_that_differs_is_not_published(made, tmp_path, monkeypatch):
+    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 2)
+    copy = shutil.copyfile
+
+    def badly(source, target, **how):
+        copy(source, target, **how)
+        if Path(target).name == "index.faiss":
+            flip(Path(target))
+
+    monkeypatch.setattr(shutil, "copyfile", badly)
+    with pytest.raises(ValueError, match=r"index/index.faiss: damaged, its content is not what was written"):
+        bundle.fill(tmp_path / "copy", made["model"], made["index"], queries)
+
+
 def test_check_finds_a_damaged_index(directory, made):
     vectors = _vectors(pq.read_table(made["embeddings"].items)).copy()
     vectors[:] = np.nan
+    unseal(directory)
     index = faiss.IndexFlatIP(8)
     index.add(vectors)
     faiss.write_index(index, str(directory / "index" / "index.faiss"))
@@ -192,6 +243,7 @@ def _make_index(kind: str, vectors: np.ndarray) -> faiss.Index:
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
 def test_what_was_seen_takes_up_no_places_in_any_index(directory, made, kind):
     items = pq.read_table(made["embeddings"].items)
+    unseal(directory)
     faiss.write_index(_make_index(kind, _vectors(items)), str(directory / "index" / "index.faiss"))
     loaded, ids = Bundle.load(directory), items["item_id"].to_pylist()
     # More than half was seen, some of it twice, and two rows leave less than what is asked for.

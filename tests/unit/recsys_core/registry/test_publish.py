@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from recsys_core import artifacts, registry, tracking
+from recsys_core import artifacts, integrity, registry, tracking
 from recsys_core.artifacts import ExportedModel, Release
 from recsys_core.registry import publish
 
@@ -143,6 +143,15 @@ def test_a_bundle_that_does_not_serve_does_not_go_live(shop):
     shop.publish(shop.request(1))
     request = shop.request(2)
     request.index.faiss.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"index\.faiss: damaged, its content is not what was written"):
+        shop.publish(request)
+    assert shop.marks() == {1: "CL"}
+    # As if the index had been written so.
+    files = [
+        file.model_copy(update={"digest": integrity.digest_of_file(request.index.path / file.path)})
+        for file in request.index.files
+    ]
+    request = request.model_copy(update={"index": request.index.model_copy(update={"files": tuple(files)})})
     with pytest.raises(ValueError, match=r"version 2.*not made live: .*index\.faiss: damaged"):
         shop.publish(request)
     assert not request.output.exists()

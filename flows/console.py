@@ -154,7 +154,7 @@ def _ended(event: Event) -> bool:
 
 
 def _is_told(event: Event) -> bool:
-    return event.message is not None and event.message.startswith(("warning", "plan"))
+    return event.message is not None and event.message.startswith(("warning", "waiting", "plan"))
 
 
 def _count(event: Event) -> str:

@@ -28,7 +28,7 @@ from recsys_core import fault, integrity, redaction
 from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
-from recsys_core.tracking import Tracker
+from recsys_core.tracking import AwayError, Tracker, reason
 
 A = TypeVar("A", bound=Artifact)
 R = TypeVar("R", bound=Request)
@@ -231,9 +231,9 @@ def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bo
         hopeful = error.errno not in _HOPELESS
     else:
         hopeful = isinstance(error, (RuntimeError, MlflowException))
-        hopeful = hopeful and not isinstance(error, (NotImplementedError, Stopped))
+        hopeful = hopeful and not isinstance(error, (NotImplementedError, Stopped, AwayError))
     if hopeful:
-        first, _, _ = str(error).partition("\n")
+        first = reason(error) if isinstance(error, MlflowException) else str(error).partition("\n")[0]
         listener()(Event(stage=task.name, message=f"failed and is tried again: {first}"))
     return hopeful
 

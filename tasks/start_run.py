@@ -1,8 +1,6 @@
 """Begin a day's run: everything that is cheap to find wrong is found wrong here, before hours of work depend on it."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 
 from recsys_core import config as configs
-from recsys_core import ingest, registry, tracking
+from recsys_core import ingest, liveness, registry, tracking
 from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, code_version, digest_of, write_text
 from recsys_core.config import RankingConfig, RunConfig, preflight
 from recsys_core.features import Engine
@@ -103,7 +101,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_v
             deployment=deployment.name,
         )
         params = loaded.model_dump(mode="json")
-        tracker = closing.enter_context(tracking.open_run(loaded.tracking, root, identity, params))
+        tracker = closing.enter_context(tracking.open_run(loaded.tracking, root, identity, params, listener()))
         return {
             "run_id": run_id,
             "day": day,
@@ -172,16 +170,9 @@ def contender(releases: Sequence[ReleaseInfo], day: date, run_id: str) -> Releas
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Hold the run's directory. The lock ends with the process, however that ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as file:
+    with contextlib.ExitStack() as holding:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{directory}: process {file.read().strip() or 'unknown'} is at this run; wait for it, or end it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            holding.enter_context(liveness.held(directory / tracking.LOCK))
+        except BlockingIOError as held:
+            raise ValueError(f"{directory}: process {held} is at this run; wait for it, or end it") from None
         yield

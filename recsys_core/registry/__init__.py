@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, pending
 from recsys_core.integrity import read_record, validated
+from recsys_core.registry.lock import locked
 from recsys_core.tracking import connect
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def rollback(uri: str, name: str, version: int | None = None) -> ReleaseInfo:
         ValueError: there is no such release, or none to go back to.
     """
     client = connect(uri)
+    with locked(client, uri, name):
+        return _rolled_back(client, uri, name, version)
+
+
+def _rolled_back(client: "MlflowClient", uri: str, name: str, version: int | None) -> ReleaseInfo:
     known = {info.version: info for info in releases(uri, name)}
     live = next((info for info in known.values() if info.live), None)
     if live is None:

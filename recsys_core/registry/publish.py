@@ -26,6 +26,7 @@ from recsys_core.artifacts import (
     digest_of,
 )
 from recsys_core.registry import ReleaseInfo, bundle
+from recsys_core.registry.lock import locked
 from recsys_core.tracking import Tracker
 from recsys_core.variables import without_credentials
 
@@ -70,11 +71,13 @@ def run(request: Request, tracker: Tracker) -> Release:
     live stays: it is of a later day, or this one was rolled back) or `live`.
 
     Raises:
+        AwayError: MLflow does not answer within `tracking.wait_seconds`.
         ValueError: the bundle, as MLflow gives it back, does not serve; what was live stays so.
     """
     with artifacts.pending(request.output) as aside:
         decision, reasons, version = "rejected", request.reasons, None
         if request.passed:
+            tracker.require()
             queries = bundle.queries(request.model, request.data, request.embeddings, request.config.num_queries)
             bundle.fill(aside.path, request.model, request.index, queries)
             release = _find(request, tracker) or _register(aside.path, request, tracker)
@@ -217,20 +220,33 @@ def _check(release: ReleaseInfo, directory: Path, config: Config) -> None:
 
 
 def _promote(release: ReleaseInfo, request: Request, tracker: Tracker) -> tuple[str, tuple[str, ...]]:
-    """Move `champion`, if nothing speaks against it; return the decision and the reasons."""
-    live = registry.champion(tracker.uri, request.name)
-    against: str | None = None
+    """Move `champion`, if nothing speaks against it; return the decision and the reasons.
+
+    What speaks against it is looked up again under the lock: until then another day may have gone live, or this
+    release may have been rolled back.
+    """
+    against = _against(release, registry.champion(tracker.uri, request.name))
+    if against is None:
+        with locked(tracker.client, tracker.uri, request.name):
+            known = {info.version: info for info in registry.releases(tracker.uri, request.name)}
+            live = next((info for info in known.values() if info.live), None)
+            against = _against(known[release.version], live)
+            if against is None:
+                if live is None or live.version != release.version:
+                    registry.tag(tracker.client, release, replaced=live.version if live else 0)
+                registry.make_live(tracker.client, release)
+                return "live", request.reasons
+    tracker.client.delete_registered_model_alias(release.name, registry.CHALLENGER)
+    return "registered", (against,)
+
+
+def _against(release: ReleaseInfo, live: ReleaseInfo | None) -> str | None:
+    """Return why `release` must not take the place of `live`, if it must not."""
     if release.rolled_back:
-        against = f"it was rolled back; `dayline release rollback --version {release.version}` makes it live again"
-    elif live is not None and live.day > release.day:
-        against = f"version {live.version} of the later day {live.day} stays live"
-    if against is not None:
-        tracker.client.delete_registered_model_alias(release.name, registry.CHALLENGER)
-        return "registered", (against,)
-    if live is None or live.version != release.version:
-        registry.tag(tracker.client, release, replaced=live.version if live else 0)
-    registry.make_live(tracker.client, release)
-    return "live", request.reasons
+        return f"it was rolled back; `dayline release rollback --version {release.version}` makes it live again"
+    if live is not None and live.day > release.day:
+        return f"not live: version {live.version} of the later day {live.day} stays live"
+    return None
 
 
 def _relative(path: Path, run_root: Path) -> str:

@@ -1,36 +1,47 @@
 """What MLflow is told of a day's run: one parent run per `run_id`, one child per stage.
 
-A run that is started again (a rerun, a retry) goes on filling the same MLflow runs, found by their tags.
+A run that is started again (a rerun, a retry) goes on filling the same MLflow runs, found by their tags. A server that
+goes away meanwhile holds up nothing but publishing: see `spool`.
 """
 
 import contextlib
 import datetime
-import os
-import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from recsys_core import liveness
 from recsys_core.artifacts import Dataset, Frozen, TrainingData
-from recsys_core.progress import Event
+from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 from recsys_core.tracking import records
-from recsys_core.tracking.store import Config, check, connect, impatient, location
+from recsys_core.tracking.spool import PARENT_TAG, SPOOL, AwayError, Does, Entry, Outbox, find, server_of
+from recsys_core.tracking.store import Config, check, connect, errors, location, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-__all__ = ["Config", "Identity", "Run", "Tracker", "check", "connect", "location", "open_run", "redact"]
+__all__ = [
+    "LOCK",
+    "AwayError",
+    "Config",
+    "Identity",
+    "Run",
+    "Tracker",
+    "check",
+    "connect",
+    "location",
+    "open_run",
+    "reason",
+]
 
-_RUN_ID_TAG, _STAGE_TAG, _PARENT_TAG = "dayline.run_id", "dayline.stage", "mlflow.parentRunId"
-_HOST_TAG, _PROCESS_TAG = "dayline.host", "dayline.process"
-R = TypeVar("R", bound="Run")
-_MAX_METRICS, _MAX_PARAMS = 1_000, 100  # of one call
+_RUN_ID_TAG = "dayline.run_id"
+_DIRECTORY_TAG = "dayline.directory"
+LOCK = "lock"  # in a run's directory, held by the process that is at it
 
 
 class Identity(Frozen):
@@ -44,17 +55,29 @@ class Identity(Frozen):
     flow_run_id: str | None = None
     deployment: str | None = None
 
+    @property
+    def directory(self) -> str:
+        """The run's directory, below run_root."""
+        return f"{self.name}/{self.day}/{self.run_id}"
+
 
 class Run:
     """One MLflow run that is being filled. Points of curves are kept back for `flush_seconds` and sent together."""
 
-    def __init__(self, client: "MlflowClient", mlflow_run_id: str, flush_seconds: float) -> None:
-        """`mlflow_run_id` is a run that exists."""
-        self.client, self.mlflow_run_id = client, mlflow_run_id
-        self._flush_seconds = flush_seconds
-        self._waiting: list[Any] = []
+    def __init__(
+        self, client: "MlflowClient", outbox: Outbox, experiment_id: str, parent: str, stage: str | None, config: Config
+    ) -> None:
+        """`parent` is the day's MLflow run, which exists; `stage` is None for that run itself."""
+        self.client, self.experiment_id, self._uri = client, experiment_id, client.tracking_uri
+        self._outbox, self._parent_id, self._stage, self._config = outbox, parent, stage, config
+        self._waiting: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
+
+    @property
+    def mlflow_run_id(self) -> str:
+        """MLflow's id; empty for a stage that began while the server was away."""
+        return self._outbox.run_id(self._parent_id, self._stage)
 
     def sink(self, event: Event) -> None:
         """Listen to a stage: its metrics become points of curves."""
@@ -62,79 +85,76 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep `metrics` for the next flush; without a `step` they are final values."""
-        from mlflow.entities import Metric
-
-        now = round(time.time() * 1000)
-        points = [Metric(records.name_of(name), value, now, step or 0) for name, value in metrics.items()]
-        with self._lock:
-            self._waiting += points
-            due = time.monotonic() - self._flushed >= self._flush_seconds
-        if due:
+        self.keep_metrics(metrics, step or 0)
+        if time.monotonic() - self._flushed >= self._config.flush_seconds:
             self.flush()
+
+    def keep_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Keep `metrics` for a flush of another thread: MLflow is asked by one."""
+        now = _now()
+        with self._lock:
+            self._waiting += [(records.name_of(name), value, now, step) for name, value in metrics.items()]
 
     def flush(self) -> None:
         """Send what was kept back."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
             self._flushed = time.monotonic()
-        for start in range(0, len(waiting), _MAX_METRICS):
-            self.client.log_batch(self.mlflow_run_id, metrics=waiting[start : start + _MAX_METRICS])
+        if waiting:
+            self._send("metrics", metrics=tuple(waiting))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record nested JSON values by dotted key. MLflow's params are for good: those that are there stay."""
-        from mlflow.entities import Param
-
-        known = self.client.get_run(self.mlflow_run_id).data.params
-        new = [Param(key, value) for key, value in records.params(params).items() if key not in known]
-        for start in range(0, len(new), _MAX_PARAMS):
-            self.client.log_batch(self.mlflow_run_id, params=new[start : start + _MAX_PARAMS])
+        self._send("params", params=records.params(params))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, or change them."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(self.mlflow_run_id, tags=[RunTag(key, redact(value)) for key, value in tags.items()])
+        self._send("tags", tags={key: redact(value) for key, value in tags.items()})
 
     def log_figure(self, figure: "Figure", name: str) -> None:
         """Store a picture as `plots/<name>.png`."""
-        self.client.log_figure(self.mlflow_run_id, figure, f"plots/{name}.png", save_kwargs={"dpi": 120})
+        with tempfile.TemporaryDirectory() as directory:
+            picture = Path(directory, f"{name}.png")
+            figure.savefig(picture, dpi=120)
+            self._send("file", file=str(picture), folder="plots")
 
     def log_file(self, path: Path) -> None:
         """Store a file of text under its own name."""
-        self.client.log_artifact(self.mlflow_run_id, str(path))
+        self._send("file", file=str(path))
 
     def log_dataset(self, dataset: Dataset | TrainingData, source: str) -> None:
         """Record what the run was made from; `source` is where that came from."""
-        self.client.log_inputs(self.mlflow_run_id, datasets=[records.dataset_input(dataset, source)])
+        self._send("dataset", dataset=records.dataset_input(dataset, source))
 
-    def end(self, error: BaseException | None, patience_seconds: float) -> None:
-        """Send what is left and set the status: FINISHED, FAILED, or KILLED (an error that is no `Exception`).
+    def end(self, error: BaseException | None) -> None:
+        """Send what is left and set the status: FINISHED, FAILED, or KILLED (an error that is no `Exception`)."""
+        failed = "FAILED" if isinstance(error, Exception) else "KILLED"
+        if error is not None:
+            self._outbox.hurry()
+        self.flush()
+        self._send("end", status=failed if error else "FINISHED")
 
-        On an error MLflow is asked once: it may be the one that failed, and must not hide or delay the message.
-        """
-        from mlflow.exceptions import MlflowException
-
-        if error is None:
-            self.flush()
-            self.client.set_terminated(self.mlflow_run_id, "FINISHED")
-            return
-        try:
-            with impatient(patience_seconds):
-                self.flush()
-                self.client.set_terminated(self.mlflow_run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        except MlflowException as lost:
-            error.add_note(f"MLflow was not told that run {self.mlflow_run_id} ended: {redact(str(lost))[:200]}")
+    def _send(self, does: Does, **fields: Any) -> None:
+        self._outbox.send(
+            Entry(
+                server=server_of(self._uri),
+                experiment_id=self.experiment_id,
+                parent=self._parent_id,
+                stage=self._stage,
+                at=_now(),
+                does=does,
+                **fields,
+            )
+        )
 
 
 class Tracker(Run):
     """The parent run of a day."""
 
-    def __init__(self, client: "MlflowClient", experiment_id: str, config: Config) -> None:
-        """`open_run` makes it."""
-        super().__init__(client, "", config.flush_seconds)
-        self.uri: str = client.tracking_uri
-        self.experiment_id = experiment_id
-        self._config = config
+    @property
+    def uri(self) -> str:
+        """MLflow's address."""
+        return self._uri
 
     @property
     def url(self) -> str | None:
@@ -145,11 +165,13 @@ class Tracker(Run):
         # Else MLflow opens among its tools for language models.
         return page + "?workflowType=machine_learning"
 
-    def begin(self, identity: Identity) -> bool:
-        """Start the run, or take up the one that has this `run_id`, and say which (True: taken up)."""
-        tags = {_RUN_ID_TAG: identity.run_id}
-        self.mlflow_run_id, resumed = self._open(tags, f"{identity.day} {identity.run_id[:6]}")
-        return resumed
+    def require(self) -> None:
+        """Wait until MLflow answers and has all that was logged.
+
+        Raises:
+            AwayError: it does not within `tracking.wait_seconds`.
+        """
+        self._outbox.require()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Run]:
@@ -157,23 +179,18 @@ class Tracker(Run):
 
         What its sink hears also becomes `<stage>/<metric>` of the parent, by which days are compared.
         """
-        tags = {_PARENT_TAG: self.mlflow_run_id, _STAGE_TAG: name}
-        with _lasting(_Stage(self, self._open(tags, name)[0], self._config), self._config) as stage:
+        stage = _Stage(self.client, self._outbox, self.experiment_id, self._parent_id, name, self._config)
+        stage.begin(self)
+        with _lasting(stage):
             yield stage
-
-    def _open(self, tags: dict[str, str], name: str) -> tuple[str, bool]:
-        """Return the run that has these tags, and whether it was there before."""
-        condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        if found := self.client.search_runs([self.experiment_id], condition, max_results=1):
-            self.client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id, True
-        return self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id, False
 
 
 class _Stage(Run):
-    def __init__(self, parent: Tracker, mlflow_run_id: str, config: Config) -> None:
-        super().__init__(parent.client, mlflow_run_id, config.flush_seconds)
+    _parent: Tracker
+
+    def begin(self, parent: Tracker) -> None:
         self._parent = parent
+        self._send("open")
 
     def sink(self, event: Event) -> None:
         super().sink(event)
@@ -181,32 +198,61 @@ class _Stage(Run):
 
 
 @contextlib.contextmanager
-def open_run(config: Config, run_root: Path, identity: Identity, params: Mapping[str, Any]) -> Iterator[Tracker]:
+def open_run(
+    config: Config, run_root: Path, identity: Identity, params: Mapping[str, Any], sink: Sink = silent
+) -> Iterator[Tracker]:
     """Open a day's parent run; whatever ends the block sets its status: FINISHED, FAILED or KILLED.
 
-    `params` is the whole config as JSON values.
+    `params` is the whole config as JSON values. A server that goes away meanwhile is told of on `sink`.
     """
     client = connect(location(config, run_root))
     # Without a server there is nobody but us to say where the artifacts go.
     artifacts = None if config.uri else (run_root.resolve() / "mlartifacts").as_uri()
     experiment_id = _experiment(client, config.experiment or identity.name, artifacts)
-    _end_orphans(client, experiment_id)
-    tracker = Tracker(client, experiment_id, config)
-    resumed = tracker.begin(identity)
-    with _lasting(tracker, config), _system_metrics(tracker, config, resumed=resumed):
+    outbox = Outbox(client, run_root / identity.directory, config, sink)
+    _send_left(outbox, run_root, identity)
+    _end_orphans(client, experiment_id, run_root, identity.directory)
+    tags = {_RUN_ID_TAG: identity.run_id}
+    parent = find(client, experiment_id, tags)
+    resumed = parent is not None
+    if parent is None:
+        parent = client.create_run(
+            experiment_id, tags=tags, run_name=f"{identity.day} {identity.run_id[:6]}"
+        ).info.run_id
+    else:
+        client.update_run(parent, status="RUNNING")
+    tracker = Tracker(client, outbox, experiment_id, parent, None, config)
+    with contextlib.closing(outbox), _lasting(tracker), _system_metrics(tracker, config, resumed=resumed):
         tracker.log_tags(_describe(identity))
         tracker.log_params(params)
         yield tracker
 
 
+def _send_left(outbox: Outbox, run_root: Path, identity: Identity) -> None:
+    """Send what earlier runs of this config kept while MLflow was away, the oldest first."""
+    left = sorted((run_root / identity.name).glob(f"*/*/{SPOOL}"), key=lambda file: file.stat().st_mtime)
+    for directory in (file.parent for file in left):
+        with contextlib.ExitStack() as holding:
+            if directory != run_root / identity.directory:
+                try:
+                    holding.enter_context(liveness.held(directory / LOCK))
+                except BlockingIOError:
+                    continue  # its process lives, and does it
+            outbox.send_left(directory)
+
+
 @contextlib.contextmanager
-def _lasting(run: R, config: Config) -> Iterator[R]:
+def _lasting(run: Run) -> Iterator[None]:
     try:
-        yield run
+        yield
     except BaseException as error:
-        run.end(error, config.check_seconds)
+        try:
+            run.end(error)
+        except errors() as lost:
+            # It may be the one that failed, and must not hide the message.
+            error.add_note(f"MLflow was not told that run {run.mlflow_run_id} ended: {redact(str(lost))[:200]}")
         raise
-    run.end(None, config.check_seconds)
+    run.end(None)
 
 
 @contextlib.contextmanager
@@ -214,18 +260,11 @@ def _system_metrics(tracker: Tracker, config: Config, *, resumed: bool) -> Itera
     if not config.system_metrics:
         yield
         return
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+    from recsys_core.tracking.system import monitor
 
-    interval = config.system_metrics_interval_seconds
-    monitor = SystemMetricsMonitor(
-        tracker.mlflow_run_id, sampling_interval=interval, resume_logging=resumed, tracking_uri=tracker.uri
-    )
-    monitor.start()
-    try:
+    seconds = config.system_metrics_interval_seconds
+    with monitor(tracker.keep_metrics, tracker.uri, tracker.mlflow_run_id, seconds, resumed=resumed):
         yield
-    finally:
-        with impatient(config.check_seconds):
-            monitor.finish()
 
 
 def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:
@@ -257,27 +296,21 @@ def _describe(identity: Identity) -> dict[str, str]:
         "prefect.flow_run_id": identity.flow_run_id,
         "prefect.deployment": identity.deployment,
         "mlflow.source.name": "dayline",
-        _HOST_TAG: socket.gethostname(),
-        _PROCESS_TAG: _process(os.getpid()),
+        _DIRECTORY_TAG: identity.directory,
     }
     return {key: value for key, value in tags.items() if value is not None} | records.revision()
 
 
-def _end_orphans(client: "MlflowClient", experiment_id: str) -> None:
-    """Set the status of this machine's runs whose process died without a chance to."""
-    running = f"attributes.status = 'RUNNING' and tags.`{_HOST_TAG}` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], running):
-        process = run.data.tags[_PROCESS_TAG]
-        if _process(int(process.partition(":")[0])) == process:
+def _end_orphans(client: "MlflowClient", experiment_id: str, run_root: Path, mine: str) -> None:
+    """Set the status of the runs below `run_root` whose process died without a chance to; whose run is `mine` has."""
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+        directory = run.data.tags.get(_DIRECTORY_TAG)
+        if directory is None or not (directory == mine or liveness.is_dead(run_root / directory / LOCK)):
             continue
-        below = f"attributes.status = 'RUNNING' and tags.`{_PARENT_TAG}` = '{run.info.run_id}'"
+        below = f"attributes.status = 'RUNNING' and tags.`{PARENT_TAG}` = '{run.info.run_id}'"
         for orphan in [*client.search_runs([experiment_id], below), run]:
             client.set_terminated(orphan.info.run_id, "KILLED")
 
 
-def _process(pid: int) -> str | None:
-    """Return what tells the process from later ones with the same number; None if there is none."""
-    try:
-        return f"{pid}:{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None
+def _now() -> int:
+    return round(time.time() * 1000)

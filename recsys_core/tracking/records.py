@@ -5,13 +5,10 @@ import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recsys_core.artifacts import Checkpoint, Dataset, Evaluation, HeldOut, TrainingData, digest_of
 from recsys_core.redaction import redact, redacted
-
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput
 
 _MAX_VALUE = 6_000  # characters of a param that MLflow keeps
 
@@ -64,11 +61,9 @@ def metrics(data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evalu
     return {name_of(name): float(value) for name, value in found.items()}
 
 
-def dataset_input(artifact: Dataset | TrainingData, source: str) -> "DatasetInput":
-    """Return MLflow's record of what a run was made from: digest, schema and row counts."""
+def dataset_input(artifact: Dataset | TrainingData, source: str) -> dict[str, str]:
+    """Return the fields of MLflow's record of what a run was made from: digest, schema, row counts and context."""
     import pyarrow.dataset
-    from mlflow.entities import Dataset as MlflowDataset
-    from mlflow.entities import DatasetInput, InputTag
 
     if isinstance(artifact, Dataset):
         columns = {
@@ -86,16 +81,15 @@ def dataset_input(artifact: Dataset | TrainingData, source: str) -> "DatasetInpu
         columns = {field.name: str(field.type) for field in schema}
         fields = {"num_rows", "num_items", "num_queries", "num_ground_truth", "first_day", "day", "ground_truth_day"}
         profile = artifact.model_dump(mode="json", include=fields)
-    dataset = MlflowDataset(
-        name=artifact.stage,
-        digest=artifact.digest,
-        source_type=source.partition("://")[0] if "://" in source else "local",
-        source=json.dumps({"uri": redact(source)}),
-        schema=json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in columns.items()]}),
-        profile=json.dumps(profile),
-    )
-    context = "log" if isinstance(artifact, Dataset) else "training"
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+    return {
+        "name": artifact.stage,
+        "digest": artifact.digest,
+        "source_type": source.partition("://")[0] if "://" in source else "local",
+        "source": json.dumps({"uri": redact(source)}),
+        "schema": json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in columns.items()]}),
+        "profile": json.dumps(profile),
+        "context": "log" if isinstance(artifact, Dataset) else "training",
+    }
 
 
 def revision() -> dict[str, str]:

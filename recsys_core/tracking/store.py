@@ -8,6 +8,7 @@ import fcntl
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Standard output is for results.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # Half a minute for a server that restarts; MLflow's own 7 are four minutes, and each call of a stage takes them.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
 _NOISY_LOGGERS = (
     "alembic",
@@ -39,6 +42,8 @@ _NOISY_LOGGERS = (
     "mlflow.store.model_registry.abstract_store",
     "mlflow.system_metrics.system_metrics_monitor",
 )
+# It warns of every try that fails; the error of the last one says it all.
+_LOUD_LOGGER = "urllib3.connectionpool"
 _DATABASE, _ASIDE = "mlflow.db", ".mlflow-"
 
 
@@ -57,6 +62,12 @@ class Config(Frozen):
     flush_seconds: float = Field(default=2, ge=0, description="points of live curves are sent together, this often")
     check_seconds: float = Field(
         default=5, gt=0, description="how long MLflow may take to answer before the work starts"
+    )
+    wait_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="how long publishing waits for a server that does not answer; until then what is logged is kept "
+        "beside the run",
     )
 
 
@@ -78,6 +89,7 @@ def set_defaults() -> None:
         os.environ.setdefault(name, value)
     for logger in _NOISY_LOGGERS:
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger(_LOUD_LOGGER).setLevel(logging.ERROR)
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -117,7 +129,7 @@ def check(config: Config, run_root: Path) -> None:
             connect(uri).search_experiments(max_results=1)
     except MlflowException as error:
         raise ValueError(
-            f"{shown}: MLflow does not answer there ({_reason(error)}). Start it with `mlflow server --host 127.0.0.1 "
+            f"{shown}: MLflow does not answer there ({reason(error)}). Start it with `mlflow server --host 127.0.0.1 "
             "--port 5000 --workers 1`, correct tracking.uri, or set it to null to keep the runs in a file in run_root"
         ) from None
 
@@ -136,6 +148,32 @@ def impatient(seconds: float) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Return the classes of what calls of MLflow raise."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    return MlflowException, RequestException
+
+
+def is_away(error: Exception, uri: str) -> bool:
+    """Whether `error` says that the server or the database of `uri` does not work, not that it refuses something.
+
+    A file has nobody who brings it back: its errors are the run's.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    if uri.startswith("sqlite"):
+        return False
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    else:
+        assert isinstance(error, RequestException)
+        status = error.response.status_code if error.response is not None else 503
+    return status >= 500 or status == 429
 
 
 def _is_server(uri: str) -> bool:
@@ -170,7 +208,7 @@ def _create(database: Path, shown: str, seconds: float) -> None:
             Path(aside, database.name).rename(database)
     except SQLAlchemyError as error:
         raise ValueError(
-            f"{shown}: the database cannot be made ({_reason(error)}); free some space, or choose another run_root"
+            f"{shown}: the database cannot be made ({reason(error)}); free some space, or choose another run_root"
         ) from None
     finally:
         os.close(handle)
@@ -188,13 +226,15 @@ def _check_database(uri: str, shown: str, seconds: float) -> None:
         engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
         raise ValueError(
-            f"{shown}: not a database that can be opened ({_reason(error)}); give the address of an MLflow server, a "
+            f"{shown}: not a database that can be opened ({reason(error)}); give the address of an MLflow server, a "
             "database such as sqlite:////folder/mlflow.db, or null for a file in run_root"
         ) from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Return what a person needs of a message that wraps others: the innermost one, or else the first line."""
     text = redact(str(error))
-    text = text.rpartition(": ")[2].strip("()'\"") if "Caused by" in text else text.partition("\n")[0]
-    return text[:300]
+    before, wrapped, inner = text.partition("Caused by ")
+    if not wrapped:
+        return before.partition("\n")[0][:300]
+    return re.split(r": |\(['\"]|, ['\"]", inner)[-1].strip("()'\"")[:300]

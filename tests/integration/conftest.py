@@ -1,6 +1,13 @@
 """A small shop and what retrains it, against a real Prefect server and a real MLflow store."""
 
 import datetime
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,3 +86,81 @@ def write_config(shop: Path) -> Callable[[Path], Path]:
         return path
 
     return write
+
+
+class Mlflow:
+    """MLflow's server, or another of its programs, in a session of its own, so that it goes with all its processes."""
+
+    def __init__(self, directory: Path, health: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "log"
+        self._directory, self._health, self._arguments = directory, health, arguments
+        self._environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            **environment,
+        }
+        self.start()
+
+    def start(self) -> None:
+        """Start it, on the port that it had before."""
+        mlflow = [str(Path(sys.executable).parent / "mlflow"), *self._arguments]
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [*mlflow, "--host", "127.0.0.1", "--port", str(self.port)],
+                cwd=self._directory,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 240
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(self.log.read_text())
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.uri + self._health, timeout=5) as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        os.killpg(self._process.pid, number)
+
+    def stop(self) -> None:
+        """Kill it."""
+        if self._process.poll() is None:
+            self.send(signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_mlflow() -> Iterator[Callable[..., Mlflow]]:
+    """Start MLflow's server on a folder, or another program of MLflow's with what it is asked for health."""
+    started: list[Mlflow] = []
+
+    def start(directory: Path, health: str = "/health", *arguments: str, **environment: str) -> Mlflow:
+        directory.mkdir(parents=True, exist_ok=True)
+        store = ["--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
+        server = ["server", "--workers", "1", *store, "--artifacts-destination", str(directory / "artifacts")]
+        started.append(Mlflow(directory, health, arguments or tuple(server), environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(start_mlflow: Callable[..., Mlflow], tmp_path_factory: pytest.TempPathFactory) -> Mlflow:
+    """One server for all tests that leave it alive."""
+    return start_mlflow(tmp_path_factory.mktemp("mlflow"))

@@ -2,17 +2,9 @@
 
 import datetime
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,64 +13,11 @@ from recsys_core.registry import publish
 from recsys_core.tracking import records
 
 DAY = datetime.date(2024, 3, 1)
-BIN = Path(sys.executable).parent
-ENVIRONMENT = os.environ | {
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Program:
-    """A server in a session of its own, so that it goes with all its processes."""
-
-    def __init__(self, directory: Path, health: str, *arguments: str) -> None:
-        self.uri = f"http://127.0.0.1:{_free_port()}"
-        self.log = directory / "log"
-        command = [str(BIN / "mlflow"), *arguments, "--host", "127.0.0.1", "--port", self.uri.rpartition(":")[2]]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                command, cwd=directory, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while not self._answers(health):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(self.log.read_text())
-            time.sleep(0.2)
-
-    def _answers(self, health: str) -> bool:
-        try:
-            with urllib.request.urlopen(self.uri + health, timeout=5) as response:
-                return response.status == 200
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def _server(directory: Path) -> Program:
-    store = f"sqlite:///{directory}/mlflow.db"
-    folders = ["--backend-store-uri", store, "--artifacts-destination", str(directory / "artifacts")]
-    return Program(directory, "/health", "server", "--workers", "1", *folders)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Program]:
-    program = _server(tmp_path_factory.mktemp("server"))
-    yield program
-    program.stop()
+def server(mlflow_server):
+    return mlflow_server
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +88,9 @@ def test_the_release_comes_back_from_the_server(server, run_root, released):
     assert fetched.digest == request.model.digest
 
 
-def test_the_release_is_served(server, released, tmp_path, monkeypatch):
-    monkeypatch.setitem(ENVIRONMENT, "MLFLOW_TRACKING_URI", server.uri)
-    service = Program(tmp_path, "/ping", "models", "serve", "-m", "models:/shop@champion", "--env-manager", "local")
+def test_the_release_is_served(server, released, tmp_path, start_mlflow):
+    arguments = ["models", "serve", "-m", "models:/shop@champion", "--env-manager", "local"]
+    service = start_mlflow(tmp_path, "/ping", *arguments, MLFLOW_TRACKING_URI=server.uri)
     try:
         answer = _ask(service.uri, {"segment": "s1", "age": None, "history__item_id": [7, 17]}, k=3)
         assert len(answer["predictions"][0]["item_ids"]) == 3
@@ -174,18 +113,3 @@ def _ask(uri: str, row: dict, k: int) -> dict:
     request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
-
-
-def test_a_server_that_goes_away_does_not_hide_the_error(run_root, tmp_path):
-    lost = _server(tmp_path)
-
-    def fail() -> None:
-        with tracking.open_run(_config(lost.uri), run_root, _identity("b2"), {}):
-            lost.stop()
-            raise ValueError("the disk is full")
-
-    with pytest.raises(ValueError, match="the disk is full") as caught:
-        fail()
-    assert any("MLflow was not told" in note for note in caught.value.__notes__)
-    with pytest.raises(ValueError, match="MLflow does not answer there"):
-        tracking.check(_config(lost.uri), run_root)

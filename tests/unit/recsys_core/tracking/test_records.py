@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.utils.validation import _validate_metric_name
@@ -70,7 +71,7 @@ def test_metrics_have_names_that_mlflow_takes(made):
 
 
 def test_training_data_is_an_input_with_its_schema_and_rows(made):
-    dataset = records.dataset_input(made["data"], "https://me:secret@example.org/log.zip").dataset
+    dataset = SimpleNamespace(**records.dataset_input(made["data"], "https://me:secret@example.org/log.zip"))
     assert (dataset.name, dataset.digest, dataset.source_type) == ("preprocess", made["data"].digest, "https")
     assert len(dataset.digest) <= 36
     assert "secret" not in dataset.source
@@ -97,14 +98,14 @@ def test_the_log_is_an_input_with_its_days(tmp_path):
         days=days,
         columns={"users": {"user_id": "int64"}, "items": {"item_id": "string"}},
     )
-    found = records.dataset_input(log, "/data/log")
-    profile = json.loads(found.dataset.profile)
+    found = SimpleNamespace(**records.dataset_input(log, "/data/log"))
+    profile = json.loads(found.profile)
     assert (profile["num_interactions"], profile["first_day"], profile["last_day"]) == (10, "2024-03-01", "2024-03-02")
-    assert [column["name"] for column in json.loads(found.dataset.schema)["mlflow_colspec"]] == [
+    assert [column["name"] for column in json.loads(found.schema)["mlflow_colspec"]] == [
         "users.user_id",
         "items.item_id",
     ]
-    assert (found.dataset.source_type, found.tags[0].value) == ("local", "log")
+    assert (found.source_type, found.context) == ("local", "log")
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Runs in a real embedded store."""
 
 import datetime
-import os
 import signal
 import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -108,11 +106,13 @@ def test_a_run_that_cannot_be_described_does_not_stay_running(client, run_root):
 def test_runs_of_a_dead_process_are_ended_by_the_next(client, run_root):
     script = (
         "import pathlib, sys, datetime, time\n"
-        "from recsys_core import tracking\n"
+        "from recsys_core import liveness, tracking\n"
         "day = datetime.date(2024, 3, 1)\n"
         "who = tracking.Identity(name='shop', day=day, run_id='d5', config_hash='h', code_version='v')\n"
         "config = tracking.Config(system_metrics=False)\n"
-        "with tracking.open_run(config, pathlib.Path(sys.argv[1]), who, {}) as run, run.stage('train'):\n"
+        "root = pathlib.Path(sys.argv[1])\n"
+        "with liveness.held(root / who.directory / tracking.LOCK), tracking.open_run(config, root, who, {}) as run,"
+        " run.stage('train'):\n"
         "    print('open', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -128,6 +128,15 @@ def test_runs_of_a_dead_process_are_ended_by_the_next(client, run_root):
         assert dead.info.status == "KILLED"
         (stage,) = _runs(client, f"tags.`mlflow.parentRunId` = '{dead.info.run_id}'")
         assert stage.info.status == "KILLED"
+
+
+def test_a_run_whose_directory_is_not_here_is_somebody_elses(client, run_root, tmp_path):
+    with tracking.open_run(QUIET, run_root, _identity("d6"), {}) as run:
+        experiment = run.experiment_id
+        tracking._end_orphans(client, experiment, tmp_path, "shop/2024-03-01/other")
+        assert client.get_run(run.mlflow_run_id).info.status == "RUNNING"
+        tracking._end_orphans(client, experiment, tmp_path, "shop/2024-03-01/d6")
+        assert client.get_run(run.mlflow_run_id).info.status == "KILLED"
 
 
 def test_points_are_sent_together(client, run_root):
@@ -148,6 +157,7 @@ def test_system_metrics_and_inputs_are_on_the_parent(client, run_root, made_day,
         run.log_dataset(made["data"], "/log")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
+            run.flush()
             if "system/cpu_utilization_percentage" in client.get_run(run.mlflow_run_id).data.metrics:
                 break
             time.sleep(0.2)
@@ -166,9 +176,3 @@ def test_a_deleted_experiment_is_named(client, run_root):
         tracking.open_run(config, run_root, _identity("h9"), {}),
     ):
         pass
-
-
-def test_a_process_is_told_from_a_later_one_of_the_same_number():
-    mine = tracking._process(os.getpid())
-    assert mine == f"{os.getpid()}:{psutil.Process().create_time():.2f}"
-    assert tracking._process(2**22 + 1) is None

@@ -1,0 +1,170 @@
+"""Two processes publish at once, into a file and into a server: the newest day is live, and the history is true."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from recsys_core import registry, tracking
+from recsys_core.registry import lock
+
+FIRST = datetime.date(2024, 3, 1)
+# Promotes a version. Before it moves the aliases it says so, and waits for a line where it is asked to.
+PROMOTE = """
+import sys, types
+from recsys_core import registry, tracking
+from recsys_core.registry import publish
+uri, name, version, waits = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "waits"
+tracker = types.SimpleNamespace(client=tracking.connect(uri), uri=uri)
+release = next(info for info in registry.releases(uri, name) if info.version == version)
+real, look = registry.make_live, registry.champion
+def looked(*arguments):
+    live = look(*arguments)
+    print("looked", flush=True)
+    return live
+def moving(*arguments):
+    print("moving", flush=True)
+    if waits:
+        sys.stdin.readline()
+    real(*arguments)
+registry.make_live, registry.champion = moving, looked
+print("ready", flush=True)
+sys.stdin.readline()
+print(publish._promote(release, types.SimpleNamespace(name=name, reasons=()), tracker), flush=True)
+"""
+
+
+class Promoting:
+    def __init__(self, uri: str, name: str, version: int, *, waits: bool = False) -> None:
+        arguments = [uri, name, str(version), "waits" if waits else ""]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROMOTE, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
+
+    def told(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def rest(self) -> str:
+        return self._process.communicate()[0]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def register(uri: str, name: str, day: int) -> int:
+    client = tracking.connect(uri)
+    run = client.create_run("0")
+    model = client.create_logged_model("0", name="bundle", source_run_id=run.info.run_id)
+    client.finalize_logged_model(model.model_id, "READY")
+    tags = {
+        "day": str(FIRST + datetime.timedelta(days=day - 1)),
+        "run_id": f"run-{day}",
+        "bundle_digest": "b" * 32,
+        "ground_truth_digest": "g" * 32,
+        "metrics": json.dumps({"hit_rate_at_50": 0.2}),
+        "checkpoint": f"{name}/{day}/train",
+        "model": f"{name}/{day}/export",
+        "checked": "true",
+    }
+    tagged = {registry.PREFIX + key: value for key, value in tags.items()}
+    source = f"models:/{model.model_id}"
+    made = client.create_model_version(name, source, run.info.run_id, tags=tagged, model_id=model.model_id)
+    return int(made.version)
+
+
+def shown(uri: str, name: str) -> dict[int, tuple[str, int | None]]:
+    """By version: L(ive) or P(revious), and which version it replaced."""
+    return {
+        info.version: ("L" * info.live + "P" * info.previous, info.replaced) for info in registry.releases(uri, name)
+    }
+
+
+def locks(client: MlflowClient) -> list[str]:
+    return [found.name for found in client.search_registered_models() if found.name.endswith(".being-promoted")]
+
+
+@pytest.fixture(params=["file", "server"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "server":
+        return request.getfixturevalue("mlflow_server").uri
+    tracking.check(tracking.Config(), tmp_path)
+    return tracking.location(tracking.Config(), tmp_path)
+
+
+def test_the_newest_day_is_live_whoever_comes_last(uri: str) -> None:
+    name = f"pair-{uri.partition(':')[0]}"
+    client = tracking.connect(uri)
+    client.create_registered_model(name)
+    first, older, newer = (register(uri, name, day) for day in (3, 4, 5))
+    slow = Promoting(uri, name, older, waits=True)
+    fast = Promoting(uri, name, newer)
+    alone = Promoting(uri, name, first)
+    for process in (slow, fast, alone):
+        assert process.told() == "ready"
+    alone.go_on()
+    assert "('live', ())" in alone.rest()
+    # The older day has found nothing against it, and is about to move the aliases when the newer one comes.
+    slow.go_on()
+    assert [slow.told(), slow.told()] == ["looked", "moving"]
+    fast.go_on()
+    assert fast.told() == "looked"
+    slow.go_on()
+    assert "('live', ())" in slow.rest()
+    assert "('live', ())" in fast.rest()
+    assert shown(uri, name) == {newer: ("L", older), older: ("P", first), first: ("", 0)}
+    assert set(client.get_registered_model(name).aliases) == {"champion", "previous"}
+    # Again, the older day looks first and is overtaken.
+    newest = register(uri, name, 9)
+    late = register(uri, name, 8)
+    fast, slow = Promoting(uri, name, newest, waits=True), Promoting(uri, name, late)
+    assert [fast.told(), slow.told()] == ["ready", "ready"]
+    fast.go_on()
+    assert [fast.told(), fast.told()] == ["looked", "moving"]
+    slow.go_on()
+    assert slow.told() == "looked"
+    fast.go_on()
+    assert "('live', ())" in fast.rest()
+    assert f"not live: version {newest} of the later day 2024-03-09 stays live" in slow.rest()
+    assert shown(uri, name)[newest] == ("L", newer)
+    assert shown(uri, name)[late] == ("", None)
+    assert not locks(client)
+
+
+def test_a_process_that_died_with_the_lock_holds_nobody_up(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"died-{uri.partition(':')[0]}"
+    client = tracking.connect(uri)
+    client.create_registered_model(name)
+    older, newer = register(uri, name, 4), register(uri, name, 5)
+    dies = Promoting(uri, name, older, waits=True)
+    assert dies.told() == "ready"
+    dies.go_on()
+    assert [dies.told(), dies.told()] == ["looked", "moving"]
+    dies.kill()
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    assert len(locks(client)) == uri.startswith("http")
+    with lock.locked(client, uri, name):
+        pass
+    again, other = Promoting(uri, name, older), Promoting(uri, name, newer)
+    for process in (again, other):
+        assert process.told() == "ready"
+        process.go_on()
+    assert "'live'" in other.rest()
+    again.rest()
+    assert shown(uri, name)[newer][0] == "L"
+    assert not locks(client)

@@ -175,7 +175,11 @@ def main() -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    signal.signal(signal.SIGTERM, _terminate)
+    # A server that does not take logs is named once, by the error that ends the command.
+    logging.raiseExceptions = False
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as after nohup
+            signal.signal(number, _terminate)
     try:
         app(prog_name="dayline")
     except Stopped as stopped:

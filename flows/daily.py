@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows import liveness
 from flows.notes import leave_notes
 from tasks.check_data import check_data
 from tasks.embed import embed, embed_champion
@@ -29,7 +30,7 @@ def _name() -> str:
     return f"{Path(asked['config']).stem} {days or 'newest day'}"
 
 
-@flow(name="daily-retrain", flow_run_name=_name)
+@flow(name="daily-retrain", flow_run_name=_name, on_running=[liveness.begin])
 def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str] = ()) -> DayResult:
     """Retrain on the days up to `day`, measure on the next one, and publish if the gate lets it pass.
 
@@ -56,7 +57,7 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
     return result
 
 
-@flow(name="backfill", flow_run_name=_name)
+@flow(name="backfill", flow_run_name=_name, on_running=[liveness.begin])
 def backfill(config: str, first: date, last: date, overrides: Sequence[str] = ()) -> list[DayResult]:
     """Retrain for each day from `first` to `last`, each continuing the release of the one before.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows import liveness
 from flows.notes import leave_ranking_notes
 from tasks.evaluate_ranker import evaluate_ranker
 from tasks.export_ranker import export_ranker
@@ -22,7 +23,7 @@ def _name() -> str:
     return f"{Path(asked['config']).stem} {asked.get('day') or ''}".strip()
 
 
-@flow(name="ranking", flow_run_name=_name)
+@flow(name="ranking", flow_run_name=_name, on_running=[liveness.begin])
 def ranking(config: str, day: date | None = None, overrides: Sequence[str] = ()) -> RankingResult:
     """Train on labelled rows, measure on rows that were held out, export, and score a table.
 

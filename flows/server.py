@@ -8,6 +8,7 @@ does; this one boots while the flow's code is being imported. Its records are in
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,27 +24,39 @@ from recsys_core.variables import without_credentials
 _TIMEOUT_SECONDS = 180
 _GRACE_SECONDS = 10
 _ANSWER_SECONDS = 10
+_POLL_SECONDS = 2
+_MAX_RESTARTS = 3
 # What Prefect sets for its own temporary server: no pages, and no services for schedules and workers.
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 class Server:
-    """A server that is starting; `address` waits until it answers."""
+    """A server that is starting; `address` waits until it answers. From then on, one that dies is started again.
+
+    This process keeps the socket, so that meanwhile nobody is refused: Prefect's client waits, and sends again what was
+    cut off.
+    """
 
     def __init__(self) -> None:
         """Start it on a free port of the loopback interface."""
         self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self._port: int = listening.getsockname()[1]
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(listening.fileno())],
-                stdin=subprocess.PIPE,
-                stdout=self._told,
-                stderr=subprocess.STDOUT,
-                env=_environment(),
-                pass_fds=[listening.fileno()],
-                start_new_session=True,
-            )
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._listening.getsockname()[1]
+        self._stopping = False
+        self._guard = threading.Lock()
+        self._watcher: threading.Thread | None = None
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(self._listening.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=self._told,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            pass_fds=[self._listening.fileno()],
+            start_new_session=True,
+        )
 
     def address(self) -> str:
         """Return the API's address once it answers.
@@ -58,26 +71,57 @@ class Server:
         while time.monotonic() < deadline:
             # The port accepts from the start; the answer comes when the application is up.
             with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{address}/health", timeout=_TIMEOUT_SECONDS).raise_for_status()
+                httpx.get(f"{address}/health", timeout=_POLL_SECONDS).raise_for_status()
+                self._watcher = threading.Thread(target=self._watch, daemon=True, name="prefect-server")
+                self._watcher.start()
                 return address
             if self._process.poll() is not None:
                 break
-        self._told.seek(0)
-        told = self._told.read().decode(errors="replace").strip().rpartition("\n")[2]
         raise RuntimeError(
-            f"Prefect's temporary server did not start: {told or 'it gives no answer'}. Start one with `prefect server "
-            "start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
+            f"Prefect's temporary server did not start: {self._last_line() or 'it gives no answer'}. Start one with "
+            "`prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+
+    def _watch(self) -> None:
+        """Start it again when it dies, unless it dies too often."""
+        for _ in range(_MAX_RESTARTS):
+            exit_code = self._process.wait()
+            with self._guard:
+                if self._stopping:
+                    return
+                self._close_stdin()
+                self._process = self._start()
+            how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended, code {exit_code}"
+            sys.stderr.write(f"Prefect's temporary server {how}; it was started again, and the run goes on\n")
+        self._process.wait()
+        if not self._stopping:
+            told = f": {line}" if (line := self._last_line()) else ""
+            sys.stderr.write(f"error: Prefect's temporary server ended {_MAX_RESTARTS + 1} times{told}\n")
+            # Whoever waits for an answer is refused now, and does not wait for the next one.
+            self._listening.close()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _last_line(self) -> str:
+        self._told.seek(0)
+        return self._told.read().decode(errors="replace").strip().rpartition("\n")[2]
 
     def stop(self) -> None:
         """Let it write down what it has heard, then end it."""
+        with self._guard:
+            self._stopping = True
         self._process.terminate()
         try:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._watcher is not None:
+            self._watcher.join()
         self._told.close()
+        self._listening.close()
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
 

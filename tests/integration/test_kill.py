@@ -1,193 +1,374 @@
-"""SIGKILL of the flow, of torchrun and of a rank: nothing half-written, nobody left behind, and the same result."""
+"""SIGKILL of the flow, of a rank, of torchrun and of both servers, in any stage of both pipelines.
 
+What is left behind is no process, nothing half-written and nothing that Prefect or MLflow shows as running, and a rerun
+comes to the same result. `DAYLINE_KILLS=25` kills as often as that; else it is a few times. `DAYLINE_KILL_SEED` draws
+others.
+"""
+
+import contextlib
 import datetime
 import json
 import os
 import random
-import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 DAY = datetime.date(2024, 1, 2)
-# Epochs enough that training goes on for some seconds after its first checkpoint, on a fast machine too.
-OVERRIDES = ["--set", "launch.num_ranks=2", "--set", "train.num_epochs=12"]
+OVERRIDES = ["launch.num_ranks=2", "launch.threads_per_rank=1"]
+NUM_KILLS = int(os.environ.get("DAYLINE_KILLS", "6"))
+SEED = os.environ.get("DAYLINE_KILL_SEED", "7")
+VICTIMS: tuple[str, ...] = ("flow", "rank", "torchrun", "prefect", "mlflow")
+# By stage: the command's name for it, where it has processes of its own, and whether those are torchrun's.
+STAGES: dict[str, dict[str, tuple[str | None, bool]]] = {
+    "retrieval": {
+        "ingest": (None, False),
+        "check": (None, False),
+        "preprocess": (None, False),
+        "train": ("train", True),
+        "evaluate": ("evaluate", True),
+        "export": ("export", False),
+        "embed": ("embed", True),
+        "index": ("index", False),
+        "hitrate": ("hitrate", False),
+        "publish": (None, False),
+    },
+    "ranking": {
+        "prepare": (None, False),
+        "train": ("rank_train", True),
+        "evaluate": ("rank_evaluate", True),
+        "export": ("rank_export", False),
+        "predict": ("rank_predict", True),
+    },
+}
+
+
+class Kill(NamedTuple):
+    stage: str
+    victim: str
+
+
+def possible(pipeline: str, stage: str) -> list[str]:
+    """Return who can be killed in a stage."""
+    command, ranked = STAGES[pipeline][stage]
+    without = {"torchrun"} if command and not ranked else {"rank", "torchrun"} if command is None else set()
+    return [victim for victim in VICTIMS if victim not in without]
+
+
+def draw() -> dict[str, list[list[Kill]]]:
+    """Return the kills by pipeline, as rounds of at most one a stage; each victim's turn comes equally often."""
+    chance = random.Random(SEED)
+    rounds: dict[str, list[list[Kill]]] = {pipeline: [] for pipeline in STAGES}
+    turn = dict.fromkeys(VICTIMS, 0)
+    left = NUM_KILLS
+    while left:
+        for pipeline, stages in STAGES.items():
+            num = min(left, (NUM_KILLS + 1) // 2, len(stages), 8)
+            kills: list[Kill] = []
+            for stage in sorted(chance.sample(list(stages), num), key=list(stages).index):
+                victim = min(possible(pipeline, stage), key=lambda one: (turn[one], chance.random()))
+                turn[victim] += 1
+                kills.append(Kill(stage, victim))
+            left -= num
+            if kills:
+                rounds[pipeline].append(kills)
+    return rounds
+
+
+ROUNDS = [(pipeline, kills) for pipeline, rounds in draw().items() for kills in rounds]
+
+
+@dataclass
+class Place:
+    """A config with a home for its runs, a Prefect home, and a mark that all processes of its commands carry."""
+
+    config: Path
+    mark: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def home(self) -> Path:
+        return self.config.parent
+
+    def left_running(self) -> dict[str, int]:
+        """Return how many runs Prefect shows as running."""
+        with contextlib.closing(sqlite3.connect(self.home / "prefect" / "prefect.db")) as database:
+            count = "select count(*) from {} where state_type in ('RUNNING', 'PENDING', 'CANCELLING')"
+            tables = ("flow_run", "task_run")
+            return {table: database.execute(count.format(table)).fetchone()[0] for table in tables}
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes that began below a command of ours."""
+        return [one for one in psutil.process_iter() if self._is_ours(one)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("DAYLINE_KILL_MARK") == self.mark
+        except psutil.Error:
+            return False
 
 
 class Command:
-    """`dayline run` in a process of its own, with a Prefect home of its own."""
+    """`dayline run` in a process of its own."""
 
-    def __init__(self, config: Path, prefect_home: Path, told: int = subprocess.PIPE) -> None:
-        arguments = ["run", str(config), "--day", str(DAY), *OVERRIDES, "--json"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PREFECT_HOME": str(prefect_home), "PREFECT_API_URL": ""},
-            stdout=subprocess.PIPE,
-            stderr=told,
-            text=True,
-        )
+    def __init__(self, place: Place) -> None:
+        self.place, self.told = place, place.home / "told"
+        changes = [word for change in (*OVERRIDES, *place.changes) for word in ("--set", change)]
+        arguments = ["run", str(place.config), "--json", *changes]
+        arguments += ["--day", str(DAY)] if "tiny" in place.config.name else []
+        environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": ""}
+        with self.told.open("w") as told, (place.home / "result").open("w") as result:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+                cwd=ROOT,
+                env=os.environ | environment | {"DAYLINE_KILL_MARK": place.mark},
+                stdout=result,
+                stderr=told,
+            )
         self.flow = psutil.Process(self.process.pid)
 
-    def wait(self) -> tuple[int, str, str]:
-        """Return exit code, stdout and stderr."""
-        out, err = self.process.communicate(timeout=500)
-        return self.process.returncode, out, err
+    def wait(self) -> int:
+        """Return the exit code of the command, of which nothing is left."""
+        exit_code = self.process.wait(500)
+        _, alive = psutil.wait_procs(self.place.processes(), timeout=60)
+        assert not alive, [one.cmdline() for one in alive]
+        return exit_code
 
-    def _processes(self, stage: str) -> dict[str, psutil.Process]:
-        """Return torchrun and a rank of `stage`, as far as they run."""
-        found: dict[str, psutil.Process] = {}
+    def result(self) -> dict[str, Any]:
+        code, text = self.wait(), self.told.read_text()
+        assert code == 0, text
+        for raw in ("Traceback", "urllib3", "Retrying"):
+            assert raw not in text
+        return json.loads((self.place.home / "result").read_text())
+
+    def begun(self, stage: str) -> None:
+        """Wait until `stage` has begun."""
+        self._until(lambda: f"{stage}: started" in self.told.read_text() or None, stage)
+
+    def one(self, victim: str, stage: str | None) -> psutil.Process:
+        """Wait for the victim, and return it."""
+        if victim == "flow":
+            return self.flow
+        return self._until(lambda: self._find(victim, stage), f"{victim} of {stage}")
+
+    def _find(self, victim: str, stage: str | None) -> psutil.Process | None:
         for process in self.flow.children(recursive=True):
-            try:
+            with contextlib.suppress(psutil.Error):
                 line = process.cmdline()
-            except psutil.Error:
-                continue
-            if stage in line:
-                found["torchrun" if "torch.distributed.run" in line else "rank"] = process
-        return found
-
-    def victims(self, stage: str) -> dict[str, psutil.Process]:
-        """Wait for `stage`'s ranks; return who can be killed."""
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self.process.poll() is None:
-            found = self._processes(stage)
-            if len(found) == 2:
-                return found | {"flow": self.flow}
-            time.sleep(0.02)
-        raise AssertionError(f"no ranks of {stage} seen; the command said: {self.wait()}")
-
-    def seen(self, stage: str, victim: str, told: Path) -> tuple[psutil.Process, float] | None:
-        """Wait until `stage` runs; return its `victim` and when it began, or None where it has none or has ended."""
-        began = None
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self.process.poll() is None:
-            text = told.read_text(errors="replace")
-            if f"{stage}: " in text:
-                began = began or time.monotonic()
-                if victim == "flow":
-                    return self.flow, began
-            found = self._processes(stage)
-            if victim in found and (victim == "rank" or len(found) == 2):
-                return found[victim], began or time.monotonic()
-            if f"{stage}: " in text and re.search(rf"^{stage}: .*done", text, re.MULTILINE):
-                return None
-            time.sleep(0.02)
+                kind = (
+                    "torchrun" if "torch.distributed.run" in line else "prefect" if "flows.server" in line else "rank"
+                )
+                if kind == victim and (kind == "prefect" or stage in line):
+                    return process
         return None
 
+    def _until(self, look: Callable[[], Any], what: str) -> Any:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if (found := look()) is not None:
+                return found
+            time.sleep(0.02)
+        raise AssertionError(f"not seen: {what}; the command said: {self.told.read_text()}")
+
 
 @pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("prefect")
+def server(start_mlflow: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return start_mlflow(tmp_path_factory.mktemp("killed"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory, prefect_home: Path
-) -> dict:
-    code, out, err = Command(write_config(tmp_path_factory.mktemp("undisturbed")), prefect_home).wait()
-    assert code == 0, err
-    return json.loads(out)
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows whose label is mostly whether two ids are of one kind."""
+    folder, rng = tmp_path_factory.mktemp("ranking") / "data", np.random.default_rng(0)
+    for split, num_rows in (("train", 2_000), ("valid", 300), ("test", 401)):
+        user, item = rng.integers(0, 20, num_rows), rng.integers(0, 30, num_rows)
+        label = (user % 2 == item % 2) ^ (rng.random(num_rows) < 0.1)
+        (folder / split).mkdir(parents=True)
+        table = pa.table({"label": label, "user": user, "item": item, "age": rng.random(num_rows)})
+        pq.write_table(table, folder / split / "part-0.parquet", row_group_size=300)
+    return folder
 
 
-def what_counts(result: dict) -> dict:
+@pytest.fixture(scope="module")
+def write(
+    write_config: Callable[[Path], Path], ranked: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Place]:
+    def retrieval(home: Path) -> Path:
+        return write_config(home)
+
+    def ranking(home: Path) -> Path:
+        home.mkdir(parents=True, exist_ok=True)
+        sections = {
+            "name": "pairs",
+            "run_root": str(home / "runs"),
+            "data": {"kind": "splits", "source": str(ranked), "day": DAY},
+            "ranking": {"group": "user"},
+            "features": {
+                "embedding_dim": 8,
+                "query": [{"kind": "id", "name": "user", "num_embeddings": 32}, {"kind": "raw", "name": "age"}],
+                "item": [{"kind": "id", "name": "item", "num_embeddings": 64}],
+            },
+            "model": {"kind": "dlrm", "bottom_hidden": [8], "top_hidden": [16], "concat_pooled": True},
+            "train": {"batch_size": 100, "num_epochs": 4, "checkpoint_every_steps": 10},
+            "tracking": {"system_metrics": False},
+        }
+        (home / "pairs.yaml").write_text(yaml.safe_dump(sections))
+        return home / "pairs.yaml"
+
+    def make(pipeline: str, *changes: str) -> Place:
+        home = tmp_path_factory.mktemp(pipeline)
+        return Place({"retrieval": retrieval, "ranking": ranking}[pipeline](home), uuid.uuid4().hex, changes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(write: Callable[..., Place]) -> Callable[[str], dict[str, Any]]:
+    """Run a pipeline that nobody disturbs, once."""
+    results: dict[str, dict[str, Any]] = {}
+
+    def run(pipeline: str) -> dict[str, Any]:
+        if pipeline not in results:
+            place = write(pipeline)
+            results[pipeline] = Command(place).result()
+            assert list(results[pipeline]["stages"]) == list(STAGES[pipeline])
+            assert not any(place.left_running().values())
+        return results[pipeline]
+
+    return run
+
+
+def what_counts(result: dict[str, Any]) -> dict[str, Any]:
     """Leave out what differs from run to run: speed, times and places."""
     return {key: value for key, value in result["metrics"].items() if key != "examples_per_second"} | {
-        key: result[key] for key in ("day", "release", "decision", "gate")
+        key: result.get(key) for key in ("day", "release", "decision", "gate", "loss", "num_steps")
     }
 
 
-def kill(command: Command, stage: str, victim: str, when: Callable[[], bool]) -> None:
-    """Kill somebody as soon as `stage` has begun and it is time."""
-    victims = command.victims(stage)
-    deadline = time.monotonic() + 300
-    while not when():
-        assert time.monotonic() < deadline, f"{stage} does not come that far"
-        time.sleep(0.02)
-    victims[victim].send_signal(signal.SIGKILL)
+@contextlib.contextmanager
+def restarting(server: Any) -> Iterator[None]:
+    """Inside, the server that was killed is started again; outside, it answers."""
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    try:
+        yield
+    finally:
+        starting.join()
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
-    undisturbed: dict, write_config: Callable[[Path], Path], tmp_path: Path, prefect_home: Path
+@pytest.mark.parametrize(
+    ("pipeline", "kills"),
+    ROUNDS,
+    ids=[f"{pipeline}-" + "-".join(f"{k.victim}.{k.stage}" for k in kills) for pipeline, kills in ROUNDS],
+)
+@pytest.mark.timeout(3_000)
+def test_whoever_is_killed_in_any_stage_the_result_is_the_same_and_nothing_is_left(
+    pipeline: str,
+    kills: list[Kill],
+    undisturbed: Callable[[str], dict[str, Any]],
+    write: Callable[..., Place],
+    server: Any,
 ) -> None:
-    config = write_config(tmp_path)
-    run = tmp_path / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
-    told = run / "train.events.jsonl"
-    command = Command(config, prefect_home)
-    command.victims("train")
-    everyone = [command.flow, *command.flow.children(recursive=True)]
-    kill(command, "train", "flow", lambda: any((run / ".train.partial" / "steps").glob("step-*")))
-    assert command.wait()[0] == -signal.SIGKILL
-    _, alive = psutil.wait_procs(everyone, timeout=30)
-    assert not alive
-    assert {path.parent.name for path in run.glob("*/manifest.json")} == {"ingest", "check", "preprocess"}
-    # Prefect gives a stage that lost a process another try, in the same command.
-    command = Command(config, prefect_home)
-    kill(command, "train", "rank", lambda: told.exists() and '"loss"' in told.read_text())
-    kill(command, "embed", "torchrun", lambda: True)
-    code, out, err = command.wait()
-    assert code == 0, err
-    result = json.loads(out)
-    assert what_counts(result) == what_counts(undisturbed)
-    assert result["stages"]["preprocess"]["cached"]
-    assert not list(run.glob(".*.partial"))
+    expected = undisturbed(pipeline)
+    name = f"killed-{uuid.uuid4().hex[:8]}"
+    place = write(pipeline, f"tracking.uri={server.uri}", "tracking.wait_seconds=400", f"name={name}")
+    with contextlib.ExitStack() as starting:
+        command = Command(place)
+        for kill in kills:
+            command.begun(kill.stage)
+            if kill.victim == "mlflow":
+                starting.close()
+                server.stop()
+                starting.enter_context(restarting(server))
+                continue
+            command.one(kill.victim, STAGES[pipeline][kill.stage][0]).send_signal(signal.SIGKILL)
+            if kill.victim == "flow":
+                assert command.wait() == -signal.SIGKILL
+                command = Command(place)
+        result = command.result()
+    assert what_counts(result) == what_counts(expected)
+    assert place.left_running() == {"flow_run": 0, "task_run": 0}
+    (run,) = (place.home / "runs" / name).glob(f"{DAY}/*")
+    assert not [path for path in run.rglob("*") if path.name.endswith(".partial")]
+    assert not list(run.glob("mlflow.*"))
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    tracked = client.search_runs([experiment.experiment_id])
+    assert {one.info.status for one in tracked} == {"FINISHED"}
+    stages = sorted(one.data.tags["dayline.stage"] for one in tracked if "dayline.stage" in one.data.tags)
+    assert stages == sorted(STAGES[pipeline])
+    loss = result["loss"] if pipeline == "ranking" else result["metrics"]["loss"]
+    assert client.get_run(result["mlflow_run_id"]).data.metrics["loss"] == loss
 
 
-@pytest.mark.skipif("DAYLINE_KILL_SEED" not in os.environ, reason="takes ten minutes; DAYLINE_KILL_SEED=1 asks for it")
-@pytest.mark.parametrize("victim", ["flow", "torchrun", "rank"])
-@pytest.mark.timeout(1800)
-def test_whoever_is_killed_at_any_moment_of_any_stage_the_result_is_the_same(
-    undisturbed: dict, write_config: Callable[[Path], Path], tmp_path: Path, prefect_home: Path, victim: str
+def test_a_training_that_is_killed_after_a_checkpoint_goes_on_from_there(
+    undisturbed: Callable[[str], dict[str, Any]], write: Callable[..., Place]
 ) -> None:
-    chance = random.Random(f"{os.environ['DAYLINE_KILL_SEED']} {victim}")
-    killed: list[str] = []
-    # A moment that comes when a quick stage is over kills nobody: then there is another run.
-    for attempt in range(4):
-        home = tmp_path / str(attempt)
-        home.mkdir()
-        killed += _one_run(chance, undisturbed, write_config(home), home, prefect_home, victim)
-        if len(killed) >= {"flow": 8, "torchrun": 2, "rank": 4}[victim]:
-            return
-    raise AssertionError(f"only {killed} were killed")
+    # Epochs enough that training goes on for some seconds after its first checkpoint, on a fast machine too.
+    place = write("ranking", "train.num_epochs=400")
+    command = Command(place)
+    command.one("rank", "rank_train")
+    command._until(lambda: next(place.home.glob("runs/*/*/*/.train.partial/steps/step-*"), None), "a checkpoint")
+    command.flow.send_signal(signal.SIGKILL)
+    assert command.wait() == -signal.SIGKILL
+    (run,) = place.home.glob(f"runs/pairs/{DAY}/*")
+    assert {path.parent.name for path in run.glob("*/manifest.json")} == {"prepare"}
+    kept = max(int(path.name.partition("-")[2]) for path in (run / ".train.partial" / "steps").glob("step-*"))
+    # The next command is for another run, and ends what was abandoned all the same.
+    other = write("ranking")
+    other.config.write_text(other.config.read_text().replace(str(other.home / "runs"), str(place.home / "runs")))
+    other = Place(other.config, other.mark, ("seed=7",))
+    (other.home / "prefect").symlink_to(place.home / "prefect")
+    assert place.left_running()["flow_run"] == 1
+    Command(other).result()
+    assert place.left_running() == {"flow_run": 0, "task_run": 0}
+    client = MlflowClient(f"sqlite:///{place.home}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("pairs")
+    assert experiment is not None
+    statuses = [one.info.status for one in client.search_runs([experiment.experiment_id])]
+    assert set(statuses) == {"FINISHED", "KILLED"}
+    again = Command(place)
+    again.one("rank", "rank_train")
+    events = run / "train.events.jsonl"
+    steps = again._until(lambda: [s for s in _steps(events) if s] or None, "training's steps")
+    assert steps[0] > kept
+    again.process.terminate()
+    assert again.wait() == 128 + signal.SIGTERM
+    assert place.left_running() == {"flow_run": 0, "task_run": 0}
 
 
-def _one_run(
-    chance: random.Random, undisturbed: dict, config: Path, home: Path, prefect_home: Path, victim: str
-) -> list[str]:
-    """Kill `victim` once in each stage; return the stages in which it was there to be killed."""
-    killed: list[str] = []
-    with (home / "told").open("w") as told:
-        command = Command(config, prefect_home, told.fileno())
-        for stage, figures in undisturbed["stages"].items():
-            seen = command.seen(stage, victim, home / "told")
-            if seen is None:
-                continue
-            process, began = seen
-            # Any moment of the stage; one before its processes had started stands for their start.
-            moment = began + chance.uniform(0, figures["seconds"])
-            time.sleep(max(0.0, moment - time.monotonic()))
-            everyone = command.flow.children(recursive=True)
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-            killed.append(stage)
-            if victim == "flow":
-                assert command.wait()[0] in (0, -signal.SIGKILL)
-                _, alive = psutil.wait_procs(everyone, timeout=30)
-                assert not alive
-                told.truncate(0)
-                command = Command(config, prefect_home, told.fileno())
-        code, out, _ = command.wait()
-    assert code == 0, (home / "told").read_text()
-    assert what_counts(json.loads(out)) == what_counts(undisturbed)
-    run = home / "runs" / "tiny" / str(DAY) / undisturbed["run_id"]
-    assert run.is_dir()
-    assert not list(run.glob(".*.partial"))
-    return killed
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_command_that_is_to_stop_while_its_server_starts_leaves_nothing(
+    write: Callable[..., Place], number: signal.Signals
+) -> None:
+    place = write("ranking")
+    command = Command(place)
+    command.one("prefect", None)
+    command.process.send_signal(number)
+    assert command.wait() == 128 + number
+    assert "Traceback" not in command.told.read_text()
+    assert not (place.home / "runs").exists()
+
+
+def _steps(events: Path) -> list[int]:
+    if not events.exists():
+        return []
+    return [json.loads(line)["step"] for line in events.read_bytes().rpartition(b"\n")[0].splitlines()]

@@ -108,3 +108,36 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ALL_PROXY", "nonsense://proxy:1")
     with pytest.raises(ValueError, match="ALL_PROXY of the environment cannot be used"), server.temporary():
         pass
+
+
+def test_one_that_dies_is_started_again_and_who_asks_only_waits(capfd: pytest.CaptureFixture[str]) -> None:
+    started = server.Server()
+    address = started.address()
+    first = started._process
+    first.kill()
+    first.wait()
+    assert httpx.get(f"{address}/health", timeout=180).status_code == 200
+    assert "Prefect's temporary server was killed by SIGKILL; it was started again" in capfd.readouterr().err
+    second = started._process
+    assert second.pid != first.pid
+    started.stop()
+    assert second.poll() is not None
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/health")
+
+
+def test_one_that_dies_too_often_ends_the_command(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, threading\n"
+        "from flows import server\n"
+        "server._MAX_RESTARTS = 0\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "with server.temporary() as started:\n"
+        "    started.address()\n"
+        "    started._process.kill()\n"
+        "    threading.Event().wait()\n"
+    )
+    env = os.environ | {"PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr == "error: Prefect's temporary server ended 1 times\n"

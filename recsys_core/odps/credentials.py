@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
 
 from odps.accounts import BaseAccount, CloudAccount
 
@@ -101,7 +102,8 @@ class Account(BaseAccount):
             return changed
 
     def sign_request(self, req: Any, endpoint: str, region_name: str | None = None) -> None:
-        """Put the signature into the headers of `req`."""
+        """Put the signature into the headers of `req`, and see to it that its answer is none of a gateway."""
+        req.register_hook("response", _refuse_page)
         self._signer.sign_request(req, endpoint, region_name=region_name)
 
     def _take(self, keys: Keys) -> None:
@@ -115,6 +117,17 @@ class Account(BaseAccount):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled; a process finds its own with credentials.find()")
+
+
+def _refuse_page(answer: Any, **_options: Any) -> None:
+    """Refuse a page of HTML that is said to be a success: MaxCompute has none, a gateway's sign-in is one."""
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if answer.status_code < 300 and kind in ("text/html", "application/xhtml+xml"):
+        address = urlsplit(answer.url)
+        raise ValueError(
+            f"{address.scheme}://{address.netloc}: answers with a page (status {answer.status_code}, {kind}), so it is "
+            "a gateway or a proxy and not MaxCompute; correct the endpoint, or set NO_PROXY for it"
+        )
 
 
 class Access(NamedTuple):

@@ -18,7 +18,7 @@ from recsys_core.odps.credentials import Account
 
 _LOG = logging.getLogger(__name__)
 _STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-_CLOSED = frozenset({403, 405, 501})
+_CLOSED = frozenset({403, 404, 405, 501})
 # By class, as a gateway may answer with another status than the service meant.
 _TRANSIENT = (
     errors.RequestQuotaExceeded,
@@ -109,7 +109,8 @@ class Attempts:
 def is_transient(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, errors.ODPSError):
-        return isinstance(error, _TRANSIENT) or error.status_code in _STATUSES
+        # Of what is closed the status counts, whatever the class.
+        return error.status_code not in _CLOSED and (isinstance(error, _TRANSIENT) or error.status_code in _STATUSES)
     return isinstance(error, _CUT)
 
 

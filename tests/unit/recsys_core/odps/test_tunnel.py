@@ -1,7 +1,9 @@
 """The Arrow tunnel, where the Storage API is not open: the same rows, the same guarantees."""
 
+import http.server
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +129,36 @@ def test_the_tunnel_takes_over_and_one_line_tells_of_it(
         opened(TABLE, interface="storage")
     with pytest.raises(ValueError, match="of the Storage API: MaxCompute does not permit it"):
         write(TABLE, every_type(20), interface="storage")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_the_tunnel_takes_over_whatever_says_that_the_other_is_not_there(
+    emulator: Emulator, every_type: Callable, write: Callable, opened: Callable, status: int
+) -> None:
+    for operation in ("open_read", "open_write"):
+        emulator.faults.add(Fault.model_validate({"kind": "status", "operation": operation, "status": status}))
+    write(TABLE, every_type(20))
+    assert opened(TABLE).num_rows == 20
+    assert (emulator.faults.requests["open_read"], emulator.faults.requests["open_write"]) == (1, 1)
+
+
+def test_a_gateways_page_is_named(monkeypatch: pytest.MonkeyPatch, opened: Callable) -> None:
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html><body>sign in</body></html>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{gateway.server_port}"
+        monkeypatch.setenv("ODPS_ENDPOINT", f"{address}/api")
+        with pytest.raises(ValueError, match=f"{address}: answers with a page .status 200, text/html., so it is a"):
+            opened(TABLE)
+        gateway.shutdown()
 
 
 def test_if_neither_is_open_both_are_named(closed: Emulator, opened: Callable) -> None:

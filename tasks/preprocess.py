@@ -2,13 +2,16 @@
 
 from recsys_core import preprocess as stage
 from recsys_core.artifacts import Dataset, TrainingData
+from recsys_core.integrity import digest_of_file
+from recsys_core.samplers import weighted
 from tasks.perform import Run, perform, stage_task
 
 
 @stage_task("preprocess")
 def preprocess(run: Run, dataset: Dataset) -> TrainingData:
     """Return what is trained on: the days since the base release, or the window of a cold start."""
-    base = run.base
+    base, sampler = run.base, run.config.sampler
+    weights = sampler.weights if isinstance(sampler, weighted.Config) else None
     request = run.request(
         stage.Request,
         "preprocess",
@@ -16,6 +19,8 @@ def preprocess(run: Run, dataset: Dataset) -> TrainingData:
         features=run.config.features,
         dataset=dataset,
         day=run.day,
+        weights=weights,
+        weights_digest=digest_of_file(weights) if weights else None,
         base_day=base.day if base else None,
         base_engine=base.model.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,

@@ -92,15 +92,21 @@ def dying_at(monkeypatch) -> Callable[[int], contextlib.AbstractContextManager[N
 def made_day() -> Callable[..., dict[str, Any]]:
     """Make the artifacts of one day, as the stages before `publish` would: towers of random weights, a real index.
 
-    Call it with the run's directory, a day, a seed, and features of the query besides those that are always there; the
-    artifacts' names are those of publish.Request's fields.
+    Call it with the run's directory, a day, a seed, and features besides those that are always there (of the query,
+    and of items that have a `brand` then); the artifacts' names are those of publish.Request's fields.
     """
     return _made_day
 
 
-def _made_day(run_directory: Path, day: datetime.date, seed: int, query: tuple[dict[str, Any], ...] = ()) -> dict:
+def _made_day(
+    run_directory: Path,
+    day: datetime.date,
+    seed: int,
+    query: tuple[dict[str, Any], ...] = (),
+    item: tuple[dict[str, Any], ...] = (),
+) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    section = FEATURES | {"query": [*FEATURES["query"], *query]}
+    section = FEATURES | {"query": [*FEATURES["query"], *query], "item": [*FEATURES["item"], *item]}
     data, engine, users, items = _data(run_directory / "preprocess", day, seed, rng, section)
     model, vectors = _model(run_directory / "export", engine, users, items, seed)
     queries = users.select(["user_id", "gt_items", "seen_items"])
@@ -147,6 +153,8 @@ def _data(
     users = users.append_column("history__brand", pa.array([[f"b{item % 5}" for item in one] for one in histories]))
     users = users.append_column("spent", pa.array(np.arange(NUM_USERS) / 7))
     items = pa.table({"item_id": np.arange(NUM_ITEMS) * 10 + 7})
+    if len(section["item"]) > 1:
+        items = items.append_column("brand", pa.array([f"b{item % 5}" for item in range(NUM_ITEMS)]))
     engine = features.Engine.build(features.Config.model_validate(section))
     engine.fit([users], [items])
 

@@ -1,6 +1,6 @@
 """What can be found wrong with a config on the machine that runs it: its files, its outputs, its device, its memory.
 
-Nothing is read but names and what a file says of itself, and nothing is written.
+Nothing is read but names, what a file says of itself, and a sampler's weights; nothing is written.
 """
 
 import datetime
@@ -21,6 +21,8 @@ from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.odps import path as odps_path
 from recsys_core.optim import refuse_unfit
 from recsys_core.ranking import prepare
+from recsys_core.samplers import _weights as _item_weights
+from recsys_core.samplers import weighted
 from recsys_core.train import Config as Train
 
 # What a rank takes before it has a table: the interpreter, torch and its kernels.
@@ -41,7 +43,7 @@ def check(config: RunConfig | RankingConfig) -> None:
         lambda: config.train.sharding.settings,
     ]
     if isinstance(config, RunConfig):
-        checks.append(lambda: _contract(config))
+        checks += [lambda: _contract(config), lambda: _weights(config)]
     mistakes: list[str] = []
     for each in checks:
         try:
@@ -128,6 +130,14 @@ def _contract(config: RunConfig) -> None:
         contract.agreed(config.contract)
     except (ValueError, OSError) as error:
         raise ValueError(f"contract.file: {error}") from None
+
+
+def _weights(config: RunConfig) -> None:
+    if isinstance(config.sampler, weighted.Config) and config.sampler.weights is not None:
+        try:
+            _item_weights.read(config.sampler.weights)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"sampler.weights: {error}") from None
 
 
 def _start(train: Train) -> None:

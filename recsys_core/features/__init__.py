@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.artifacts import HISTORY, Frozen, digest_of
 from recsys_core.features import _groups, _types
 from recsys_core.features._description import Description, Example, describe, example
 from recsys_core.features._graph import Graph, Values, applied
@@ -282,6 +282,17 @@ class Engine:
         """Return {"type": name} of each column that a fit has seen; see `_types` for the names."""
         types = self._types[side]
         return {column: {"type": types[column]} for column in self.columns(side) if column in types}
+
+    def histories(self) -> tuple[str, ...]:
+        """Name the query's columns that hold one value for each item of a history; of a column of lists, any number.
+
+        Of what no feature of the items reads the type is not known: it is left out.
+        """
+        types = {"item_id": "int64"} | self._types["item"]
+        items = {column: column.removeprefix(HISTORY) for column in self.columns("query") if column.startswith(HISTORY)}
+        return tuple(
+            column for column, item in items.items() if item in types and not types[item].startswith(("list<", "map<"))
+        )
 
     def dense_dim(self, side: Side) -> int:
         """Return F, how many dense numbers a row of this side has."""

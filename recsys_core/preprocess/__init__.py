@@ -27,6 +27,7 @@ from recsys_core.features import Engine, unknown
 from recsys_core.features.base import Jagged, is_list
 from recsys_core.preprocess.log import Items, Log, Users
 from recsys_core.progress import Event, Sink
+from recsys_core.samplers import _weights
 from recsys_core.writers.parquet import Writer
 
 _STAGE = "preprocess"
@@ -68,14 +69,19 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start."""
+    """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start.
 
-    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
+    `weights` is the file of the sampler's weights of items, if there is one, and `weights_digest` that of its content.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine", "weights"}
 
     config: Config
     features: Features
     dataset: Dataset
     day: datetime.date
+    weights: Path | None = None
+    weights_digest: str | None = None
     base_day: datetime.date | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
@@ -104,7 +110,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
     users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
     log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
     first = _first_example(request, log)
-    ranked = _ranked_items(items, log, config, day)
+    ranked = _ranked_items(items, log, request)
     tables = _Tables(log, users, items, columns)
     with artifacts.pending(request.output) as out:
         num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
@@ -243,15 +249,19 @@ def _first_example(request: Request, log: Log) -> int:
     return first
 
 
-def _ranked_items(items: Items, log: Log, config: Config, day: datetime.date) -> pa.Table:
+def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
     """Return the item table, with how often each was taken and how often it should be drawn."""
+    config, day = request.config, request.day
     days = config.popularity_days
     first = 0 if days is None else log.first_row(days_before(day, days - 1))
     num_items = items.num_known if config.catalogue == "known" else items.table.num_rows
     taken = log.items[first : log.num_past]
     assert taken.max() < num_items, "ingest lets no item be taken before the day on which it is known"
     counts = np.bincount(taken, minlength=num_items)
-    weights = counts**config.sampling.alpha + config.sampling.smoothing
+    if request.weights is None:
+        weights = counts**config.sampling.alpha + config.sampling.smoothing
+    else:
+        weights = _weights.of_items(request.weights, items.table["item_id"].slice(0, num_items).combine_chunks())
     table = items.table.slice(0, num_items).append_column("num_interactions", pa.array(counts))
     return table.append_column("sampling_weight", pa.array(weights))
 

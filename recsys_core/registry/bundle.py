@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_core import integrity, readers
-from recsys_core.artifacts import HISTORY, MANIFEST, Embeddings, ExportedModel, Index, TrainingData
+from recsys_core.artifacts import MANIFEST, Embeddings, ExportedModel, Index, TrainingData
 from recsys_core.features import Engine
 from recsys_core.registry import EXPORTED_MODEL
 
@@ -54,46 +54,42 @@ def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destinatio
     """Write the bundle's pieces to `destination` as a pyfunc model: with this code, and without a pickle."""
     import mlflow.pyfunc
 
-    counted = _number_columns(Engine.load(model.engine))
+    engine = Engine.load(model.engine)
     mlflow.pyfunc.save_model(
         path=str(destination),
         python_model=str(_CORE / "serving" / "pyfunc.py"),
         code_paths=[str(_CORE)],
         artifacts={name: str(path) for name, path in pieces.items()},
         signature=_signature(model, index),
-        input_example=_example(pieces[QUERIES], counted),
+        input_example=_example(pieces[QUERIES], _number_columns(engine), engine.histories()),
         pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],
         mlflow_model=record,
     )
 
 
-def _example(queries: Path, counted: set[str]) -> "pd.DataFrame":
+def _example(queries: Path, counted: set[str], histories: tuple[str, ...]) -> "pd.DataFrame":
     """Return two queries as a client would send them."""
     import pandas as pd
 
     rows = pq.read_table(queries).drop_columns("embedding").slice(0, 2).to_pylist()
     # As objects: pandas would make NaN of what is unknown, which is no JSON.
-    return pd.DataFrame([_without_nulls(row, counted) for row in rows], dtype=object)
+    return pd.DataFrame([_without_nulls(row, counted, histories) for row in rows], dtype=object)
 
 
-def _without_nulls(row: dict[str, Any], counted: set[str]) -> dict[str, Any]:
+def _without_nulls(row: dict[str, Any], counted: set[str], histories: tuple[str, ...]) -> dict[str, Any]:
     """Leave nulls out of a row's lists, which MLflow's hold none of (an item whose brand is unknown, say).
 
-    Histories are of the same interactions: what one of them lacks is left out of all.
+    `histories` are of the same interactions: what one of them lacks is left out of all.
     """
-    lists = {name: value for name, value in row.items() if isinstance(value, list) and name not in counted}
-    gaps = {n for name, value in lists.items() if name in _histories(row) for n, x in enumerate(value) if x is None}
-    kept: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in _histories(row):
-            kept[name] = [entry for place, entry in enumerate(value) if place not in gaps]
-        else:
-            kept[name] = [entry for entry in value if entry is not None] if name in lists else value
-    return kept
-
-
-def _histories(row: dict[str, Any]) -> set[str]:
-    return {name for name, value in row.items() if name.startswith(HISTORY) and isinstance(value, list)}
+    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    told = [lists[name] for name in histories if name in lists and name not in counted]
+    whole = [all(entry is not None for entry in entries) for entries in zip(*told, strict=True)]
+    for name, value in lists.items():
+        if name in histories and whole:
+            row[name] = [entry for entry, keeps in zip(value, whole, strict=True) if keeps]
+        elif name not in counted:
+            row[name] = [entry for entry in value if entry is not None]
+    return row
 
 
 def _number_columns(engine: Engine) -> set[str]:

@@ -1,8 +1,10 @@
 """Negatives drawn from the item table by its `sampling_weight`, with replacement, shared by the batch.
 
+The weights are made by preprocess: of how often an item was taken, or of `weights`, a table of the user's.
 Weights of popularity**0.75 follow word2vec (Mikolov et al. 2013, section 2.2); equal weights make the draw uniform.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,11 @@ class Config(Frozen):
     """YAML section `sampler`."""
 
     kind: Literal["weighted"] = "weighted"
+    weights: Path | None = Field(
+        default=None,
+        description="your own weight of each item, every item once: a .parquet file of item_id and weight, or text "
+        "whose first line is id:int64, weight:float, attrs:string, with tabs between; null: by preprocess.sampling",
+    )
     num_negatives: int = Field(default=2048, ge=1, description="negatives shared by one rank's batch")
 
 

@@ -84,7 +84,7 @@ class Bundle:
                     f"column {name!r} is missing (found {', '.join(columns)}); give null where it is unknown"
                 )
             arrays[name] = _typed(columns[name], name, _types.parse(field["type"]), field["type"])
-        _refuse_unequal({name: array for name, array in arrays.items() if name.startswith(HISTORY)})
+        _refuse_unequal({name: arrays[name] for name in self.engine.histories() if name in arrays})
         num_rows = len(next(iter(arrays.values()), ()))
         # Of a column that held nothing while the engine was fitted nothing is known, its type neither.
         arrays |= {name: pa.nulls(num_rows) for name in self.engine.columns("query") if name not in schema}

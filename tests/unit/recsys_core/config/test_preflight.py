@@ -134,6 +134,16 @@ def test_a_key_that_a_product_does_not_read_is_refused_and_not_shown(
     assert key not in configs.schema(ranking=file == FRAPPE)["properties"]["train"]["properties"]
 
 
+def test_a_sampler_s_weights_are_read_before_the_work(tmp_path: Path) -> None:
+    given = tmp_path / "items.txt"
+    given.write_text("id:string\tweight:float\na\t1\nb\t0\n")
+    assert f"sampler.weights: {given}, row 3: the weight of item 'b' is 0.0" in refused(
+        DEMO, f"sampler.weights={given}"
+    )
+    given.unlink()
+    assert f"sampler.weights: {given}: no such file" in refused(DEMO, f"sampler.weights={given}")
+
+
 def test_use_step_needs_evaluations() -> None:
     changes = ["train.evaluate_every_steps=null", "train.early_stopping_patience=null"]
     assert "use_step: 5 is one of the states that evaluations keep" in refused(FRAPPE, *changes, "use_step=5")

@@ -11,8 +11,8 @@ CPU = torch.device("cpu")
 
 
 def test_auc_of_counts_by_hand():
-    # Two bins: below are 3 negatives and 1 positive, above 1 negative and 2 positives. Of 4 * 3 pairs the positive below
-    # ties with 3, each of the two above wins 3 and ties with 1.
+    # Two bins: below are 3 negatives and 1 positive, above 1 negative and 2 positives. Of 4 * 3 pairs the positive
+    # below ties with 3, each of the two above wins 3 and ties with 1.
     assert auc_of_counts(np.array([3.0, 1, 1, 2])) == pytest.approx((1.5 + 2 * 3.5) / 12)
     assert auc_of_counts(np.array([3.0, 1, 0, 0])) is None
     assert auc_of_counts(np.zeros(4)) is None

@@ -186,6 +186,24 @@ def test_by_hand(small: Dataset, tmp_path: Path) -> None:
     assert (data.first_day, data.day, data.ground_truth_day) == (day_at(0), day_at(1), day_at(2))
 
 
+def test_a_sampler_s_own_weights_take_the_place_of_the_counted_ones(small: Dataset, tmp_path: Path) -> None:
+    given = tmp_path / "weights.txt"
+    given.write_text("id:string\tweight:float\nunsold\t4\nc\t3\nb\t2\na\t0.5\n")
+    data = preprocess.run(make_request(small, 1, tmp_path / "out", weights=given, weights_digest="d"), silent)
+    assert {row["item_id"]: row["sampling_weight"] for row in read(data.items)} == {
+        "a": 0.5,
+        "b": 2,
+        "c": 3,
+        "unsold": 4,
+    }
+    given.write_text("id:string\tweight:float\nunsold\t4\nc\t3\nb\t2\n")
+    with pytest.raises(
+        ValueError, match=r"weights\.txt: item 'a' of the item table has no row \(1 of 4 items like it\)"
+    ):
+        preprocess.run(make_request(small, 1, tmp_path / "other", weights=given, weights_digest="e"), silent)
+    assert not (tmp_path / "other").exists()
+
+
 def test_others_leave_the_positive_out_wherever_it_occurs(small: Dataset, tmp_path: Path) -> None:
     config = preprocess.Config.model_validate({"history": {"mode": "others", "max_length": 2}})
     data = preprocess.run(make_request(small, 1, tmp_path / "out", config=config), silent)

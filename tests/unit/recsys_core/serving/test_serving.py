@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
 from recsys_core import integrity, vectors
+from recsys_core.features import Config, Engine
 from recsys_core.hitrate import day
 from recsys_core.registry import bundle
 from recsys_core.serving import Bundle, __main__
@@ -286,6 +287,20 @@ def test_k_beyond_the_items_takes_no_more_memory_than_they_do(directory, made):
     loaded = Bundle.load(directory)
     for k in (10**9, 10**30):
         assert len(loaded.recommend(users, k, mask_seen=False)["item_ids"][0]) == 60
+
+
+def test_histories_of_lists_may_have_any_length():
+    """Those of an item's tags hold all tags of all its items."""
+    item = [{"kind": "id", "name": name, "num_embeddings": 9} for name in ("item_id", "brand", "tags")]
+    histories = [
+        {"kind": "sequence", "name": f"of_{name}", "column": f"history__{name}", "table": name}
+        for name in ("item_id", "brand", "tags")
+    ]
+    engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": histories, "item": item}))
+    items = pa.table({"item_id": [1, 2], "brand": ["a", None], "tags": [["x", "y"], []]})
+    seen = pa.table({"history__item_id": [[1, 2]], "history__brand": [["a", None]], "history__tags": [["x", "y"]]})
+    engine.fit([seen], [items])
+    assert engine.histories() == ("history__item_id", "history__brand")
 
 
 def test_a_vector_that_is_no_number_is_refused_with_its_row(directory):

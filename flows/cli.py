@@ -37,7 +37,11 @@ if TYPE_CHECKING:
     from tasks.report_ranking import RankingResult
 
 # Not even the message of a failed flow: it comes as our own one line, and Prefect's page has the traceback.
-_QUIET = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "MLFLOW_CONFIGURE_LOGGING": "false"}
+_QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
 
 # Whose exceptions are about what answers elsewhere.
 _SERVICES = {"mlflow": "MLflow", "prefect": "Prefect", "httpx": "Prefect", "sqlalchemy": "database"}
@@ -191,7 +195,13 @@ def main() -> None:
         message = _message(error) if is_known else fault.write(error, file)
         for line in redact(message).splitlines():
             typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
-        sys.exit(1 if is_known and not isinstance(error, fault.Fault) else fault.EXIT_CODE)
+        code = 1 if is_known and not isinstance(error, fault.Fault) else fault.EXIT_CODE
+        if _service(error) == "Prefect":
+            # Its client would go on for minutes to send what a server that is gone does not take.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
 
 def _service(error: Exception) -> str | None:

@@ -201,3 +201,18 @@ def test_the_demo_names_commands_that_this_shell_finds(monkeypatch: pytest.Monke
     assert Path(command).parent.samefile(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert "\n    mlflow server" in demo.farewell()
+
+
+def test_a_prefect_server_that_is_gone_does_not_hold_up_the_end() -> None:
+    code = (
+        "import httpx, threading\n"
+        "from flows import cli\n"
+        "def fail(**_):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise httpx.ConnectError('refused')\n"
+        "cli.app = fail\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr == "error: Prefect: refused; run it again when it answers: finished stages are kept\n"

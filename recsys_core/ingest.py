@@ -10,12 +10,12 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from recsys_core import artifacts, integrity, lookup, uri
-from recsys_core.artifacts import Dataset, DayCount, Frozen, digest_of, digest_of_file
+from recsys_core.artifacts import Dataset, Frozen, digest_of, digest_of_file
 from recsys_core.datasets import _checks, base, daily
 from recsys_core.progress import Event, Sink, silent
 
@@ -44,9 +44,10 @@ def run(request: Request, sink: Sink) -> Dataset:
     """
     root = prepare(request.config, request.import_root, sink, day=request.day)
     daily.require_day(root, request.day)
-    checked = _checks.check(root, base.day_after(request.day), sink)
+    last = base.day_after(request.day)
     if not request.config.in_place:
-        _refuse_other_rows(root, base.day_after(request.day), checked.days)
+        _refuse_other_rows(root, last)
+    checked = _checks.check(root, last, sink)
     with artifacts.pending(request.output) as aside:
         # The digest of these two files is the dataset's, so it follows from the content and not from where it lies.
         files = [file.model_dump(mode="json") for file in checked.files]
@@ -230,19 +231,16 @@ def _marks(destination: Path, sink: Sink) -> dict[datetime.date, _Mark]:
     return found
 
 
-def _refuse_other_rows(root: Path, last: datetime.date, days: Sequence[DayCount]) -> None:
+def _refuse_other_rows(root: Path, last: datetime.date) -> None:
     """Refuse an imported log of which a day up to `last` has not the rows that were written when it was imported."""
     written = {table: dict(rows) for table, rows in base.written_rows(root).items()}
     for at, mark in _marks(root, silent).items():
         for table, rows in mark.rows.items():
             written.setdefault(table, {})[str(at)] = rows
-    found = {
-        table: {str(count.day): rows for count in days if (rows := daily.rows_of(count, table))}
-        for table in daily.TABLES
-    }
     for table, by_day in written.items():
-        for day in sorted({*by_day, *found[table]}):
-            rows, there = by_day.get(day, 0), found[table].get(day, 0)
+        found = {str(day): daily.num_rows(paths) for day, paths in daily.partitions(root, table).items() if day <= last}
+        for day in sorted({*by_day, *found}):
+            rows, there = by_day.get(day, 0), found.get(day, 0)
             if day <= str(last) and rows != there:
                 raise ValueError(
                     f"{root / table / f'ds={day}'}: {there} rows where {rows} were imported; remove {root}, and run "

@@ -214,3 +214,32 @@ def test_the_research_data_passes_every_check(tmp_path: Path, recsys_data: Calla
     assert str(day) == {"movielens_100k": "1998-04-21", "taobao_ad": "2017-05-12"}[kind]
     dataset = ingest.run(request_for(tmp_path, config, day), silent)
     assert dataset.num_rows == {"movielens_100k": 100_000, "taobao_ad": 281_831}[kind]
+
+
+def test_an_imported_log_has_the_rows_that_were_imported_in_every_run(tmp_path: Path, shop: Any):
+    day = FIRST + datetime.timedelta(days=1)
+    dataset = ingest.run(request_for(tmp_path, shop, day), silent)
+    path, rows = (
+        dataset.root / "interactions" / "ds=2024-01-01" / "part-00000.parquet",
+        dataset.days[0].num_interactions,
+    )
+    pq.write_table(pq.read_table(path).slice(5), path)
+    told = rf"interactions/ds=2024-01-01: {rows - 5} rows where {rows} were imported; remove .*/imports/synthetic-"
+    with pytest.raises(ValueError, match=told):
+        ingest.run(request_for(tmp_path, shop, day), silent)
+    # Of a log that is read in place, nobody but its owner knows how many rows it should have.
+    own = config_of({"kind": "daily", "source": str(dataset.root)})
+    assert ingest.run(request_for(tmp_path, own, day), silent).days[0].num_interactions == rows - 5
+
+
+def test_a_log_in_an_odd_or_hidden_folder_is_read_as_it_is(tmp_path: Path, shop: Any):
+    for name in (".cache/lo,g", "*", "[x]", "a#b%20c?d=e", "é ü"):
+        config = config_of({"kind": "daily", "source": f"{tmp_path}/{name}"})
+        ingest.import_log(shop, tmp_path / name, silent)
+        assert ingest.last_day(config, tmp_path / "imports", silent) == FIRST + datetime.timedelta(days=2)
+        request = request_for(tmp_path, config, FIRST)
+        assert ingest.run(request, silent).num_rows == sum(
+            pq.read_metadata(path).num_rows
+            for day in ("2024-01-01", "2024-01-02")
+            for path in (tmp_path / name / "interactions" / f"ds={day}").iterdir()
+        )

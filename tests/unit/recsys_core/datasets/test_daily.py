@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,3 +116,65 @@ def test_a_file_that_is_not_parquet_is_named(log: Path):
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=f"{path}: cannot be read as Parquet .*write the partition again"):
         daily.num_rows([path])
+
+
+def test_a_day_s_files_lie_in_subfolders_too_and_may_have_no_suffix(log: Path):
+    write(log, "interactions", 2, name="hour=13/B.PARQUET")
+    write(log, "interactions", 2, name="000001_0")
+    names = [str(path.relative_to(log / "interactions")) for path in daily.partitions(log, "interactions")[day(2)]]
+    assert names == [f"ds=2024-01-02/{name}" for name in ("000001_0", "hour=13/B.PARQUET", "part-00000.parquet")]
+
+
+def test_subfolders_of_a_day_are_columns_of_text(log: Path):
+    path = write(log, "users", 2, rows=2, name="country=DE/city=__HIVE_DEFAULT_PARTITION__/a.parquet")
+    assert daily.schema(log, path) == pa.schema(
+        [("user_id", pa.int64()), ("country", pa.string()), ("city", pa.string())]
+    )
+    made = daily.completed(log, path, pq.ParquetFile(path).read(), ["city", "user_id", "country"])
+    assert made.to_pylist() == [{"city": None, "user_id": number, "country": "DE"} for number in range(2)]
+    assert daily.folder_columns(log, write(log, "users", 1)) == {}
+
+
+@pytest.mark.parametrize(
+    ("stray", "message"),
+    [
+        ("users/part.parquet", "users/part.parquet: not a day's partition"),
+        ("users/ds=2024-01-09", "users/ds=2024-01-09: not a day's partition"),
+        ("users/ds=2024-1-9/a.parquet", "users/ds=2024-1-9: not a day's partition"),
+        ("users/ds=2024-W01-1/a.parquet", "users/ds=2024-W01-1: not a day's partition"),
+        ("users/ds=__HIVE_DEFAULT_PARTITION__/a.parquet", "DEFAULT_PARTITION__: not a day's partition"),
+        ("users/country=DE/ds=2024-01-09/a.parquet", "users/country=DE: not a day's partition"),
+        ("users/ds=2024-01-01/a.csv", "a.csv: a log in the daily layout is Parquet; write it as that, or import it"),
+        ("users/ds=2024-01-01/notes.txt", "notes.txt: its name ends in none of"),
+    ],
+)
+def test_what_is_no_day_or_no_rows_is_refused_by_name(log: Path, stray: str, message: str):
+    (log / stray).parent.mkdir(parents=True, exist_ok=True)
+    (log / stray).write_text("x")
+    with pytest.raises(ValueError, match=message):
+        daily.partitions(log, "users")
+
+
+def test_a_link_to_a_day_that_is_gone_is_refused(log: Path):
+    (log / "users" / "ds=2024-01-05").symlink_to(log / "nowhere")
+    with pytest.raises(ValueError, match="users/ds=2024-01-05: not a day's partition"):
+        daily.partitions(log, "users")
+
+
+def test_the_first_and_last_day_that_there_are_are_days(log: Path):
+    for table in ("interactions", "users", "items"):
+        for sentinel in ("0001-01-01", "9999-12-31"):
+            shutil.copytree(log / table / "ds=2024-01-01", log / table / f"ds={sentinel}")
+    assert daily.last_day(log) == day(6)
+    daily.require_day(log, day(6))
+    assert daily.fingerprint(log, day(6)) == daily.fingerprint(log, day(6))
+    with pytest.raises(ValueError, match=r"no interactions for 2024-01-04 .*from 0001-01-01 to 9999-12-31"):
+        daily.require_day(log, day(3) + datetime.timedelta(days=1))
+    for asked in (daily.require_day, daily.fingerprint):
+        with pytest.raises(ValueError, match=r"day 9999-12-31: no day comes after it, .*name an earlier day"):
+            asked(log, datetime.date.max)
+
+
+def test_the_last_day_may_be_asked_for_up_to_another(log: Path):
+    assert daily.last_day(log, day(7)) == day(6)
+    assert daily.last_day(log, day(6)) == day(1)

@@ -108,3 +108,22 @@ def test_who_never_acts_is_known_from_the_start(tmp_path: Path):
         "ds=1970-01-04": [{"user_id": 6, "likes": ["a"]}, {"user_id": 7, "likes": None}],
         "ds=1970-01-06": [{"user_id": 8, "likes": []}],
     }
+
+
+def test_days_end_where_the_calendar_does():
+    assert base.day_after(datetime.date(2024, 2, 28)) == datetime.date(2024, 2, 29)
+    with pytest.raises(ValueError, match="day 9999-12-31: no day comes after it"):
+        base.day_after(datetime.date.max)
+    assert base.days_before(datetime.date(2024, 3, 1), 1) == datetime.date(2024, 2, 29)
+    assert base.days_before(datetime.date(2024, 3, 1), 10**9) == datetime.date(1, 1, 1)
+
+
+def test_a_writer_notes_what_it_wrote_by_table_and_day(tmp_path: Path):
+    log = base.LogWriter(tmp_path / "log", slices_per_day=2)
+    log.add_interactions(pa.table({"user_id": [1, 1, 2], "item_id": [7, 8, 7], "timestamp": [0, 86_399, 86_400]}))
+    log.write_rows("users", datetime.date(1970, 1, 1), [pa.table({"user_id": [1, 2]})])
+    log.write_rows("items", datetime.date(1970, 1, 1), [pa.table({"item_id": pa.array([], pa.int64())})])
+    assert log.close().num_interactions == 3
+    written = base.written_rows(tmp_path / "log")
+    assert written == {"interactions": {"1970-01-01": 2, "1970-01-02": 1}, "users": {"1970-01-01": 2}, "items": {}}
+    assert base.written_rows(tmp_path) == {}

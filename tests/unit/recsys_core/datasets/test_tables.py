@@ -1,4 +1,5 @@
 import datetime
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,40 @@ def test_rows_of_other_days_are_refused(
 def test_a_source_names_all_three() -> None:
     with pytest.raises(ValueError, match="names users; name interactions, users, items"):
         tables.Config.model_validate({"source": {"users": "u"}})
+
+
+def test_no_day_after_the_ground_truth_is_imported_to_find_the_last_one(
+    by_day: tables.Config, tmp_path: Path, read_log: Any
+) -> None:
+    rows = {"uid": [1], "item_id": [7], "timestamp": [253402214400]}
+    _write(Path(by_day.source["interactions"]) / "ds=9999-12-31", rows)
+    assert ingest.last_day(by_day, tmp_path / "imports", silent) == datetime.date(2024, 1, 2)
+    (root,) = (tmp_path / "imports").iterdir()
+    assert sorted(read_log(root, "interactions")) == ["2024-01-01", "2024-01-02", "2024-01-03"]
+    with pytest.raises(ValueError, match="day 9999-12-31: no day comes after it"):
+        ingest.prepare(by_day, tmp_path / "imports", silent, day=datetime.date.max)
+
+
+def test_tables_without_two_days_in_a_row_have_no_last_day(by_day: tables.Config, tmp_path: Path) -> None:
+    shutil.rmtree(Path(by_day.source["interactions"]) / "ds=2024-01-02")
+    with pytest.raises(ValueError, match="interactions: no two days of interactions in a row"):
+        ingest.last_day(by_day, tmp_path / "imports", silent)
+
+
+def test_a_partition_of_no_day_is_refused_by_name(by_day: tables.Config, tmp_path: Path) -> None:
+    odd = Path(by_day.source["users"]) / "ds=__HIVE_DEFAULT_PARTITION__"
+    _write(odd, {"user_id": [9], "age": [31]})
+    with pytest.raises(ValueError, match="ds=__HIVE_DEFAULT_PARTITION__/a.parquet: its folder says that ds is null"):
+        ingest.prepare(by_day, tmp_path / "imports", silent)
+    odd.rename(odd.with_name("ds=2024-1-2"))
+    with pytest.raises(ValueError, match="users: ds is '2024-1-2' in some row; days are YYYY-MM-DD or YYYYMMDD"):
+        ingest.prepare(by_day, tmp_path / "imports", silent)
+
+
+def test_tables_in_odd_folders_are_taken_as_they_are(by_day: tables.Config, tmp_path: Path, read_log: Any) -> None:
+    moved = tmp_path / "a,b #%20[x]*é"
+    shutil.copytree(tmp_path, moved, ignore=lambda folder, names: [name for name in names if name == moved.name])
+    source = {name: str(moved / Path(path).relative_to(tmp_path)) for name, path in by_day.source.items()}
+    odd = by_day.model_copy(update={"source": source})
+    roots = [ingest.prepare(config, moved / "im,ports", silent) for config in (by_day, odd)]
+    assert read_log(roots[0], "interactions") == read_log(roots[1], "interactions") != {}

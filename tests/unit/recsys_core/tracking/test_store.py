@@ -152,3 +152,18 @@ def test_impatience_ends_with_its_block(monkeypatch):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "2"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_the_embedded_store_lies_in_any_folder(tmp_path: Path) -> None:
+    for name in ("a,b #1", "50%25", "what?", "k=v [x] é*"):
+        root = tmp_path / name
+        root.mkdir()
+        store.check(Config(), root)
+        client = store.connect(store.location(Config(), root))
+        experiment = client.create_experiment("odd", artifact_location=(root / "mlartifacts").as_uri())
+        run = client.create_run(experiment)
+        client.log_text(run.info.run_id, "there", "a/b.txt")
+        assert [path.read_text() for path in (root / "mlartifacts").rglob("b.txt")] == ["there"]
+        assert (root / "mlflow.db").is_file()
+    # Nothing was made under a name that is not theirs.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["50%25", "a,b #1", "k=v [x] é*", "what?"]

@@ -464,3 +464,41 @@ def test_agrees_with_a_slow_oracle(
     assert by("user_id", unordered) == by("user_id", expected_truths)
     assert data.num_ground_truth == sum(len(row["gt_items"]) for row in truths)
     assert np.all(np.diff([row["timestamp"] for row in examples]) >= 0)
+
+
+def test_rows_are_read_of_the_files_that_ingest_has_counted(tmp_path: Path) -> None:
+    log = make_log(
+        tmp_path / "log",
+        [click(0, 1, 1, "a"), click(0, 2, 1, "a"), click(1, 1, 1, "a")],
+        [user_row(0, 1, "x")],
+        [item_row(0, "a")],
+    )
+    day = log.root / "interactions" / f"ds={FIRST}"
+    # A writer's complete leftover is no row; a part that lies in a subfolder, or has no suffix, is.
+    (day / ".part-00000.parquet").write_bytes((day / "part-00000.parquet").read_bytes())
+    (day / "hour=0").mkdir()
+    (day / "part-00000.parquet").rename(day / "hour=0" / "000000_0")
+    made = preprocess.run(make_request(log, 0, tmp_path / "out"), silent)
+    assert made.num_rows == len(read(made.examples)) == 2
+    (day / "more.parquet").write_bytes((day / "part-00001.parquet").read_bytes())
+    with pytest.raises(ValueError, match="ds=2024-01-01: 3 rows where ingest counted 2; the log has changed since"):
+        preprocess.run(make_request(log, 0, tmp_path / "again"), silent)
+
+
+def test_users_and_items_may_be_known_since_long_before_1970(tmp_path: Path) -> None:
+    clicks = [click(0, 1, 1, "a"), click(0, 2, 2, "b"), click(1, 1, 2, "a")]
+    users = [user_row(0, 1, "x"), user_row(0, 2, "y"), user_row(1, 2, "z")]
+    log = make_log(tmp_path / "log", clicks, users, [item_row(0, "a", price=1), item_row(0, "b", price=2)])
+    expected = preprocess.run(make_request(log, 0, tmp_path / "out"), silent)
+    early = datetime.date(1, 1, 1)
+    for table in ("users", "items"):
+        (log.root / table / f"ds={FIRST}").rename(log.root / table / f"ds={early}")
+    days = (
+        DayCount(day=early, num_interactions=0, num_users=2, num_items=2),
+        DayCount(day=FIRST, num_interactions=2, num_users=0, num_items=0),
+        *log.days[1:],
+    )
+    made = preprocess.run(make_request(log.model_copy(update={"days": days}), 0, tmp_path / "early"), silent)
+    assert read(made.examples) == read(expected.examples)
+    assert read(made.ground_truth) == read(expected.ground_truth)
+    assert [row["segment"] for row in read(made.examples)] == ["x", "y"]

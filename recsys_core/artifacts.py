@@ -308,6 +308,11 @@ class Checkpoint(Artifact):
         return self.model_copy(update={"folder": folder, "digest": digest})
 
     @property
+    def carried(self) -> Path:
+        """Text: what it took over of another training; there only if that was not simply all (JSON beside it)."""
+        return self.path / "carried.txt"
+
+    @property
     def plan(self) -> Path:
         """Text: which rank held which part of which table, and what that took."""
         return self.path / "plan.txt"

@@ -19,6 +19,7 @@ from recsys_core.feed import Feed, ItemTable, Source
 from recsys_core.losses import sampled_softmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.models.blocks.embeddings import Embeddings
+from recsys_core.models.blocks.layout import Layout
 from recsys_core.readers.base import Reader
 
 
@@ -44,6 +45,14 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, model: Callable[..., Any], batch: Any, here: World) -> Tensor:
         """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
+
+    @abstractmethod
+    def layout(self, engine: Engine | None = None) -> Layout:
+        """Return the layout of the dense weights, or what it would be with the features of another engine.
+
+        Raises:
+            ValueError: the model does not take these features.
+        """
 
     def figures(self, here: World) -> dict[str, float | None]:  # noqa: ARG002
         """Return more figures of the batches since the last call, None where one is not defined; all ranks call it."""
@@ -82,9 +91,16 @@ class Retrieval(Objective):
         self.reader = readers.opened(data.examples)
         torch.manual_seed(seed)
         towers = models.build(model, self.engine, RetrievalModel, tables_device="meta")
+        self._towers = towers
         self.model, self.tables, self.dense = towers, towers.tables, (towers.query, towers.item)
-        self._loss = sampled_softmax.Loss(loss)
+        self._loss, self._model = sampled_softmax.Loss(loss), model
         self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
+
+    def layout(self, engine: Engine | None = None) -> Layout:
+        """See `Objective.layout`."""
+        if engine is None:
+            return self._towers.layout()
+        return models.build(self._model, engine, RetrievalModel, tables_device="meta").layout()
 
     def loss(self, model: Callable[..., Any], batch: Batch, here: World) -> Tensor:  # noqa: ARG002
         """See `Objective.loss`."""

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +18,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys_core import artifacts, best, checkpoint, compiling, distributed, loader, optim, sharding, stopping, tracing
-from recsys_core.artifacts import Frozen, Pending, TrainingData
+from recsys_core.artifacts import Frozen, LabelledData, Pending, TrainingData
 from recsys_core.batch import moved
-from recsys_core.checkpoint import Position, fine_tune, owners
+from recsys_core.checkpoint import Position, carrying, fine_tune, owners
 from recsys_core.distributed import World
 from recsys_core.loader import Budget, Interval, Order, Shard
 from recsys_core.lookup import OneOf
@@ -30,7 +30,7 @@ from recsys_core.objective import Objective, Retrieval
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.readers import Selected, Selection
 from recsys_core.sharding import Config as Sharding
-from recsys_core.sharding import pretrained
+from recsys_core.starting import Base, Start
 
 _BEST = "best"
 _EPOCHS = {"num_epochs", "num_warm_epochs"}
@@ -52,6 +52,11 @@ class Config(Frozen):
         default=None, ge=1, description="train for so many steps instead, in as many passes as they take"
     )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
+    on_change: Literal["carry", "cold", "refuse"] = Field(
+        default="carry",
+        description="where that release has other features, tables or layers: take over what still means the same, "
+        "train from random weights on a cold start's window, or stop before anything is done",
+    )
     drop_remainder: bool = Field(
         default=False,
         description="leave out what an epoch's rows are more than whole batches of all ranks; other rows in each epoch",
@@ -144,8 +149,11 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What the training of a retrieval model needs; `base` is the checkpoint to continue from.
 
-    `pretrained` are the `fingerprints` of the files that tables start from.
+    `base_engine` are the features that it was trained with, null: where that training had them. `pretrained` are the
+    `fingerprints` of the files that tables start from.
     """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
 
     config: Config
     model: Annotated[Frozen, OneOf("recsys_core.models")]
@@ -155,6 +163,7 @@ class Request(artifacts.Request):
     seed: int
     data: TrainingData
     base: artifacts.Checkpoint | None
+    base_engine: Path | None = None
     pretrained: dict[str, str] = Field(default={})
 
 
@@ -164,8 +173,9 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
     """
     with distributed.world(request.config.sharding.device) as here:
-        made, files = trainer(request, here), request.pretrained
-        return fit(made, request, request.base, sink, day=request.data.day, files=files)
+        made, data = trainer(request, here), request.data
+        base = None if request.base is None else Base(request.base, request.base_engine)
+        return fit(made, request, base, sink, day=data.day, files=request.pretrained, data=data)
 
 
 def trainer(request: Request, here: World) -> "Trainer":
@@ -239,6 +249,14 @@ class Trainer:
             compiling.compile_in_place(objective.dense, here.device)
         scaler = optim.Scaler(objective.dense, here) if config.precision == "float16" else None
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model, scaler)
+        self.start = Start(
+            objective,
+            here,
+            self._owners,
+            (config.sparse_optimizer, config.dense_optimizer),
+            state=self.state,
+            restored=self.restored,
+        )
         self.position = Position()
         self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)
         self._budget: Budget | None = None
@@ -266,35 +284,25 @@ class Trainer:
         """Take everything that `state` holds from the checkpoint in `directory`, or only `sections` of it."""
         state = {section: held for section, held in self.state().items() if not sections or section in sections}
         checkpoint.load(directory, state)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.restored(state)
+        self.restored(state)
 
-    def begin(self, base: artifacts.Checkpoint | None, files: Mapping[str, str], sink: Sink) -> None:
-        """Take the first weights that are not drawn: from files of these fingerprints, `base`, or a checkpoint."""
-        # What is inherited comes from no file; only in tables of dynamic ids rows may be new ids'.
-        continuing = self._owners.keys() if base else None
-        weights = self.model.state_dict()
-        told = pretrained.fill(weights, self.objective.engine, self.here, known=files, continuing=continuing)
-        if told and self.here.is_first:
-            sink(Event(stage="train", message="; ".join(told)))
+    def begin(self, base: Base | None, files: Mapping[str, str], sink: Sink) -> carrying.Report | None:
+        """Take the first weights that are not drawn: from files of these fingerprints, `base`, or a checkpoint.
+
+        Returns:
+            What was taken over of another training, where that is not simply all.
+        """
+        config = self.config
         if base is not None:
-            self.inherit(base.state, *(("model", "optimizer") if self.config.restore_optimizer else ("model",)))
-        elif self.config.fine_tune_from is not None:
-            self.fine_tune(self.config.fine_tune_from)
+            choice = {"on_change": config.on_change, "restore_optimizer": config.restore_optimizer}
+            return self.start.from_base(base, files, sink, **choice)
+        self.start.from_files(files, sink)
+        return None if config.fine_tune_from is None else self.start.from_other(config.fine_tune_from)
 
-    def inherit(self, directory: Path, *sections: str) -> None:
-        """Take `sections` from the checkpoint of an earlier day, whose dynamic ids may have had other rows."""
-        state = {section: held for section, held in self.state().items() if section in sections}
-        owners.inherit(directory, state, self._owners)
-        self.model.load_state_dict(state["model"])
+    def restored(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned, or some sections of it, after a checkpoint has filled it in."""
+        self.model.load_state_dict(OrderedDict(state["model"]))
         self.optimizer.restored(state)
-
-    def fine_tune(self, config: fine_tune.Config) -> None:
-        """Take the weights that `config` chooses from another training's checkpoint."""
-        weights = self.model.state_dict()
-        owners.refuse_other(config.path, fine_tune.load(config, weights), self._owners)
-        self.model.load_state_dict(OrderedDict(weights))
-        self.optimizer.restored({})
 
     def arriving(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Yield `batches`, on the device; while one trains, the next one's ids go to the ranks that have their rows.
@@ -448,15 +456,16 @@ class Trainer:
 def fit(
     trainer: Trainer,
     request: artifacts.Request,
-    base: artifacts.Checkpoint | None,
+    base: Base | None,
     sink: Sink,
     *,
     day: datetime.date,
     files: Mapping[str, str],
+    data: TrainingData | LabelledData,
 ) -> artifacts.Checkpoint:
     """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from start weights.
 
-    `files` are the fingerprints of the files that tables start from.
+    `files` are the fingerprints of the files that tables start from, `data` is what the objective reads.
 
     Raises:
         Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
@@ -464,6 +473,7 @@ def fit(
     here, work = trainer.here, Pending(request.output)
     if here.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
+        trainer.start.lineage(data, request.output).save(work.path)
         _tell_plan(trainer, work, sink)
     here.barrier()
     steps, state = work.path / "steps", work.path / artifacts.STATE
@@ -476,7 +486,7 @@ def fit(
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
         _tell_restart(trainer, sink)
     else:
-        trainer.begin(base, files, sink)
+        _tell_start(trainer, trainer.begin(base, files, sink), work, sink)
     with contextlib.ExitStack() as inside:
         inside.enter_context(sharding.naming_memory(trainer.plan))
         told = inside.enter_context(stopping.signals())
@@ -506,7 +516,7 @@ def fit(
             loss=trainer.position.last_loss,
             examples_per_second=speed(curve),
             num_ranks=here.num_ranks,
-            warm_started_from=base.digest if base else None,
+            warm_started_from=base.checkpoint.digest if base else None,
             touched=touched,
             kept=best.finish(work.path / _BEST, trainer.position, trainer.config.best_metric),
         )
@@ -519,6 +529,13 @@ def _tell_restart(trainer: Trainer, sink: Sink) -> None:
     if trainer.here.is_first and (number := trainer.here.num_restarts):
         told = f"a process was lost; restart {number} goes on from step {trainer.position.step:,}"
         sink(Event(stage="train", message=told))
+
+
+def _tell_start(trainer: Trainer, report: carrying.Report | None, work: Pending, sink: Sink) -> None:
+    """Keep what was taken over of another training, and tell it."""
+    if report is not None and trainer.here.is_first:
+        report.save(work.path)
+        sink(Event(stage="train", message=report.text))
 
 
 def _tell_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:

@@ -2,6 +2,7 @@
 
 from recsys_core import preprocess as stage
 from recsys_core.artifacts import Dataset, TrainingData
+from recsys_core.features import Engine
 from recsys_core.integrity import digest_of_file
 from recsys_core.samplers import weighted
 from tasks.perform import Run, perform, stage_task
@@ -24,7 +25,17 @@ def preprocess(run: Run, dataset: Dataset) -> TrainingData:
         base_day=base.day if base else None,
         base_engine=base.model.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,
+        live_columns=_live_columns(run),
     )
     data = perform(run, "preprocess", TrainingData, request, stage.run)
     run.tracker.log_dataset(data, str(data.path.resolve()))
     return data
+
+
+def _live_columns(run: Run) -> tuple[str, ...]:
+    """Return the columns that the live release's query features read, and the features of now do not."""
+    if run.champion is None:
+        return ()
+    mine = Engine.build(run.config.features).columns("query")
+    live = Engine.load(run.champion.model.engine).columns("query")
+    return tuple(column for column in live if column not in mine)

@@ -13,8 +13,9 @@ from prefect.runtime import deployment, flow_run
 from recsys_core import config as configs
 from recsys_core import ingest, liveness, registry, tracking
 from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, code_version, digest_of, write_text
-from recsys_core.config import RankingConfig, RunConfig, preflight
+from recsys_core.config import RankingConfig, RunConfig, continuing, preflight
 from recsys_core.features import Engine
+from recsys_core.progress import Event
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
 from recsys_core.sharding import pretrained
@@ -22,6 +23,7 @@ from tasks.hidden import reveal
 from tasks.perform import Base, Champion, RankingRun, Run, listener, without_credentials
 
 _ID_DIGITS = 12
+_MAX_TAG = 5_000  # characters that MLflow's databases keep of a tag
 
 
 @task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
@@ -44,10 +46,13 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     fingerprint = ingest.fingerprint(loaded.data, day)
     uri = tracking.location(loaded.tracking, loaded.run_root)
     releases = registry.releases(uri, loaded.name)
-    base = _base(loaded, uri, day, releases)
+    base, note = _base(loaded, uri, day, releases)
     opened = _open(loaded, day, fingerprint, base.version if base else None)
     with contextlib.ExitStack() as closing:
         closing.push(opened.pop("closing"))
+        if note is not None:
+            listener()(Event(stage="start", message=note))
+            opened["tracker"].log_tags({"warm_start": note[:_MAX_TAG]})
         champion = _champion(loaded, uri, day, opened["run_id"], releases)
         return Run(**opened, base=base, champion=champion, closing=closing.pop_all())
     raise AssertionError("unreachable: nothing above suppresses an error")
@@ -129,21 +134,38 @@ def _verify_start(loaded: RunConfig | RankingConfig) -> None:
         raise ValueError(f"train.fine_tune_from.path: {error}; bring its files back, or name another") from None
 
 
-def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo]) -> Base | None:
-    """Load what training continues."""
+def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo]) -> tuple[Base | None, str | None]:
+    """Load what training continues, None for a cold start; and say what differs from it, if anything does.
+
+    Raises:
+        ValueError: it differs from what the config wants in a way that `train.on_change` does not admit, or that
+            nothing can be taken over of.
+    """
     if not config.train.warm_start or not releases:
-        return None
+        return None, None
     info = registry.base_release(uri, config.name, day)
     if info is None:
-        return None
+        return None, None
     model = registry.load_model(info, uri, config.run_root)
-    return Base(
+    checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
+    found = continuing.changes(config, checkpoint, engine)
+    told = f"release {info.name} version {info.version} of {info.day}"
+    if found and config.train.on_change == "refuse":
+        raise ValueError(
+            f"train.on_change: refuse, and {told} differs: {'; '.join(found)}. Bring these back, or set "
+            "train.on_change to carry or cold"
+        )
+    if found and config.train.on_change == "cold":
+        return None, f"cold start (train.on_change), as {told} differs: {'; '.join(found)}"
+    note = f"{told} is continued with changes: {'; '.join(found)}" if found else None
+    base = Base(
         version=info.version,
         day=info.day,
-        checkpoint=registry.load_checkpoint(info, config.run_root),
+        checkpoint=checkpoint,
         model=model,
-        engine_digest=Engine.load(model.engine).digest,
+        engine_digest=engine.digest,
     )
+    return base, note
 
 
 def _champion(config: RunConfig, uri: str, day: date, run_id: str, releases: Sequence[ReleaseInfo]) -> Champion | None:

@@ -23,10 +23,13 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
         seed=config.seed,
         data=data,
         base=run.base.checkpoint if run.base else None,
+        base_engine=run.base.model.engine if run.base else None,
         pretrained=run.pretrained,
     )
     work = partial(launch.run, "train", Checkpoint, config=config.launch)
     checkpoint = perform(run, "train", Checkpoint, request, work)
     run.tracker.log_file(checkpoint.plan)
+    if checkpoint.carried.is_file():
+        run.tracker.log_file(checkpoint.carried)
     run.tracker.log_metrics({f"train/tables/{table}/touched": share for table, share in checkpoint.touched.items()})
     return checkpoint

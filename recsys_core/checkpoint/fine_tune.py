@@ -5,10 +5,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pydantic import Field
 
 from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import files, storage
+from recsys_core.checkpoint import files
+from recsys_core.checkpoint.carrying import Part, Source, table_of
+from recsys_core.features import Engine, Rows, rows_of
 
 _MODEL = "model."
 
@@ -25,44 +29,99 @@ class Config(Frozen):
         default=(), description="globs: what of that is not, and starts from random weights"
     )
     strict: bool = Field(default=True, description="false: what the checkpoint lacks starts from random weights")
+    features: Path | None = Field(
+        default=None,
+        description="folder of the fitted features that it was trained with, which find rows of tables by their ids; "
+        "null: where that training had them",
+    )
 
 
-def load(config: Config, weights: Mapping[str, Any]) -> list[str]:
-    """Fill the model's `weights` (by name, sharded or not) in place; return the names that were filled.
+def load(
+    config: Config, weights: Mapping[str, Any], source: Source | None = None, engine: Engine | None = None
+) -> list[Part]:
+    """Fill the model's `weights` (by name, sharded or not) in place; return what was taken over of each chosen one.
+
+    With `source`, rows of tables are taken over by their ids, and of dense weights what means the same in both models.
+    Without, the features of the checkpoint's training are not at hand: what the features `engine` of now have learnt
+    could not be compared, and all else is taken to mean what it means here.
 
     Raises:
         ValueError: no checkpoint, a pattern or a line of the map that names nothing, a parameter that the checkpoint
-            lacks (if `strict`), or shapes that differ; all of them are listed.
+            lacks wholly or, of its rows and columns, partly (if `strict`), shapes that differ, or a table of rows that
+            ids were given without a `source`; all of them are listed.
     """
     directory = files.locate(config.path)
-    stored = {
-        record.key.removeprefix(_MODEL): record.shape
-        for record in files.describe(directory)
-        if record.key.startswith(_MODEL)
-    }
+    seen = source or Source(directory)
+    sizes = sorted(seen.stored.sizes.items())
+    known = {key.removeprefix(_MODEL): tuple(size) for key, size in sizes if key.startswith(_MODEL)}
     names = _chosen(config, weights)
-    renamed = _read_map(config.parameter_map, weights, stored) if config.parameter_map else {}
-    sources = {name: renamed.get(name, name) for name in names}
-    if config.strict and (missing := [name for name in names if sources[name] not in stored]):
+    renamed = _read_map(config.parameter_map, weights, known) if config.parameter_map else {}
+    sources = {name: renamed.get(name) or seen.source_of(name) or name for name in names}
+    if config.strict and (missing := [name for name in names if sources[name] not in known]):
         raise ValueError(
             f"train.fine_tune_from: {directory} has no {_listed(missing)}; name them in exclude or in the "
-            f"parameter_map, or set strict=false. It has {_listed(stored)}"
+            f"parameter_map, or set strict=false. It has {_listed(known)}"
         )
-    sources = {name: source for name, source in sources.items() if source in stored}
-    differing = [
-        f"\n  {name}: checkpoint {stored[source]}, model {tuple(weights[name].size())}"
-        for name, source in sources.items()
-        if stored[source] != tuple(weights[name].size())
+    sources = {name: of for name, of in sources.items() if of in known}
+    if source is None and engine is not None:
+        _refuse_learnt(config, sources, engine)
+    tables = {name: of for name, of in sources.items() if table_of(name)}
+    rows = {name: _rows(seen, name, of, tuple(weights[name].size())) for name, of in tables.items()}
+    lacking = [
+        f"\n  {name}: checkpoint {known[of]}, model {tuple(weights[name].size())}{lacks}"
+        for name, of in sources.items()
+        if (lacks := _lacks(config, seen, name, of, weights[name].size(), rows.get(name))) is not None
     ]
-    if differing:
-        raise ValueError(f"train.fine_tune_from: these have other shapes in {directory}:{''.join(differing)}")
-    left = dict(sources)
-    while left:
-        # Several parameters may start from the same one, each in a pass of its own.
-        batch = {source: name for name, source in left.items()}
-        storage.load(directory, {"model": {source: weights[name] for source, name in batch.items()}})
-        left = {name: source for name, source in left.items() if name not in batch.values()}
-    return list(sources)
+    if lacking:
+        raise ValueError(f"train.fine_tune_from: these are not the same in {directory}:{''.join(lacking)}")
+    with torch.no_grad():
+        return [
+            seen.take_table(name, _MODEL + of, weights[name], rows[name])
+            if name in rows
+            else seen.take_dense(name, of, weights[name], {})
+            for name, of in sources.items()
+        ]
+
+
+def _rows(source: Source, name: str, of: str, size: tuple[int, ...]) -> Rows | None:
+    """Return which rows of a table are of the same ids; all of them where the features of then are not known."""
+    table, was = table_of(name), table_of(of)
+    if source.engines is None:
+        every = np.arange(size[0])
+        return Rows(every, every)
+    before, now = source.engines
+    return rows_of(before, was, now, table) if table and was in before.encoders else None
+
+
+def _lacks(config: Config, source: Source, name: str, of: str, size: torch.Size, rows: Rows | None) -> str | None:
+    """Return what the checkpoint lacks of a weight, in words; None if nothing, or not all where some will do."""
+    stored = source.stored.sizes[_MODEL + of]
+    if source.engines is None:
+        return None if stored == size else ""
+    if table_of(name):
+        same = rows is not None and len(rows.now) > 0
+        if same and (stored[1:] == size[1:] or not config.strict):
+            return None
+        return "" if same else ", and no row of it is of an id that has one here"
+    places = source.places(name, of, size)
+    if places is None:
+        return "" if stored != size else ", of which nothing means the same"
+    whole = all(len(axis.now) == length for axis, length in zip(places, size, strict=True))
+    if whole or not config.strict:
+        return None
+    counts = " x ".join(f"{len(axis.now)} of {length}" for axis, length in zip(places, size, strict=True))
+    return f", of which {counts} mean the same; strict=false takes these"
+
+
+def _refuse_learnt(config: Config, sources: Mapping[str, str], engine: Engine) -> None:
+    for name in sources:
+        table = table_of(name)
+        if table in engine.encoders and engine.encoders[table].fitted is not None:
+            raise ValueError(
+                f"train.fine_tune_from: the rows of table {table!r} were given to ids, and the features of "
+                f"{config.path}, which say to which ones, are not at hand; name their folder in "
+                f"train.fine_tune_from.features, or {name} in exclude"
+            )
 
 
 def _chosen(config: Config, weights: Mapping[str, Any]) -> list[str]:

@@ -6,13 +6,15 @@ in the file        a piece            | a piece                 | ...
 
 import dataclasses
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, WriteItem, WriteItemType
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from recsys_core.checkpoint import storage
 
@@ -104,3 +106,52 @@ def _cut(item: WriteItem) -> Iterator[WriteItem]:
             index=MetadataIndex(item.index.fqn, offsets),
             tensor_data=dataclasses.replace(data, chunk=ChunkStorageMetadata(offsets, sizes)),
         )
+
+
+class Stored:
+    """The tensors of a checkpoint, read a piece at a time without other ranks, whatever shards wrote them.
+
+    Attributes:
+        sizes: of each tensor, by key.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Read the metadata of the checkpoint in `directory`.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
+        self._directory, self._reader = directory, storage.Reader(directory)
+        metadata = self._reader.read_metadata()
+        self._reader.set_up_storage_reader(metadata, is_coordinator=True)
+        held = metadata.state_dict_metadata.items()
+        self._tensors = {key: meta for key, meta in held if isinstance(meta, TensorStorageMetadata)}
+        self.sizes = {key: meta.size for key, meta in self._tensors.items()}
+
+    def pieces(self, key: str) -> list[ChunkStorageMetadata]:
+        """Return where the pieces of a tensor lie in it."""
+        return self._tensors[key].chunks
+
+    def read(self, key: str, piece: ChunkStorageMetadata | None = None) -> torch.Tensor:
+        """Return a piece of a tensor, or all of it.
+
+        Raises:
+            ValueError: a file of the checkpoint is damaged; names it.
+        """
+        meta = self._tensors[key]
+        piece = piece or ChunkStorageMetadata(torch.Size([0] * len(meta.size)), meta.size)
+        made = torch.empty(piece.sizes, dtype=meta.properties.dtype)
+        plan = LoadPlan(create_read_items_for_chunk_list(key, meta, [piece]))
+        self._reader.read_data(plan, _Into(made)).wait()
+        return made
+
+
+class _Into(storage.Planner):
+    """Reads one piece of one tensor into memory."""
+
+    def __init__(self, made: torch.Tensor) -> None:
+        super().__init__()
+        self._made = made
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:  # noqa: ARG002 - there is one only
+        return self._made

@@ -61,7 +61,7 @@ _UNMEASURED = (
     "a retrieval model is measured after its training, on the next day's rows, and not while it trains; remove it, and "
     "train for so many num_epochs or num_steps"
 )
-RANKING = Without(dict.fromkeys(("warm_start", "num_warm_epochs", "restore_optimizer"), _COLD))
+RANKING = Without(dict.fromkeys(("warm_start", "on_change", "num_warm_epochs", "restore_optimizer"), _COLD))
 RETRIEVAL = Without(
     dict.fromkeys(
         ("evaluate_every_steps", "evaluate_every_epochs", "keep_best", "early_stopping_patience", "best_metric"),

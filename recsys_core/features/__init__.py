@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_val
 
 from recsys_core.artifacts import HISTORY, Frozen, digest_of
 from recsys_core.features import _groups, _types
+from recsys_core.features._carried import Carried, Rows, carried, differences, rows_of, same_ids
 from recsys_core.features._description import Description, Example, describe, example
 from recsys_core.features._graph import Graph, Values, applied
 from recsys_core.features._tables import Initializer, TableConfig, TableSpec
@@ -41,6 +42,7 @@ from recsys_core.lookup import OneOf, component
 from recsys_core.uri import nearest
 
 __all__ = [
+    "Carried",
     "Config",
     "Description",
     "Encoded",
@@ -51,10 +53,14 @@ __all__ = [
     "Jagged",
     "NumberFeature",
     "RowError",
+    "Rows",
     "Side",
     "SparseFeature",
     "TableConfig",
     "TableSpec",
+    "carried",
+    "differences",
+    "rows_of",
 ]
 
 _CATALOGUE = "recsys_core.features"
@@ -147,9 +153,11 @@ class Engine:
     def build(cls, config: Config, base: "Engine | None" = None) -> Self:
         """Make an engine, continuing from what `base` has learnt where both have the same feature or table.
 
+        An id that had a row keeps it if there is such a row; what else differs is learnt anew: see `carried`.
+
         Raises:
             ValueError: names are not unique, a `table` belongs to no feature, features that share a table disagree,
-                or a table of `base` is encoded differently, so that its rows would change their meaning.
+                or a table has more rows in `base` than it may have here and cannot be made smaller.
         """
         engine = cls(config)
         if base is not None:
@@ -366,6 +374,19 @@ class Engine:
             for figure, value in encoder.figures().items()
         }
 
+    def meanings(self) -> dict[str, str]:
+        """Return, by feature that a model reads, a text that is the same where what it reads means the same."""
+        return {
+            feature.config.name: f"{side} {self._graphs[side].meaning(feature)}"
+            for side, features in self.features.items()
+            for feature in features
+            if feature.is_output
+        }
+
+    def sources(self) -> dict[str, str]:
+        """Return, by feature, a text that is the same where it is made of the same values."""
+        return {f.config.name: self._graphs[side].sources(f) for side, own in self.features.items() for f in own}
+
     def owners(self) -> dict[str, np.ndarray]:
         """Return, of each table whose rows may change hands, int64 [K, 2]: rows, and the ids they belong to now."""
         found = {name: encoder.owners() for name, encoder in self.encoders.items()}
@@ -506,18 +527,9 @@ class Engine:
 
     def _continue(self, base: "Engine") -> None:
         for name, encoder in self.encoders.items():
-            before = base.encoders.get(name)
-            if before is None:
-                continue
-            if encoder.spec != before.spec:
-                raise ValueError(
-                    f"table {name!r}: {before.spec} in the engine to continue from, {encoder.spec} in the config, "
-                    "which would change what its rows stand for; restore the setting, rename the feature, or start cold"
-                )
-            state = before.state()
-            if state is not None:
+            if name in base.encoders and same_ids(base, name, self, name):
                 try:
-                    encoder.restore(state)
+                    encoder.inherit(base.encoders[name])
                 except ValueError as error:
                     raise ValueError(f"table {name!r}: {error}") from None
         known = {feature.config.name: feature for side in base.features.values() for feature in side}

@@ -160,12 +160,40 @@ class Dynamic(base.Encoder):
         if told.num_embeddings > self._policy.max_rows:
             raise ValueError(
                 f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and "
-                "tables do not shrink; raise max_rows, or start cold"
+                "tables do not shrink; raise max_rows, or start cold (train.on_change: cold)"
             )
         self._told, self._num_values = told, 0
         self._counts.take()
         self._counts.error = told.count_error
         self._learn(state.replace_schema_metadata(None))
+
+    def inherit(self, before: base.Encoder) -> None:
+        """Take over the ids of another dynamic table, or of a vocabulary, whose ids count as seen long ago.
+
+        Raises:
+            ValueError: the table has more rows than `max_rows`.
+        """
+        state = before.state()
+        if self.spec == before.spec or state is None or "row" not in state.schema.names:
+            super().inherit(before)
+            return
+        told, last = _Told(), pa.array(np.zeros(state.num_rows, np.int64))
+        if isinstance(before, Dynamic):
+            told, last = _Told.model_validate_json(state.schema.metadata[_META]), state["last"]
+        high = max(told.num_embeddings, int(state["row"].to_numpy().max(initial=0)) + 1)
+        told = told.model_copy(update={"num_embeddings": high})
+        seen = _rows.within(state, self._num_oov, high).add_column(2, "last", last)
+        self.restore(seen.replace_schema_metadata({_META: told.model_dump_json().encode()}))
+        self._told = told.model_copy(update={"num_embeddings": self._blocks(high)})
+
+    def known(self) -> pa.Table:
+        """The ids that have a row at present."""
+        nothing = pa.table({"id": pa.array([], pa.int64()), "row": pa.array([], pa.int64())})
+        return nothing if self._seen is None else _rows.given_out(self._seen)
+
+    def own_rows(self, ids: pa.Array) -> np.ndarray:
+        """int64 [N]: the rows that are given out, -1 for other ids."""
+        return np.full(len(ids), -1) if self._row_of is None else self._row_of.of_any(ids)
 
     def report(self) -> dict[str, int]:
         """Ids with a row, ids that wait for one, how many rows there may be to give out, and what the last fit did."""

@@ -55,6 +55,28 @@ class Graph:
         """Return a text that is the same for features whose values are the same, whatever becomes of these."""
         return self._values[id(feature)]
 
+    def meaning(self, feature: Feature) -> str:
+        """Return a text that is the same for features whose outputs a model can take for each other.
+
+        Of a feature with a table, that is where rows of the table come from and how they are pooled, not which rows
+        there are, nor how many of a list are read.
+        """
+        if feature.table is None:
+            return json.dumps([self.operation(feature), self.sources(feature)])
+        shared = feature.config.model_dump(mode="json", include={"kind", "table", "boundaries"})
+        buckets = shared.get("boundaries") if shared.get("table") else None
+        how = [feature.table, feature.pooling, feature.weighted, buckets]
+        return json.dumps([shared["kind"], self.sources(feature), how])
+
+    def sources(self, feature: Feature) -> str:
+        """Return a text that is the same for features that are made of the same values."""
+        if feature.makes_value:
+            return self.value(feature)
+        makers = [self.maker(feature, column) for column in feature.columns]
+        return json.dumps(
+            [column if m is None else self.value(m) for column, m in zip(feature.columns, makers, strict=True)]
+        )
+
     def _operation(self, feature: Feature, *, with_output: bool) -> str:
         settings: dict[str, Any] = feature.config.model_dump(mode="json", exclude=_NOT_OF_THE_OPERATION)
         output: dict[str, Any] = settings.pop("output", None) or {}

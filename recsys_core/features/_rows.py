@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_core.features import _hashing
 
@@ -58,6 +59,15 @@ class RowOf:
         texts = distinct.dictionary.to_pylist()
         rows = np.fromiter((self._by_text.get(text, 0) for text in texts), dtype=np.int64, count=len(texts))
         return rows[distinct.indices.to_numpy(zero_copy_only=False)]
+
+    def of_any(self, ids: pa.Array) -> np.ndarray:
+        """int64 [N]: as `find`, also of ids of the other type, by their texts; -1 for ids that are not known."""
+        alike = as_type(ids, self.kind)
+        rows = np.full(len(ids), -1)
+        there = alike.is_valid().to_numpy(zero_copy_only=False)
+        found = self.find(alike.drop_null())
+        rows[there] = np.where(found == 0, -1, found)
+        return rows
 
 
 class _Slots:
@@ -133,3 +143,24 @@ def sum_counts(tables: list[pa.Table]) -> pa.Table:
     """Return the tables' id, count as one, each id once, rising."""
     summed = pa.concat_tables(tables).group_by("id").aggregate([("count", "sum")])
     return summed.rename_columns({"count_sum": "count"}).select(["id", "count"]).sort_by("id")
+
+
+def as_type(ids: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Bring ids to the other of the types that ids have, by their texts; one that is no decimal number becomes null."""
+    if ids.type == kind or pa.types.is_string(kind):
+        return ids.cast(kind)
+    # Written as a number is, and short enough to fit.
+    numbers = pc.match_substring_regex(ids, r"^(0|-?[1-9][0-9]{0,17})$")
+    return pc.if_else(numbers, ids, pa.scalar(None, ids.type)).cast(kind)
+
+
+def given_out(state: pa.Table) -> pa.Table:
+    """Return id, row of the ids in an encoder's state that have a row of their own."""
+    return state.select(["id", "row"]).filter(pc.greater(state["row"], 0)).combine_chunks()
+
+
+def within(state: pa.Table, first: int, size: int) -> pa.Table:
+    """Return id, count, row of an encoder's state; rows other than `first` to `size` - 1 are taken back (row 0)."""
+    rows = state["row"].to_numpy()
+    kept = np.where((rows >= first) & (rows < size), rows, 0)
+    return state.select(["id", "count"]).append_column("row", pa.array(kept))

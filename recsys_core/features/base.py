@@ -220,6 +220,29 @@ class Encoder(ABC):
         """int64 [K, 2]: rows and the ids that they belong to, where rows may change hands between fits."""
         return None
 
+    def inherit(self, before: "Encoder") -> None:
+        """Take over what `before`, the table's encoder in an earlier engine, has learnt and still holds here.
+
+        Raises:
+            ValueError: it cannot be held here, such as more rows than there may be.
+        """
+        state = before.state()
+        if self.spec == before.spec and state is not None:
+            self.restore(state)
+
+    def known(self) -> pa.Table | None:
+        """id, row of every id with a row of its own; None where rows are not given out to single ids."""
+        return None
+
+    def own_rows(self, ids: pa.Array) -> np.ndarray | None:  # noqa: ARG002 - see below
+        """int64 [N]: an id's row, its own or that of its hash, -1: it has none; None: ids have no one row."""
+        return None
+
+    def inside(self, before: "Encoder") -> np.ndarray:
+        """int64 [num_embeddings]: the row of `before` that stood for all that a row stands for here, -1: none did."""
+        rows = np.arange(self.num_embeddings)
+        return rows if self.spec == before.spec else np.full_like(rows, -1)
+
 
 class Feature(ABC):
     """One configured feature.

@@ -219,6 +219,16 @@ class Identity(base.Encoder):
         base.outside(rows, lengths, self.num_embeddings)
         return rows, lengths
 
+    def own_rows(self, ids: pa.Array) -> np.ndarray:
+        """int64 [N]: the ids that are rows of the table, -1 for others."""
+        rows = pc.fill_null(_rows.as_type(ids, _INT64), -1).to_numpy(zero_copy_only=False)
+        return np.where((rows >= 0) & (rows < self.num_embeddings), rows, -1)
+
+    def inside(self, before: base.Encoder) -> np.ndarray:
+        """An id is its own row in both, as far as both go."""
+        rows = np.arange(self.num_embeddings)
+        return np.where(isinstance(before, Identity) & (rows < before.num_embeddings), rows, -1)
+
 
 class Given(base.Encoder):
     """The ids of a given list have the rows behind `num_oov`, in its order."""
@@ -258,6 +268,15 @@ class Given(base.Encoder):
         rows[unknown] = _rows.out_of_vocabulary(texts.filter(pa.array(unknown)), self._num_oov)
         return rows[distinct.indices.to_numpy(zero_copy_only=False)]
 
+    def known(self) -> pa.Table:
+        """The ids of the list, as texts."""
+        return pa.table({"id": pa.array(self.ids), "row": pa.array([*self._rows.values()], _INT64)})
+
+    def own_rows(self, ids: pa.Array) -> np.ndarray:
+        """int64 [N]: the rows of the list's ids, -1 for others."""
+        texts = _rows.as_type(ids, pa.string()).to_pylist()
+        return np.fromiter((self._rows.get(text, -1) for text in texts), np.int64, len(texts))
+
 
 class MultiHash(base.Encoder):
     """An id has k rows, one in each part of the table, so that two ids rarely share all of them.
@@ -288,6 +307,16 @@ class MultiHash(base.Encoder):
         """Each bag has k rows per value."""
         return self.encode(values), (lengths * len(self._num_buckets)).astype(np.int32)
 
+    def inside(self, before: base.Encoder) -> np.ndarray:
+        """Part by part as a hash."""
+        alike = isinstance(before, MultiHash) and before.spec["hash"] == self._function
+        old: list[int] = before.spec["num_buckets"] if alike else []
+        parts: list[np.ndarray] = []
+        for part, size in enumerate(self._num_buckets):
+            rows = _of_remainders(size, old[part] if part < len(old) else None)
+            parts.append(np.where(rows < 0, rows, rows + sum(old[:part])))
+        return np.concatenate(parts)
+
 
 class Hash(base.Encoder):
     """An id's row is the hash of its text (decimal for integers) modulo the table's size; see `_hashing`."""
@@ -310,6 +339,15 @@ class Hash(base.Encoder):
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the buckets."""
         return _hashing.buckets(values, self._function, self.num_embeddings)
+
+    def own_rows(self, ids: pa.Array) -> np.ndarray:
+        """The buckets."""
+        return self.encode(ids)
+
+    def inside(self, before: base.Encoder) -> np.ndarray:
+        """Ids of one bucket of k · n were in one of n: that of its remainder."""
+        alike = isinstance(before, Hash) and before.spec["hash"] == self._function
+        return _of_remainders(self.num_embeddings, before.num_embeddings if alike else None)
 
 
 class Vocabulary(base.Encoder):
@@ -401,5 +439,28 @@ class Vocabulary(base.Encoder):
         report = {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
         return report | ({"count_error": self._counts.error} if self._counts.error else {})
 
+    def inherit(self, before: base.Encoder) -> None:
+        """Take over the ids of a vocabulary of other settings or of a dynamic table; who has a row here keeps it."""
+        if self.spec == before.spec or not isinstance(before, Vocabulary | _dynamic.Dynamic):
+            super().inherit(before)
+        elif (state := before.state()) is not None:
+            metadata = state.schema.metadata if isinstance(before, Vocabulary) else None
+            self.restore(_rows.within(state, self._num_oov, self.num_embeddings).replace_schema_metadata(metadata))
+
+    def known(self) -> pa.Table:
+        """The ids that have been given rows."""
+        return _rows.given_out(_NOTHING if self._seen is None else self._seen)
+
+    def own_rows(self, ids: pa.Array) -> np.ndarray:
+        """int64 [N]: the rows that have been given out, -1 for other ids."""
+        return np.full(len(ids), -1) if self._seen is None else self._row_of.of_any(ids)
+
     def _known(self) -> list[pa.Table]:
         return [] if self._seen is None or not self._seen.num_rows else [self._seen]
+
+
+def _of_remainders(size: int, before: int | None) -> np.ndarray:
+    """int64 [size]: which of `before` remainders those of `size` were; -1 unless these divide `size`."""
+    if not before or size % before:
+        return np.full(size, -1)
+    return np.arange(size) % before

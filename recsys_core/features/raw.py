@@ -310,6 +310,15 @@ class Buckets(base.Encoder):
         """Return the bucket numbers; NaN counts as the largest number."""
         return np.searchsorted(self._boundaries, floats(values), side="right")
 
+    @property
+    def boundaries(self) -> np.ndarray:
+        """float64, rising."""
+        return self._boundaries
+
+    def inside(self, before: base.Encoder) -> np.ndarray:
+        """A bucket was inside of another one."""
+        return _inside(self, before)
+
 
 class FittedBuckets(base.Encoder):
     """Buckets whose boundaries are quantiles of the first fit; later fits leave them, and what the rows mean, alone."""
@@ -348,6 +357,25 @@ class FittedBuckets(base.Encoder):
     def restore(self, state: pa.Table) -> None:
         """Take over what `state` returned."""
         self._boundaries = state["boundary"].to_numpy()
+
+    @property
+    def boundaries(self) -> np.ndarray:
+        """float64, rising; none before the first fit."""
+        return np.empty(0) if self._boundaries is None else self._boundaries
+
+    def inside(self, before: base.Encoder) -> np.ndarray:
+        """A bucket was inside of another one."""
+        return _inside(self, before)
+
+
+def _inside(now: Buckets | FittedBuckets, before: base.Encoder) -> np.ndarray:
+    """int64 [num_embeddings]: the bucket of `before` that all numbers of each bucket were in, -1: several, or none."""
+    rows = np.full(now.num_embeddings, -1)
+    if isinstance(before, Buckets | FittedBuckets):
+        lows, highs = np.r_[-np.inf, now.boundaries], np.r_[now.boundaries, np.inf]
+        found = np.searchsorted(before.boundaries, lows, side="right")
+        rows[: len(lows)] = np.where(highs <= np.r_[before.boundaries, np.inf][found], found, -1)
+    return rows
 
 
 class _Moments:

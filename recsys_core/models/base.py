@@ -13,6 +13,7 @@ from torchrec import KeyedJaggedTensor
 
 from recsys_core.features import NumberFeature, SparseFeature
 from recsys_core.models.blocks.embeddings import Embeddings
+from recsys_core.models.blocks.layout import Layout
 
 
 class TowerInputs(NamedTuple):
@@ -45,6 +46,14 @@ class RetrievalModel(nn.Module, ABC):
     embedding_dim: int
     similarity: str
 
+    def layout(self) -> Layout:
+        """Return what rows and columns of the dense weights stand for, by their names in the model's state.
+
+        A training that continues one of other features takes over what still means the same. Of a weight that is not
+        named here that is all of it where it has the same name and shape, and else nothing.
+        """
+        return {}
+
     @abstractmethod
     def forward(
         self, sparse: KeyedJaggedTensor, query_dense_BF: Tensor, item_dense_MF: Tensor
@@ -68,6 +77,10 @@ class RankingModel(nn.Module, ABC):
 
     tables: Embeddings
     head: nn.Module
+
+    def layout(self) -> Layout:
+        """See `RetrievalModel.layout`."""
+        return {}
 
     def forward(
         self, sparse: KeyedJaggedTensor, dense_BF: Tensor, numbers: Sequence[tuple[Tensor, Tensor]] = ()

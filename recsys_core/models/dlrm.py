@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recsys_core.artifacts import Frozen
 from recsys_core.features import TableSpec
 from recsys_core.models import base
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.mlp import mlp
@@ -98,3 +99,26 @@ class Model(base.RankingModel):
         if len(widths) + (num_dense > 0) < 2:
             raise ValueError("dlrm needs two vectors to interact: name another feature of ids, or a dense one")
         self.head = Head(config, len(widths), self.tables.pooled_widths[0], num_dense)
+        self._dense, self._keeps_all = (*query.dense, *item.dense), config.concat_pooled
+
+    def layout(self) -> layout.Layout:
+        """See `base.RetrievalModel.layout`."""
+        head = self.head
+        assert isinstance(head, Head)
+        vectors = layout.pooled(self.tables.pooled_features, self.tables.pooled_widths)
+        found: layout.Layout = {}
+        kept: layout.Axis = ()
+        if head.has_dense:
+            assert isinstance(head.bottom, nn.Sequential)
+            found = layout.of_mlp("head.bottom.0", head.bottom[0], layout.numbers(self._dense))
+            kept = layout.units("dense", self.tables.pooled_widths[0])
+        vectors = kept + vectors
+        # As `DotInteraction` has them: each vector with those before it.
+        pairs = tuple(
+            layout.Block(label=" x ".join(sorted({one.label, other.label})), width=1).model_copy(
+                update={"features": one.features + other.features}
+            )
+            for number, one in enumerate(vectors)
+            for other in vectors[:number]
+        )
+        return found | layout.of_mlp("head.top", head.top, (vectors if self._keeps_all else kept) + pairs)

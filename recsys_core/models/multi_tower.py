@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from recsys_core.artifacts import Frozen
 from recsys_core.features import TableSpec
 from recsys_core.models import base
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.blocks.towers import Deep, Tower, columns_of, towers
+from recsys_core.models.blocks.towers import Deep, Tower, columns_of, of_towers, towers
 
 
 class Config(Frozen):
@@ -72,3 +73,11 @@ class Model(base.RankingModel):
             )
         deep = towers(config.towers, columns_of(self.tables), query.num_dense + item.num_dense, config.dropout)
         self.head = Head(deep, sum(tower.hidden[-1] for tower in config.towers), config)
+        self._towers, self._dense = config.towers, (*query.dense, *item.dense)
+
+    def layout(self) -> layout.Layout:
+        """See `base.RetrievalModel.layout`."""
+        head = self.head
+        assert isinstance(head, Head)
+        found, outputs = of_towers("head.deep", self._towers, head.deep, self.tables, self._dense)
+        return found | layout.of_mlp("head.top", head.top, outputs)

@@ -18,10 +18,11 @@ from torch.nn import functional
 from recsys_core.artifacts import Frozen
 from recsys_core.features import NumberFeature, TableSpec
 from recsys_core.models import base
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.blocks.target_attention import TargetAttention
-from recsys_core.models.blocks.towers import Deep, Tower, columns_of, refuse_unknown, towers
+from recsys_core.models.blocks.target_attention import TargetAttention, of_attention
+from recsys_core.models.blocks.towers import Deep, Tower, columns_of, of_towers, refuse_unknown, towers
 
 
 class Attention(Frozen):
@@ -146,6 +147,28 @@ class Model(base.RankingModel):
             )
         num_outputs = sum(tower.hidden[-1] for tower in config.towers) + sum(len(a.target_columns) for a in attended)
         self.head = Head(deep, attended, num_outputs, config)
+        self._config, self._dense, self._numbers = config, dense, numbers
+
+    def layout(self) -> layout.Layout:
+        """See `base.RetrievalModel.layout`."""
+        head = self.head
+        assert isinstance(head, Head)
+        found, outputs = of_towers("head.deep", self._config.towers, head.deep, self.tables, self._dense)
+        widths = dict(zip((f.name for f in self.tables.unpooled_features), self.tables.unpooled_widths, strict=True))
+        widths |= dict(self._numbers)
+        for number, (config, attended) in enumerate(zip(self._config.attention, head.attended, strict=True)):
+            assert isinstance(attended, Attended)
+            elements = tuple(
+                layout.Block(
+                    label=f"{sequence} to {target}",
+                    width=widths[sequence],
+                    features=(sequence, *([] if target is None else [target])),
+                )
+                for sequence, target in zip(config.sequences, config.targets, strict=True)
+            )
+            found |= of_attention(f"head.attended.{number}.attention", attended.attention, elements)
+            outputs += tuple(one.model_copy(update={"label": f"{number}: {one.label}"}) for one in elements)
+        return found | layout.of_mlp("head.top", head.top, outputs)
 
     def _attended(
         self,

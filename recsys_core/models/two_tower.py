@@ -15,6 +15,7 @@ from torchrec import KeyedJaggedTensor
 from recsys_core.artifacts import Frozen
 from recsys_core.features import TableSpec
 from recsys_core.models import base
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
 
@@ -72,6 +73,7 @@ class Model(base.RetrievalModel):
                     "max, tile)"
                 )
         self.embedding_dim, self.similarity = config.output_dim, config.similarity
+        self._dense = query.dense, item.dense
         self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device, apart=True)
         self.query, self.item = (
             Tower(sum(pooled.widths) + inputs.num_dense, hidden, config)
@@ -79,6 +81,14 @@ class Model(base.RetrievalModel):
                 self.tables.pooled, (query, item), (config.query_hidden, config.item_hidden), strict=True
             )
         )
+
+    def layout(self) -> layout.Layout:
+        """See `base.RetrievalModel.layout`."""
+        found: layout.Layout = {}
+        for side, pooled, dense in zip(("query", "item"), self.tables.pooled, self._dense, strict=True):
+            inputs = layout.pooled(pooled.features, pooled.widths) + layout.numbers(dense)
+            found |= layout.of_mlp(f"{side}.layers", getattr(self, side).layers, inputs)
+        return found
 
     def forward(
         self, sparse: KeyedJaggedTensor, query_dense_BF: Tensor, item_dense_MF: Tensor

@@ -10,7 +10,7 @@ are being read and sorted, more with ids of text; and all versions of users and 
 
 import datetime
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -71,6 +71,7 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start.
 
+    `live_columns` are what the live release's query features read, which is measured on the same queries.
     `weights` is the file of the sampler's weights of items, if there is one, and `weights_digest` that of its content.
     """
 
@@ -85,6 +86,7 @@ class Request(artifacts.Request):
     base_day: datetime.date | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
+    live_columns: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _whole_base(self) -> Self:
@@ -105,7 +107,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
     """
     config, day, dataset = request.config, request.day, request.dataset
     _check_ground_truth(dataset, day)
-    columns = _plan(request.features, dataset)
+    columns = _plan(request.features, dataset, request.live_columns)
     engine = Engine.build(request.features, base=_base_engine(request))
     users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
     log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
@@ -187,8 +189,8 @@ def _gather(values: pa.Array, rows: Jagged) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), taken)
 
 
-def _plan(features: Features, dataset: Dataset) -> _Columns:
-    """Find out which columns of the log the features need.
+def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Columns:
+    """Find out which columns of the log the features need, and those of the features `live` that the log has.
 
     Raises:
         ValueError: a feature's column is neither in the log nor made here, or would tell the query its own answer.
@@ -205,6 +207,7 @@ def _plan(features: Features, dataset: Dataset) -> _Columns:
             raise ValueError(f"features.query: column {column!r} is part of the answer or no field of a user; drop it")
         if column not in allowed:
             raise ValueError(f"features.query: {unknown('column', column, allowed)}")
+    query += [column for column in live if column in allowed and column not in query]
     for column in engine.columns("item"):
         if column not in (*item_fields, *_COMPUTED):
             raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *_COMPUTED])}")

@@ -21,6 +21,7 @@ from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
+from recsys_core.models.blocks.layout import Layout
 from recsys_core.objective import Objective
 from recsys_core.ranking import Config, opened
 from recsys_core.readers.base import Reader
@@ -39,11 +40,18 @@ class Ranking(Objective):
         self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
+        self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._loss = binary_cross_entropy.Loss()
         self._seen = Histogram()
-        self._config, self._batch_size = config, batch_size
+        self._config, self._batch_size, self._model = config, batch_size, model
         self._valid = opened(data, "valid") if data.valid else None
+
+    def layout(self, engine: Engine | None = None) -> Layout:
+        """See `Objective.layout`."""
+        if engine is None:
+            return self._ranker.layout()
+        return models.build(self._model, engine, RankingModel, tables_device="meta").layout()
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""

@@ -37,7 +37,7 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     """Train on every row of the split `train` and return the checkpoint; a rerun takes up where a killed one was."""
     with distributed.world(request.config.sharding.device) as here:
         made, files = trainer(request, here), request.pretrained
-        return training.fit(made, request, None, sink, day=request.day, files=files)
+        return training.fit(made, request, None, sink, day=request.day, files=files, data=request.data)
 
 
 def trainer(request: Request, here: World) -> training.Trainer:

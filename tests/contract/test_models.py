@@ -116,6 +116,38 @@ def test_every_parameter_gets_a_gradient(built):
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_the_layout_says_which_columns_read_what(built):
+    model, engine = built
+    layout, weights = model.layout(), dict(model.named_parameters())
+    assert {name for name in weights if not name.startswith("tables.")} == layout.keys()
+    assert len({weight.place for weight in layout.values()}) == len(layout)
+    for name, weight in layout.items():
+        assert weight.shape == weights[name].shape, name
+    # Columns that read zeros get no gradient: those of what looks up a table of zeros, or multiplies by that.
+    table_of = {f.name: f.table for side in ("query", "item") for f in engine.sparse_features(side)}
+    for table in engine.encoders:
+        held = next(weight for name, weight in weights.items() if name.split(".")[-2] == table)
+        kept = held.detach().clone()
+        held.data.zero_()
+        model.zero_grad()
+        sum(
+            (output * torch.linspace(1, 2, output.numel()).view_as(output)).sum() for output in _outputs(*built)
+        ).backward()
+        held.data.copy_(kept)
+        for name, weight in layout.items():
+            if len(weight.axes) < 2:
+                continue
+            start = 0
+            for block in weight.axes[1]:
+                size = block.width * block.repeats
+                gradient = weights[name].grad[:, start : start + size]
+                if any(table_of.get(feature) == table for feature in block.features):
+                    assert not gradient.any(), (name, block.label)
+                elif block.features:
+                    assert gradient.any(), (name, block.label)
+                start += size
+
+
 def test_scripted_equals_eager(built):
     model, engine = built
     model.eval()

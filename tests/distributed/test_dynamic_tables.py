@@ -7,11 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed.checkpoint
 
 from recsys_core import checkpoint, distributed, export, features, models, train
 from recsys_core.artifacts import Checkpoint
-from recsys_core.checkpoint import files
+from recsys_core.checkpoint import files, storage
 from recsys_core.checkpoint.owners import changed_rows
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
@@ -53,7 +52,7 @@ def _rows(engine: Engine) -> dict[int, int]:
 def _read(made: Checkpoint, key: str) -> torch.Tensor:
     section, _, name = key.partition(".")
     held = files.empty_state(made.state, section)
-    torch.distributed.checkpoint.load({section: held}, checkpoint_id=made.state, no_dist=True)
+    storage.load(made.state, {section: held}, alone=True)
     return held[name]
 
 
@@ -84,7 +83,7 @@ def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, tr
     with distributed.world("cpu") as here:
         trainer = train.trainer(request, here)
         fresh = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor.clone()
-        trainer.inherit(yesterday.state, "model", "optimizer")
+        trainer.start.inherit(yesterday.state, "model", "optimizer")
         weight = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor
         now = trainer.optimizer.state()["optimizer"]["state"][WEIGHT]
         assert [*now] == [f"user_id.{name}" for name in moments]
@@ -161,10 +160,7 @@ def test_the_export_maps_ids_as_the_training_did(days, train_request, sections, 
     assert exported.transform(table, "query").sparse["user_id"].values.tolist() == [*_rows(engine).values(), 0]
 
 
-def test_a_table_that_has_shrunk_or_can_only_be_cut_by_columns_is_refused(days, train_request):
-    larger = train.run(train_request("larger", data=days[1], config=_STAND), silent)
-    with pytest.raises(ValueError, match=rf"(?s)another model:.*{WEIGHT}: checkpoint \(170, 8\), model \(150, 8\)"):
-        train.run(train_request("smaller", data=days[0], base=larger, config=_STAND), silent)
+def test_a_table_that_can_only_be_cut_by_columns_is_refused(days, train_request):
     by_columns = {"sharding": {"sharding_types": ["column_wise"]}, "sparse_optimizer": {"kind": "adagrad"}}
     columns = train_request("columns", data=days[0], config=by_columns)
     with distributed.world("cpu") as here:
@@ -173,27 +169,17 @@ def test_a_table_that_has_shrunk_or_can_only_be_cut_by_columns_is_refused(days, 
             train.trainer(columns, two)
 
 
-def test_fine_tuning_takes_no_rows_of_other_ids(days, train_request):
-    first = train.run(train_request("first", data=days[0], config=_STAND), silent)
-    tuned = _STAND | {"fine_tune_from": {"path": first.path}}
-    same = train.run(train_request("same", data=days[0], config=tuned), silent)
-    assert torch.allclose(_read(same, f"model.{WEIGHT}"), _read(first, f"model.{WEIGHT}"), rtol=0, atol=1e-7)
-    # A table of the same size whose rows are other ids'.
-    section = Engine.load(days[0].engine).config
-    other = Engine.build(section)
-    examples = pq.read_table(days[0].examples)
-    other.fit([examples.filter(pa.array(examples["user_id"].to_numpy() >= 50))], [pq.read_table(days[0].items)])
-    path = days[0].path.with_name("other")
-    path.mkdir()
-    for name in ("examples", "items", "ground_truth"):
-        (path / name).symlink_to(days[0].path / name)
-    other.save(path / "features")
-    data = days[0].model_copy(update={"path": path, "digest": "other", "engine_digest": other.digest})
-    config = _STAND | {"fine_tune_from": {"path": first.path}}
-    with pytest.raises(ValueError, match=rf"fine_tune_from: {WEIGHT} has dynamic ids, and its rows are of other ids"):
-        train.run(train_request("other", data=data, config=config), silent)
-    left_out = config | {"fine_tune_from": {"path": first.path, "exclude": [WEIGHT]}}
-    train.run(train_request("left_out", data=data, config=left_out), silent)
+def test_fine_tuning_takes_rows_by_their_ids_whatever_the_size_of_the_table(days, train_request):
+    larger = train.run(train_request("larger", data=days[1], config={"num_epochs": 1}), silent)
+    tuned = _STAND | {"fine_tune_from": {"path": larger.path}}
+    smaller = train.run(train_request("smaller", data=days[0], config=tuned), silent)
+    found, held = _read(smaller, f"model.{WEIGHT}"), _read(larger, f"model.{WEIGHT}")
+    first, second = (_rows(Engine.load(data.engine)) for data in days)
+    both = first.keys() & second.keys()
+    assert len(found) == 150
+    assert any(first[one] != second[one] for one in both) or len(both) < len(first)
+    for one in both:
+        assert torch.allclose(found[first[one]], held[second[one]], rtol=0, atol=1e-7)
 
 
 def test_rows_that_have_changed_hands():

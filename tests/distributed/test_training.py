@@ -263,7 +263,8 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch, same_
         with pytest.raises(KeyboardInterrupt):
             train.run(killed, silent)
     partial = killed.output.with_name(".killed.partial")
-    assert sorted(path.name for path in partial.iterdir()) == ["curve.parquet", "plan.json", "plan.txt", "state"]
+    kept = ["curve.parquet", "lineage.json", "plan.json", "plan.txt", "state"]
+    assert sorted(path.name for path in partial.iterdir()) == kept
     monkeypatch.setattr(train.Trainer, "step", dies)
     resumed = train.run(killed, silent)
     same_weights(undisturbed, resumed, 0.0)
@@ -324,9 +325,13 @@ def test_a_warm_start_without_the_optimizers_state_may_change_their_kind(train_r
         assert torch.allclose(found[key], before[key], rtol=0, atol=1e-7), key
 
 
-def test_a_checkpoint_of_another_model_lists_the_differing_keys(train_request, trained, sections):
+def test_a_checkpoint_of_another_model_lists_the_differing_keys(train_request, trained, sections, tmp_path):
     other = sections["model"].model_copy(update={"output_dim": 8})
-    request = train_request("other").model_copy(update={"model": other, "base": trained})
+    # Alone, without the features that say what could be taken over.
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "state").symlink_to(trained.state)
+    base = trained.model_copy(update={"path": tmp_path / "alone"})
+    request = train_request("other").model_copy(update={"model": other, "base": base})
     with pytest.raises(ValueError, match=r"(?s)another model:.*model.query.*checkpoint \(16, 32\), model \(8, 32\)"):
         train.run(request, silent)
     assert not request.output.exists()

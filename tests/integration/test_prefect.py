@@ -15,6 +15,7 @@ from recsys_core import config as configs
 from recsys_core import registry, tracking
 from recsys_core.artifacts import Checkpoint, TrainingData
 from tasks.report import DayResult
+from tasks.start_run import start_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST_DAY = datetime.date(2024, 1, 1)
@@ -139,3 +140,36 @@ def test_bad_input_is_one_clear_error(
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         daily_retrain(str(config), day, changes)
+
+
+def test_a_change_of_features_tables_and_layers_is_taken_over_refused_or_starts_cold(
+    days: list[DayResult], config: Path
+) -> None:
+    day = DAYS[1] + datetime.timedelta(days=1)
+    query = configs.load(config).model_dump(mode="json")["features"]["query"]
+    years = {"kind": "raw", "name": "years", "column": "age", "boundaries": [30, 50]}
+    change = {
+        "features.query": [years, *(one for one in query if one["name"] != "interests")],
+        "features.item[name=category].num_embeddings": 64,
+        "features.embedding_dim": 24,
+        "model.item_hidden": [32],
+    }
+    asked = str(config), day, [json.dumps(change)]
+    refused = r"train.on_change: refuse, and release tiny version 2 .*: feature interests: gone"
+    with pytest.raises(ValueError, match=refused):
+        start_run.fn(*asked[:2], [*asked[2], "train.on_change=refuse"])
+    with start_run.fn(*asked[:2], [*asked[2], "train.on_change=cold"]) as run:
+        assert run.base is None
+    result = daily_retrain(*asked)
+    checkpoint = Checkpoint.load(result.artifacts["train"])
+    assert checkpoint.warm_started_from == Checkpoint.load(days[1].artifacts["train"]).digest
+    told = checkpoint.carried.read_text()
+    assert "changed: feature interests: gone\n" in told
+    assert "16 of 24" in told
+    # What the live model reads is there though the features of now do not.
+    assert result.metrics.champion_hit_rate is not None
+    assert result.metrics.hit_rate["20"] > 1.5 * result.metrics.baselines.popularity["20"]
+    client = tracking.connect(tracking.location(configs.load(config).tracking, configs.load(config).run_root))
+    assert "carried.txt" in [file.path for file in client.list_artifacts(result.mlflow_run_id)]
+    tags = client.get_run(result.mlflow_run_id).data.tags
+    assert tags["warm_start"].startswith(f"release tiny version 2 of {DAYS[1]} is continued with changes: feature")

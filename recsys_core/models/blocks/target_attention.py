@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_core.linear import linear, outer
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spread
 from recsys_core.models.blocks.mlp import mlp
 
@@ -61,6 +62,18 @@ class TargetAttention(nn.Module):
         )
         weights_N1 = self.rest(by_element_NH + spread(by_row_BH, lengths_B, num_elements))
         return segment_sum(elements_ND * weights_N1, lengths_B)
+
+
+def of_attention(name: str, attention: TargetAttention, elements: layout.Axis) -> layout.Layout:
+    """Return the layout of an attention that is called `name` in its model's state, over elements of these blocks."""
+    inputs = tuple(
+        one.model_copy(update={"label": f"{part} {one.label}"})
+        for part in ("q", "k", "q - k", "q * k")
+        for one in elements
+    )
+    hidden = layout.units("first", attention.first.out_features)
+    found = layout.of_linear(f"{name}.first", f"{name} first", attention.first, hidden, inputs)
+    return found | layout.of_mlp(f"{name}.rest.1", attention.rest[1], hidden)
 
 
 class _Attention(torch.autograd.Function):

@@ -3,13 +3,15 @@
 Legend: B examples, P pooled widths, F dense fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_core.artifacts import Frozen
+from recsys_core.features import NumberFeature
+from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
 
@@ -67,6 +69,26 @@ def towers(configs: Sequence[Tower], columns: dict[str, list[int]], num_dense: i
             raise ValueError(f"model.towers[{number}]: reads no feature and no dense field; name a feature")
         built.append(Deep(read, num_pooled + num_dense, tower, dropout))
     return built
+
+
+def of_towers(
+    name: str,
+    configs: Sequence[Tower],
+    deep: Iterable[nn.Module],
+    tables: Embeddings,
+    dense: Sequence[NumberFeature],
+) -> tuple[layout.Layout, layout.Axis]:
+    """Return the layout of the towers `deep`, a list called `name` in its model, and that of their outputs."""
+    pooled, numbers = layout.pooled(tables.pooled_features, tables.pooled_widths), layout.numbers(dense)
+    found: layout.Layout = {}
+    outputs: layout.Axis = ()
+    for number, (config, tower) in enumerate(zip(configs, deep, strict=True)):
+        assert isinstance(tower, Deep)
+        inputs = pooled if config.features is None else layout.chosen(pooled, config.features)
+        inputs += numbers if config.dense else ()
+        found |= layout.of_mlp(f"{name}.{number}.layers.0", tower.layers[0], inputs)
+        outputs += layout.units(f"tower {number}", config.hidden[-1])
+    return found, outputs
 
 
 def refuse_unknown(

@@ -206,8 +206,8 @@ def test_build_continues_what_is_still_there(fitted: Engine) -> None:
     assert same.transform(USERS, "query").dense.tolist() == fitted.transform(USERS, "query").dense.tolist()
 
     resized = Config.model_validate({"embedding_dim": 4, "query": [], "item": [ITEM[0] | {"num_embeddings": 7}]})
-    with pytest.raises(ValueError, match=r"table 'item_id'.*would change what its rows stand for"):
-        Engine.build(resized, base=fitted)
+    grown = Engine.build(resized, base=fitted)
+    np.testing.assert_array_equal(lists(grown.transform(ITEMS, "item").sparse["item_id"]), [[1], [2], [3]])
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=8), st.data())

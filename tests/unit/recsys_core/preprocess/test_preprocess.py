@@ -286,6 +286,14 @@ def test_a_warm_start_takes_the_days_since_the_base_and_keeps_its_rows(small: Da
         make_request(small, 0, tmp_path / "x", **fields)
 
 
+def test_what_the_live_release_reads_stays_though_the_features_of_now_do_not(small: Dataset, tmp_path: Path) -> None:
+    features = {"embedding_dim": 4, "query": [], "item": [{"kind": "id", "name": "item_id", "num_embeddings": 9}]}
+    columns = ("segment", "history__genres", "long_gone")
+    data = preprocess.run(make_request(small, 1, tmp_path / "out", features=features, live_columns=columns), silent)
+    assert {"segment", "history__genres"} <= read(data.ground_truth)[0].keys()
+    assert "long_gone" not in read(data.ground_truth)[0]
+
+
 def test_the_base_engine_counts_by_its_digest_not_by_where_it_lies(small: Dataset, tmp_path: Path) -> None:
     def key(engine: str, digest: str) -> str:
         fields = {"base_day": day_at(0), "base_engine": tmp_path / engine, "base_engine_digest": digest}

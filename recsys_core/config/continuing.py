@@ -1,0 +1,38 @@
+"""What a config would change of the release that it continues: found before any data is read."""
+
+from recsys_core import models
+from recsys_core.artifacts import Checkpoint
+from recsys_core.checkpoint import carrying
+from recsys_core.config import RunConfig
+from recsys_core.features import Engine
+from recsys_core.models.base import RetrievalModel
+
+
+def changes(config: RunConfig, base: Checkpoint, before: Engine) -> list[str]:
+    """Return in words what differs: features, tables, dense weights and the optimizers' kinds; none: all is the same.
+
+    `before` are the features that `base` was trained with.
+
+    Raises:
+        ValueError: there is something that cannot be taken over, and `train.on_change` does not say to start cold.
+    """
+    try:
+        now = Engine.build(config.features, base=before)
+    except ValueError as error:
+        if config.train.on_change == "cold":
+            return [str(error)]
+        raise
+
+    def layout(engine: Engine) -> carrying.Layout:
+        return models.build(config.model, engine, RetrievalModel, tables_device="meta").layout()
+
+    model = models.build(config.model, now, RetrievalModel, tables_device="meta")
+    source = carrying.source(base.state, (before, now), model.layout(), layout)
+    train, weights = config.train, model.state_dict()
+    kinds = (train.sparse_optimizer.kind, train.dense_optimizer.kind) if train.restore_optimizer else None
+    found = source.changes(weights, kinds)
+    if found and train.on_change == "carry" and not source.has_any(weights):
+        raise ValueError(
+            f"{carrying.nothing(found)}; start cold with train.on_change: cold, or give the model a new name"
+        )
+    return found

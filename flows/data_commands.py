@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from recsys_core.config import parsing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -175,6 +178,10 @@ def profile(
         str | None,
         typer.Option(metavar="NAME", help="of the table in the schema; by default the folder's", show_default=False),
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="csv.KEY=VALUE", help="how CSV files are written, such as csv.delimiter=';'"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of a table")] = False,
 ) -> None:
     """Say what a table holds: of each column its type, nulls, distinct values, ends, quantiles, top values and lengths.
@@ -197,8 +204,11 @@ def profile(
     if plot is not None:
         plots.refuse_other_suffix(plot)
     wanted = [name.strip() for name in columns.split(",")] if columns else None
+    given: dict[str, Any] = {}
+    applied = _applied(given, settings)
+    options = _validated(profiling.Config, "profile", given, applied).csv
     with console.progress() as sink:
-        found = profiling.run(path, sink, columns=wanted, sample_rows=sample, num_top=top)
+        found = profiling.run(path, sink, columns=wanted, sample_rows=sample, num_top=top, csv=options)
     if plot is not None:
         plots.save(found, plot)
         typer.echo(f"{plot}: the picture", err=True)
@@ -214,13 +224,24 @@ def profile(
 
 def _config(command: str, given: dict[str, Any], settings: Sequence[str] | None, catalogue: str) -> Any:
     from recsys_core import lookup
-    from recsys_core.config import parsing
+
+    applied = _applied(given, settings)
+    return _validated(lookup.component(catalogue, given["kind"]).Config, command, given, applied)
+
+
+def _applied(given: dict[str, Any], settings: Sequence[str] | None) -> "dict[tuple[parsing.Key, ...], str]":
+    """Change `given` by what is set on the command line; return by which option each key was."""
     from recsys_core.config.overrides import override
 
     applied: dict[tuple[parsing.Key, ...], str] = {}
     for setting in settings or ():
         applied |= override(given, setting)
-    record = lookup.component(catalogue, given["kind"]).Config
+    return applied
+
+
+def _validated(record: Any, command: str, given: dict[str, Any], applied: "dict[tuple[parsing.Key, ...], str]") -> Any:
+    from recsys_core.config import parsing
+
     return parsing.validate(record, given, Path(f"dayline data {command}"), applied)
 
 

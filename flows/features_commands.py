@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recsys_core import uri
     from recsys_core.config import RankingConfig, RunConfig
     from recsys_core.features import Description, Engine, Example, Side
+    from recsys_core.readers import CsvOptions
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="See what the features of a config are.")
 
@@ -75,7 +76,9 @@ def show(
     examples: dict[str, Example] = {}
     if rows:
         places: dict[Side, uri.Source] = found.places if data is None else {"query": data, "item": data}
-        tables: dict[Side, pa.Table] = {side: _first_rows(place, engine, side) for side, place in places.items()}
+        tables: dict[Side, pa.Table] = {
+            side: _first_rows(place, engine, side, getattr(loaded.data, "csv", None)) for side, place in places.items()
+        }
         if any(one.fitted is False for one in described):
             given = {side: [tables[side]] for side in tables}
             engine.fit(given.get("query", []), given.get("item", []), partly=True)
@@ -123,12 +126,12 @@ def _find(config: "RunConfig | RankingConfig", engine: "Engine") -> _Found:
     return _Found(None, {})
 
 
-def _first_rows(place: "uri.Source", engine: "Engine", side: "Side") -> "pa.Table":
+def _first_rows(place: "uri.Source", engine: "Engine", side: "Side", options: "CsvOptions | None") -> "pa.Table":
     import pyarrow as pa
 
     from recsys_core import readers
 
-    reader = readers.build(readers.infer(place))
+    reader = readers.build(readers.infer(place, options))
     columns = [column for column in engine.columns(side) if column in reader.schema.names]
     if not columns:
         return pa.table({})

@@ -222,7 +222,8 @@ class LabelledSplit(Frozen):
 class LabelledData(Artifact):
     """Labelled tables `root/{train,valid,test}/`, checked; `features/` is the engine fitted on `train`.
 
-    `num_rows` counts the training rows. The rows themselves stay where they are.
+    `num_rows` counts the training rows. The rows themselves stay where they are. `csv` is how files of CSV among them
+    are read, by a section `csv` that names the type of every column.
     """
 
     stage: ClassVar[str] = "prepare"
@@ -230,6 +231,7 @@ class LabelledData(Artifact):
     root: Path
     splits: tuple[LabelledSplit, ...]
     columns: dict[str, str]
+    csv: dict[str, Any] | None = None
     engine_digest: str
 
     @property

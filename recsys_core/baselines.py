@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from recsys_core.artifacts import Dataset
-from recsys_core.datasets import daily
+from recsys_core.datasets import _rows, daily
 
 
 class Popularity:
@@ -106,8 +106,9 @@ def read_history(
         if partition.day > day or num_rows >= max_interactions or not partition.num_interactions:
             continue
         columns = ["user_id", "item_id", "timestamp"]
-        read = [daily.opened(path).read(columns=columns) for path in files.get(partition.day, [])]
-        table = pa.concat_tables(read, promote_options="default") if read else pa.table({name: [] for name in columns})
+        paths = files.get(partition.day, [])
+        read = [rows for path in paths for rows in _rows.read(dataset.root, "interactions", path, columns)]
+        table = pa.concat_tables(read) if read else pa.table({name: [] for name in columns})
         daily.require_rows(dataset, "interactions", partition, table.num_rows)
         tables.append(table.take(pc.sort_indices(table["timestamp"])).select(["user_id", "item_id"]))
         num_rows += len(table)

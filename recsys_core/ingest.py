@@ -47,7 +47,7 @@ def run(request: Request, sink: Sink) -> Dataset:
     last = base.day_after(request.day)
     if not request.config.in_place:
         _refuse_other_rows(root, last)
-    checked = _checks.check(root, last, sink)
+    checked = _checks.check(root, last, sink, _name(request.config))
     with artifacts.pending(request.output) as aside:
         # The digest of these two files is the dataset's, so it follows from the content and not from where it lies.
         files = [file.model_dump(mode="json") for file in checked.files]
@@ -64,6 +64,19 @@ def run(request: Request, sink: Sink) -> Dataset:
             days=checked.days,
             columns=checked.columns,
         )
+
+
+def _name(config: base.Config) -> _checks.Name | None:
+    """Return what to call tables and files in messages: those of the source, not of the copy that was made of it."""
+    if config.in_place:
+        return None
+
+    def name(table: str, path: Path | None) -> str:
+        source = config.source[table] if isinstance(config.source, dict) else config.source
+        place = str(source or config.kind)
+        return place if path is None else f"{place}, {path.parent.name}"
+
+    return name
 
 
 def fingerprint(config: base.Config, day: datetime.date) -> str:

@@ -15,12 +15,14 @@ def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predi
     named, output = config.predict.source, config.predict.output
     place = placeholders.fill(named, run.day) if named else data.root / config.evaluate.split
     source, output = str(place), output and placeholders.fill(output, run.day)
+    # A split is read as it was when it was checked.
+    read_by = {"csv": readers.CsvOptions.model_validate(data.csv or {})}
     request = run.request(
         stage.Request,
         "predict",
-        config=config.predict.model_copy(update={"source": source, "output": output}),
+        config=config.predict.model_copy(update={"source": source, "output": output} | ({} if named else read_by)),
         source=source,
-        source_digest=digest_of(readers.build(readers.infer(place)).fingerprint),
+        source_digest=digest_of(readers.fingerprint(place)),
         is_folder=not named,
         model=model,
     )

@@ -1,7 +1,17 @@
 """Columns of users' files: of which types they may be, and which few types every stage reads of them."""
 
-from recsys_core.columns.ids import ids, is_id
-from recsys_core.columns.layout import RowError, by_chunk, is_list, plain, plain_type, refuse_twice, text, united
+from recsys_core.columns.ids import ids, is_id, is_inexact
+from recsys_core.columns.layout import (
+    RowError,
+    by_chunk,
+    is_bytes,
+    is_list,
+    plain,
+    plain_type,
+    refuse_twice,
+    text,
+    united,
+)
 from recsys_core.columns.times import Times, is_time, seconds
 
 __all__ = [
@@ -9,7 +19,9 @@ __all__ = [
     "Times",
     "by_chunk",
     "ids",
+    "is_bytes",
     "is_id",
+    "is_inexact",
     "is_list",
     "is_time",
     "plain",

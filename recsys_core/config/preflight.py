@@ -73,7 +73,9 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
         _source(config, prepare.CATALOGUE)
     if (source := config.predict.source) is not None and "://" not in source:
         path = placeholders.fill(source, day or config.data.day)
-        readers.build(readers.infer(path))
+        reader = readers.build(readers.infer(path, config.predict.csv))
+        if config.predict.csv != readers.CsvOptions() and not isinstance(reader, readers.csv.Reader):
+            raise ValueError(f"predict.csv: {path} is no CSV, so nothing reads this; leave it out")
 
 
 def _splits(config: RankingConfig) -> None:

@@ -14,19 +14,18 @@ import pyarrow.compute as pc
 
 from recsys_core import profile
 from recsys_core.artifacts import FileRecord, Frozen, digest_of, digest_of_file, write_text
-from recsys_core.datasets import daily
+from recsys_core.datasets import _rows, daily
 from recsys_core.integrity import discard, read_record
 from recsys_core.profile.columns import Column
 from recsys_core.profile.hashing import hashes
 from recsys_core.profile.values import Numbers, Texts
 from recsys_core.progress import Event, Sink, silent
 
-_BATCH_ROWS = 1 << 18
 _NUM_POINTS = 256
 _NUM_TEXTS = 256
 _NUM_HASHES = 8_192
 _ALL = (1 << 64) - 1
-_ID_TYPES = (pa.int64(), pa.int32(), pa.string(), pa.large_string())
+_ID_TYPES = (pa.int64(), pa.int32(), pa.string())
 
 
 class IdSample(Frozen):
@@ -90,37 +89,38 @@ def of_partition(
         except ValueError as error:
             sink(Event(stage="check", message=f"warning: {error}; its partition is read again"))
             discard(remembered)
-    found = compute([root / file.path for file in files], ids)
+    found = compute(root, table, [root / file.path for file in files], ids)
     write_text(remembered, found.model_dump_json(exclude_defaults=True))
     return found
 
 
-def compute(paths: Sequence[Path], ids: Sequence[str]) -> PartitionStatistics:
-    """Read the files of a partition once.
+def compute(root: Path, table: str, paths: Sequence[Path], ids: Sequence[str]) -> PartitionStatistics:
+    """Read the files of a partition of `table` once.
 
     Raises:
         ValueError: a file cannot be read.
     """
-    opened = [daily.opened(path) for path in paths]
-    if not opened:
+    if not paths:
         return PartitionStatistics(rows=0, columns={})
-    schema = opened[0].schema_arrow
-    samples = {name: _Ids() for name in ids if name in schema.names and schema.field(name).type in _ID_TYPES}
+    types = {field.name: field.type for field in daily.schema(root, paths[0])}
+    schema = pa.schema([(name, _rows.canonical(table, name, kind)) for name, kind in types.items()])
+    samples = {name: _Ids() for name in ids if name in types and schema.field(name).type in _ID_TYPES}
+    num_rows = 0
 
     def tables() -> Iterator[pa.Table]:
-        for path, file in zip(paths, opened, strict=True):
-            try:
-                for batch in file.iter_batches(_BATCH_ROWS):
-                    for name, sample in samples.items():
-                        sample.add(batch[name])
-                    yield pa.Table.from_batches([batch])
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{path}: damaged ({error}); write the partition again") from None
+        nonlocal num_rows
+        for path in paths:
+            for rows in _rows.read(root, table, path):
+                num_rows += rows.num_rows
+                for name, sample in samples.items():
+                    for chunk in rows.column(name).chunks:
+                        sample.add(chunk)
+                yield rows
 
     columns = profile.columns_of(schema, schema.names, tables())
     return PartitionStatistics(
-        rows=sum(file.metadata.num_rows for file in opened),
-        columns={name: _statistics(column, samples.get(name)) for name, column in columns.items()},
+        rows=num_rows,
+        columns={name: _statistics(column, str(types[name]), samples.get(name)) for name, column in columns.items()},
     )
 
 
@@ -140,8 +140,8 @@ class _Ids:
         return IdSample(hashes=base64.b64encode(self._lowest.tobytes()).decode(), highest=self._highest)
 
 
-def _statistics(column: Column, ids: _Ids | None) -> ColumnStatistics:
-    known = {"type": str(column.kind), "rows": column.rows, "nulls": column.nulls, "is_time": column.is_time}
+def _statistics(column: Column, kind: str, ids: _Ids | None) -> ColumnStatistics:
+    known = {"type": kind, "rows": column.rows, "nulls": column.nulls, "is_time": column.is_time}
     sample = ids.sample() if ids else None
     if isinstance(column.values, Texts):
         top, _ = column.values.top(_NUM_TEXTS)

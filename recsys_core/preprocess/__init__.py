@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts
 from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
+from recsys_core.datasets import _ids
 from recsys_core.datasets.base import day_after, day_number, day_of, days_before
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
@@ -109,6 +110,8 @@ def run(request: Request, sink: Sink) -> TrainingData:
     _check_ground_truth(dataset, day)
     columns = _plan(request.features, dataset, request.live_columns)
     engine = Engine.build(request.features, base=_base_engine(request))
+    ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
+    _ids.check(dataset, list(ids), day_after(day), _STAGE, sink)
     users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
     log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
     first = _first_example(request, log)

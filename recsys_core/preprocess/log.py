@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core.artifacts import Dataset
-from recsys_core.datasets import daily
+from recsys_core.datasets import _rows, daily
 from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, day_of
 from recsys_core.features.base import Jagged, ids, spans
 
@@ -206,17 +206,14 @@ def _read(dataset: Dataset, table: str, until: datetime.date, columns: list[str]
         if count.day <= until:
             num_rows = 0
             for path in partitions.get(count.day, []):
-                try:
-                    rows = daily.opened(path).read(columns=columns)
-                except (pa.ArrowInvalid, OSError) as error:
-                    raise ValueError(f"{path}: cannot be read ({error}); write the file again") from error
-                tables.append(daily.completed(dataset.root, path, rows, columns))
+                tables.append(pa.concat_tables(list(_rows.read(dataset.root, table, path, columns))))
                 days.append(np.full(tables[-1].num_rows, day_number(count.day), dtype=np.int32))
                 num_rows += tables[-1].num_rows
             daily.require_rows(dataset, table, count, num_rows)
     if not tables:
         raise ValueError(f"{dataset.root}: no {table} on {until} or before; is the log complete?")
-    return pa.concat_tables(tables, promote_options="default").select(columns), np.concatenate(days)
+    # Whole numbers of several widths become the widest; ingest refuses what differs more than that.
+    return pa.concat_tables(tables, promote_options="permissive").select(columns), np.concatenate(days)
 
 
 def _distinct(values: pa.ChunkedArray) -> pa.DictionaryArray:

@@ -14,16 +14,23 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
-from recsys_core import uri
+from recsys_core import readers, uri
+from recsys_core.artifacts import Frozen
 from recsys_core.profile import tags
 from recsys_core.profile.columns import Column
 from recsys_core.profile.records import ColumnProfile, TableProfile
 from recsys_core.profile.source import Table
 from recsys_core.progress import Event, Sink
 
-__all__ = ["ColumnProfile", "TableProfile", "columns_of", "run", "table_name"]
+__all__ = ["ColumnProfile", "Config", "TableProfile", "columns_of", "run", "table_name"]
 
 STAGE = "profile"
+
+
+class Config(Frozen):
+    """What can be set of a profile: `csv`, how files of CSV are written."""
+
+    csv: readers.CsvOptions = readers.CsvOptions()
 
 
 def run(
@@ -34,13 +41,16 @@ def run(
     sample_rows: int | None = None,
     num_top: int = 10,
     seed: int = 0,
+    csv: readers.CsvOptions | None = None,
 ) -> TableProfile:
     """Return the profile of the table at `path`; `sample_rows` reads about so many rows, `columns` only these.
+
+    `csv` is how its files of CSV are written.
 
     Raises:
         ValueError: no such file or column, a file that cannot be read, or files of different columns.
     """
-    table = Table(path)
+    table = Table(path, csv or readers.CsvOptions())
     names = _chosen(table.schema, columns)
     rows = table.num_rows if sample_rows is None else min(sample_rows, table.num_rows)
     started = time.monotonic()

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_core import readers, uri
+from recsys_core.columns import united
 from recsys_core.readers import base
 
 # A block is read some columns at a time, so that a huge row group does not have to fit into memory at once.
@@ -25,15 +26,15 @@ class File(NamedTuple):
 class Table:
     """The files of a path, which have one schema."""
 
-    def __init__(self, path: str) -> None:
-        """Open every file of `path`, whatever the path grammar of `uri` takes.
+    def __init__(self, path: str, options: readers.CsvOptions) -> None:
+        """Open every file of `path`, whatever the path grammar of `uri` takes; those of CSV are read by `options`.
 
         Raises:
             ValueError: the path names nothing, a file cannot be read, or two files differ in their columns.
         """
         self.path = path
         tables = path.startswith("odps://")
-        self.files = [_asked(path)] if tables else [_opened(location) for location in uri.resolve(path)]
+        self.files = [_asked(path)] if tables else _opened(uri.resolve(path), options)
         with_rows = [file for file in self.files if file.reader.num_rows] or self.files[:1]
         first = with_rows[0]
         self.schema = first.reader.schema.remove_metadata()
@@ -85,14 +86,18 @@ def _block(reader: base.Reader, block: int, columns: Sequence[str], rows: np.nda
         yield table if rows is None else table.take(pa.array(rows))
 
 
-def _opened(location: uri.Location) -> File:
-    address = uri.address(location)
-    return File(
-        path=location.path if location.is_local else address,
-        reader=readers.build(readers.infer((address,))),
-        num_bytes=location.filesystem.size(location.path),
-        partitions=location.partitions,
-    )
+def _opened(locations: Sequence[uri.Location], options: readers.CsvOptions) -> list[File]:
+    addresses = [uri.address(location) for location in locations]
+    opened, _ = readers.alike({address: (address,) for address in addresses}, options, "csv")
+    return [
+        File(
+            path=location.path if location.is_local else address,
+            reader=opened[address],
+            num_bytes=location.filesystem.size(location.path),
+            partitions=location.partitions,
+        )
+        for location, address in zip(locations, addresses, strict=True)
+    ]
 
 
 def _asked(path: str) -> File:
@@ -102,13 +107,13 @@ def _asked(path: str) -> File:
 
 def _refuse_other_columns(first: File, file: File) -> None:
     types = [{field.name: field.type for field in one.reader.schema} for one in (first, file)]
-    if types[0] == types[1]:
-        return
     told = [
         f"{name!r} is {types[1].get(name, 'absent')} here and {types[0].get(name, 'absent')} there"
         for name in dict.fromkeys([*types[0], *types[1]])
-        if types[0].get(name) != types[1].get(name)
+        if name not in types[0] or name not in types[1] or united(types[0][name], types[1][name]) is None
     ]
+    if not told:
+        return
     raise ValueError(
         f"{file.path}: its columns differ from those of {first.path}: {'; '.join(told)}; "
         "profile tables one at a time, or write the files with the same columns"

@@ -24,7 +24,8 @@ def opened(data: LabelledData, split: str) -> readers.Reader:
     Raises:
         ValueError: it has not the rows that were checked.
     """
-    reader, (checked,) = readers.opened(data.root / split), (part for part in data.splits if part.name == split)
+    options = readers.CsvOptions.model_validate(data.csv or {})
+    reader, (checked,) = readers.opened(data.root / split, options), (p for p in data.splits if p.name == split)
     if reader.num_rows != checked.num_rows:
         raise ValueError(
             f"{data.root / split}: {reader.num_rows} rows where prepare checked {checked.num_rows}; the split has "

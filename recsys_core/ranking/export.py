@@ -12,14 +12,15 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from recsys_core import artifacts, checkpoint, models
+from recsys_core import artifacts, checkpoint, models, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
 from recsys_core.batch import dense, jagged, numbers
-from recsys_core.export import Config, Lookup, PooledLookup, described, first_rows, parity
+from recsys_core.export import Config, Lookup, PooledLookup, described, parity
 from recsys_core.features import Engine
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
+from recsys_core.ranking import opened
 from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
 
 
@@ -81,7 +82,8 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     model.load_state_dict(state)
     model.eval()
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
-    rows = first_rows(request.data.test or request.data.train, request.config.parity_rows)
+    split = "test" if request.data.test else "train"
+    rows = readers.read_all(opened(request.data, split), num_rows=request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     with artifacts.pending(request.output) as aside, torch.no_grad():
         expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))

@@ -3,15 +3,16 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys_core import artifacts, distributed, output, placeholders, readers, uri
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
-from recsys_core.features import Engine, counting_from, out_of_range_metrics
+from recsys_core.features import Engine, RowError, counting_from, out_of_range_metrics
 from recsys_core.loader import Order, Shard, prefetch
 from recsys_core.progress import Event, Sink
 from recsys_core.redaction import redact
@@ -35,6 +36,16 @@ class Config(Frozen):
         default=None, description="columns of it that are written beside score and probability; null: all"
     )
     batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+    csv: readers.CsvOptions = Field(
+        default=readers.CsvOptions(),
+        description="how the source's files of CSV are written; columns that were text in training are text",
+    )
+
+    @model_validator(mode="after")
+    def _reads_csv(self) -> Self:
+        if self.source is None and self.csv != readers.CsvOptions():
+            raise ValueError("csv: it is of predict.source, and none is named; leave it out, or set data.csv")
+        return self
 
     _placeholders = field_validator("source", "output")(placeholders.check)
 
@@ -69,7 +80,8 @@ def run(request: Request, sink: Sink) -> Predictions:
             work.path.mkdir(parents=True)
         here.barrier()
         engine = Engine.load(request.model.engine)
-        reader = _opened(Path(request.source) if request.is_folder else request.source, here)
+        source = Path(request.source) if request.is_folder else request.source
+        reader = _opened(source, _options(request.config.csv, engine), here)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
@@ -80,7 +92,7 @@ def run(request: Request, sink: Sink) -> Predictions:
         fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in _ADDED)]
         done = 0
         with Writer(work.path / "rows", here.rank, pa.schema(fields)) as writer:
-            for table, global_rows in prefetch(_scored(shard, engine, ranker, kept)):
+            for table, global_rows in prefetch(_scored(reader, shard, engine, ranker, kept)):
                 writer.write(table)
                 done += global_rows
                 if here.is_first:
@@ -101,9 +113,16 @@ def run(request: Request, sink: Sink) -> Predictions:
         return Predictions.load(request.output)
 
 
-def _opened(source: uri.Source, here: World) -> readers.Reader:
+def _options(given: readers.CsvOptions, engine: Engine) -> readers.CsvOptions:
+    """Return how CSV is read: what was text in training is text, whatever the table at hand has in it."""
+    known = {name: field["type"] for side in ("query", "item") for name, field in engine.schema(side).items()}
+    texts = {name: kind for name, kind in known.items() if kind == "string"}
+    return given.model_copy(update={"types": texts | given.types})
+
+
+def _opened(source: uri.Source, options: readers.CsvOptions, here: World) -> readers.Reader:
     """Open the table on the first rank, and on the others as it was found there: all see the same rows."""
-    config = readers.infer(source) if here.is_first else None
+    config = readers.infer(source, options) if here.is_first else None
     config = here.share(lambda: config)
     assert config is not None
     mine = readers.build(config) if here.is_first else None
@@ -124,13 +143,18 @@ def _check(source: str, schema: pa.Schema, kept: list[str], columns: list[str]) 
 
 
 def _scored(
-    shard: Shard, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
+    reader: readers.Reader, shard: Shard, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
 ) -> Iterator[tuple[pa.Table, int]]:
     for rows in shard:
-        with torch.no_grad(), counting_from(rows.number):
-            inputs = ranker_inputs(engine.transform(rows.batch, "query"), engine.transform(rows.batch, "item"))
+        try:
+            with counting_from(rows.number):
+                inputs = ranker_inputs(engine.transform(rows.batch, "query"), engine.transform(rows.batch, "item"))
+        except RowError as error:
+            place = reader.locate(error.row)
+            raise ValueError(f"{place.path}: row {place.first_row}: {error.reason}") from None
+        with torch.no_grad():
             logits = ranker(inputs)
-            added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]
+        added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]
         table = rows.table.select(kept)
         for name, values in zip(_ADDED, added, strict=True):
             table = table.append_column(name, values)

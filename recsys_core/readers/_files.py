@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from recsys_core import uri
+from recsys_core.columns import by_chunk, plain, refuse_twice, united
 
 F = TypeVar("F")
 _MOST_OPEN = 16  # by a thread; of remote files one, for each holds a buffer of megabytes
@@ -82,28 +83,46 @@ class Files:
 
 
 def same_schema(files: Sequence[tuple[str, pa.Schema, int]]) -> pa.Schema:
-    """Return the schema that all files share, each given with its path and rows.
+    """Return the schema that all files share, each given with its path and rows; the order of columns is the first's.
+
+    Types that mean the same become one, see `columns.united`.
 
     A file without rows needs to agree with none: what wrote it may not have known the types.
 
     Raises:
-        ValueError: two differ; both files and the columns that differ are named.
+        ValueError: two columns of a file have one name, or two files differ; files and columns are named.
     """
+    for path, schema, _ in files:
+        refuse_twice(path, schema.names)
     with_rows = [(path, schema) for path, schema, num_rows in files if num_rows]
     schemas = with_rows or [(path, schema) for path, schema, _ in files[:1]]
     first_path, first = schemas[0]
+    kinds = {field.name: field.type for field in first}
     for path, schema in schemas[1:]:
         if schema == first:
             continue
-        names = list(dict.fromkeys([*first.names, *schema.names]))
-        differing = [
-            f"{name} is {_type(schema, name)} there and {_type(first, name)} here"
-            for name in names
-            if _type(schema, name) != _type(first, name)
-        ]
-        told = "; ".join(differing) or f"the columns' order is {schema.names} there and {first.names} here"
-        raise ValueError(f"{path}: its schema differs from that of {first_path}: {told}; write the files alike")
-    return first
+        differing: list[str] = []
+        for name in dict.fromkeys([*kinds, *schema.names]):
+            here, there = kinds.get(name), schema.field(name).type if name in schema.names else None
+            both = here if here == there else here and there and united(here, there)
+            if both is None:
+                differing.append(f"{name} is {there or 'absent'} there and {here or 'absent'} here")
+            else:
+                kinds[name] = both
+        if differing:
+            raise ValueError(
+                f"{path}: its schema differs from that of {first_path}: {'; '.join(differing)}; write the files alike"
+            )
+    return first if all(first.field(name).type == kind for name, kind in kinds.items()) else pa.schema(kinds.items())
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table`, read from one file, with the types that its columns have in `schema`, that of all files."""
+    for number, field in enumerate(table.schema):
+        kind = schema.field(field.name).type
+        if field.type != kind:
+            table = table.set_column(number, field.name, by_chunk(plain, table.column(number)).cast(kind))
+    return table
 
 
 def schema_to_text(schema: pa.Schema) -> str:
@@ -114,7 +133,3 @@ def schema_to_text(schema: pa.Schema) -> str:
 def schema_from(text: str) -> pa.Schema:
     """Read `schema_to_text` back."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-
-
-def _type(schema: pa.Schema, name: str) -> str:
-    return str(schema.field(name).type) if name in schema.names else "absent"

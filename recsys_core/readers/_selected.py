@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from recsys_core.artifacts import Frozen
-from recsys_core.readers.base import Reader
+from recsys_core.readers.base import Place, Reader
 
 Condition = tuple[str, Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"], Any]
 _THREADS = 4
@@ -59,6 +59,10 @@ class Selected(Reader):
         needed = list(dict.fromkeys([*columns, *self._names]))
         table = self._whole.read(block, needed)
         return table.filter(pa.array(self._mask(block, table))).select(list(columns))
+
+    def place(self, block: int) -> Place:
+        """See `Reader.place`; rows count among those that are kept."""
+        return self._whole.place(block)
 
     def state(self) -> dict[str, Any]:
         """See `Reader.state`: how many rows each block keeps."""

@@ -18,6 +18,13 @@ class Part(NamedTuple):
     fingerprint: str
 
 
+class Place(NamedTuple):
+    """Where a block stands: its file or table, and how many rows that has before it."""
+
+    path: str
+    first_row: int
+
+
 class Reader(ABC):
     """A table of `num_rows` rows in blocks (a Parquet row group, say); opening one reads no rows.
 
@@ -48,6 +55,16 @@ class Reader(ABC):
         Raises:
             ValueError: the block cannot be read; names the file or table, the rows, and what to do.
         """
+
+    def place(self, block: int) -> Place:
+        """Return where the rows of a block stand, for messages about one of them."""
+        return Place("the table", int(self.block_rows[:block].sum()))
+
+    def locate(self, row: int) -> Place:
+        """Return where a row, of number `row` in the table, stands: its file, and its number there."""
+        block = int(np.searchsorted(np.cumsum(self.block_rows), row, side="right"))
+        place = self.place(block)
+        return Place(place.path, place.first_row + row - int(self.block_rows[:block].sum()))
 
     def may_hold(self, condition: pc.Expression) -> np.ndarray:  # noqa: ARG002 - a store without statistics cannot say
         """Return for each block whether a row of it may fulfil `condition`, as far as can be told without reading."""

@@ -107,6 +107,11 @@ class Reader(base.Reader):
         # A service may tell times in another unit or zone; a value that does not fit is refused.
         return table.cast(pa.schema([self.schema.field(name) for name in columns]))
 
+    def place(self, block: int) -> base.Place:
+        """See `base.Reader.place`."""
+        number, start, _ = self._blocks[block]
+        return base.Place(self._opened[number].path.name, start)
+
     def state(self) -> dict[str, Any]:
         """See `base.Reader.state`."""
         return {

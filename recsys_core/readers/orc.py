@@ -69,7 +69,13 @@ class Reader(base.Reader):
                 f"{location.path}: stripe {stripe} (rows {first} to {first + self._stripe_rows[file][stripe]}) cannot "
                 f"be read ({error}); write the file again"
             ) from None
-        return self._files.completed(pa.Table.from_batches([rows]), file, columns)
+        table = _files.conformed(pa.Table.from_batches([rows]), self._own)
+        return self._files.completed(table, file, columns)
+
+    def place(self, block: int) -> base.Place:
+        """See `base.Reader.place`."""
+        file, stripe = self._blocks[block]
+        return base.Place(self._files.locations[file].path, sum(self._stripe_rows[file][:stripe]))
 
     def state(self) -> dict[str, Any]:
         """See `base.Reader.state`."""

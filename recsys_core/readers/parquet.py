@@ -75,7 +75,12 @@ class Reader(base.Reader):
                 f"{location.path}: row group {group} (rows {first} to {first + self._group_rows[file][group]}) cannot "
                 f"be read ({error}); write the file again"
             ) from None
-        return self._files.completed(table, file, columns)
+        return self._files.completed(_files.conformed(table, self._own), file, columns)
+
+    def place(self, block: int) -> base.Place:
+        """See `base.Reader.place`."""
+        file, group = self._blocks[block]
+        return base.Place(self._files.locations[file].path, sum(self._group_rows[file][:group]))
 
     def may_hold(self, condition: pc.Expression) -> np.ndarray:
         """See `base.Reader.may_hold`: by partition values and the statistics of row groups."""

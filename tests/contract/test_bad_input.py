@@ -165,18 +165,24 @@ def test_a_bad_day_is_named_with_its_rows_and_a_remedy(
     [
         (
             {"label": [0.0, 1.0, float("nan")]},
-            r"train: column 'label' holds nan in row 2 of rows 0 to 3; a label is 0 or 1",
+            r"train/a.parquet: column 'label' holds nan in row 2 of rows 0 to 3; a label is 0 or 1",
         ),
-        ({"label": [0, 1, None]}, r"train: column 'label' holds None in row 2 of rows 0 to 3; a label is 0 or 1"),
+        (
+            {"label": [0, 1, None]},
+            r"train/a.parquet: column 'label' holds None in row 2 of rows 0 to 3; a label is 0 or 1",
+        ),
         (
             {"weight": [1.0, float("nan"), 1.0]},
-            r"train: column 'weight' holds nan in row 1 of rows 0 to 3; a weight is a",
+            r"train/a.parquet: column 'weight' holds nan in row 1 of rows 0 to 3; a weight is a",
         ),
         (
             {"weight": [1.0, 1.0, float("inf")]},
-            r"train: column 'weight' holds inf in row 2 of rows 0 to 3; a weight is a",
+            r"train/a.parquet: column 'weight' holds inf in row 2 of rows 0 to 3; a weight is a",
         ),
-        ({"weight": [-1.0, 1.0, 1.0]}, r"train: column 'weight' holds -1\.0 in row 0 of rows 0 to 3; a weight is a"),
+        (
+            {"weight": [-1.0, 1.0, 1.0]},
+            r"train/a.parquet: column 'weight' holds -1\.0 in row 0 of rows 0 to 3; a weight is a",
+        ),
     ],
 )
 def test_labels_and_weights_that_are_none_are_named_with_their_row(

@@ -181,7 +181,8 @@ def test_every_type_is_read_from_every_format_that_holds_it(place_of, kind, valu
         return
     assert write(path, table, kind) == len(table)
     types = {} if pa.types.is_nested(expected) else {"types": {"values": str(expected).replace("128", "")}}
-    config = lookup.component("recsys_core.readers", kind).Config(path=path, **(types if kind == "csv" else {}))
+    options = {"options": types} if kind == "csv" else {}
+    config = lookup.component("recsys_core.readers", kind).Config.model_validate({"path": path, **options})
     opened = readers.build(config)
     assert opened.schema.field("values").type == expected
     found = read_all(opened)["values"].to_pylist()

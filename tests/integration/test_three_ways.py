@@ -400,7 +400,8 @@ def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> Non
     cells = [99 if row == refused else row % 20 for row in range(NUM_ROWS)]
     source = made.root / f"refused-{refused}" / "part.parquet"
     _write(source, pa.table({"cell": cells}), rows=9)
-    told = f"row {refused} of those read: feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
+    reason = "feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
+    told = f"row {refused} of those read: {reason}"
     reader = parquet.Reader(parquet.Config(path=str(source)))
     feed = LabelledFeed(engine, label=None)
     for shuffle_rows in (0, 1_000):
@@ -422,7 +423,7 @@ def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> Non
         model=ranker,
         **COMMON,
     )
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(f"{source}: row {refused}: {reason}")):
         ranking_predict.run(request, lambda _: None)
 
 

@@ -26,6 +26,10 @@ class Config(base.Config):
 
     day: datetime.date = Field(description="the day as of which the tables stand; runs are named by it")
 
+    def place(self, root: Path, split: str) -> str:
+        """Return what a split is called in messages; `root` is where it lies, or was copied to."""
+        return str(root / split)
+
 
 def splits(root: Path) -> dict[str, Path]:
     """Return the folder of each split that is there.

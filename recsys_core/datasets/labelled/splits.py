@@ -2,7 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from recsys_core import uri
+from pydantic import Field
+
+from recsys_core import readers, uri
 from recsys_core.artifacts import digest_of
 from recsys_core.datasets.labelled import base
 
@@ -14,6 +16,7 @@ class Config(base.Config):
 
     kind: Literal["splits"] = "splits"
     source: str
+    csv: readers.CsvOptions = Field(default=readers.CsvOptions(), description="how files of CSV are written")
 
 
 def fingerprint(config: Config) -> str:

@@ -32,9 +32,10 @@ def test_distances_by_hand():
 
 
 def statistics(tmp_path: Path, **columns: object) -> PartitionStatistics:
-    path = tmp_path / "part.parquet"
+    path = tmp_path / "users" / "ds=2024-01-01" / "part.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
-    return compute([path], ["user_id"])
+    return compute(tmp_path, "users", [path], ["user_id"])
 
 
 def breaches(

@@ -89,10 +89,41 @@ def interactions(**change: Any) -> dict[tuple[str, int], Any]:
         ({("items", 1): {"id": [1]}}, "items has no column 'item_id', only id"),
         (
             interactions(timestamp=pa.array([MIDNIGHT * 1000] * 3, pa.timestamp("ms"))),
-            r"column 'timestamp' is timestamp\[ms\] where interactions needs int64, Unix seconds in UTC; cast it",
+            r"ds=2024-01-02/part-00000.parquet: column 'timestamp': is in seconds, and in .*ds=2024-01-01/.* in time",
         ),
-        (interactions(user_id=[1.0, 2.0, 3.0]), "column 'user_id' is double where interactions needs int64 or string"),
-        ({("items", 1): {"item_id": ["7", "8"]}}, "item_id is int64 in interactions and string in items"),
+        (
+            interactions(timestamp=[True, True, True]),
+            "ds=2024-01-01/part-00000.parquet: column 'timestamp' is bool, which holds no times; write Unix seconds",
+        ),
+        (
+            interactions(timestamp=["2024-01-01T00:00:00", None, "soon"]),
+            "ds=2024-01-01/part-00000.parquet: column 'timestamp', row 2: 'soon' is no time; write ISO 8601",
+        ),
+        (
+            interactions(timestamp=[-(10**12), MIDNIGHT, MIDNIGHT]),
+            "ds=2024-01-01/part-00000.parquet: column 'timestamp', row 0: -1000000000000 is no time",
+        ),
+        (
+            interactions(timestamp=[253_402_300_799, MIDNIGHT, MIDNIGHT]),
+            r"1 timestamps of rows 0 to 3 are not on 2024-01-01 in UTC, such as 253402300799 \(9999-12-31 23:59:59\)",
+        ),
+        (interactions(user_id=[1.0, 2.0, 2.5]), "column 'user_id', row 2: id 2.5 is no whole number; write ids as"),
+        (
+            {("users", 1): {"user_id": pa.array([1, 2**63], pa.uint64()), "age": [1, 2]}},
+            "users/ds=2024-01-01/part-00000.parquet: column 'user_id', row 1: id 9223372036854775808 is beyond int64",
+        ),
+        (
+            {("items", 1): {"item_id": pa.array([1, 2], pa.date32()), "tags": [["a"], None]}},
+            r"items/ds=2024-01-01/part-00000.parquet: column 'item_id' is date32\[day\], which holds no ids; write",
+        ),
+        (
+            {("items", 1): pa.table([[7, 8], [["a"], None], [["a"], None]], names=["item_id", "tags", "tags"])},
+            r"items/ds=2024-01-01/part-00000.parquet: the column 'tags' is there more than once",
+        ),
+        (
+            {("items", 1): {"item_id": ["7", "8"]}},
+            r"item_id is int64 in interactions and string in items \(.*\); write both alike",
+        ),
         (
             {("interactions", 2): {"user_id": [3], "item_id": ["8"], "timestamp": [MIDNIGHT + DAY]}},
             r"ds=2024-01-02/part-00000.parquet: column 'item_id' is string here and int64 in .*ds=2024-01-01",
@@ -104,9 +135,12 @@ def interactions(**change: Any) -> dict[tuple[str, int], Any]:
         ({("users", 2): {"user_id": [3, None], "age": [1, 1]}}, "column 'user_id' is null in 1 rows"),
         (
             interactions(timestamp=[MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + DAY]),
-            f"2 timestamps of rows 0 to 3 are not on 2024-01-01 in UTC, such as {MIDNIGHT - 1}; that day is {MIDNIGHT}",
+            rf"2 timestamps of rows 0 to 3 are not on 2024-01-01 in UTC, such as {MIDNIGHT - 1} \(2023-12-31 23:59",
         ),
-        (interactions(timestamp=[MIDNIGHT * 1000] * 3), "these are milliseconds, seconds are needed"),
+        (
+            interactions(timestamp=[MIDNIGHT * 1000] * 3),
+            "column 'timestamp': is in seconds, and in .*ds=2024-01-01/.* in milliseconds; write all files alike",
+        ),
         (
             {("items", 1): {"item_id": [7, 8, 8, 7], "tags": [["a"]] * 4}},
             r"items/ds=2024-01-01: 2 ids stand more than once in items, such as 7, 8; keep one row per item_id and day",
@@ -143,3 +177,28 @@ def test_a_file_whose_pages_are_damaged_is_named(tmp_path: Path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path}: damaged"):
         _checks.check(tmp_path, LAST, silent)
+
+
+def test_messages_about_an_imported_log_name_its_source(tmp_path: Path):
+    write(tmp_path, GOOD | interactions(user_id=[1, 9, 2]))
+
+    def name(table: str, path: Path | None) -> str:
+        return f"{table}.csv" if path is None else f"{table}.csv, {path.parent.name}"
+
+    with pytest.raises(ValueError, match=r"^interactions\.csv: interactions name 1 ids that users does not know"):
+        _checks.check(tmp_path, LAST, silent, name)
+    for change, said in (
+        ({("users", 1): {"user_id": [1, 1], "age": [1, 1]}}, r"^users\.csv, ds=2024-01-01: 1 ids stand more than once"),
+        (
+            {("items", 1): {"item_id": [None, 1], "tags": [["a"]] * 2}},
+            r"^items\.csv, ds=2024-01-01: column 'item_id' is n",
+        ),
+        (interactions(timestamp=[MIDNIGHT - 1] * 3), r"^interactions\.csv, ds=2024-01-01: 3 timestamps of rows 0 to 3"),
+        (
+            {("users", 2): {"user_id": [3], "age": ["1"]}},
+            r"^users\.csv, ds=2024-01-02: column 'age' .* in users\.csv, ds=",
+        ),
+        ({("items", 1): {"item_id": ["7"]}}, r"^interactions\.csv: item_id is int64 .* string in items \(items\.csv\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _checks.check(write(tmp_path, GOOD | change), LAST, silent, name)

@@ -158,7 +158,10 @@ def test_columns_that_are_missing_are_named(config: tables.Config, changes: dict
 
 @pytest.mark.parametrize(
     ("day", "timestamp", "said"),
-    [("2024-01-03", NOON, "stands in the rows of 2024-01-03"), ("yesterday", NOON, "ds is 'yesterday' in some row")],
+    [
+        ("2024-01-03", NOON, "stands in the rows of 2024-01-03"),
+        ("yesterday", NOON, "a.parquet: column 'ds', row 0: 'yesterday' is no day"),
+    ],
 )
 def test_rows_of_other_days_are_refused(
     config: tables.Config, day: str, timestamp: int, said: str, tmp_path: Path
@@ -210,3 +213,105 @@ def test_tables_in_odd_folders_are_taken_as_they_are(by_day: tables.Config, tmp_
     odd = by_day.model_copy(update={"source": source})
     roots = [ingest.prepare(config, moved / "im,ports", silent) for config in (by_day, odd)]
     assert read_log(roots[0], "interactions") == read_log(roots[1], "interactions") != {}
+
+
+def _csv(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_one_column_is_the_time_and_the_day(tmp_path: Path, read_log: Any) -> None:
+    source = {
+        "interactions": _csv(
+            tmp_path, "i.csv", "uid;item_id;at\n007;8;2024-01-01T23:59:59Z\n7;8;2024-01-02 08:00:00+09:00\n"
+        ),
+        "users": _csv(tmp_path, "u.csv", "uid;since\n007;2023-12-31\n7;2024-01-01\n"),
+        "items": _csv(tmp_path, "t.csv", "item_id;added\n8;1704067200\n"),
+    }
+    given = {
+        "source": source,
+        "columns": {"uid": "user_id", "at": "timestamp"},
+        "day_column": {"interactions": "at", "users": "since", "items": "added"},
+        "csv": {"delimiter": ";"},
+    }
+    ingest.import_log(tables.Config.model_validate(given), tmp_path / "log", silent)
+    assert read_log(tmp_path / "log", "interactions") == {
+        "2024-01-01": [
+            {"user_id": "7", "item_id": 8, "timestamp": 1_704_150_000},
+            {"user_id": "007", "item_id": 8, "timestamp": 1_704_153_599},
+        ]
+    }
+    assert read_log(tmp_path / "log", "users") == {"2023-12-31": [{"user_id": "007"}], "2024-01-01": [{"user_id": "7"}]}
+    # A time that is no day's name stays a field.
+    assert read_log(tmp_path / "log", "items") == {"2024-01-01": [{"item_id": 8, "added": 1_704_067_200}]}
+    with pytest.raises(ValueError, match="names users; name a column for interactions, users, items"):
+        tables.Config.model_validate(given | {"day_column": {"users": "ds"}})
+
+
+def test_an_id_that_is_text_in_one_table_is_text_in_all(tmp_path: Path, read_log: Any) -> None:
+    source = {
+        "interactions": _csv(tmp_path, "i.csv", "user_id,item_id,timestamp,ds\n7,8,1704067200,20240101\n"),
+        "users": _csv(tmp_path, "u.csv", "user_id,ds\n007,20240101\n7,20240101\n"),
+        "items": _csv(tmp_path, "t.csv", "item_id,ds\n8,2024-01-01\n"),
+    }
+    ingest.import_log(tables.Config(source=source), tmp_path / "log", silent)
+    (row,) = read_log(tmp_path / "log", "interactions")["2024-01-01"]
+    assert row == {"user_id": "7", "item_id": 8, "timestamp": 1_704_067_200}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"csv": {"types": {"usr_id": "string"}}},
+            r"data\.csv\.types: there is no column 'usr_id'; did you mean 'user_id'",
+        ),
+        ({"csv": {"types": {"user_id": "date32"}}}, r"u\.csv: line 2: conversion error to date32"),
+        (
+            {"columns": {"age": "user_id"}},
+            r"u\.csv, renamed by data\.columns: the column 'user_id' is there more than once",
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_the_tables_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    source = {
+        "interactions": _csv(tmp_path, "i.csv", "user_id,item_id,timestamp,ds\n7,8,1704067200,20240101\n"),
+        "users": _csv(tmp_path, "u.csv", "user_id,age,ds\n7,30,20240101\n"),
+        "items": _csv(tmp_path, "t.csv", "item_id,ds\n8,2024-01-01\n"),
+    }
+    with pytest.raises(ValueError, match=said):
+        ingest.import_log(tables.Config.model_validate({"source": source} | change), tmp_path / "log", silent)
+
+
+def test_csv_keys_without_csv_are_refused(config: tables.Config, tmp_path: Path) -> None:
+    given = config.model_copy(update={"csv": config.csv.model_copy(update={"delimiter": ";"})})
+    with pytest.raises(ValueError, match=r"data\.csv: none of .*items\.parquet is CSV, so nothing reads this"):
+        ingest.import_log(given, tmp_path / "log", silent)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("7,8,soon,20240101", r"i\.csv: column 'timestamp', row 1: 'soon' is of another form than"),
+        ("7,8,1e15,20240101", r"i\.csv: column 'timestamp', row 1: 1000000000000000\.0 counts microseconds, and rows"),
+        ("7,8,-1000000000000,20240101", r"i\.csv: column 'timestamp', row 1: -1000000000000 is no time"),
+        ("7,8,,20240101", r"i\.csv: column 'timestamp', row 1: there is no time"),
+        ("7,8,1704067200,", r"i\.csv: column 'ds', row 1: there is no day"),
+        ("7,8,1704067200,20240230", r"i\.csv: column 'ds', row 1: '20240230' is no day; write days as YYYY-MM-DD"),
+        (
+            "7,8,1704067200,20240102",
+            r"i\.csv: timestamp 1704067200 stands in the rows of 2024-01-02, of which it is not",
+        ),
+        ("7.5,8,1704067200,20240101", r"i\.csv: column 'user_id', row 1: id 7\.5 is no whole number"),
+    ],
+)
+def test_a_bad_row_is_named_with_the_file_of_the_source(tmp_path: Path, rows: str, said: str) -> None:
+    good = "user_id,item_id,timestamp,ds\n7,8,1704067200,20240101\n"
+    source = {
+        "interactions": _csv(tmp_path, "i.csv", f"{good}{rows}\n"),
+        "users": _csv(tmp_path, "u.csv", "user_id,ds\n7,20240101\n"),
+        "items": _csv(tmp_path, "t.csv", "item_id,ds\n8,20240101\n"),
+    }
+    with pytest.raises(ValueError, match=said):
+        ingest.import_log(tables.Config(source=source), tmp_path / "log", silent)
+    assert not (tmp_path / "log").exists()

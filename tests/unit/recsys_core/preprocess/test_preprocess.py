@@ -358,6 +358,28 @@ def test_refuses_a_log_that_contradicts_itself(tmp_path: Path) -> None:
         preprocess.run(make_request(no_users, 0, tmp_path / "out"), silent)
 
 
+def test_whole_numbers_in_a_double_field_are_its_ids(small: Dataset, tmp_path: Path) -> None:
+    made = preprocess.run(make_request(small, 1, tmp_path / "integers"), silent)
+    files = sorted((small.root / "items").glob("*/*.parquet"))
+    for path in files:
+        items = pq.ParquetFile(path).read()
+        pq.write_table(items.set_column(2, "price", items["price"].cast(pa.float64())), path)
+    events: list[Event] = []
+    again = preprocess.run(make_request(small, 1, tmp_path / "doubles"), events.append)
+    told = [event.message for event in events if event.message]
+    assert told == ["warning: items: price is double; its whole numbers are read as ids"]
+    before, after = (Engine.load(one.engine).encoders["price"].state() for one in (made, again))
+    assert before == after
+    items = pq.ParquetFile(files[0]).read()
+    last = pa.array([*[None] * (items.num_rows - 1), 1.5])
+    pq.write_table(items.set_column(2, "price", last), files[0])
+    with pytest.raises(
+        ValueError, match=rf"{files[0].name}: column 'price', row {items.num_rows - 1}: id 1.5 is no whole"
+    ):
+        preprocess.run(make_request(small, 1, tmp_path / "fraction"), silent)
+    assert not (tmp_path / "fraction").exists()
+
+
 def test_names_the_file_that_is_damaged(small: Dataset, tmp_path: Path) -> None:
     path = small.root / "users" / "ds=2024-01-01" / "part-00000.parquet"
     path.write_bytes(path.read_bytes()[:-9])

@@ -135,6 +135,10 @@ class Dataset(Artifact):
     days: tuple[DayCount, ...]
     columns: dict[str, dict[str, str]]
 
+    def log_digests(self) -> dict[Path, str]:
+        """Return the digest that each file of the log had when it was checked, by its path."""
+        return {self.root / file["path"]: file["digest"] for file in integrity.read_json(self.path / "files.json")}
+
 
 class Measurement(Frozen):
     """One check of one day's table or column: the figure, its limit (null: none), and whether it held; in words too."""

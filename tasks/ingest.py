@@ -1,6 +1,9 @@
 """Check the log's days up to the ground truth's, importing it first where its source is not in the daily layout."""
 
+from pathlib import Path
+
 from recsys_core import ingest as stage
+from recsys_core import integrity
 from recsys_core.artifacts import Dataset
 from tasks.perform import Run, listener, perform, stage_task
 
@@ -19,5 +22,29 @@ def ingest(run: Run) -> Dataset:
         fingerprint=run.fingerprint,
     )
     dataset = perform(run, "ingest", Dataset, request, stage.run)
+    compare(dataset, run.home, cached=run.stages["ingest"].cached)
     run.tracker.log_dataset(dataset, str(dataset.root))
     return dataset
+
+
+def compare(dataset: Dataset, home: Path, *, cached: bool) -> None:
+    """Compare the log's files with what they were when they were checked, once per file and change.
+
+    A log that has moved as a whole is not compared: a stage that needs it will say so.
+
+    Raises:
+        ValueError: one has other content now; names it.
+    """
+    memory = home / "cache" / "verified" / f"{dataset.digest}.log.json"
+    if not dataset.root.exists():
+        return
+    if not cached:
+        integrity.remember(dataset.log_digests(), memory=memory)
+        return
+    try:
+        integrity.verify(dataset.log_digests(), memory)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; bring it back, or, where the log was imported, delete {dataset.root} and {dataset.path}, and "
+            "run again to import it anew"
+        ) from None

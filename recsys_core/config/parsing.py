@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def validate(record: type[M], sections: dict[str, Any], path: Path, overrides: d
     raise ValueError("\n".join(lines))
 
 
+@functools.cache
 def schema(record: type[BaseModel]) -> Schema:
     """Return the JSON schema of `record` without references, so that the schemas of components nest in it."""
     return inlined(record.model_json_schema())

@@ -25,7 +25,7 @@ class _OneOfOutputs(OneOf):
 
     def parse(self, section: Any) -> Any:
         """Turn a mapping into the kind's Config."""
-        if isinstance(section, dict) and section.get("kind") not in _MAKERS:
+        if isinstance(section, dict) and section.get("kind") not in [*_MAKERS]:
             raise ValueError(f"kind {section.get('kind')!r}: an output is of kind {', '.join(_MAKERS)}")
         return super().parse(section)
 

@@ -9,7 +9,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs lock clean
+.PHONY: help install demo test lint format reference docs lock clean
 
 # Nothing phones home, unless you say so.
 export DO_NOT_TRACK ?= true
@@ -39,7 +39,8 @@ help:
 	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too, JOBS=n runs n at once'
 	@echo '  make lint      ruff, pyright, import-linter'
 	@echo '  make format    let ruff format and mend what it can'
-	@echo '  make docs      build the documentation into site/'
+	@echo '  make reference write the tables of keys and kinds in docs/ again, from the code'
+	@echo '  make docs      the same, and build the documentation into site/'
 	@echo '  make install   only .venv, with what running needs'
 	@echo '  make lock      pin every package again in requirements/; UPGRADE=1 takes newer ones where pyproject.toml allows'
 	@echo '  make clean     remove what these targets made, .venv too'
@@ -69,10 +70,13 @@ format: .venv/.installed-dev
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+reference: .venv/.installed
+	$(BIN)/python docs/reference.py
+
 # What its theme announces and what libraries deprecate are no faults of these pages.
 docs: export NO_MKDOCS_2_WARNING := true
 docs: export PYTHONWARNINGS := ignore::DeprecationWarning
-docs: .venv/.installed-dev
+docs: .venv/.installed-dev reference
 	$(BIN)/mkdocs build --strict
 	@echo 'open site/index.html'
 

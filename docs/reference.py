@@ -1,31 +1,31 @@
 """Write the parts of the documentation that the code knows best: every key of a config, every kind of component.
 
-A hook of mkdocs: `{{ configuration }}`, `{{ ranking configuration }}` and `{{ components }}` in a page are replaced
-when the site is built.
+`make reference` runs this file. In a page of this folder, what stands between `<!-- reference NAME -->` and
+`<!-- end of reference -->` is replaced; NAME is `configuration`, `ranking configuration` or `components`.
 """
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from recsys_core import config, lookup
 
 _CATALOGUES = ("datasets", "datasets.labelled", "readers", "writers", "features", "models", "samplers")
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_PART = re.compile(r"(<!-- reference ([^\n]*) -->\n).*?(<!-- end of reference -->\n)", re.DOTALL)
 
 
-def on_page_markdown(markdown: str, **_context: Any) -> str:
-    """Fill in what a page asks for."""
-    parts = {
-        "configuration": lambda: _configuration(config.schema()),
-        "ranking configuration": lambda: _configuration(config.schema(ranking=True)),
-        "components": _components,
-    }
-    for name, lines in parts.items():
-        marker = "{{ " + name + " }}"
-        if marker in markdown:
-            markdown = markdown.replace(marker, "\n".join(lines()))
-    return markdown
+def written(page: str) -> str:
+    """Return the text of a page with its parts of the reference as the code has them now."""
+    return _PART.sub(lambda part: "\n".join([part[1], *_lines(part[2]), "", part[3]]), page)
+
+
+def _lines(name: str) -> Iterator[str]:
+    if name == "components":
+        return _components()
+    return _configuration(config.schema(ranking={"configuration": False, "ranking configuration": True}[name]))
 
 
 def _components() -> Iterator[str]:
@@ -80,9 +80,23 @@ def _rows(schema: dict[str, Any], prefix: str) -> Iterator[str]:
         if "properties" in found:
             yield from _rows(found, f"{prefix}{name}.")
         elif not (name == "kind" and "const" in found):
-            default = f"`{json.dumps(found['default'])}`" if "default" in found else "(must be given)"
+            default = f"`{json.dumps(found['default'])}`" if "default" in found else "(empty)"
+            if name in schema.get("required", ()):
+                default = "(must be given)"
             cells = (f"`{prefix}{name}`", _type(found), default, found.get("description", ""))
             yield f"| {' | '.join(map(_cell, cells))} |"
+            for inner, start in _inner(found, f"{prefix}{name}"):
+                yield from _rows(inner, start)
+
+
+def _inner(schema: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the objects that a key may hold, alone or in a list, with what their own keys begin with."""
+    if "properties" in schema:
+        yield schema, f"{name}."
+    for choice in schema.get("anyOf", ()):
+        yield from _inner(choice, name)
+    if schema.get("items"):
+        yield from _inner(schema["items"], f"{name}[]")
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -103,3 +117,8 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for path in sorted(Path(__file__).parent.glob("*.md")):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

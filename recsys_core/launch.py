@@ -76,7 +76,7 @@ class Config(Frozen):
     stop_grace_seconds: float = Field(
         default=20.0,
         ge=0,
-        description="what training that is told to stop has for its last checkpoint; Prefect's cancellation gives 30",
+        description="what training that is asked to stop has for its last checkpoint; Prefect's cancellation gives 30",
     )
 
     @property

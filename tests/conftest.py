@@ -3,6 +3,8 @@
 import contextlib
 import datetime
 import os
+import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +66,20 @@ def recsys_data() -> Callable[[str], Path]:
         return _DATA / name
 
     return locate
+
+
+@pytest.fixture(scope="session")
+def own_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's package `shop` that docs/components.md shows, in its parent folder, which is on Python's path."""
+    page = (Path(__file__).parents[1] / "docs" / "components.md").read_text(encoding="utf-8")
+    root = tmp_path_factory.mktemp("own")
+    (root / "shop").mkdir()
+    for name, source in re.findall(r"`(shop/\w+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL):
+        (root / name).write_text(source, encoding="utf-8")
+    assert sorted(path.name for path in (root / "shop").iterdir()) == ["crossed.py", "length.py"]
+    sys.path.insert(0, str(root))
+    yield root
+    sys.path.remove(str(root))
 
 
 @pytest.fixture

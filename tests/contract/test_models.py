@@ -18,7 +18,9 @@ from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking.export import Ranker
 from recsys_core.towers import ranker_inputs, tower_inputs
 
-KINDS = lookup.kinds("recsys_core.models")
+# The last one is the model of one's own in docs/components.md.
+KINDS = (*lookup.kinds("recsys_core.models"), "shop.crossed")
+pytestmark = pytest.mark.usefixtures("own_package")
 # What a kind needs to be built at all.
 NEEDED = {
     "multi_tower_din": {
@@ -77,7 +79,7 @@ def _contract(kind):
 
 
 @pytest.fixture(params=KINDS)
-def built(request):
+def built(request, own_package):
     torch.manual_seed(0)
     engine = _engine(request.param)
     return models.build(_config(request.param), engine, _contract(request.param)), engine

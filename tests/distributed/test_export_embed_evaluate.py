@@ -1,6 +1,8 @@
 """What follows a training: held-out figures, exported towers, and vectors of every row, on one rank and on two."""
 
 import json
+import subprocess
+import sys
 
 import faiss
 import numpy as np
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys_core import evaluate, export, predict
+from recsys_core import evaluate, export, predict, train
 from recsys_core.artifacts import Checkpoint, Embeddings, ExportedModel, HeldOut
 from recsys_core.features import Engine
 from recsys_core.progress import silent
@@ -29,6 +31,30 @@ def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
         checkpoint=trained,
     )
     return export.run(request, silent)
+
+
+def test_a_model_of_ones_own_trains_and_its_towers_need_no_code_of_it(own_package, make_train_request, day, tmp_path):
+    section = {"kind": "shop.crossed", "output_dim": 8, "num_crosses": 1}
+    made = make_train_request(tmp_path / "train", config={"num_epochs": 3, "log_every_steps": 5})
+    request = train.Request.model_validate(made.model_dump() | {"model": section})
+    checkpoint = train.run(request, silent)
+    curve = pq.read_table(checkpoint.path / "curve.parquet").column("loss").to_pylist()
+    assert checkpoint.loss < 0.9 * curve[0]
+    exporting = export.Request(
+        output=tmp_path / "export",
+        **COMMON,
+        config=export.Config(parity_rows=100),
+        model=request.model,
+        data=day,
+        checkpoint=checkpoint,
+    )
+    exported = export.run(exporting, silent)
+    alone = "import sys, torch; torch.jit.load(sys.argv[1]); assert not {'shop', 'recsys_core'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", alone, str(exported.query / "model.pt")], check=True, cwd=tmp_path)
+    engine = Engine.load(exported.engine)
+    tower = torch.jit.load(str(exported.query / "model.pt"))
+    rows = pq.read_table(day.ground_truth).slice(0, 5)
+    assert tower(tower_inputs(engine.transform(rows, "query"))).shape == (5, 8)
 
 
 @pytest.fixture

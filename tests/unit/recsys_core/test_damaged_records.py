@@ -30,8 +30,10 @@ def test_a_plan(tmp_path: Path, content: bytes) -> None:
 
 
 def test_statistics_are_computed_again(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"a": [1, 2, 2]}), tmp_path / "a.parquet")
-    files = [FileRecord(path="a.parquet", num_bytes=1, digest="d")]
+    partition = tmp_path / "items" / "ds=2024-01-01"
+    partition.mkdir(parents=True)
+    pq.write_table(pa.table({"a": [1, 2, 2]}), partition / "a.parquet")
+    files = [FileRecord(path="items/ds=2024-01-01/a.parquet", num_bytes=1, digest="d")]
     memory, told = tmp_path / "memory", list[Event]()
     whole = statistics.of_partition(tmp_path, "items", files, [], memory, told.append)
     (remembered,) = memory.iterdir()

@@ -59,7 +59,8 @@ def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destinatio
         path=str(destination),
         python_model=str(_CORE / "serving" / "pyfunc.py"),
         code_paths=[str(_CORE)],
-        artifacts={name: str(path) for name, path in pieces.items()},
+        # MLflow takes a plain path for a URI, and decodes what is in it.
+        artifacts={name: path.absolute().as_uri() for name, path in pieces.items()},
         signature=_signature(model, index),
         input_example=_example(pieces[QUERIES], _number_columns(engine), engine.histories()),
         pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],

@@ -64,7 +64,10 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def run_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+    # Neither MLflow nor SQLAlchemy may take a path for a URI, or a pattern.
+    root = tmp_path_factory.mktemp("publish") / "r,u n#%20?*[x]=é"
+    root.mkdir()
+    return root
 
 
 @pytest.fixture

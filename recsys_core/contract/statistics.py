@@ -102,7 +102,8 @@ def compute(root: Path, table: str, paths: Sequence[Path], ids: Sequence[str]) -
     """
     if not paths:
         return PartitionStatistics(rows=0, columns={})
-    types = {field.name: field.type for field in daily.schema(root, paths[0])}
+    schemas = [daily.schema(root, path) for path in paths]
+    types = {field.name: field.type for field in schemas[0] if all(field.name in own.names for own in schemas)}
     schema = pa.schema([(name, _rows.canonical(table, name, kind)) for name, kind in types.items()])
     samples = {name: _Ids() for name in ids if name in types and schema.field(name).type in _ID_TYPES}
     num_rows = 0
@@ -110,7 +111,7 @@ def compute(root: Path, table: str, paths: Sequence[Path], ids: Sequence[str]) -
     def tables() -> Iterator[pa.Table]:
         nonlocal num_rows
         for path in paths:
-            for rows in _rows.read(root, table, path):
+            for rows in _rows.read(root, table, path, list(types)):
                 num_rows += rows.num_rows
                 for name, sample in samples.items():
                     for chunk in rows.column(name).chunks:

@@ -68,6 +68,8 @@ def check(root: Path, last: datetime.date, sink: Sink, name: Name | None = None)
                     first.add(batch[column], pa.repeat(pa.scalar(base.day_number(day), pa.int32()), batch.num_rows))
     for table, column in (("users", "user_id"), ("items", "item_id")):
         for day, paths in tables[table].items():
+            if not paths:
+                continue
             ids = _distinct_ids(root, table, paths, progress, name, notes)
             known[column].add(ids, pa.repeat(pa.scalar(base.day_number(day), pa.int32()), len(ids)))
         _refuse_unknown(name("interactions", None), table, acting[column], known[column], column)
@@ -111,18 +113,26 @@ def _by_path(root: Path) -> Name:
 
 
 def _schema(root: Path, table: str, partitions: Partitions, name: Name) -> pa.Schema:
-    """Return the schema in which all files of `table` are read."""
+    """Return the schema in which all files of `table` are read.
+
+    What folders tell is a column if they tell it of every file: some days may lie in hours, and others not.
+    """
     first: str | None = None
+    by_folder: set[str] = set()
     found: dict[str, pa.DataType] = {}
     for path in (path for paths in partitions.values() for path in paths):
         schema, place = daily.schema(root, path), name(table, path)
         columns.refuse_twice(place, schema.names)
         _refuse_wrong_columns(place, table, schema)
         own = {field.name: _rows.canonical(table, field.name, field.type) for field in schema}
+        by_folder |= daily.folder_columns(root, path).keys()
         if first is None:
             first, found = place, own
         for column in dict.fromkeys([*found, *own]):
             kinds = [found.get(column), own.get(column)]
+            if None in kinds and column in by_folder:
+                found.pop(column, None)
+                continue
             both = None if None in kinds else columns.united(*kinds)
             if both is None:
                 here, there = ("absent" if kind is None else str(kind) for kind in reversed(kinds))

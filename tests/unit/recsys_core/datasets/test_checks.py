@@ -202,3 +202,29 @@ def test_messages_about_an_imported_log_name_its_source(tmp_path: Path):
     ):
         with pytest.raises(ValueError, match=said):
             _checks.check(write(tmp_path, GOOD | change), LAST, silent, name)
+
+
+def test_days_without_rows_or_without_files_are_fine(tmp_path: Path):
+    write(tmp_path, GOOD)
+    (tmp_path / "users" / "ds=2023-12-31").mkdir()
+    (tmp_path / "items" / "ds=2024-01-02").mkdir()
+    (tmp_path / "items" / "ds=2024-01-02" / "_SUCCESS").touch()
+    for table, number in (("interactions", 2), ("users", 1)):
+        (written,) = (tmp_path / table / f"ds=2024-01-{number:02d}").glob("*.parquet")
+        pq.write_table(pq.read_table(written).slice(0, 0), written.with_name("000001_0"))
+    days = {day.day: day for day in _checks.check(tmp_path, LAST, silent).days}
+    assert days[datetime.date(2023, 12, 31)].num_users == 0
+    assert days[LAST] == DayCount(day=LAST, num_interactions=1, num_users=2, num_items=0)
+
+
+def test_what_folders_tell_is_a_column_if_they_tell_it_of_every_file(tmp_path: Path):
+    write(tmp_path, GOOD)
+    first, second = (tmp_path / "users" / f"ds=2024-01-0{number}" for number in (1, 2))
+    (second / "hour=13").mkdir()
+    (second / "part-00000.parquet").rename(second / "hour=13" / "part-00000.parquet")
+    found = _checks.check(tmp_path, LAST, silent)
+    assert found.columns["users"] == {"user_id": "int64", "age": "int64"}
+    assert [day.num_users for day in found.days] == [2, 2]
+    (first / "hour=1").mkdir()
+    (first / "part-00000.parquet").rename(first / "hour=1" / "part-00000.parquet")
+    assert _checks.check(tmp_path, LAST, silent).columns["users"]["hour"] == "string"

@@ -48,7 +48,7 @@ class Options(Frozen):
     types: dict[str, str] = Field(default={}, description="Arrow type by column, such as int64, string, decimal(10,2)")
     null_values: tuple[str, ...] = ("", "NULL", "null", r"\N")
     encoding: str | None = Field(
-        default=None, description="such as latin-1 or gb18030; null: what a byte order mark tells, else UTF-8"
+        default=None, description="such as latin-1 or gb18030; null: what a byte order mark says, else UTF-8"
     )
 
     @field_validator("encoding")

@@ -121,6 +121,10 @@ def test_every_parameter_gets_a_gradient(built):
 def test_the_layout_says_which_columns_read_what(built):
     model, engine = built
     layout, weights = model.layout(), dict(model.named_parameters())
+    if not layout:
+        # A model of a user's own may leave it out: weights of the same name and shape are taken over then.
+        assert not type(model).__module__.startswith("recsys_core.")
+        return
     assert {name for name in weights if not name.startswith("tables.")} == layout.keys()
     assert len({weight.place for weight in layout.values()}) == len(layout)
     for name, weight in layout.items():

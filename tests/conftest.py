@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, settings
 
 from recsys_core import artifacts, features
 from recsys_core.artifacts import (
@@ -26,6 +27,10 @@ from recsys_core.artifacts import (
     RankingMetrics,
     TrainingData,
 )
+
+# A busy machine is slow: no test fails for the time that an example takes.
+settings.register_profile("dayline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dayline")
 
 # Prefect reads its environment when it is imported. What tests run leaves no trace in the user's own records.
 _PREFECT_HOME = tempfile.TemporaryDirectory(prefix="dayline-tests-")

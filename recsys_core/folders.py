@@ -8,6 +8,7 @@ Anything else is refused by name: a file that is skipped is rows that are missin
 
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ FORMATS = {
     ".csv.gz": "csv",
     ".tsv.gz": "csv",
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAGIC = {b"PAR1": "parquet", b"ORC": "orc"}
 # Their folders keep files of older versions of the table, which only their own log tells from those of the present one.
 _VERSIONED = {"_delta_log": "Delta", ".hoodie": "Hudi"}
@@ -79,6 +81,11 @@ def format_of(filesystem: fsspec.AbstractFileSystem, path: str) -> str | None:
     return next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
 
 
+def reason(error: Exception) -> str:
+    """Return what a library says is wrong with a file, on one line."""
+    return " ".join(str(error).split())
+
+
 def require_regular(path: str) -> os.stat_result:
     """Return what the file system says of a local file or folder, links followed.
 
@@ -118,6 +125,8 @@ class _Walk:
                 entry.name.encode()
             except UnicodeEncodeError:
                 raise ValueError(f"{entry.path!a}: its name is not UTF-8; rename it") from None
+            if _CONTROL.search(entry.name):
+                raise ValueError(f"{entry.path!a}: its name holds control characters; rename it")
             found, link = require_regular(entry.path), linked or entry.is_symlink()
             one = (found.st_dev, found.st_ino)
             if stat.S_ISDIR(found.st_mode):

@@ -43,11 +43,12 @@ def run(request: Request, sink: Sink) -> Dataset:
         ValueError: a bad source, or a log that must not be trained on; nothing is written then.
     """
     root = prepare(request.config, request.import_root, sink, day=request.day)
-    daily.require_day(root, request.day)
+    name = _name(request.config)
+    daily.require_day(root, request.day, name("interactions", None) if name else None)
     last = base.day_after(request.day)
     if not request.config.in_place:
         _refuse_other_rows(root, last)
-    checked = _checks.check(root, last, sink, _name(request.config))
+    checked = _checks.check(root, last, sink, name)
     with artifacts.pending(request.output) as aside:
         # The digest of these two files is the dataset's, so it follows from the content and not from where it lies.
         files = [file.model_dump(mode="json") for file in checked.files]
@@ -99,13 +100,16 @@ def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.dat
         ValueError: a bad source, or no such day.
     """
     if config.in_place or (parts := _days(config, None)) is None:
-        return daily.last_day(prepare(config, import_root, sink))
+        name = _name(config)
+        place = name("interactions", None) if name else None
+        return daily.last_day(prepare(config, import_root, sink), place=place)
     there = {at for at, own in parts.items() if "interactions" in own}
     day = max((at for at in there if at < datetime.date.max and base.day_after(at) in there), default=None)
     if day is None:
         path = config.source["interactions"]
         raise ValueError(f"{path}: no two days of interactions in a row, and a run needs a day and the one after it")
-    return daily.last_day(prepare(config, import_root, sink, day=day), base.day_after(day))
+    root = prepare(config, import_root, sink, day=day)
+    return daily.last_day(root, base.day_after(day), config.source["interactions"])
 
 
 def prepare(

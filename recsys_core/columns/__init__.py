@@ -9,12 +9,15 @@ from recsys_core.columns.layout import (
     plain,
     plain_type,
     refuse_twice,
+    require_text,
+    shown,
     text,
     united,
 )
-from recsys_core.columns.times import Times, is_time, seconds
+from recsys_core.columns.times import UNITS, Times, is_time, seconds
 
 __all__ = [
+    "UNITS",
     "RowError",
     "Times",
     "by_chunk",
@@ -27,7 +30,9 @@ __all__ = [
     "plain",
     "plain_type",
     "refuse_twice",
+    "require_text",
     "seconds",
+    "shown",
     "text",
     "united",
 ]

@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_MAX_SHOWN = 80
+
 
 class RowError(ValueError):
     """A row is refused, the one of number `row` (from 0) among those that were given."""
@@ -41,7 +43,7 @@ def is_bytes(kind: pa.DataType) -> bool:
 
 
 def plain(values: pa.Array) -> pa.Array:
-    """Return the same values with texts as `string`, dictionaries and extensions decoded, in lists too."""
+    """Return the same values, in lists too: texts as `string`, bytes as `binary`, dictionaries decoded."""
     kind = values.type
     if isinstance(values, pa.ExtensionArray):
         return plain(values.storage)
@@ -49,8 +51,8 @@ def plain(values: pa.Array) -> pa.Array:
         return plain(values.dictionary_decode())
     if pa.types.is_run_end_encoded(kind):
         return plain(pc.run_end_decode(values))
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return values.cast(pa.string())
+    if plain_type(kind) != kind and not is_list(kind):
+        return values.cast(plain_type(kind))
     if is_list(kind) and plain_type(kind) != kind:
         nulls = values.is_null()
         lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
@@ -65,12 +67,22 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return plain_type(kind.storage_type)
     if isinstance(kind, (pa.DictionaryType, pa.RunEndEncodedType)):
         return plain_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
     if is_list(kind):
         inner = plain_type(kind.value_type)
         is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
         return pa.list_(inner) if is_view or inner != kind.value_type else kind
+    return _plain_value(kind)
+
+
+def _plain_value(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_decimal32(kind) or types.is_decimal64(kind):
+        # Of the narrow ones Arrow casts and computes little.
+        return pa.decimal128(38, kind.scale)
     return kind
 
 
@@ -114,7 +126,36 @@ def text(values: pa.Array) -> pa.Array:
     Raises:
         RowError: bytes that are no UTF-8.
     """
-    return cast(values, pa.string(), lambda value: f"{value!r} is no text in UTF-8; write the column as text")
+    return cast(values, pa.string(), lambda value: f"{shown(value)} is no text in UTF-8; write the column as text")
+
+
+def require_text(values: pa.Array) -> pa.Array:
+    """Return `values`, in their plain layout, unless there are texts among them whose bytes are no text.
+
+    Arrow takes such bytes from a file without a look at them.
+
+    Raises:
+        RowError: bytes that are no UTF-8.
+    """
+    if is_list(values.type):
+        try:
+            require_text(pc.list_flatten(values))
+        except RowError as error:
+            lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+            row = int(np.searchsorted(np.cumsum(lengths), error.row, side="right"))
+            raise RowError(row, error.reason) from None
+    elif pa.types.is_string(values.type):
+        try:
+            values.validate(full=True)
+        except pa.ArrowInvalid:
+            text(values.cast(pa.binary()))
+    return values
+
+
+def shown(value: object) -> str:
+    """Return a value of whatever size and signs in a few of one line."""
+    told = repr(value)
+    return told if len(told) <= _MAX_SHOWN else f"{told[:_MAX_SHOWN]}…"
 
 
 def cast(values: pa.Array, kind: pa.DataType, reason: Callable[[object], str]) -> pa.Array:

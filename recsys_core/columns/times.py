@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core.columns.layout import RowError, cast, is_bytes, plain, plain_type, text
+from recsys_core.columns.layout import RowError, cast, is_bytes, plain, plain_type, shown, text
 
 _FIRST, _END = -62_135_596_800, 253_402_300_800  # 0001-01-01 and 10000-01-01
 _DAY_SECONDS = 86_400
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _LATEST_SECOND = (2**63 - 1) // 10**9  # of int64 nanoseconds
 _NUMBER = r"^[+-]?\d+(\.\d*)?$"
 _COMPACT = r"^\d{8}$|^\d{14}$"
@@ -122,12 +122,12 @@ def _numbers(values: pa.Array, missing: np.ndarray) -> Times:
         row = int(known[np.argmax(units[known] != place)])
         raise RowError(
             row,
-            f"{values[row].as_py()} counts {_UNITS[units[row]]}, and rows before it {_UNITS[place]}; write one unit",
+            f"{values[row].as_py()} counts {UNITS[units[row]]}, and rows before it {UNITS[place]}; write one unit",
         )
     per_second = list(_PER_SECOND.values())[place]
     found = np.where(missing, 0, np.floor_divide(numbers, per_second)).astype(np.int64)
     cut = (fractions | (np.mod(numbers, per_second) != 0)) & ~missing
-    return Times(pa.array(found, mask=missing), _UNITS[place], int(cut.sum()))
+    return Times(pa.array(found, mask=missing), UNITS[place], int(cut.sum()))
 
 
 def _texts(values: pa.Array, missing: np.ndarray) -> Times:
@@ -137,24 +137,26 @@ def _texts(values: pa.Array, missing: np.ndarray) -> Times:
         if not is_number[~missing].all():
             first = int(np.argmax(~missing))
             row = int(np.argmax((is_number != is_number[first]) & ~missing))
-            raise RowError(row, f"{values[row].as_py()!r} is of another form than {values[first].as_py()!r}; {_REMEDY}")
+            raise RowError(
+                row, f"{shown(values[row].as_py())} is of another form than {shown(values[first].as_py())}; {_REMEDY}"
+            )
         kind = pa.float64() if pc.any(pc.match_substring(values, ".")).as_py() else pa.int64()
-        return _numbers(values.cast(kind), missing)
+        return _numbers(cast(values, kind, lambda value: f"{shown(value)} is no time; {_REMEDY}"), missing)
     spelt = pc.replace_substring_regex(pc.utf8_trim_whitespace(values), r"^(\d{4})(\d{2})(\d{2})", r"\1-\2-\3")
     spelt = pc.replace_substring_regex(spelt, r"^(\d{4}-\d{2}-\d{2})[Tt ]?(\d{2})(\d{2})(\d{2})", r"\1 \2:\3:\4")
     parts = pc.extract_regex(spelt, _ISO)
     refused = (parts.is_null().to_numpy(zero_copy_only=False)) & ~missing
     if refused.any():
         row = int(np.argmax(refused))
-        raise RowError(row, f"{values[row].as_py()!r} is no time; {_REMEDY}")
+        raise RowError(row, f"{shown(values[row].as_py())} is no time; {_REMEDY}")
     clock = pc.if_else(pc.equal(parts.field("clock"), ""), "00:00", parts.field("clock"))
     local = pc.if_else(parts.is_valid(), pc.binary_join_element_wise(parts.field("day"), clock, " "), None)
-    found = cast(local, pa.timestamp("s"), lambda value: f"{value!r} is no time; {_REMEDY}").cast(pa.int64())
+    found = cast(local, pa.timestamp("s"), lambda value: f"{shown(value)} is no time; {_REMEDY}").cast(pa.int64())
     found = found.fill_null(0).to_numpy(zero_copy_only=False) - _offsets(parts)
     outside = ((found < _FIRST) | (found >= _END)) & ~missing
     if outside.any():
         row = int(np.argmax(outside))
-        raise RowError(row, f"{values[row].as_py()!r} lies outside of the years 1 to 9999; {_REMEDY}")
+        raise RowError(row, f"{shown(values[row].as_py())} lies outside of the years 1 to 9999; {_REMEDY}")
     cut = pc.sum(pc.match_substring_regex(parts.field("fraction"), "[1-9]")).as_py() or 0
     return Times(pa.array(found, mask=missing), "text", cut)
 

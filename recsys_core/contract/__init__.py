@@ -106,6 +106,8 @@ def run(request: Request, sink: Sink) -> DataCheck:
     for name in agreed_tables:
         if name not in dataset.columns:
             raise ValueError(f"contract: the log has no table {name!r}, only {', '.join(dataset.columns)}; rename it")
+    # Users and items may stand in the log from any day on, such as 1970-01-01; days count from when the first acted.
+    begin = min((count.day for count in dataset.days if count.num_interactions), default=first)
     found: list[Measurement] = []
     files = _files(dataset)
     for table in dataset.columns:
@@ -118,12 +120,12 @@ def run(request: Request, sink: Sink) -> DataCheck:
             sink(Event(stage=_STAGE, done=number, total=len(earlier) + len(wanted), unit="days", message=table))
             records = files.get((table, day), [])
             statistics = of_partition(dataset.root, table, records, sampled, request.memory, sink)
-            if day >= first and (records or table == "interactions"):
+            if day >= first and (records or (table == "interactions" and day >= begin)):
                 subject = checks.Subject(day, table, statistics, before, agreed_tables.get(table), tags)
                 found += checks.measure(limits, subject)
             if statistics.rows:
                 before = [*before, (day, statistics)][-limits.reference_days :]
-    found += _gaps(limits, dataset, first, request.day)
+    found += _gaps(limits, dataset, max(first, begin), request.day)
     return _committed(request, first, found)
 
 

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 
 from recsys_core import profile
 from recsys_core.artifacts import FileRecord, Frozen, digest_of, digest_of_file, write_text
+from recsys_core.columns import united
 from recsys_core.datasets import _rows, daily
 from recsys_core.integrity import discard, read_record
 from recsys_core.profile.columns import Column
 from recsys_core.profile.hashing import hashes
 from recsys_core.profile.values import Numbers, Texts
 from recsys_core.progress import Event, Sink, silent
+from recsys_core.readers._files import conformed
 
 _NUM_POINTS = 256
 _NUM_TEXTS = 256
@@ -102,27 +104,46 @@ def compute(root: Path, table: str, paths: Sequence[Path], ids: Sequence[str]) -
     """
     if not paths:
         return PartitionStatistics(rows=0, columns={})
-    schemas = [daily.schema(root, path) for path in paths]
-    types = {field.name: field.type for field in schemas[0] if all(field.name in own.names for own in schemas)}
-    schema = pa.schema([(name, _rows.canonical(table, name, kind)) for name, kind in types.items()])
+    types, schema = _types(root, table, paths)
     samples = {name: _Ids() for name in ids if name in types and schema.field(name).type in _ID_TYPES}
     num_rows = 0
 
     def tables() -> Iterator[pa.Table]:
         nonlocal num_rows
         for path in paths:
-            for rows in _rows.read(root, table, path, list(types)):
+            for rows in _rows.read(root, table, path, schema.names):
                 num_rows += rows.num_rows
                 for name, sample in samples.items():
                     for chunk in rows.column(name).chunks:
                         sample.add(chunk)
-                yield rows
+                yield conformed(rows, schema)
 
     columns = profile.columns_of(schema, schema.names, tables())
     return PartitionStatistics(
         rows=num_rows,
         columns={name: _statistics(column, str(types[name]), samples.get(name)) for name, column in columns.items()},
     )
+
+
+def _types(root: Path, table: str, paths: Sequence[Path]) -> tuple[dict[str, pa.DataType], pa.Schema]:
+    """Return the types of the columns as the first file has them that knows them, and those that hold all files'."""
+    types: dict[str, pa.DataType] = {}
+    read: dict[str, pa.DataType] = {}
+    schemas = {path: daily.schema(root, path) for path in paths}
+    for path, schema in schemas.items():
+        for field in schema:
+            if not all(field.name in own.names for own in schemas.values()):
+                continue
+            kind = _rows.canonical(table, field.name, field.type)
+            both = united(read.get(field.name, kind), kind)
+            if both is None:
+                raise ValueError(
+                    f"{path}: column {field.name!r} is {kind}, and {read[field.name]} in {paths[0]}; write both alike"
+                )
+            read[field.name] = both
+            if pa.types.is_null(types.setdefault(field.name, field.type)):
+                types[field.name] = field.type
+    return types, pa.schema(list(read.items()))
 
 
 class _Ids:

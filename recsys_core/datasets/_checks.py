@@ -15,6 +15,7 @@ from recsys_core.datasets._rows import IDS, TIME
 from recsys_core.progress import Event, Sink
 
 _NUM_EXAMPLES = 3
+_MAX_ID = 40
 _FIRST_SECOND = base.day_number(datetime.date.min) * base.DAY_SECONDS
 
 _ACTING = ["user_id", "item_id", TIME]
@@ -226,7 +227,7 @@ def _refuse_unknown(place: str, table: str, acting: base.FirstDays, known: base.
         return
     wrong = first_act.append_column("known", known_day).filter(late).sort_by("id")
     examples = [
-        f"{row['id']} acts on {base.day_of(row['day_min'])} but is "
+        f"{_shown(row['id'])} acts on {base.day_of(row['day_min'])} but is "
         + ("in no partition" if row["known"] is None else f"first known on {base.day_of(row['known'])}")
         for row in wrong.slice(0, _NUM_EXAMPLES).to_pylist()
     ]
@@ -237,4 +238,8 @@ def _refuse_unknown(place: str, table: str, acting: base.FirstDays, known: base.
 
 
 def _some(values: list[int | str]) -> str:
-    return ", ".join(map(str, values[:_NUM_EXAMPLES]))
+    return ", ".join(map(_shown, values[:_NUM_EXAMPLES]))
+
+
+def _shown(value: int | str) -> str:
+    return value if isinstance(value, str) and value.isprintable() and len(value) < _MAX_ID else columns.shown(value)

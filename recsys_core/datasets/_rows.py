@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys_core import columns
+from recsys_core import columns, folders
 from recsys_core.columns import RowError, Times
 from recsys_core.datasets import daily
 from recsys_core.progress import Event, Sink
@@ -21,7 +21,8 @@ class Notes:
 
     def __init__(self) -> None:
         """Nothing was."""
-        self._units: dict[str, tuple[str, str]] = {}
+        # By table: its units, each with the first file.
+        self._units: dict[str, dict[str, str]] = {}
         self._cut: dict[str, int] = {}
         self._ids: dict[tuple[str, str], pa.DataType] = {}
 
@@ -29,11 +30,15 @@ class Notes:
         """Take note of times.
 
         Raises:
-            ValueError: they are in another unit than those before.
+            ValueError: they are numbers of another unit than those before. What tells its unit itself may vary.
         """
-        unit, first = self._units.setdefault(table, (found.unit, place))
-        if found.unit != unit and found.seconds.null_count < len(found.seconds):
-            raise ValueError(f"is in {found.unit}, and in {first} in {unit}; write all files alike")
+        if found.seconds.null_count == len(found.seconds):
+            return
+        units = self._units.setdefault(table, {})
+        other = next((unit for unit in units if unit in columns.UNITS and unit != found.unit), None)
+        if other is not None and found.unit in columns.UNITS:
+            raise ValueError(f"is in {found.unit}, and in {units[other]} in {other}; write all files alike")
+        units.setdefault(found.unit, place)
         self._cut[table] = self._cut.get(table, 0) + found.num_cut
 
     def ids(self, table: str, name: str, kind: pa.DataType) -> None:
@@ -45,10 +50,10 @@ class Notes:
         """Send a message for each column that was converted."""
         for (table, name), kind in self._ids.items():
             sink(Event(stage=stage, message=f"warning: {table}: {name} is {kind}; its whole numbers are read as ids"))
-        for table, (unit, _) in self._units.items():
+        for table, units in self._units.items():
             cut = f"; fractions of a second are left out, in {self._cut[table]:,} rows" if self._cut[table] else ""
-            if unit != "seconds" or cut:
-                told = f"warning: {table}: {TIME} is {unit}, read as Unix seconds in UTC{cut}"
+            if list(units) != ["seconds"] or cut:
+                told = f"warning: {table}: {TIME} is {' and '.join(units)}, read as Unix seconds in UTC{cut}"
                 sink(Event(stage=stage, message=told))
 
 
@@ -77,7 +82,9 @@ def read(
             yield converted(rows, table, place, start, notes)
             start += rows.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{place}: damaged from row {start} on ({error}); write the partition again") from None
+        raise ValueError(
+            f"{place}: damaged from row {start} on ({folders.reason(error)}); write the partition again"
+        ) from None
     if not start:
         empty = file.schema_arrow.empty_table().select(own)
         yield converted(daily.completed(root, path, empty, names), table, place, 0, notes)
@@ -100,8 +107,11 @@ def converted(rows: pa.Table, table: str, place: str, first_row: int, notes: Not
         elif columns.plain_type(column.type) != column.type:
             made = columns.by_chunk(columns.plain, column)
         else:
-            continue
-        rows = rows.set_column(number, name, made)
+            made = column
+        if notes is not None:
+            # Those who read the rows again need not look again.
+            of_column(columns.require_text, made, name, place, first_row)
+        rows = rows if made is column else rows.set_column(number, name, made)
     return rows
 
 

@@ -109,8 +109,10 @@ def fingerprint(root: Path, day: datetime.date) -> str:
     )
 
 
-def last_day(root: Path, until: datetime.date = datetime.date.max) -> datetime.date:
+def last_day(root: Path, until: datetime.date = datetime.date.max, place: str | None = None) -> datetime.date:
     """Return the last day that has interactions and is followed by one that has, which is `until` at the latest.
+
+    `place` is what the log is called in messages, by default `root`.
 
     Raises:
         ValueError: there is none.
@@ -120,30 +122,34 @@ def last_day(root: Path, until: datetime.date = datetime.date.max) -> datetime.d
         following = days.get(base.day_after(day), []) if day < until else []
         if num_rows(following) and num_rows(days[day]):
             return day
-    raise ValueError(f"{root}: interactions has no two days in a row, and a run needs a day and the one after it")
+    raise ValueError(
+        f"{place or root}: interactions has no two days in a row, and a run needs a day and the one after it"
+    )
 
 
-def require_day(root: Path, day: datetime.date) -> None:
+def require_day(root: Path, day: datetime.date, place: str | None = None) -> None:
     """Refuse `day` unless it and the day after have interactions.
+
+    `place` is what the log is called in messages, by default `root`.
 
     Raises:
         ValueError: says which of the two is missing or empty, what there is near it, and what to do.
     """
     days = partitions(root, "interactions")
     if not days:
-        raise ValueError(f"{root}: interactions has no partitions; is the log complete?")
+        raise ValueError(f"{place or root}: interactions has no partitions; is the log complete?")
     runnable = [at for at in days if at < datetime.date.max and base.day_after(at) in days]
     near = sorted(sorted(runnable, key=lambda at: abs(at - day))[:2])
     nearest = f"the nearest that can be run: {' and '.join(map(str, near))}" if near else "and no other day can be run"
     for needed, role in ((day, "the day itself"), (base.day_after(day), f"the ground truth of {day}")):
         if needed not in days:
             raise ValueError(
-                f"{root}: no interactions for {needed} ({role}); "
+                f"{place or root}: no interactions for {needed} ({role}); "
                 f"the log has {len(days)} days from {min(days)} to {max(days)}; {nearest}"
             )
         if not num_rows(days[needed]):
             raise ValueError(
-                f"{root}: the interactions of {needed} ({role}) are empty, "
+                f"{place or root}: the interactions of {needed} ({role}) are empty, "
                 f"{len(days[needed])} files without a row; write the partition again; {nearest}"
             )
 
@@ -180,4 +186,6 @@ def opened(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write the partition again") from None
+        raise ValueError(
+            f"{path}: cannot be read as Parquet ({folders.reason(error)}); write the partition again"
+        ) from None

@@ -7,6 +7,7 @@ day after the one that it needs. Rows have the columns of the daily layout, see 
 memory while they are imported; interactions pass through it block by block.
 """
 
+import contextlib
 import datetime
 import re
 from collections.abc import Iterator, Mapping
@@ -109,7 +110,9 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
     """
     log = base.LogWriter(root)
     _fill(config, config.source, log, sink)
-    return log.close()
+    if (counts := log.close_any()) is None:
+        raise ValueError(f"{config.source['interactions']}: holds no interactions that are imported; is it complete?")
+    return counts
 
 
 def write_day(config: Config, parts: dict[str, readers.Part], root: Path, sink: Sink) -> base.Counts | None:
@@ -205,6 +208,12 @@ def _days_of(column: pa.ChunkedArray, name: str, place: str, first_row: int) -> 
         ValueError: a row has none; names it.
     """
     values = by_chunk(plain, column)
+    if columns.is_bytes(values.type):
+        values = _rows.of_column(columns.text, values, name, place, first_row)
+    if name != _rows.TIME and columns.is_inexact(values.type):
+        # As pandas writes a column of whole numbers that had a null once.
+        with contextlib.suppress(RowError):
+            values = by_chunk(columns.ids, values)
     if values.null_count:
         row = first_row + pc.index(values.is_null(), pa.scalar(True)).as_py()  # noqa: FBT003
         raise ValueError(f"{place}: column {name!r}, row {row}: there is no day; {_DAYS}")
@@ -224,10 +233,9 @@ def _days_of(column: pa.ChunkedArray, name: str, place: str, first_row: int) -> 
     try:
         seconds = by_chunk(lambda chunk: columns.seconds(chunk).seconds, values)
     except RowError as error:
-        wrong = values[error.row].as_py()
-        raise ValueError(
-            f"{place}: column {name!r}, row {first_row + error.row}: {wrong!r} is no day; {_DAYS}"
-        ) from None
+        is_text = pa.types.is_string(kind)
+        said = f"{columns.shown(values[error.row].as_py())} is no day; {_DAYS}" if is_text else error.reason
+        raise ValueError(f"{place}: column {name!r}, row {first_row + error.row}: {said}") from None
     except ValueError:
         raise ValueError(f"{place}: column {name!r} is {kind}, which holds no days; {_DAYS}") from None
     return seconds.to_numpy() // base.DAY_SECONDS, pa.types.is_date(kind)

@@ -141,6 +141,9 @@ class Feature(base.Feature):
                 ranks.add(numbers)
         elif self._learns:
             self._moments.add(self._rows(column))
+        else:
+            # Nothing is learnt, but what cannot be taken is found before anything is trained.
+            self.transform(column)
 
     def settle(self) -> None:
         """End a round of `observe`."""

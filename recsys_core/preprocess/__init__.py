@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts
 from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
+from recsys_core.columns import RowError
 from recsys_core.datasets import _ids
 from recsys_core.datasets.base import day_after, day_number, day_of, days_before
 from recsys_core.features import Config as Features
@@ -120,7 +121,11 @@ def run(request: Request, sink: Sink) -> TrainingData:
     with artifacts.pending(request.output) as out:
         num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
         examples = _counted(tables.examples(first), log.num_past - first, sink)
-        engine.fit(_written(examples, out.path / "examples"), [ranked])
+        try:
+            engine.fit(_written(examples, out.path / "examples"), [ranked])
+        except RowError as error:
+            # Its row is one of the tables that are made here.
+            raise ValueError(error.reason) from None
         engine.save(out.path / "features")
         queries, truth = log.ground_truth()
         truths = _written(tables.ground_truth(queries, truth, day), out.path / "ground_truth")

@@ -246,5 +246,13 @@ def _shown(kind: pa.DataType) -> Callable[[int | float], Scalar]:
         return bool
     if pa.types.is_temporal(kind):
         number = pa.int32() if kind.bit_width == 32 else pa.int64()
-        return lambda value: str(pa.scalar(value, number).cast(kind))
+        return lambda value: _moment(pa.scalar(value, number).cast(kind))
     return lambda value: value
+
+
+def _moment(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except OverflowError:
+        # Outside of the years 1 to 9999 there are numbers, and no dates that Python could write.
+        return f"{value.value} ({value.type})"

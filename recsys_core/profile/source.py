@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_core import readers, uri
-from recsys_core.columns import united
-from recsys_core.readers import base
+from recsys_core.columns import refuse_twice, united
+from recsys_core.readers import _files, base
 
 # A block is read some columns at a time, so that a huge row group does not have to fit into memory at once.
 _VALUES_AT_ONCE = 1 << 23
@@ -37,9 +37,11 @@ class Table:
         self.files = [_asked(path)] if tables else _opened(uri.resolve(path), options)
         with_rows = [file for file in self.files if file.reader.num_rows] or self.files[:1]
         first = with_rows[0]
-        self.schema = first.reader.schema.remove_metadata()
-        for file in with_rows[1:]:
+        for file in with_rows:
+            refuse_twice(file.path, file.reader.schema.names)
             _refuse_other_columns(first, file)
+        schemas = [(file.path, file.reader.schema.remove_metadata(), file.reader.num_rows) for file in with_rows]
+        self.schema = _files.same_schema(schemas)
 
     @property
     def num_rows(self) -> int:
@@ -67,7 +69,7 @@ class Table:
         blocks = [(file.reader, block) for file in self.files for block in range(len(file.reader.block_rows))]
         if sample_rows is None or sample_rows >= self.num_rows:
             for reader, block in blocks:
-                yield from _block(reader, block, columns, None)
+                yield from self._block(reader, block, columns, None)
             return
         rng = np.random.default_rng(seed)
         # Four times as many blocks as would hold the sample: a day's end should not stand for the day.
@@ -76,14 +78,15 @@ class Table:
         there = np.array([int(reader.block_rows[block]) for reader, block in chosen])
         upto = np.round(np.cumsum(there) / there.sum() * min(sample_rows, there.sum())).astype(int)
         for (reader, block), rows, taken in zip(chosen, there, np.diff(upto, prepend=0), strict=True):
-            yield from _block(reader, block, columns, np.sort(rng.choice(rows, taken, replace=False)))
+            yield from self._block(reader, block, columns, np.sort(rng.choice(rows, taken, replace=False)))
 
-
-def _block(reader: base.Reader, block: int, columns: Sequence[str], rows: np.ndarray | None) -> Iterator[pa.Table]:
-    together = max(1, _VALUES_AT_ONCE // max(1, int(reader.block_rows[block])))
-    for start in range(0, len(columns), together):
-        table = reader.read(block, columns[start : start + together])
-        yield table if rows is None else table.take(pa.array(rows))
+    def _block(
+        self, reader: base.Reader, block: int, columns: Sequence[str], rows: np.ndarray | None
+    ) -> Iterator[pa.Table]:
+        together = max(1, _VALUES_AT_ONCE // max(1, int(reader.block_rows[block])))
+        for start in range(0, len(columns), together):
+            table = _files.conformed(reader.read(block, columns[start : start + together]), self.schema)
+            yield table if rows is None else table.take(pa.array(rows))
 
 
 def _opened(locations: Sequence[uri.Location], options: readers.CsvOptions) -> list[File]:

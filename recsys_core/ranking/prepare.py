@@ -131,10 +131,27 @@ def _where(place: str, reader: readers.Reader, data: base.Config) -> Callable[[i
 
 def _fit(engine: Engine, train: readers.Reader, place: str | None) -> None:
     try:
-        engine.fit(_blocks(train, engine.columns("query")), _blocks(train, engine.columns("item")))
+        engine.fit(_texts(train, engine.columns("query")), _texts(train, engine.columns("item")))
     except RowError as error:
         path, row = train.locate(error.row) if place is None else (place, error.row)
         raise ValueError(f"{path}: row {row}: {error.reason}") from None
+
+
+def _texts(train: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
+    """Yield the blocks of `train`, whose texts are looked at.
+
+    Raises:
+        RowError: bytes that are no text.
+    """
+    start = 0
+    for table in _blocks(train, names):
+        for name in table.column_names:
+            try:
+                columns.by_chunk(lambda chunk: columns.require_text(columns.plain(chunk)), table.column(name))
+            except RowError as error:
+                raise RowError(start + error.row, f"column {name!r}: {error.reason}") from None
+        yield table
+        start += table.num_rows
 
 
 def _require_columns(

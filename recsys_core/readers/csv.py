@@ -199,14 +199,20 @@ class Reader(base.Reader):
     def _header(self, file: int, line: str) -> list[str]:
         options, delimiter = self._options, self._delimiter(file)
         quoting = csv.QUOTE_NONE if options.quote is None else csv.QUOTE_MINIMAL
-        (names,) = csv.reader(
-            [line],
-            delimiter=delimiter,
-            quotechar=options.quote,
-            escapechar=options.escape,
-            doublequote=options.escape is None,
-            quoting=quoting,
-        )
+        try:
+            (names,) = csv.reader(
+                [line],
+                delimiter=delimiter,
+                quotechar=options.quote,
+                escapechar=options.escape,
+                doublequote=options.escape is None,
+                quoting=quoting,
+            )
+        except csv.Error as error:
+            raise ValueError(
+                f"{self._paths[file]}: line 1: {line[:_MAX_SHOWN]!r} is no header ({error}); write the columns' names, "
+                "or say csv.delimiter or csv.quote"
+            ) from None
         others = [sign for sign in _OTHER_DELIMITERS if len(names) == 1 and options.delimiter is None and sign in line]
         if others:
             raise ValueError(

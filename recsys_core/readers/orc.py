@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import orc
 
-from recsys_core import uri
+from recsys_core import folders, uri
 from recsys_core.artifacts import Frozen
 from recsys_core.readers import _files, base
 
@@ -67,7 +67,7 @@ class Reader(base.Reader):
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{location.path}: stripe {stripe} (rows {first} to {first + self._stripe_rows[file][stripe]}) cannot "
-                f"be read ({error}); write the file again"
+                f"be read ({folders.reason(error)}); write the file again"
             ) from None
         table = _files.conformed(pa.Table.from_batches([rows]), self._own)
         return self._files.completed(table, file, columns)
@@ -96,7 +96,9 @@ def _footer(location: uri.Location) -> _Footer:
         cheapest = _cheapest(file.schema)
         rows = [file.read_stripe(stripe, columns=[cheapest]).num_rows for stripe in range(file.nstripes)]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{location.path}: not a readable ORC file ({error}); write it again or remove it") from None
+        raise ValueError(
+            f"{location.path}: not a readable ORC file ({folders.reason(error)}); write it again or remove it"
+        ) from None
     return _Footer(file.schema.remove_metadata(), rows)
 
 

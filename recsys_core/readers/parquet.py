@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from recsys_core import uri
+from recsys_core import folders, uri
 from recsys_core.artifacts import Frozen
 from recsys_core.readers import _files, base
 
@@ -73,7 +73,7 @@ class Reader(base.Reader):
             first = sum(self._group_rows[file][:group])
             raise ValueError(
                 f"{location.path}: row group {group} (rows {first} to {first + self._group_rows[file][group]}) cannot "
-                f"be read ({error}); write the file again"
+                f"be read ({folders.reason(error)}); write the file again"
             ) from None
         return self._files.completed(_files.conformed(table, self._own), file, columns)
 
@@ -116,7 +116,7 @@ def _footer(location: uri.Location) -> _Footer:
         metadata = _open(location).metadata
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{location.path}: not a readable Parquet file ({error}); write it again or remove it"
+            f"{location.path}: not a readable Parquet file ({folders.reason(error)}); write it again or remove it"
         ) from None
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return _Footer(metadata.schema.to_arrow_schema().remove_metadata(), rows)

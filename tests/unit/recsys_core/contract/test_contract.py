@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,13 @@ def _write(folder: Path, columns: dict) -> None:
     pq.write_table(pa.table(columns), folder / "part.parquet")
 
 
-def check(log: Path, root: Path, agreed: tables.Tables | None = None, **limits: object) -> DataCheck:
+def check(
+    log: Path,
+    root: Path,
+    agreed: tables.Tables | None = None,
+    first_day: datetime.date = DAYS[1],
+    **limits: object,
+) -> DataCheck:
     common = {"config_hash": "c", "code_version": "v"}
     config = daily.Config(source=str(log))
     asked = ingest.Request(
@@ -175,12 +182,34 @@ def check(log: Path, root: Path, agreed: tables.Tables | None = None, **limits: 
         config=checks.Limits.model_validate(limits),
         agreed=agreed,
         dataset=ingest.run(asked, silent),
-        first_day=DAYS[1],
+        first_day=first_day,
         day=DAYS[4],
         memory=root / "memory",
         **common,
     )
     return contract.run(request, silent)
+
+
+def test_files_of_one_partition_may_hold_a_column_in_several_types(tmp_path: Path):
+    folder = tmp_path / "users" / "ds=2024-01-01"
+    ages, lists = pa.array([20, 30], pa.int16()), pa.array([["a"], ["b", "c"]])
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"user_id": [1, 2], "age": ages, "tags": pa.nulls(2)}), folder / "a.parquet")
+    pq.write_table(pa.table({"tags": lists, "age": [40, None], "user_id": [3, 4]}), folder / "b.parquet")
+    found = compute(tmp_path, "users", sorted(folder.iterdir()), ["user_id"])
+    assert found.rows == 4
+    age, tags = found.columns["age"], found.columns["tags"]
+    assert (age.type, age.values, age.nulls, age.minimum, age.maximum) == ("int16", 3, 1, 20, 40)
+    assert (tags.type, tags.texts, tags.nulls) == ("list<element: string>", {"a": 1, "b": 1, "c": 1}, 2)
+
+
+def test_days_before_the_first_interaction_are_no_gaps(log: Path, tmp_path: Path):
+    shutil.copytree(log, tmp_path / "log")
+    _write(tmp_path / "log" / "users" / "ds=1970-01-01", {"user_id": [7]})
+    found = check(tmp_path / "log", tmp_path, first_day=datetime.date.min)
+    assert [(breach.day, breach.table) for breach in found.breaches if breach.check == "empty"] == [
+        (DAYS[2], "interactions")
+    ]
 
 
 def test_a_log_is_checked_and_its_partitions_are_read_once(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -173,6 +173,42 @@ def test_rows_of_other_days_are_refused(
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize(
+    "days",
+    [pa.array([20240102.0]), pa.array([20240102], pa.decimal128(10, 0)), pa.array([b"2024-01-02"])],
+    ids=lambda days: str(days.type),
+)
+def test_days_are_days_in_whatever_type_they_are(days: pa.Array) -> None:
+    found, is_day = tables._days_of(pa.chunked_array([days]), "ds", "a.parquet", 0)
+    assert (found.tolist(), is_day) == ([19_724], True)
+
+
+def test_what_the_tables_lack_is_told_of_them_and_not_of_the_copy(tmp_path: Path) -> None:
+    for name in ("interactions", "users", "items"):
+        rows = {"ds": ["2024-01-02"], "user_id": [1], "item_id": [7], "timestamp": [NOON + 86_400]}
+        _write(tmp_path / name, rows)
+    there = {name: str(tmp_path / name) for name in ("interactions", "users", "items")}
+    config = tables.Config.model_validate({"source": there})
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/interactions: interactions has no two days in a row"):
+        ingest.last_day(config, tmp_path / "imports", silent)
+    request = ingest.Request(
+        output=tmp_path / "out",
+        config_hash="c",
+        code_version="v",
+        config=config,
+        day=datetime.date(2024, 1, 2),
+        import_root=tmp_path / "imports",
+        fingerprint="f",
+    )
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/interactions: no interactions for 2024-01-03"):
+        ingest.run(request, silent)
+    shutil.rmtree(tmp_path / "interactions")
+    empty = pa.table({"ds": pa.array([], pa.string())} | {k: pa.array([], pa.int64()) for k in rows if k != "ds"})
+    _write(tmp_path / "interactions", empty)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/interactions: holds no interactions"):
+        ingest.prepare(config, tmp_path / "imports", silent)
+
+
 def test_a_source_names_all_three() -> None:
     with pytest.raises(ValueError, match="names users; name interactions, users, items"):
         tables.Config.model_validate({"source": {"users": "u"}})

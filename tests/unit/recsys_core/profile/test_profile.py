@@ -123,6 +123,31 @@ def test_pictures(large: Path, tmp_path: Path):
         plot.save(found, tmp_path / "p.svg")
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        (pa.nulls(2), pa.array([["a"], ["b"]]), "list<element: string>"),
+        (pa.array([1, 2], pa.int16()), pa.array([3, 4]), "int64"),
+        (pa.array(["a", "b"]).dictionary_encode(), pa.array(["c", "d"], pa.string_view()), "string"),
+        (pa.array([[1, 2]] * 2, pa.large_list(pa.int32())), pa.array([[3]] * 2), "list<item: int64>"),
+    ],
+    ids=str,
+)
+def test_files_may_hold_a_column_in_several_types(tmp_path: Path, one: pa.Array, other: pa.Array, kind: str):
+    for name, column in (("a", one), ("b", other)):
+        pq.write_table(pa.table({"x": column}), tmp_path / f"{name}.parquet")
+    found = profile.run(str(tmp_path), silent, num_top=3).columns["x"]
+    expected = of(pa.array([*one.to_pylist(), *other.to_pylist()]))
+    assert (found.type, found.rows, found.nulls) == (kind, 4, one.null_count)
+    assert (found.values, found.distinct, found.top) == (expected.values, expected.distinct, expected.top)
+
+
+def test_times_that_no_calendar_has_are_shown_as_the_numbers_that_they_are():
+    found = of(pa.array([5, 2**60], pa.timestamp("us")))
+    assert (found.min, found.max) == ("1970-01-01 00:00:00.000005", f"{2**60} (timestamp[us])")
+    assert of(pa.array([2**31 - 1], pa.int32()).cast(pa.date32())).max == "2147483647 (date32[day])"
+
+
 def test_what_is_refused(tmp_path: Path):
     one, two = tmp_path / "a.parquet", tmp_path / "b.parquet"
     pq.write_table(pa.table({"x": [1], "y": ["a"]}), one)

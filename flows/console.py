@@ -24,7 +24,8 @@ _LINE_SECONDS = 10.0
 @contextlib.contextmanager
 def progress() -> Iterator[Sink]:
     """Show the stages' events on stderr: a bar for each on a terminal, lines otherwise."""
-    console = Console(stderr=True, highlight=False)
+    # What stands in brackets is a type, such as timestamp[ms], or part of a file's name.
+    console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
         yield _Lines(console)
         return
@@ -33,7 +34,7 @@ def progress() -> Iterator[Sink]:
         BarColumn(),
         TextColumn("{task.fields[count]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as bars:
         yield _Bars(bars)

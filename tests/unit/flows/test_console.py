@@ -75,6 +75,12 @@ def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     ]
 
 
+def test_brackets_are_signs_like_others(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress() as sink:
+        sink(Event(stage="ingest", message="warning: timestamp is timestamp[s], in a[/b].parquet"))
+    assert capsys.readouterr().err == "ingest: warning: timestamp is timestamp[s], in a[/b].parquet\n"
+
+
 def test_progress_is_bars_on_a_terminal() -> None:
     screen = io.StringIO()
     with Progress("{task.description} {task.fields[count]} {task.fields[note]}", console=Console(file=screen)) as bars:

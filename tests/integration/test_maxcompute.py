@@ -30,7 +30,7 @@ def service(shop: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]
     with subprocess.Popen([*command, "--fault", commit, "--fault", cut], cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            told = [process.stdout.readline().decode().removeprefix("export ").strip().split("=", 1) for _ in range(4)]
+            told = [process.stdout.readline().decode().removeprefix("export ").strip().split("=", 1) for _ in range(5)]
             yield folder, dict(told)
         finally:
             process.terminate()

@@ -74,7 +74,7 @@ def test_one_name_in_two_projects_and_schemas_is_three_tables(
         (f"{TABLE}/ds=3", {}, "no partition 'ds=3'; it has 2, from ds=1 to ds=2"),
         (f"{TABLE}/hh=3", {}, "names the keys"),
         (TABLE, {"columns": ["ids"]}, "no column 'ids'; did you mean 'id'"),
-        (f"{TABLE},odps://shop/tables/u", {}, "id is int32 there and int64 here; text is absent there"),
+        (f"{TABLE},odps://shop/tables/u", {}, "id is double there and int64 here; text is absent there"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_by_name(
     rows = every_type(5).select(["id", "text"])
     for day in "12":
         write(f"{TABLE}/ds={day}", rows)
-    write("odps://shop/tables/u/ds=1", pa.table({"id": pa.array([1], pa.int32())}))
+    write("odps://shop/tables/u/ds=1", pa.table({"id": pa.array([1], pa.float64())}))
     with pytest.raises(ValueError, match=said):
         opened(path, **config)
 

@@ -220,6 +220,40 @@ def test_another_kind_of_optimizer_starts_anew(train_request, trained):
     assert not any(value.any() for key, value in now.items() if key.startswith("optimizer."))
 
 
+def test_both_moments_of_adamw_go_with_their_rows(changed, train_request, day):
+    adamw = {"sparse_optimizer": {"kind": "adamw", "learning_rate": 0.01, "weight_decay": 0.01}, "num_epochs": 1}
+    base = train.run(train_request("base", config=adamw), silent)
+    old = read(base)
+    # Fitted on other rows, so that ids have other rows; the table of segments is wider, and that of items is larger.
+    data = changed("anew", grow, anew=True, first=600)
+    _, now, report = begun(train_request(data=data, base=base, config=adamw), base)
+    assert not [change for change in report.changes if "optimizer" in change]
+    tables = features.carried(Engine.load(day.engine), Engine.load(data.engine)).tables
+    for table, width in (("item_id", 8), ("segment", 8), ("user_id", 8)):
+        rows, weight = tables[table], f"{_TABLES}.{table}.weight"
+        others = torch.ones(len(now[f"model.{weight}"]), dtype=torch.bool)
+        others[rows.now] = False
+        assert torch.equal(now[f"model.{weight}"][rows.now, :width], old[f"model.{weight}"][rows.before])
+        for moment in ("momentum1", "exp_avg_sq"):
+            key = f"optimizer.state.{weight}.{table}.{moment}"
+            assert old[key].any(), "the training before has moved it"
+            assert torch.equal(now[key][rows.now, :width], old[key][rows.before])
+            assert not now[key][rows.now, width:].any()
+            assert not now[key][others].any()
+    assert (tables["item_id"].before != tables["item_id"].now).sum() > 50
+    assert now["optimizer.num_batches"] == old["optimizer.num_batches"] == 16
+    # Fine-tuning takes the weights alone: what the optimizer keeps starts at nothing, and so does its count of steps.
+    chosen = adamw | {"fine_tune_from": {"path": base.path, "strict": False}}
+    request = train_request("tuned", data=data, config=chosen)
+    with distributed.world("cpu") as here:
+        trainer = train.trainer(request, here)
+        trainer.begin(None, {}, silent)
+        tuned = {key: value.clone() for key, value in flat(trainer.state()).items()}
+    rows, key = tables["item_id"], f"model.{_TABLES}.item_id.weight"
+    assert torch.equal(tuned[key][rows.now], old[key][rows.before])
+    assert not any(value.any() for key, value in tuned.items() if key.startswith("optimizer."))
+
+
 def test_layers_that_come_and_go_leave_the_others_alone(train_request, trained):
     # The query's output reads another layer, which passes on what the first one gives out; the item's reads the inputs.
     deeper = two_tower.Config(output_dim=24, query_hidden=(32, 40), item_hidden=())

@@ -32,6 +32,7 @@ def publish(
         embeddings=embeddings,
         index=index,
         evaluation=evaluation,
+        mask_seen=run.config.hitrate.mask_seen,
         run_root=run.config.run_root,
     )
     return perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))

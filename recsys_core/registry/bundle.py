@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from mlflow.types import ColSpec
 
 QUERIES = "queries.parquet"
+SETTINGS = "serving.json"
 _CORE = Path(__file__).parent.parent
 _NEEDED_TO_SERVE = ("faiss-cpu", "mlflow", "numpy", "pandas", "pyarrow", "pydantic", "torch", "xxhash")
 
 
-def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table) -> None:
+def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table, *, mask_seen: bool) -> None:
     """Copy the bundle's pieces into `directory`, and seal them with the digests that they had.
+
+    `mask_seen` is what the service does with a row's seen items where the request does not say.
 
     Raises:
         ValueError: a copy is not what was exported or indexed.
@@ -35,6 +38,7 @@ def fill(directory: Path, model: ExportedModel, index: Index, queries: pa.Table)
     for source in (index.faiss, index.id_map):
         shutil.copyfile(source, directory / "index" / source.name)
     pq.write_table(queries, directory / QUERIES)
+    integrity.write_text(directory / SETTINGS, integrity.sealed({"mask_seen": mask_seen}))
     known = {file.path: file.digest for file in model.files}
     known |= {f"index/{file.path}": file.digest for file in index.files if (directory / "index" / file.path).is_file()}
     integrity.seal(directory, known)
@@ -61,7 +65,7 @@ def save(pieces: dict[str, Path], model: ExportedModel, index: Index, destinatio
         code_paths=[str(_CORE)],
         # MLflow takes a plain path for a URI, and decodes what is in it.
         artifacts={name: path.absolute().as_uri() for name, path in pieces.items()},
-        signature=_signature(model, index),
+        signature=_signature(model, index, mask_seen=integrity.read_json(pieces[SETTINGS])["mask_seen"]),
         input_example=_example(pieces[QUERIES], _number_columns(engine), engine.histories()),
         pip_requirements=[f"{name}=={_version(name)}" for name in _NEEDED_TO_SERVE],
         mlflow_model=record,
@@ -103,7 +107,7 @@ def _number_columns(engine: Engine) -> set[str]:
     }
 
 
-def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
+def _signature(model: ExportedModel, index: Index, *, mask_seen: bool) -> "ModelSignature":
     """Declare the raw user columns, the answer, and the parameters: MLflow drops those that no signature declares."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -124,7 +128,7 @@ def _signature(model: ExportedModel, index: Index) -> "ModelSignature":
             [
                 ParamSpec("k", DataType.long, 20),
                 ParamSpec("exclude", ids, [], shape=(-1,)),
-                ParamSpec("mask_seen", DataType.boolean, True),  # noqa: FBT003 - the default, by MLflow's order
+                ParamSpec("mask_seen", DataType.boolean, mask_seen),
             ]
         ),
     )

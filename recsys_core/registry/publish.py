@@ -41,7 +41,10 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What publishing needs; `passed` and `reasons` are the gate's decision."""
+    """What publishing needs.
+
+    `passed` and `reasons` are the gate's decision, `mask_seen` is how the hit rate was measured.
+    """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"run_root"}
 
@@ -56,12 +59,15 @@ class Request(artifacts.Request):
     embeddings: Embeddings
     index: Index
     evaluation: Evaluation
+    mask_seen: bool
     run_root: Path
 
     @property
     def bundle_digest(self) -> str:
         """Digest of what would be served."""
-        return digest_of([self.model.digest, self.index.digest])
+        # Bundles of before requests could differ in this masked, and keep their digests.
+        unmasked = [] if self.mask_seen else ["mask_seen: false"]
+        return digest_of([self.model.digest, self.index.digest, *unmasked])
 
 
 def run(request: Request, tracker: Tracker) -> Release:
@@ -79,7 +85,7 @@ def run(request: Request, tracker: Tracker) -> Release:
         if request.passed:
             tracker.require()
             queries = bundle.queries(request.model, request.data, request.embeddings, request.config.num_queries)
-            bundle.fill(aside.path, request.model, request.index, queries)
+            bundle.fill(aside.path, request.model, request.index, queries, mask_seen=request.mask_seen)
             release = _find(request, tracker) or _register(aside.path, request, tracker)
             if not release.checked:
                 _check(release, aside.path, request.config)

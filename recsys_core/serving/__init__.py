@@ -1,8 +1,8 @@
 """A released bundle at work: raw user columns in, items and scores out.
 
 A bundle is a folder with `query/` (scripted tower), `item/`, `features/` (fitted engine), `index/` (FAISS and id map)
-and `queries.parquet` (a few real queries, with the vectors they had when the day was measured), by which
-`python -m recsys_core.serving BUNDLE` checks it.
+`queries.parquet` (a few real queries, with the vectors they had when the day was measured), by which
+`python -m recsys_core.serving BUNDLE` checks it, and `serving.json` (`Settings`).
 Legend: B queries, D embedding, K items wanted, N ids of all rows.
 """
 
@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_core import integrity, vectors
-from recsys_core.artifacts import HISTORY, ExportedModel
+from recsys_core.artifacts import HISTORY, ExportedModel, Frozen
 from recsys_core.features import Encoded, Engine, _types
 from recsys_core.metrics.retrieval import NO_ITEM, Lists
 from recsys_core.serving import asked
 
 QUERIES = "queries.parquet"
+SETTINGS = "serving.json"
 _SEEN = f"{HISTORY}item_id"
 _TOWERS = "exported_model.json"
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
@@ -37,11 +38,20 @@ class Report(NamedTuple):
     overlap: float
 
 
+class Settings(Frozen):
+    """How a bundle answers where a request does not say; bundles of before there was a choice have no such file."""
+
+    mask_seen: bool = True
+
+
 class Bundle:
     """One release, loaded. Safe to use from several threads."""
 
-    def __init__(self, engine: Engine, tower: Any, index: Any, item_ids: pa.ChunkedArray) -> None:
+    def __init__(
+        self, engine: Engine, tower: Any, index: Any, item_ids: pa.ChunkedArray, settings: Settings | None = None
+    ) -> None:
         """Use `load`."""
+        self.settings = settings or Settings()
         self.engine, self._tower, self._index, self._item_ids = engine, tower, index, item_ids
 
     @classmethod
@@ -62,7 +72,9 @@ class Bundle:
 
         readers = (torch.jit.load, faiss.read_index, pq.read_table)
         tower, index, id_map = (_read(path, reader) for path, reader in zip(pieces.values(), readers, strict=True))
-        return cls(Engine.load(directory / "features"), tower.eval(), index, id_map["item_id"])
+        path = directory / SETTINGS
+        settings = integrity.read_record(Settings, path) if path.exists() else None
+        return cls(Engine.load(directory / "features"), tower.eval(), index, id_map["item_id"], settings)
 
     def table(self, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
         """Return loose values by column (None: unknown) as the typed table that `recommend` takes.
@@ -120,14 +132,15 @@ class Bundle:
         return self.recommend(table, wanted.k, exclude=lists, mask_seen=wanted.mask_seen)
 
     def recommend(
-        self, table: pa.Table, k: int, *, exclude: Sequence[pa.Array] = (), mask_seen: bool = True
+        self, table: pa.Table, k: int, *, exclude: Sequence[pa.Array] = (), mask_seen: bool | None = None
     ) -> pa.Table:
         """Return, row by row, `item_ids` (best first, at most `k`) and their `scores`.
 
         As where the hit rate is measured, items that a row has seen take up no places: those of its column
-        `history__item_id`, if the model has that and unless `mask_seen` is false, and those of its list in each of
-        `exclude` (a list of ids for each row; ids of no item change nothing). A row gets fewer than `k` items only
-        where there are no more. Where features leave ids out, `out_of_range` says how many of the row's, by feature.
+        `history__item_id`, if the model has that and unless `mask_seen` is false (None: what the settings of the bundle
+        say), and those of its list in each of `exclude` (a list of ids for each row; ids of no item change nothing). A
+        row gets fewer than `k` items only where there are no more. Where features leave ids out, `out_of_range` says
+        how many of the row's, by feature.
 
         Raises:
             ValueError: `k` is below 1, or the columns hold what their features cannot take.
@@ -144,7 +157,8 @@ class Bundle:
         fields = [pa.array(none if count is None else count, pa.int64()) for count in counts]
         return found.append_column("out_of_range", pa.StructArray.from_arrays(fields, names=list(dropping)))
 
-    def _mask(self, table: pa.Table, exclude: Sequence[pa.Array], *, mask_seen: bool) -> Lists:
+    def _mask(self, table: pa.Table, exclude: Sequence[pa.Array], *, mask_seen: bool | None = None) -> Lists:
+        mask_seen = self.settings.mask_seen if mask_seen is None else mask_seen
         lists = [*exclude]
         if mask_seen and _SEEN in table.column_names and not pa.types.is_null(table[_SEEN].type):
             lists.append(table[_SEEN].combine_chunks())
@@ -173,7 +187,7 @@ class Bundle:
         difference = float(np.abs(self.embed(queries) - wanted).max())
         if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ValueError(f"the query tower gives other vectors than the day's measured ones (by {difference:.3g})")
-        expected = self._search(wanted, k, self._mask(queries, (), mask_seen=True))["item_ids"].to_pylist()
+        expected = self._search(wanted, k, self._mask(queries, ()))["item_ids"].to_pylist()
         found = self.recommend(queries, k)
         shared = sum(len(set(a) & set(b)) for a, b in zip(expected, found["item_ids"].to_pylist(), strict=True))
         overlap = shared / max(1, sum(map(len, expected)))

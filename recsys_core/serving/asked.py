@@ -37,11 +37,14 @@ Columns = dict[str, list[Any]]
 
 
 class Params(NamedTuple):
-    """How many items a row gets, which ones nobody gets, and whether the row's history is left out of its items."""
+    """How many items a row gets, which ones no row gets, and whether the row's history is left out of its items.
+
+    The latter is the bundle's own where the request does not say.
+    """
 
     k: int = DEFAULT_K
     exclude: list[Any] = []  # noqa: RUF012 - nothing changes it
-    mask_seen: bool = True
+    mask_seen: bool | None = None
 
 
 def params(given: Any) -> Params:
@@ -58,7 +61,8 @@ def params(given: Any) -> Params:
     if asked.k < 1:
         raise ValueError(f"k is {shown(asked.k)}; ask for at least one item")
     _must_be(list, asked.exclude, EXCLUDE, "a list of item ids")
-    _must_be(bool, asked.mask_seen, "mask_seen", "true or false")
+    if "mask_seen" in given:
+        _must_be(bool, asked.mask_seen, "mask_seen", "true or false")
     return asked
 
 

@@ -15,7 +15,8 @@ class Recommender(PythonModel):
     """One row of user columns in, one row of `item_ids` and `scores` out, as `Bundle.answer` says.
 
     `params`: `k` is how many items a row gets at most, `exclude` a list of items that no row gets, and with
-    `mask_seen: false` a row gets items of its history too. A column `exclude` has each row's own such list.
+    `mask_seen: false` a row gets items of its history too; its default is the bundle's. A column `exclude` has each
+    row's own such list.
     """
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -53,6 +53,7 @@ def released(server, run_root, made_day):
             run_id="a1",
             passed=True,
             reasons=(),
+            mask_seen=True,
             run_root=run_root,
             **made,
         )

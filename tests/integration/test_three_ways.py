@@ -302,7 +302,13 @@ def service(made: Made) -> Iterator[str]:
     """Address of the released bundle as MLflow serves it."""
     bundle_folder = made.root / "bundle"
     asked = pq.read_table(made.data.ground_truth).drop_columns(["gt_items", "seen_items"])
-    bundle.fill(bundle_folder, made.model, made.index, asked.append_column("embedding", _embedded(made)["embedding"]))
+    bundle.fill(
+        bundle_folder,
+        made.model,
+        made.index,
+        asked.append_column("embedding", _embedded(made)["embedding"]),
+        mask_seen=True,
+    )
     pieces = {path.name: path for path in sorted(bundle_folder.iterdir()) if path.name != artifacts.MANIFEST}
     saved = made.root / "mlflow"
     bundle.save(pieces, made.model, made.index, saved, Model())

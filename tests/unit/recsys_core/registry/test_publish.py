@@ -28,7 +28,12 @@ class Shop:
         if run_id not in self._made:
             self._made[run_id] = self._made_day(folder, date, day)
         made = {name: artifact for name, artifact in self._made[run_id].items() if name != "held_out"}
-        given = {"passed": True, "reasons": ("hit rate is well over the floor",), "config": config or publish.Config()}
+        given = {
+            "passed": True,
+            "mask_seen": True,
+            "reasons": ("hit rate is well over the floor",),
+            "config": config or publish.Config(),
+        }
         return publish.Request(
             output=folder / "publish",
             config_hash="h",
@@ -86,6 +91,8 @@ def test_a_day_goes_live_once_and_the_next_replaces_it(shop):
     info = registry.champion(shop.uri, shop.name)
     assert info is not None
     assert (info.day, info.run_id, info.bundle_digest) == (FIRST, request.run_id, request.bundle_digest)
+    assert request.bundle_digest == artifacts.digest_of([request.model.digest, request.index.digest])
+    assert request.model_copy(update={"mask_seen": False}).bundle_digest != request.bundle_digest
     assert info.metrics["hit_rate_at_50"] == pytest.approx(request.evaluation.exact.hit_rate["50"])
     assert registry.load_checkpoint(info, shop.run_root) == request.checkpoint
     assert registry.load_model(info, shop.uri, shop.run_root) == request.model

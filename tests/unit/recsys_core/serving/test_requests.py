@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import mlflow.pyfunc
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,13 +65,29 @@ class Server:
         self._thread.join()
 
 
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_mlflow_knows_what_the_release_was_measured_with(made_day, tmp_path, mask_seen):
+    made = made_day(tmp_path / "run", DAY, 6)
+    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries, mask_seen=mask_seen)
+    pieces = {path.name: path for path in (tmp_path / "bundle").iterdir()}
+    bundle.save(pieces, made["model"], made["index"], tmp_path / "mlflow", Model())
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
+    row = pd.DataFrame([{"segment": "s1", "age": 30, "history__item_id": [7, 17]}])
+    for params, masked in (({}, mask_seen), ({"mask_seen": True}, True), ({"mask_seen": False}, False)):
+        (found,) = loaded.predict(row, params={"k": 60} | params)["item_ids"]
+        assert len(found) == (58 if masked else 60)
+
+
 @pytest.fixture(scope="module")
 def server(made_day, tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
     made = made_day(root / "run", DAY, 6, QUERY, ({"kind": "id", "name": "brand", "num_embeddings": 16},))
     queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(root / "bundle", made["model"], made["index"], queries)
-    pieces = {name: root / "bundle" / name for name in ("query", "item", "features", "index", bundle.QUERIES)}
+    bundle.fill(root / "bundle", made["model"], made["index"], queries, mask_seen=True)
+    pieces = {
+        name: root / "bundle" / name for name in ("query", "item", "features", "index", bundle.QUERIES, bundle.SETTINGS)
+    }
     bundle.save(pieces, made["model"], made["index"], root / "mlflow", Model())
     with pytest.MonkeyPatch.context() as patched:
         # As MLflow's command tells its server's process.

@@ -36,7 +36,7 @@ def made(made_day, tmp_path_factory):
 @pytest.fixture
 def directory(made, tmp_path):
     queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries)
+    bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries, mask_seen=True)
     return tmp_path / "bundle"
 
 
@@ -175,7 +175,7 @@ def test_a_copy_that_differs_is_not_published(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfile", badly)
     with pytest.raises(ValueError, match=r"index/index.faiss: damaged, its content is not what was written"):
-        bundle.fill(tmp_path / "copy", made["model"], made["index"], queries)
+        bundle.fill(tmp_path / "copy", made["model"], made["index"], queries, mask_seen=True)
 
 
 def test_check_finds_a_damaged_index(directory, made):
@@ -261,6 +261,32 @@ def test_what_was_seen_takes_up_no_places_in_any_index(directory, made, kind):
     found = loaded.answer(more, {"k": 60, "exclude": ids[50:]})["item_ids"].to_pylist()
     for row, own, answer in zip(seen, more["exclude"], found, strict=True):
         assert {*answer} == {*ids[:50]} - {*row} - {*(own or ())}
+
+
+def test_what_was_seen_is_masked_as_where_the_release_was_measured(directory, made, tmp_path):
+    ids = pq.read_table(made["embeddings"].items)["item_id"].to_pylist()
+    columns = {"segment": ["s1"], "age": [30], "history__item_id": [ids[:20]]}
+    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle.fill(tmp_path / "unmasked", made["model"], made["index"], queries, mask_seen=False)
+    masked, unmasked = Bundle.load(directory), Bundle.load(tmp_path / "unmasked")
+    for loaded, number in ((masked, 40), (unmasked, 60)):
+        assert len(loaded.answer(columns, {"k": 60})["item_ids"][0]) == number
+        assert len(loaded.recommend(loaded.table(columns), 60)["item_ids"][0]) == number
+        # A request may want the other.
+        assert len(loaded.answer(columns, {"k": 60, "mask_seen": True})["item_ids"][0]) == 40
+        assert len(loaded.answer(columns, {"k": 60, "mask_seen": False})["item_ids"][0]) == 60
+        assert loaded.check(queries, 5).overlap == 1
+    with pytest.raises(ValueError, match="mask_seen is null; give true or false"):
+        masked.answer(columns, {"mask_seen": None})
+    # What says so is sealed; a bundle of before there was a choice lacks it.
+    (directory / bundle.SETTINGS).unlink()
+    with pytest.raises(ValueError, match="serving.json: cannot be read"):
+        Bundle.load(directory)
+    unseal(directory)
+    assert len(Bundle.load(directory).answer(columns, {"k": 60})["item_ids"][0]) == 40
+    (directory / bundle.SETTINGS).write_text("[]")
+    with pytest.raises(ValueError, match="serving.json: damaged"):
+        Bundle.load(directory)
 
 
 def test_the_mask_is_that_of_the_hit_rate(directory, made):

@@ -1,6 +1,6 @@
 """Columns of users' files: of which types they may be, and which few types every stage reads of them."""
 
-from recsys_core.columns.ids import ids, is_id, is_inexact
+from recsys_core.columns.ids import ids, integers, is_id, is_inexact
 from recsys_core.columns.layout import (
     RowError,
     by_chunk,
@@ -22,6 +22,7 @@ __all__ = [
     "Times",
     "by_chunk",
     "ids",
+    "integers",
     "is_bytes",
     "is_id",
     "is_inexact",

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys_core.columns.layout import RowError, cast, is_bytes, plain, plain_type, text
 
 # Up to these, which are not among them, a floating number stands for one whole number only.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
+_WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
+_BESIDE_DIGITS = r"^\+|\.0*$"
 
 
 def is_id(kind: pa.DataType) -> bool:
@@ -50,6 +53,22 @@ def ids(values: pa.Array) -> pa.Array:
     if types.is_floating(kind):
         return _of_floats(values)
     raise ValueError(f"its type {kind} cannot hold ids; cast it to an integer or a string, or use kind: raw")
+
+
+def integers(texts: pa.Array) -> pa.Array:
+    """Read flat texts as int64: `7`, `007`, `+7` and, as a floating number is written, `7.0` are all 7.
+
+    Raises:
+        RowError: a text is no whole number, or one beyond int64.
+    """
+    if not pc.all(pc.ascii_is_decimal(texts)).as_py():
+        refused = pc.index(pc.match_substring_regex(texts, _WHOLE), pa.scalar(False)).as_py()  # noqa: FBT003 - a value
+        if refused >= 0:
+            raise RowError(
+                refused, f"id {texts[refused].as_py()!r} is no whole number, which integers: true says it is"
+            )
+        texts = pc.replace_substring_regex(texts, _BESIDE_DIGITS, "")
+    return cast(texts, pa.int64(), lambda value: f"id {value} is beyond int64; leave integers out, and it is a text")
 
 
 def _of_floats(values: pa.Array) -> pa.Array:

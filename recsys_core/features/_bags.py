@@ -101,11 +101,11 @@ def read(column: pa.Array, config: base.SparseConfig) -> Bags:
     if config.max_length is not None and base.is_list(column.type):
         column = truncated(column, config.max_length, config.keep)
     if not config.weighted:
-        return Bags(*_ids(*base.bags(column)), None)
+        return Bags(*_ids(*base.bags(column), integers=config.integers), None)
     if base.is_list(column.type) and pa.types.is_struct(column.type.value_type):
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         entries = pc.list_flatten(column)
-        named, _ = _ids(entries.field(0), lengths)
+        named, _ = _ids(entries.field(0), lengths, integers=config.integers)
         if len(named) < len(entries):
             raise ValueError("a key of a map is NaN, which is no id; leave the entry out")
         return Bags(named, lengths, _weights(entries.field(1)))
@@ -115,7 +115,8 @@ def read(column: pa.Array, config: base.SparseConfig) -> Bags:
     parts = pc.split_pattern(values, _BEFORE_WEIGHT, max_splits=1, reverse=True)
     several = pc.list_value_length(parts).to_numpy(zero_copy_only=False) > 1
     flat, first = parts.flatten(), np.cumsum(1 + several) - (1 + several)
-    return Bags(flat.take(pa.array(first)), lengths, _weights(flat.take(pa.array(first + 1, mask=~several))))
+    named, _ = _ids(flat.take(pa.array(first)), lengths, integers=config.integers)
+    return Bags(named, lengths, _weights(flat.take(pa.array(first + 1, mask=~several))))
 
 
 def _without_nan(column: pa.Array) -> pa.Array:
@@ -128,10 +129,15 @@ def _without_nan(column: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), known)
 
 
-def _ids(values: pa.Array, lengths: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    """Bring flat values without nulls to ids, of which a NaN is none; a refused one is told by its row."""
+def _ids(values: pa.Array, lengths: np.ndarray, *, integers: bool = False) -> tuple[pa.Array, np.ndarray]:
+    """Bring flat values without nulls to ids, of which a NaN is none; a refused one is told by its row.
+
+    Texts are read as whole numbers if they are `integers`.
+    """
     try:
         named = base.ids(values)
+        if integers and pa.types.is_string(named.type):
+            named = base.integers(named)
     except base.RowError as error:
         row = int(np.searchsorted(np.cumsum(lengths), error.row, side="right"))
         raise base.RowError(row, error.reason) from None

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen
-from recsys_core.columns import RowError, ids, is_list, plain
+from recsys_core.columns import RowError, ids, integers, is_list, plain
 
 __all__ = [
     "Encoded",
@@ -31,6 +31,7 @@ __all__ = [
     "SparseFeature",
     "bags",
     "ids",
+    "integers",
     "is_list",
     "ones",
     "outside",
@@ -143,6 +144,9 @@ class SparseConfig(FeatureConfig):
     """
 
     separator: str | None = Field(default=None, min_length=1, description="splits texts into lists")
+    integers: bool = Field(
+        default=False, description="texts are whole numbers: 7, 007 and 7.0 are the id 7; others are refused"
+    )
     max_length: PositiveInt | None = None
     keep: Literal["last", "first"] = "last"
     weighted: bool = False

@@ -12,9 +12,9 @@ from recsys_core.odps.emulator.store import Store, Table
 from recsys_core.odps.emulator.wire import Answer, RefusedError, Request, as_json
 from recsys_core.odps.path import Partition
 
-_NAME = r"(?P<project>\w+)\.(?:(?P<schema>\w+)\.)?`?(?P<table>\w+)`?"
+_NAME = r"(?:(?P<project>\w+)\.)?(?:(?P<schema>\w+)\.)?`?(?P<table>\w+)`?"
 _CREATE = re.compile(
-    rf"CREATE TABLE (?P<lenient>IF NOT EXISTS )?{_NAME} \(\n(?P<columns>.*?)\n\)"
+    rf"CREATE TABLE (?P<lenient>IF NOT EXISTS )?{_NAME}\s*\(\n(?P<columns>.*?)\n\)"
     r"(?:\s*COMMENT '[^\n]*')?(?:\s*PARTITIONED BY \(\n(?P<keys>.*?)\n\))?(?:\s*LIFECYCLE (?P<lifecycle>\d+))?\s*",
     re.DOTALL,
 )
@@ -22,7 +22,7 @@ _PARTITION = re.compile(
     rf"ALTER TABLE {_NAME}\s+(?P<verb>ADD|DROP)\s+(?P<lenient>IF (NOT )?EXISTS\s+)?PARTITION \((?P<spec>.*)\)"
 )
 _DROP = re.compile(rf"DROP TABLE (?P<lenient>IF EXISTS )?{_NAME}")
-_COLUMN = re.compile(r"\s*`(?P<name>\w+)`\s+(?P<kind>.*?)(?:\s+NOT NULL)?(?:\s+COMMENT '.*')?,?", re.IGNORECASE)
+_COLUMN = re.compile(r"\s*`?(?P<name>\w+)`?\s+(?P<kind>.*?)(?:\s+NOT NULL)?(?:\s+COMMENT '.*')?,?", re.IGNORECASE)
 _VALUE = re.compile(r"\s*(\w+)=(?:'([^']*)'|\"([^\"]*)\")\s*,?")
 
 
@@ -115,11 +115,13 @@ class Rest:
             task, query = (re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL) for tag in ("Name", "Query"))
             if task is None or query is None:
                 raise RefusedError(400, "InvalidArgument", "an instance has a Name and a Query")
-            statement = saxutils.unescape(query[1].removeprefix("<![CDATA[").removesuffix("]]>")).strip().rstrip(";")
+            statement = (
+                saxutils.unescape(query[1].removeprefix("<![CDATA[").removesuffix("]]>")).strip().rstrip(";").rstrip()
+            )
             number = uuid.uuid4().hex
             try:
                 with self._store.lock:
-                    self._execute(statement)
+                    self._execute(statement, parts[1])
                 failure = None
             except RefusedError as error:
                 failure = f"{error.code}: {error}"
@@ -148,23 +150,27 @@ class Rest:
             headers={"x-odps-owner": "emulator", "x-odps-start-time": now, "x-odps-end-time": now},
         )
 
-    def _execute(self, statement: str) -> None:
+    def _execute(self, statement: str, project: str) -> None:
+        """Do what a statement says; a table without a project is one of `project`."""
         if match := _CREATE.fullmatch(statement):
             try:
                 self._store.create(
-                    _names(match), _columns(match["columns"]), _columns(match["keys"]), int(match["lifecycle"] or -1)
+                    _names(match, project),
+                    _columns(match["columns"]),
+                    _columns(match["keys"]),
+                    int(match["lifecycle"] or -1),
                 )
             except RefusedError as error:
                 if not (match["lenient"] and "already exists" in str(error)):
                     raise
             return
         if match := _PARTITION.fullmatch(statement):
-            table, wanted = self._store.table(*_names(match)), _spec(match["spec"])
+            table, wanted = self._store.table(*_names(match, project)), _spec(match["spec"])
             self._change_partition(table, wanted, match["verb"], lenient=bool(match["lenient"]))
             return
         if match := _DROP.fullmatch(statement):
             try:
-                self._store.drop(self._store.table(*_names(match)))
+                self._store.drop(self._store.table(*_names(match, project)))
             except RefusedError:
                 if not match["lenient"]:
                     raise
@@ -204,8 +210,8 @@ def _spec(text: str) -> Partition:
     return tuple((match[1], match[2] if match[2] is not None else match[3]) for match in _VALUE.finditer(text))
 
 
-def _names(match: re.Match[str]) -> tuple[str, str | None, str]:
-    return match["project"], match["schema"], match["table"]
+def _names(match: re.Match[str], project: str) -> tuple[str, str | None, str]:
+    return match["project"] or project, match["schema"], match["table"]
 
 
 def _columns(text: str | None) -> list[tuple[str, str]]:

@@ -97,6 +97,47 @@ def test_an_id_feature_may_be_a_sequence_with_a_table_of_its_own(keys: dict[str,
     assert made.tile_length == keys.get("tile_length", 0)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "keys"),
+    [
+        ("hash", {}),
+        ("multi_hash", {"num_embeddings": None, "num_buckets": [7, 11]}),
+        ("identity", {}),
+        ("vocabulary", {}),
+        ("given", {"num_embeddings": None, "vocabulary": [3, 12, 40]}),
+    ],
+)
+def test_texts_that_are_integers_have_the_rows_of_these_integers(encoding: str, keys: dict[str, Any]) -> None:
+    owner = feature(encoding=encoding, **keys)
+    # As a table may hold them: a whole number in a double.
+    single = pa.array([12.0, 3.0, None, 40.0])
+    owner.observe(single)
+    assert owner.encoder is not None
+    owner.encoder.settle()
+    rows = owner.transform(single)
+    texts = pa.array(["12;3.0", None, "040"])
+    made = sequence.Feature(sequence.Config(name="f", table="t", separator=";", integers=True))
+    made.encoder = owner.encoder
+    found = made.transform(texts)
+    per_id = len(found.values) // 3
+    assert (found.values.tolist(), found.lengths.tolist()) == (rows.values.tolist(), [2 * per_id, 0, per_id])
+    # So have lists and columns of numbers, which are what is said of texts already.
+    for same in (pa.array([[12, 3], None, [40]]), pa.array([[12.0, 3.0], [], [40.0]])):
+        assert made.transform(same).values.tolist() == rows.values.tolist()
+
+
+def test_texts_that_are_integers_may_have_weights_and_others_are_refused_with_their_row() -> None:
+    made = feature(weighted=True, integers=True, separator=";", encoding="hash")
+    plain = feature(encoding="hash").transform(pa.array([[7, 8], [9]])).values.tolist()
+    found = rows_of(made.transform(pa.array(["7.0:2;08", "", "9:0.5"])))
+    assert found == [[(plain[0], 2), (plain[1], 1)], [], [(plain[2], 0.5)]]
+    entries = pa.array([[("7.0", 2.0), ("08", None)], [("9", 0.5)]], pa.map_(pa.string(), pa.float64()))
+    assert rows_of(made.transform(entries)) == [found[0], found[2]]
+    for column in (pa.array(["7:1", None, "8;x:2"]), pa.array([["7"], [], ["8", "x"]])):
+        with pytest.raises(base.RowError, match="row 2: id 'x' is no whole number"):
+            made.transform(column)
+
+
 def test_tile_and_its_length_go_together() -> None:
     for keys in ({"pooling": "tile"}, {"tile_length": 3}, {"pooling": "max", "tile_length": 3}):
         with pytest.raises(ValidationError, match="pooling: tile goes with tile_length"):

@@ -133,9 +133,17 @@ def test_the_real_client_makes_and_drops_tables(client: ODPS) -> None:
     for statement in ("SELECT 1;", "DROP TABLE shop.`t`;"):
         with pytest.raises(errors.ODPSError):
             client.execute_sql(statement)
-    for columns in ("  `id` number", "id bigint"):
+    for columns in ("  `id` number", "id", "id-bigint"):
         with pytest.raises(errors.ODPSError, match="Parse exception|0130161"):
             client.create_table("u", columns)
+
+
+def test_a_statement_may_leave_the_project_and_quotes_out(client: ODPS) -> None:
+    client.execute_sql("CREATE TABLE plain (\n    n BIGINT,\n    x DOUBLE\n)\n;\n")
+    columns = client.get_table("plain", project="shop").table_schema.columns
+    assert [(column.name, str(column.type)) for column in columns] == [("n", "BIGINT"), ("x", "DOUBLE")]
+    client.execute_sql("DROP TABLE plain")
+    assert not client.exist_table("plain", project="shop")
 
 
 def test_a_folder_of_parquet_is_a_table(client: ODPS, tmp_path: Path, opened: Callable) -> None:

@@ -125,6 +125,13 @@ class Place:
             return False
 
 
+# Started in the background of a shell or by nohup, a process inherits that these signals are ignored.
+_MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL); from flows.cli import main; main()"
+)
+
+
 class Command:
     """`dayline run` in a process of its own."""
 
@@ -136,7 +143,7 @@ class Command:
         environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": ""}
         with self.told.open("w") as told, (place.home / "result").open("w") as result:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+                [sys.executable, "-c", _MAIN, *arguments],
                 cwd=ROOT,
                 env=os.environ | environment | {"DAYLINE_KILL_MARK": place.mark},
                 stdout=result,

@@ -68,11 +68,10 @@ def odps_emulator(
     )
     emulator.faults.add(*wanted)
     if host not in _LOOPBACK:
-        typer.echo(f"warning: {host} is not this machine alone; whoever reaches it can make trouble", err=True)
+        typer.echo(f"warning: {host} is not this machine alone; others that reach it can change its tables", err=True)
     variables = {
         "ODPS_ENDPOINT": emulator.endpoint,
         "NO_PROXY": host,
-        "ODPS_EMULATOR_TOKEN": emulator.control_token,
     }
     if sts_token:
         variables |= {"ODPS_STS_ACCESS_KEY_ID": access_id, "ODPS_STS_ACCESS_KEY_SECRET": secret}

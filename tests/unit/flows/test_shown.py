@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from flows import cli, console, profiles, release_commands
 from recsys_core.artifacts import LabelledMetrics
+from recsys_core.odps.emulator import Emulator
 from recsys_core.progress import Event
 from recsys_core.registry import ReleaseInfo
 from tasks.report_ranking import RankingResult
@@ -82,6 +83,25 @@ def test_an_emulators_project_is_a_folder_of_its_own(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli.app, ["odps-emulator", str(tmp_path), "--project", "a/b"])
     assert done.exit_code == 2
     assert "a project's name has no slash" in done.output
+
+
+def test_an_emulator_prints_what_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Emulator, "serve", lambda self: None
+    )  # it has printed all by then, and would go on until Ctrl-C
+    fault = json.dumps({"kind": "lost", "operation": "commit"})
+    command = ["odps-emulator", str(tmp_path), "--port", "0", "--project", "shop", "--fault", fault]
+    done = CliRunner().invoke(cli.app, command)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "shop").is_dir()
+    printed = dict(line.removeprefix("export ").split("=", 1) for line in done.stdout.splitlines())
+    wanted = {"ODPS_ENDPOINT", "NO_PROXY", "ODPS_ACCESS_ID", "ODPS_ACCESS_KEY", "ODPS_EMULATOR_TOKEN"}
+    assert set(printed) == wanted
+    assert all(printed.values())
+    done = CliRunner().invoke(cli.app, [*command, "--host", "0.0.0.0"], env={"ODPS_EMULATOR_STS_TOKEN": "temporary"})
+    assert "0.0.0.0 is not this machine alone" in done.output
+    assert "export ODPS_STS_TOKEN=temporary" in done.output
+    assert "ODPS_ACCESS_ID" not in done.output
 
 
 def test_a_model_that_was_never_published_has_no_releases(tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def run_demo() -> None:
 def main() -> None:
     """Run the command; an error that has a message of its own is one line on stderr and exit code 1.
 
-    One that no code expected is written to a file, which the line names, and the exit code is 70. A stage that somebody
-    else told to stop ends it with 75.
+    One that no code expected is written to a file, which the line names, and the exit code is 70. A stage that was
+    stopped from outside ends it with 75.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -189,7 +189,7 @@ def main() -> None:
     except Stopped as stopped:
         typer.echo(str(stopped), err=True)
         sys.exit(STOPPED_EXIT_CODE)
-    except Exception as error:  # noqa: BLE001 - nobody is left who could raise it
+    except Exception as error:  # noqa: BLE001 - nothing above could handle it
         is_known = isinstance(error, (ValueError, RuntimeError, OSError)) or _service(error) is not None
         file = Path(tempfile.gettempdir()) / f"dayline-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
         message = _message(error) if is_known else fault.write(error, file)

@@ -1,7 +1,7 @@
 """Flow runs whose process died: Prefect shows them as running until a later command says what became of them.
 
 Each flow run that begins is held by a file (see `recsys_core.liveness`) in `run_root`, which containers share, and in
-Prefect's home, which the configs of one machine share. Whoever begins a flow ends those whose file nobody holds.
+Prefect's home, which the configs of one machine share. A flow that begins ends those whose file no process holds.
 """
 
 import atexit
@@ -29,7 +29,7 @@ atexit.register(_holding.close)
 
 
 def begin(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect's names
-    """Hold the flow run, and end those that nobody holds any more; a hook of Prefect's for `on_running`."""
+    """Hold the flow run, and end those that no process holds any more; a hook of Prefect's for `on_running`."""
     asked = flow_run.parameters
     try:
         loaded = configs.load(Path(asked["config"]), reveal(asked.get("overrides") or ()))

@@ -33,7 +33,7 @@ _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PR
 class Server:
     """A server that is starting; `address` waits until it answers. From then on, one that dies is started again.
 
-    This process keeps the socket, so that meanwhile nobody is refused: Prefect's client waits, and sends again what was
+    This process keeps the socket, so that no connection is refused: Prefect's client waits, and sends again what was
     cut off.
     """
 
@@ -97,7 +97,7 @@ class Server:
         if not self._stopping:
             told = f": {line}" if (line := self._last_line()) else ""
             sys.stderr.write(f"error: Prefect's temporary server ended {_MAX_RESTARTS + 1} times{told}\n")
-            # Whoever waits for an answer is refused now, and does not wait for the next one.
+            # A client that waits for an answer is refused now, and does not wait for the next one.
             self._listening.close()
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -47,7 +47,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def is_dead(path: Path) -> bool:
-    """Whether somebody held `path` and is gone for certain: not where there is no such file."""
+    """Whether a process held `path` and is gone for certain: not where there is no such file."""
     try:
         file = path.open()
     except FileNotFoundError:

@@ -168,7 +168,7 @@ def _recall(entry: Path, record: type[A], request: Request, home: Path) -> A | N
     places = [request.output]
     if entry.exists():
         with _naming_damage(record):
-            places.insert(0, home / integrity.read_record(_Entry, entry).path)
+            places.insert(0, home / integrity.read_record(CacheEntry, entry).path)
     for directory in filter(Path.exists, dict.fromkeys(places)):
         with _naming_damage(record):
             artifact = record.load(directory)
@@ -186,7 +186,7 @@ def _naming_damage(record: type[Artifact]) -> Iterator[None]:
         listener()(Event(stage=record.stage, message=f"warning: {error}; the stage is done again"))
 
 
-class _Entry(Frozen):
+class CacheEntry(Frozen):
     """Where a stage's artifact lies, below the folder of the runs of this name."""
 
     path: Path

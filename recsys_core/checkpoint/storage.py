@@ -1,7 +1,7 @@
 """How distributed checkpoints lie on the disk: tensors in `*.distcp`, and where each of them is as JSON in `.metadata`.
 
 torch's own `.metadata` is a pickle, which runs what its author put into it. The JSON holds the same, and the digest of
-each file too, so that whoever reads a checkpoint sees damage. Pickles of torch are read as well: by an unpickler that
+each file too, so that readers of a checkpoint see damage. Pickles of torch are read as well: by an unpickler that
 makes nothing but plain values of the few names that are needed.
 """
 

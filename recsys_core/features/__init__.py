@@ -423,7 +423,9 @@ class Engine:
             engine.tables = engine._table_specs()
         except (AttributeError, LookupError, OSError, TypeError, ValueError, pa.ArrowException) as error:
             told = f"{type(error).__name__}: {first_line(error)}"
-            raise ValueError(f"{directory}: damaged feature engine ({told}); run preprocess again") from error
+            raise ValueError(
+                f"{directory}: damaged feature engine ({told}); install the kind's package, or run preprocess again"
+            ) from error
         return engine
 
     def _files(self) -> dict[str, bytes]:

@@ -161,7 +161,7 @@ def errors() -> tuple[type[Exception], ...]:
 def is_away(error: Exception, uri: str) -> bool:
     """Whether `error` says that the server or the database of `uri` does not work, not that it refuses something.
 
-    A file has nobody who brings it back: its errors are the run's.
+    A file does not come back as a server does: its errors are the run's.
     """
     from mlflow.exceptions import MlflowException
     from requests import RequestException

@@ -227,7 +227,7 @@ def test_an_imported_log_has_the_rows_that_were_imported_in_every_run(tmp_path: 
     told = rf"interactions/ds=2024-01-01: {rows - 5} rows where {rows} were imported; remove .*/imports/synthetic-"
     with pytest.raises(ValueError, match=told):
         ingest.run(request_for(tmp_path, shop, day), silent)
-    # Of a log that is read in place, nobody but its owner knows how many rows it should have.
+    # Of a log that is read in place, only its owner knows how many rows it should have.
     own = config_of({"kind": "daily", "source": str(dataset.root)})
     assert ingest.run(request_for(tmp_path, own, day), silent).days[0].num_interactions == rows - 5
 

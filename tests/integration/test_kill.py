@@ -73,16 +73,19 @@ def possible(pipeline: str, stage: str) -> list[str]:
 
 
 def draw() -> dict[str, list[list[Kill]]]:
-    """Return the kills by pipeline, as rounds of at most one a stage; each victim's turn comes equally often."""
+    """Return the kills by pipeline, as rounds of at most one a stage; victims and stages come equally often."""
     chance = random.Random(SEED)
     rounds: dict[str, list[list[Kill]]] = {pipeline: [] for pipeline in STAGES}
+    drawn = {pipeline: dict.fromkeys(stages, 0) for pipeline, stages in STAGES.items()}
     turn = dict.fromkeys(VICTIMS, 0)
     left = NUM_KILLS
     while left:
         for pipeline, stages in STAGES.items():
             num = min(left, (NUM_KILLS + 1) // 2, len(stages), 8)
             kills: list[Kill] = []
-            for stage in sorted(chance.sample(list(stages), num), key=list(stages).index):
+            seldom = sorted(stages, key=lambda one: (drawn[pipeline][one], chance.random()))[:num]
+            for stage in sorted(seldom, key=list(stages).index):
+                drawn[pipeline][stage] += 1
                 victim = min(possible(pipeline, stage), key=lambda one: (turn[one], chance.random()))
                 turn[victim] += 1
                 kills.append(Kill(stage, victim))

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -191,8 +189,7 @@ def main() -> None:
         sys.exit(STOPPED_EXIT_CODE)
     except Exception as error:  # noqa: BLE001 - nothing above could handle it
         is_known = isinstance(error, (ValueError, RuntimeError, OSError)) or _service(error) is not None
-        file = Path(tempfile.gettempdir()) / f"dayline-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-        message = _message(error) if is_known else fault.write(error, file)
+        message = _message(error) if is_known else fault.write(error, fault.temporary_file())
         for line in redact(message).splitlines():
             typer.echo(line if line.startswith(" ") else f"error: {line}", err=True)
         code = 1 if is_known and not isinstance(error, fault.Fault) else fault.EXIT_CODE

@@ -7,6 +7,8 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -21,6 +23,11 @@ _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or di
 
 class Fault(RuntimeError):  # noqa: N818 - of ours, and no kind of error
     """An exception that no code expected; the message names the file that its traceback is in."""
+
+
+def temporary_file() -> Path:
+    """Return where a process that has no run's folder writes its fault."""
+    return Path(tempfile.gettempdir()) / f"dayline-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
 
 
 def write(error: BaseException, path: Path) -> str:

@@ -108,6 +108,8 @@ def _integers(given: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.ListArray.from_arrays(given.offsets, values, mask=given.is_null())
     if pa.types.is_boolean(given.type):
         raise ValueError("true and false are no integers")
+    if pa.types.is_temporal(given.type):
+        raise ValueError(f"a {given.type} is a time, and no integer")
     if pa.types.is_floating(given.type):
         numbers = given.drop_null().to_numpy(zero_copy_only=False)
         if (np.abs(numbers) >= _FIRST_INEXACT).any():

@@ -5,17 +5,21 @@ A body is what MLflow's clients send: JSON of `dataframe_records`, `dataframe_sp
 of what was sent.
 """
 
+import csv
 import io
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 MAX_BODY_BYTES = 32 << 20
 MAX_ROWS = 10_000
+MAX_COLUMNS = 10_000
 # Rows of a request times the items that each gets.
 MAX_ANSWERS = 1_000_000
 DEFAULT_K = 20
@@ -23,6 +27,8 @@ EXCLUDE = "exclude"
 _ROWS = ("dataframe_records", "dataframe_split", "instances", "inputs")
 _SHOWN = 80
 _MAX_DIGITS = 1_000
+# Bytes of a value of each of Parquet's physical types but for those that say their own length.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 _KINDS = {
     dict: "an object",
     list: "a list",
@@ -179,22 +185,78 @@ def _same_length(columns: dict[str, Any]) -> Columns:
 
 def _csv(data: bytes) -> tuple[Columns, Any]:
     try:
-        frame = pd.read_csv(io.BytesIO(data), nrows=MAX_ROWS + 1)
-    except (ValueError, pd.errors.ParserError) as error:
+        text = data.decode("utf-8-sig")
+        _refuse_ragged(text)
+        # Only an empty field is unknown: NA and None are texts as good as any.
+        frame = pd.read_csv(io.StringIO(text), nrows=MAX_ROWS + 1, keep_default_na=False, na_values=[""])
+    except (ValueError, csv.Error, pd.errors.ParserError) as error:
         raise ValueError(f"the body is no CSV of columns: {first_line(error)}") from None
     return {str(name): frame[name].tolist() for name in frame}, {}
+
+
+def _refuse_ragged(text: str) -> None:
+    """Refuse what pandas reads another way than it is written: it renames columns, moves values and adds nulls."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    names = next(filter(None, rows), [])
+    _check_names(names)
+    for number, row in enumerate(filter(None, itertools.islice(rows, MAX_ROWS))):
+        if len(row) != len(names):
+            raise ValueError(f"row {number} has {len(row)} values and the header {len(names)}")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(f"{len(names):,} columns; no model takes more than {MAX_COLUMNS:,}")
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"column {shown(twice)} is there more than once")
 
 
 def _parquet(data: bytes) -> tuple[Columns, Any]:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         limit(file.metadata.num_rows, 1)
-        num_bytes = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
-        if num_bytes > MAX_BODY_BYTES:
-            raise ValueError(f"{num_bytes:,} bytes when unpacked; send at most {MAX_BODY_BYTES:,}")
-        return file.read().to_pydict(), {}
+        _check_names(file.schema_arrow.names)
+        leaves = [file.schema.column(number) for number in range(len(file.schema))]
+        _limit_unpacked(sum(_fixed_bytes(file, leaves)))
+        # A text that is stored once for many rows is kept once, until it is known how long all of them are.
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        table = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts).read()
+        _limit_unpacked(sum(_unpacked_bytes(chunk) for column in table.columns for chunk in column.chunks))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"the body is no Parquet: {first_line(error)}") from None
+    return {name: _listed(column, name) for name, column in zip(table.column_names, table.columns, strict=True)}, {}
+
+
+def _limit_unpacked(num_bytes: int) -> None:
+    if num_bytes > MAX_BODY_BYTES:
+        raise ValueError(f"{num_bytes:,} bytes when unpacked; send at most {MAX_BODY_BYTES:,}")
+
+
+def _fixed_bytes(file: pq.ParquetFile, leaves: Sequence[pq.ColumnSchema]) -> Iterator[int]:
+    """Yield what each chunk of a column takes at least: equal values may be stored as one and a count."""
+    for group in range(file.num_row_groups):
+        for number, leaf in enumerate(leaves):
+            chunk = file.metadata.row_group(group).column(number)
+            yield max(chunk.total_uncompressed_size, chunk.num_values * _WIDTHS.get(leaf.physical_type, leaf.length))
+
+
+def _unpacked_bytes(array: pa.Array) -> int:
+    if isinstance(array, pa.DictionaryArray):
+        return pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
+    if isinstance(array, pa.StructArray):
+        return sum(map(_unpacked_bytes, array.flatten()))
+    if isinstance(array, pa.MapArray):
+        return _unpacked_bytes(array.keys) + _unpacked_bytes(array.items)
+    return _unpacked_bytes(array.values) if pa.types.is_nested(array.type) else array.nbytes
+
+
+def _listed(column: pa.ChunkedArray, name: str) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, LookupError, pa.ArrowException) as error:
+        told = f"values of {column.type} that Python has no equal of ({first_line(error)})"
+        raise ValueError(f"column {shown(name)} has {told}") from None
 
 
 _READERS: dict[str, Callable[[bytes], tuple[Columns, Any]]] = {

@@ -14,12 +14,14 @@ from typing import Any
 
 import mlflow.pyfunc.scoring_server as server
 from mlflow.exceptions import MlflowException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from recsys_core import fault
 from recsys_core.serving import asked
 
 _JSON = "application/json"
+_GONE = 499  # the client closed the connection; it is in the server's log only
 
 Answer = Callable[[asked.Columns, Any], list[dict[str, Any]]]
 
@@ -39,7 +41,12 @@ def take_over(answer: Answer) -> None:
 
 
 def handler(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
-    """Return what answers a request: 200 with `predictions`, or 400 with one line."""
+    """Return what answers a request: 200 with `predictions`, 400 with one line, or 500 with one that names a file.
+
+    A client that is gone gets nothing.
+    """
+    # One for all requests: the first that fails is the one to look at, and no client fills the disk.
+    file = fault.temporary_file()
 
     async def handle(request: Request) -> Response:
         try:
@@ -47,11 +54,18 @@ def handler(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
             content_type = request.headers.get("content-type", "")
             text = await asyncio.to_thread(functools.partial(_answered, answer, data, content_type))
         except ValueError as error:
-            refusal = MlflowException.invalid_parameter_value(str(error))
-            return Response(refusal.serialize_as_json(), refusal.get_http_status_code(), media_type=_JSON)
+            return _refused(MlflowException.invalid_parameter_value(str(error)))
+        except ClientDisconnect:
+            return Response(status_code=_GONE)
+        except Exception as error:  # noqa: BLE001 - nothing above could handle it but by a traceback
+            return _refused(MlflowException(asked.first_line(RuntimeError(fault.write(error, file)))))
         return Response(text, media_type=_JSON)
 
     return handle
+
+
+def _refused(error: MlflowException) -> Response:
+    return Response(error.serialize_as_json(), error.get_http_status_code(), media_type=_JSON)
 
 
 def _answered(answer: Answer, data: bytes, content_type: str) -> str:

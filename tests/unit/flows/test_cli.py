@@ -93,7 +93,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> object:
 def test_a_fault_of_our_own_is_one_line_and_a_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(fault.tempfile, "gettempdir", lambda: str(tmp_path))
     assert ended(monkeypatch, KeyError("https://me:secret@host/x")) == 70
     (line,) = capsys.readouterr().err.splitlines()
     (written,) = tmp_path.iterdir()

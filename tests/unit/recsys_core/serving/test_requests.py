@@ -6,6 +6,8 @@ import http.client
 import io
 import json
 import random
+import socket
+import tempfile
 import threading
 from typing import Any
 
@@ -18,9 +20,11 @@ import pytest
 import uvicorn
 from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from recsys_core.registry import bundle
-from recsys_core.serving import asked
+from recsys_core.serving import asked, scoring
 
 DAY = datetime.date(2024, 3, 1)
 QUERY = (
@@ -227,6 +231,89 @@ def test_files_that_are_none_are_refused(server, content_type):
         status, answer = server.ask(body, content_type)
         assert status == 400
         assert "\n" not in answer["message"]
+
+
+PARQUET, CSV = "application/vnd.apache.parquet", "text/csv"
+_ONE = {name: [value] for name, value in ROW.items()}
+_HEADER = b"segment,age,history__item_id,history__brand,spent\n"
+
+
+def _parquet(changes: dict[str, Any], *more: tuple[str, pa.Array]) -> bytes:
+    columns = [(name, pa.array(values)) for name, values in (_ONE | changes).items()] + [*more]
+    written = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([array for _, array in columns], names=[name for name, _ in columns]), written)
+    return written.getvalue()
+
+
+def _microseconds(value: int, kind: pa.DataType) -> bytes:
+    return _parquet({"age": pa.array([value], kind)})
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        # A few kilobytes that are a gigabyte when each row has its own.
+        (_parquet({n: v * 9_999 for n, v in (_ONE | {"segment": ["x" * 100_000]}).items()}), PARQUET, "when unpacked"),
+        (
+            _parquet({"history__brand": [["x" * 100_000] * 999]}),
+            PARQUET,
+            "bytes when unpacked; send at most 33,554,432",
+        ),
+        (_parquet({"history__item_id": [[7] * 5_000_000]}), PARQUET, "bytes when unpacked; send at most 33,554,432"),
+        (_parquet({}, ("age", pa.array([31]))), PARQUET, "column 'age' is there more than once"),
+        (_microseconds(30, pa.timestamp("us")), PARQUET, "column 'age' takes int64: a timestamp[us] is a time"),
+        (_microseconds(30, pa.duration("us")), PARQUET, "column 'age' takes int64: a duration[us] is a time"),
+        (_microseconds(30, pa.time64("us")), PARQUET, "column 'age' takes int64: a time64[us] is a time"),
+        (_microseconds(10**18, pa.timestamp("us")), PARQUET, "column 'age' has values of timestamp[us] that Python"),
+        (_microseconds(10**8, pa.date32()), PARQUET, "column 'age' has values of date32[day] that Python"),
+        (
+            _microseconds(1, pa.timestamp("us", "+25:00")),
+            PARQUET,
+            "column 'age' has values of timestamp[us, tz=+25:00]",
+        ),
+        (_HEADER + b"s1,30,,,1.5,9\n", CSV, "row 0 has 6 values and the header 5"),
+        (_HEADER + b"s1,30,,,1.5\ns1,30\n", CSV, "row 1 has 2 values and the header 5"),
+        (_HEADER + b"s1,NA,,,1.5\n", CSV, "column 'age' takes int64: "),
+        (b"age," + _HEADER + b"30,s1,30,,,1.5\n", CSV, "column 'age' is there more than once"),
+        (b",".join([b"x"] * 10_001), CSV, "10,001 columns; no model takes more than 10,000"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_rows_of_a_file_are_read_as_they_are_written_or_refused(server, body, content_type, expected):
+    status, answer = server.ask(body, content_type)
+    assert (status, expected in answer["message"]) == (400, True), answer
+    assert "\n" not in answer["message"]
+
+
+def test_an_empty_field_alone_is_unknown(server):
+    named, other, empty = (
+        server.ask(_HEADER + text + b",30,,,1.5\n", CSV)[1]["predictions"] for text in (b"NA", b"Na", b"")
+    )
+    assert named == other, "two texts that the model has not seen"
+    assert named != empty
+
+
+def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fail(columns, params):
+        raise RuntimeError("two\nlines")
+
+    route = Route("/invocations", scoring.handler(fail), methods=["POST"])
+    running = Server(Starlette(routes=[route]))
+    try:
+        with socket.create_connection(("127.0.0.1", running.port)) as gone:
+            gone.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        for _ in range(2):
+            status, answer = running.ask(_body())
+    finally:
+        running.close()
+    (file,) = tmp_path.glob("dayline-fault-*.txt")
+    assert (status, answer["error_code"]) == (500, "INTERNAL_ERROR")
+    assert answer["message"] == f"a fault of Dayline, written to {file}: RuntimeError: two"
+    assert "RuntimeError: two" in (told := file.read_text())
+    assert "ClientDisconnect" not in told
+    assert not capfd.readouterr().err, "of the client that is gone either"
 
 
 _RUBBISH: list[Any] = [

@@ -160,6 +160,7 @@ def run_demo() -> None:
 
     Run it in a checkout of the project. It takes a few minutes on a laptop; a second call finds everything done.
     """
+    demo.require()
     with _flows(demo.CONFIG, None, prepare=demo.generate) as (path, changes):
         from flows import daily
 

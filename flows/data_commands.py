@@ -145,14 +145,12 @@ def import_(
     **tables**: `'{interactions: odps://shop/tables/clicks, users: odps://…, items: …}'`, or any other paths. With
     `--day` only that day's partitions are read, and the rest of the log stays as it is.
     """
-    import yaml
+    from recsys_core.config import reading
 
-    try:
-        read = yaml.safe_load(source) if source.startswith("{") else source
-    except yaml.YAMLError:
-        raise typer.BadParameter(
-            f"{source!r} is no mapping; write '{{interactions: PATH, users: PATH, items: PATH}}'"
-        ) from None
+    read = source
+    if source.startswith("{"):
+        told = f"{reading.visible(source)} is no mapping {{interactions: PATH, users: PATH, items: PATH}}"
+        read = reading.value(source, told, lines=False)
     given = {"kind": kind.replace("-", "_"), "source": read}
     given |= {"checksum": checksum} if checksum else {}
     _write("import", given, settings, out, overwrite=overwrite, day=day and day.date())
@@ -224,9 +222,15 @@ def profile(
 
 def _config(command: str, given: dict[str, Any], settings: Sequence[str] | None, catalogue: str) -> Any:
     from recsys_core import lookup
+    from recsys_core.config import limits
 
     applied = _applied(given, settings)
-    return _validated(lookup.component(catalogue, given["kind"]).Config, command, given, applied)
+    config = _validated(lookup.component(catalogue, given["kind"]).Config, command, given, applied)
+    try:
+        limits.check(config)
+    except ValueError as error:
+        raise ValueError(f"dayline data {command}: {error}") from None
+    return config
 
 
 def _applied(given: dict[str, Any], settings: Sequence[str] | None) -> "dict[tuple[parsing.Key, ...], str]":

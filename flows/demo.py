@@ -15,17 +15,21 @@ LOG = Path("data/shop")
 _NUM_DAYS = 3
 
 
-def generate(sink: "Sink") -> None:
-    """Write the shop's log, if it is not there.
+def require() -> None:
+    """Check that the command runs where the project's configs are.
 
     Raises:
-        ValueError: the command does not run where the project's configs are.
+        ValueError: it does not.
     """
+    if not CONFIG.is_file():
+        raise ValueError(f"{CONFIG}: not here; run `dayline demo` in a checkout of the project")
+
+
+def generate(sink: "Sink") -> None:
+    """Write the shop's log, if it is not there."""
     from recsys_core import ingest
     from recsys_core.datasets import synthetic
 
-    if not CONFIG.is_file():
-        raise ValueError(f"{CONFIG}: not here; run `dayline demo` in a checkout of the project")
     if not LOG.exists():
         shop = {"num_days": 9, "num_users": 8_000, "num_items": 3_000, "interactions_per_day": 20_000}
         ingest.import_log(synthetic.Config.model_validate(shop), LOG, sink)

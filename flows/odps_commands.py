@@ -1,12 +1,17 @@
 """`dayline odps-emulator`: a MaxCompute on this machine."""
 
+import re
 import secrets
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from recsys_core.odps.emulator import Fault
+
+_PROJECT = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -55,17 +60,25 @@ def odps_emulator(
     with the header `X-Emulator-Token: $ODPS_EMULATOR_TOKEN`, which is printed too. docs/maxcompute.md has all kinds.
     """
     from recsys_core.odps.credentials import Keys
-    from recsys_core.odps.emulator import Emulator, Fault
+    from recsys_core.odps.emulator import Emulator
 
-    if "/" in "".join(project or ()):
-        raise typer.BadParameter("a project's name has no slash")
+    for name in project or ():
+        if not _PROJECT.fullmatch(name):
+            raise ValueError(f"--project {name!r}: a project's name is letters, digits, _ and -, a letter first")
+    wanted = [_fault(text) for text in faults or ()]
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory}: a file; name a folder of projects, or one to make")
     for name in project or ():
         (directory / name).mkdir(parents=True, exist_ok=True)
-    wanted = [Fault.model_validate_json(text) for text in faults or ()]
     secret = access_key or secrets.token_urlsafe(24)
-    emulator = Emulator(
-        directory, [Keys(access_id, secret, sts_token)], host=host, port=port, has_storage_api=storage_api
-    )
+    keys = [Keys(access_id, secret, sts_token)]
+    try:
+        emulator = Emulator(directory, keys, host=host, port=port, has_storage_api=storage_api)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: cannot be listened on ({error.strerror}); choose another; "
+            "port 0 is any that is free"
+        ) from None
     emulator.faults.add(*wanted)
     if host not in _LOOPBACK:
         typer.echo(f"warning: {host} is not this machine alone; others that reach it can change its tables", err=True)
@@ -83,3 +96,13 @@ def odps_emulator(
         typer.echo(f"export {name}={shlex.quote(value)}")
     typer.echo(f"serving {directory} until Ctrl-C", err=True)
     emulator.serve()
+
+
+def _fault(text: str) -> "Fault":
+    from recsys_core.config import parsing, reading
+    from recsys_core.odps.emulator import Fault
+
+    told = f"--fault {reading.visible(text)}"
+    if not text.lstrip().startswith("{"):
+        raise ValueError(f'{told}: not a JSON object such as {{"kind": "short", "operation": "read"}}')
+    return parsing.validate(Fault, reading.json_object(text, told), Path(told), {})

@@ -25,6 +25,7 @@ _TIMEOUT_SECONDS = 180
 _GRACE_SECONDS = 10
 _ANSWER_SECONDS = 10
 _POLL_SECONDS = 2
+_ASK_SECONDS = 5
 _MAX_RESTARTS = 3
 # What Prefect sets for its own temporary server: no pages, and no services for schedules and workers.
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -144,7 +145,12 @@ def temporary() -> Iterator[Server | None]:
     _require_clients()
     if named := PREFECT_API_URL.value():
         _require(named)
-        yield None
+        done = threading.Event()
+        threading.Thread(target=_tell_of_silence, args=(named, done), daemon=True, name="prefect-server").start()
+        try:
+            yield None
+        finally:
+            done.set()
         return
     server = Server()
     try:
@@ -179,6 +185,31 @@ def _require(named: str) -> None:
             f"PREFECT_API_URL {shown}: what answers there is no Prefect server but a gateway, a proxy or another "
             f"program (status {answer.status_code}, {kind}); correct the address, {otherwise}"
         )
+
+
+def _tell_of_silence(named: str, done: threading.Event) -> None:
+    """Say once of each time that the server does not answer what the run waits for: Prefect's client retries silently.
+
+    Ends when `done` is set.
+    """
+    import httpx
+
+    from recsys_core.redaction import redact
+
+    is_silent = False
+    while not done.wait(_ASK_SECONDS):
+        try:
+            httpx.get(f"{named}/health", timeout=_ANSWER_SECONDS)
+        except httpx.TransportError as error:
+            if not is_silent and not done.is_set():
+                sys.stderr.write(
+                    f"waiting for the Prefect server at {redact(named)}, which does not answer ({redact(str(error))}): "
+                    "start it again and the run goes on; without it the run fails after some minutes, and finished "
+                    "stages are kept\n"
+                )
+            is_silent = True
+        else:
+            is_silent = False
 
 
 def _require_clients() -> None:

@@ -26,10 +26,10 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import psutil
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Artifact, Frozen, Request, write_text
 from recsys_core.fault import Fault
@@ -61,7 +61,9 @@ class Config(Frozen):
     num_ranks: int = Field(default=1, ge=1, description="processes per node; one per GPU, or a few per CPU")
     num_nodes: int = Field(default=1, ge=1, description="nodes that share the run directory")
     rendezvous_endpoint: str | None = Field(
-        default=None, description="host:port on one of the nodes; needed with several"
+        default=None,
+        pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$",
+        description="host:port on one of the nodes; needed with several",
     )
     threads_per_rank: int | None = Field(default=None, ge=1, description="null: this machine's cores shared out")
     max_restarts: int = Field(
@@ -78,6 +80,14 @@ class Config(Frozen):
         ge=0,
         description="what training that is asked to stop has for its last checkpoint; Prefect's cancellation gives 30",
     )
+
+    @model_validator(mode="after")
+    def _meets(self) -> Self:
+        if self.num_nodes > 1 and self.rendezvous_endpoint is None:
+            raise ValueError("rendezvous_endpoint: missing; with launch.num_nodes > 1 it is host:port on one of them")
+        if self.num_nodes == 1 and self.rendezvous_endpoint is not None:
+            raise ValueError("rendezvous_endpoint: one node meets no other; remove it, or set launch.num_nodes")
+        return self
 
     @property
     def world_size(self) -> int:
@@ -250,10 +260,6 @@ def _starter(config: Config, key: str) -> list[str]:
     torchrun += [f"--shutdown-timeout={math.ceil(config.stop_grace_seconds)}"]
     if config.num_nodes == 1:
         return [*torchrun, "--standalone"]
-    if config.rendezvous_endpoint is None:
-        raise ValueError(
-            "launch.rendezvous_endpoint: missing; with launch.num_nodes > 1 it is host:port on one of them"
-        )
     return [
         *torchrun,
         f"--nnodes={config.num_nodes}",

@@ -187,6 +187,8 @@ def _of_folder(place: Path, *, of_any_format: bool) -> list[Location]:
 def _open(piece: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not is_remote(piece):
         return LocalFileSystem(), _local(piece)
+    if not piece.partition("://")[2].strip("/"):
+        raise ValueError(f"{piece}: names nothing behind its scheme; write a file or a folder there")
     try:
         filesystem, path = fsspec.core.url_to_fs(piece)
     except (ValueError, ImportError) as error:

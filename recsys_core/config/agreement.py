@@ -11,9 +11,18 @@ from recsys_core.gate import Config as Gate
 from recsys_core.hitrate import Config as HitRate
 from recsys_core.index import Config as Index
 from recsys_core.launch import Config as Launch
+from recsys_core.models import multi_tower_din
 from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.sharding import pretrained
 from recsys_core.train import Config as Train
+
+_KIND_OF_INDEX = {
+    "nlist": "ivf_flat",
+    "nprobe": "ivf_flat",
+    "hnsw_m": "hnsw",
+    "ef_construction": "hnsw",
+    "ef_search": "hnsw",
+}
 
 
 def check(
@@ -32,6 +41,8 @@ def check(
     """
     engine = Engine.build(features)
     pretrained.check(engine)
+    if isinstance(model, multi_tower_din.Config):
+        _check_attended(model, engine)
     with torch.device("meta"):
         built = models.build(model, engine, contract, tables_device="meta")  # pyright: ignore[reportArgumentType]
     limits.check_memory(engine.tables, built, launch.world_size)
@@ -39,11 +50,17 @@ def check(
 
 
 def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
-    """Check that the gate's figures are among those that are measured.
+    """Check that the gate's figures are among those that are measured, and that each key of the index has an effect.
 
     Raises:
         ValueError: names the keys.
     """
+    for key, kind in _KIND_OF_INDEX.items():
+        # The default too has no effect, and is what `config show` prints.
+        if kind != index.kind and getattr(index, key) != type(index).model_fields[key].default:
+            raise ValueError(
+                f"index.{key}: has no effect with index.kind {index.kind}, only with {kind}; remove it (set it to null)"
+            )
     if gate.k not in hitrate.ks:
         raise ValueError(
             f"gate.k: {gate.k} is none of hitrate.ks {list(hitrate.ks)}, so it would not be measured; set it to one of "
@@ -51,3 +68,21 @@ def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
         )
     if hitrate.sweep and index.kind == "flat":
         raise ValueError("hitrate.sweep: index.kind flat has nothing to sweep; remove it, or use another kind of index")
+
+
+def _check_attended(model: multi_tower_din.Config, engine: Engine) -> None:
+    """Check that sequences which are attended to side by side are of one group: else no one compares their lengths."""
+    groups = {
+        feature.config.name: (side, feature.config.group)
+        for side, features in engine.features.items()
+        for feature in features
+    }
+    for number, attention in enumerate(model.attention):
+        first, *others = (name for name in attention.sequences if name in groups)
+        for other in others:
+            if groups[other] != groups[first] or groups[first][1] is None:
+                raise ValueError(
+                    f"model.attention[{number}].sequences: {first!r} and {other!r} stand entry by entry for the same "
+                    "behaviours, which is checked of the features of one group and one side; give both the same group "
+                    "(features, group: NAME), or attend to each on its own"
+                )

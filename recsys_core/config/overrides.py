@@ -31,6 +31,8 @@ _INDEX = re.compile(r"-?\d{1,18}")
 _SLICE = re.compile(r"(-?\d{1,18})?:(-?\d{1,18})?")
 _CONDITION = re.compile(r"(?P<key>[^=!<>]+)(?P<sign>!=|>=|<=|=|>|<)(?P<value>.*)")
 _MAX_LISTED = 20
+# More than any config has, and few enough for the time that matching a path takes.
+_MAX_PATH = 1_000
 
 
 class _Condition(NamedTuple):
@@ -59,7 +61,7 @@ def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str
     else:
         told = f"--set {reading.visible(change)}"
         edits = {}
-        found = _PATH.match(change)
+        found = _PATH.match(change[: _MAX_PATH + 1])
         if not found or change[found.end() : found.end() + 1] != "=":
             raise ValueError(f"{told}: not of the form section.key=value or section.list[0].key=value")
         edits[found[1]] = reading.value(change[found.end() + 1 :], told, lines=False)
@@ -69,7 +71,7 @@ def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str
 def _edits(text: str, told: str) -> dict[str, Any]:
     edits = reading.json_object(text, told)
     for path in edits:
-        if not _PATH.fullmatch(path):
+        if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
             raise ValueError(f"{told}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key")
     return {path.strip(): value for path, value in edits.items()}
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from recsys_core import contract, ingest, lookup, models, placeholders, readers, uri, writers
 from recsys_core.checkpoint import files
 from recsys_core.config import RankingConfig, RunConfig, limits
+from recsys_core.config.reading import visible
 from recsys_core.datasets import daily
 from recsys_core.features import Engine
 from recsys_core.models.base import RankingModel, RetrievalModel
@@ -111,16 +112,20 @@ def _output(key: str, path: str) -> None:
             odps_path.parse(path)
             return
         writers.build(lookup.component("recsys_core.writers", "parquet").Config(path=path))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ValueError(f"{key}: {visible(str(error))}") from None
     _writable(key, Path(path))
 
 
 def _writable(key: str, path: Path) -> None:
     """Check that the folder `path` can be made, or written to."""
-    there = path.expanduser().absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    try:
+        there = path.expanduser().absolute()
+        while not there.exists() and there != there.parent:
+            there = there.parent
+    except (RuntimeError, OSError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{key} {visible(str(path))}: cannot be looked for ({told}); name another place") from None
     if not there.is_dir():
         raise ValueError(f"{key} {path}: {there} is no folder; name another place")
     if not os.access(there, os.W_OK | os.X_OK):

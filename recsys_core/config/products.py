@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
@@ -55,6 +56,15 @@ class Without:
         whole = handler.resolve_ref_schema(handler(schema))
         return whole | {"properties": {k: v for k, v in whole["properties"].items() if k not in self.remedies}}
 
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: no home folder is known for its `~`; write the path out") from None
+
+
+RunRoot = Annotated[Path, AfterValidator(_at_home)]
 
 _COLD = "a ranking model is trained from random weights each time; remove it, or start from train.fine_tune_from"
 _UNMEASURED = (

@@ -27,7 +27,7 @@ class RankingConfig(Frozen):
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="of the model; its runs and experiment are named so"
     )
-    run_root: Path = Field(default=Path("runs"), description="folder that the runs are written to")
+    run_root: products.RunRoot = Field(default=Path("runs"), description="folder that the runs are written to")
     seed: int = Field(default=0, ge=0)
     data: Data
     ranking: Ranking

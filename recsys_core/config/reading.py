@@ -145,6 +145,8 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise ValueError(f"{path}: a link to {path.readlink()}, which is not there; mend the link") from None
         near = difflib.get_close_matches(path.name, [other.name for other in path.parent.glob("*.y*ml")], n=1)
         hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
         raise ValueError(f"{path}: no such config file{hint}") from None
@@ -168,7 +170,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             made = super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError, KeyError) as error:
+        except (ValueError, OverflowError, LookupError, AttributeError) as error:
             told = f"{_shown(node)}: {error}" if isinstance(node, yaml.ScalarNode) else str(error)
             raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from None
         if isinstance(made, int) and not -_LIMIT <= made < _LIMIT:

@@ -9,10 +9,10 @@ I items, N clicks.
 import datetime
 import enum
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys_core.datasets import base
 
@@ -68,6 +68,15 @@ class Config(base.Config):
     drift: float = Field(default=0.4, ge=0, le=1 - _SHARED_TASTE)
     drift_days: float = Field(default=24.0, gt=0)
     missing_share: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        left = (datetime.date.max - self.first_day).days + 1
+        if self.num_days > left:
+            raise ValueError(
+                f"num_days: {left} days are left from {self.first_day} to {datetime.date.max}; ask for fewer"
+            )
+        return self
 
     @property
     def num_styles(self) -> int:

@@ -85,7 +85,7 @@ def test_a_second_identical_call_does_nothing_again(days: list[DayResult], confi
 
 
 def test_stages_run_again_from_where_the_inputs_differ(days: list[DayResult], config: Path) -> None:
-    changes = ["index.kind=flat"]
+    changes = ["index={kind: flat}"]
     result = daily_retrain(str(config), DAYS[0], changes)
     assert [name for name, stage in result.stages.items() if not stage.cached] == [
         "embed_champion",

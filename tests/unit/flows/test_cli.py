@@ -184,7 +184,7 @@ def test_a_backfill_that_ends_before_it_begins_is_refused() -> None:
 def test_the_demo_makes_its_shop_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="run `dayline demo` in a checkout of the project"):
-        demo.generate(silent)
+        demo.require()
     shutil.copytree(CONFIGS, tmp_path / "configs")
     demo.generate(silent)
     made = {path: path.stat().st_mtime_ns for path in demo.LOG.rglob("*.parquet")}

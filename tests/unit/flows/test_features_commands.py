@@ -120,8 +120,8 @@ def test_tables_say_the_same(clicks: list[str]) -> None:
 
 def test_a_sequence_of_numbers_is_shown(tmp_path: Path) -> None:
     city, *_ = LABELLED["features"]["query"]
-    ages = {"kind": "raw", "name": "ages", "pooling": "none", "fill": -1}
-    target = {"kind": "sequence", "name": "cities", "table": "city", "pooling": "none"}
+    ages = {"kind": "raw", "name": "ages", "pooling": "none", "fill": -1, "group": "visits"}
+    target = {"kind": "sequence", "name": "cities", "table": "city", "pooling": "none", "group": "visits"}
     attention = [{"sequences": ["cities", "ages"], "targets": ["city", None]}]
     config = LABELLED | {
         "features": {"embedding_dim": 4, "query": [city, ages, target], "item": []},

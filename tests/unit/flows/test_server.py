@@ -104,6 +104,29 @@ def test_an_address_at_which_nothing_answers_is_named(named: str) -> None:
         server._require(named)
 
 
+def test_a_named_server_that_falls_silent_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done, asked = threading.Event(), 0
+
+    def get(address: str, timeout: float) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            done.set()
+        if asked == 3:
+            return httpx.Response(200)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(httpx, "get", get)
+    monkeypatch.setattr(server, "_ASK_SECONDS", 0.01)
+    server._tell_of_silence("http://user:word@127.0.0.1:9/api", done)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("waiting for the Prefect server at http://") for line in lines)
+    assert "word" not in "".join(lines)
+
+
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://proxy:1")
     with pytest.raises(ValueError, match="ALL_PROXY of the environment cannot be used"), server.temporary():

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,10 +80,33 @@ def test_a_profile_of_many_values_says_how_exact_it_is(tmp_path: Path) -> None:
     assert "counts of frequent values: at most" in done.stdout
 
 
-def test_an_emulators_project_is_a_folder_of_its_own(tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli.app, ["odps-emulator", str(tmp_path), "--project", "a/b"])
-    assert done.exit_code == 2
-    assert "a project's name has no slash" in done.output
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--project", "a/b"], "--project 'a/b': a project's name is letters, digits, _ and -, a letter first"),
+        (["--project", ".."], "--project '..': a project's name"),
+        (["--project", ""], "--project '': a project's name"),
+        (["--fault", "["], "--fault [: not a JSON object such as"),
+        (["--fault", "{"], "--fault {: not JSON: "),
+        (["--fault", '{"kind": "slow"}'], "kind: input should be 'status', "),
+    ],
+)
+def test_an_emulator_that_cannot_be_as_asked_makes_nothing(tmp_path: Path, options: list[str], expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        CliRunner().invoke(cli.app, ["odps-emulator", str(tmp_path / "odps"), *options], catch_exceptions=False)
+    assert not (tmp_path / "odps").exists()
+
+
+def test_an_emulators_address_is_one_of_this_machine(tmp_path: Path) -> None:
+    command = ["odps-emulator", str(tmp_path), "--port", "0", "--host", "192.0.2.1"]
+    with pytest.raises(ValueError, match=r"--host 192\.0\.2\.1 --port 0: cannot be listened on \("):
+        CliRunner().invoke(cli.app, command, catch_exceptions=False)
+
+
+def test_an_emulators_folder_is_none_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file: a file; name a folder of projects"):
+        CliRunner().invoke(cli.app, ["odps-emulator", str(tmp_path / "file")], catch_exceptions=False)
 
 
 def test_an_emulator_prints_what_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

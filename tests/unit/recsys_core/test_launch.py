@@ -171,9 +171,9 @@ def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
 
 
-def test_several_nodes_need_a_place_to_meet(stage: Path) -> None:
-    with pytest.raises(ValueError, match="launch.rendezvous_endpoint: missing"):
-        launch.run("note", Note, request(stage, "write"), silent, launch.Config(num_nodes=2))
+def test_several_nodes_need_a_place_to_meet() -> None:
+    with pytest.raises(ValueError, match="rendezvous_endpoint: missing"):
+        launch.Config(num_nodes=2)
 
 
 @pytest.mark.parametrize(("does", "num_ranks", "max_restarts"), [("write", 2, 0), ("die once", 1, 1)])

@@ -94,6 +94,7 @@ def test_a_scheme_is_opened_through_fsspec():
         ("{0}/none/x", "{0}/none/x: no such file or directory$"),
         ("{0}/log/*.orc", r"{0}/log/\*.orc: no file matches"),
         ("{0}/empty", "{0}/empty: a directory without any .parquet"),
+        ("s3://", "s3://: names nothing behind its scheme"),
         ("warp://bucket/a", "warp://bucket/a: cannot open 'warp' paths"),
     ],
 )

@@ -1,6 +1,7 @@
 """What is found before any work starts: limits, keys that a product does not read, files, devices, memory."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,25 @@ def refused(file: Path, *changes: str) -> str:
         ("embed.items_output=s3://bucket/items", "embed.items_output: s3://bucket/items: tables are written to local"),
         ("embed.items_output='odps://x'", "embed.items_output: 'odps://x'"),
         ("run_root=/etc/passwd", "run_root /etc/passwd: /etc/passwd is no folder"),
+        (
+            "run_root=~nobody_of_that_name/runs",
+            "run_root: ~nobody_of_that_name/runs: no home folder is known for its `~`",
+        ),
+        ("run_root=" + "a" * 300, "cannot be looked for (File name too long); name another place"),
+        (
+            "index={kind: flat, nprobe: 3}",
+            "index.nprobe: has no effect with index.kind flat, only with ivf_flat; remove",
+        ),
+        ("index={kind: flat, nlist: 3}", "index.nlist: has no effect with index.kind flat, only with ivf_flat"),
+        (
+            "index={kind: ivf_flat, ef_search: 3}",
+            "index.ef_search: has no effect with index.kind ivf_flat, only with hn",
+        ),
+        ("index={kind: hnsw, hnsw_m: 8, ef_construction: 9, ef_search: 3}", None),
+        ("launch.num_nodes=2", "launch: rendezvous_endpoint: missing; with launch.num_nodes > 1"),
+        ("launch={num_nodes: 2, rendezvous_endpoint: here}", "launch.rendezvous_endpoint: string should match"),
+        ("launch.rendezvous_endpoint=here:29400", "launch: rendezvous_endpoint: one node meets no other; remove it"),
+        ("launch={num_nodes: 2, rendezvous_endpoint: 'here:29400'}", None),
         ("contract.file=/nowhere", "contract.file: /nowhere: no such contract"),
         ("train.fine_tune_from.path=/nowhere", "train.fine_tune_from.path: /nowhere: no checkpoint there"),
         ("train.sharding.plan=/nowhere", "train.sharding.plan: /nowhere is neither a plan nor a folder"),
@@ -142,6 +162,26 @@ def test_a_sampler_s_weights_are_read_before_the_work(tmp_path: Path) -> None:
     )
     given.unlink()
     assert f"sampler.weights: {given}: no such file" in refused(DEMO, f"sampler.weights={given}")
+
+
+def test_sequences_that_are_attended_together_are_of_one_group() -> None:
+    din, clicked = CONFIGS / "din_taobao.yaml", "features.query[name=clicked_cate_id]"
+    expected = "model.attention[0].sequences: 'clicked_item_id' and 'clicked_cate_id' stand entry by entry for the same"
+    for change in (f"{clicked}.group=null", f"{clicked}.group=others", "features.query[pooling=none].group=null"):
+        assert expected in refused(din, change)
+    alone = [{"sequences": [f"clicked_{name}"], "targets": [name]} for name in ("item_id", "cate_id")]
+    configs.load(din, ["features.query[pooling=none].group=null", f"model.attention={json.dumps(alone)}"])
+
+
+def test_what_is_shown_of_an_index_without_its_keys_is_read_back(tmp_path: Path) -> None:
+    loaded = configs.load(DEMO, ["index={kind: flat}"])
+    (tmp_path / "shown.yaml").write_text(configs.show(loaded))
+    assert configs.load(tmp_path / "shown.yaml") == loaded
+
+
+def test_a_run_root_is_found_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert configs.load(DEMO, ["run_root=~/runs"]).run_root == tmp_path / "runs"
 
 
 def test_use_step_needs_evaluations() -> None:

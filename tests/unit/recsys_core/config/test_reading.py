@@ -39,6 +39,8 @@ def refusal(file: Path) -> str:
         ("on: 1\n", ":1: on is a key and no text"),
         ("1: 1\n", ":1: 1 is a key and no text"),
         ("2024-01-15: 1\n", ":1: 2024-01-15 is a key and no text"),
+        ("a: 1\nx: !!timestamp soon\n", ":2: not YAML: soon: "),
+        ("x: !!int ''\n", ":1: not YAML: "),
         ("x: 2024-02-30\n", ":1: not YAML: 2024-02-30: day is out of range for month"),
         (
             "a: 1\nx: 9223372036854775808\n",
@@ -88,6 +90,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
     assert "cannot be read (Too many levels" in refusal(tmp_path / "loop.yaml")
     assert "cannot be read (File name too long)" in refusal(tmp_path / ("x" * 300))
+    (tmp_path / "link.yaml").symlink_to("nowhere.yaml")
+    assert refusal(tmp_path / "link.yaml") == ": a link to nowhere.yaml, which is not there; mend the link"
     (tmp_path / "file").touch()
     assert "cannot be read (Not a directory)" in refusal(tmp_path / "file" / "shop.yaml")
 
@@ -138,6 +142,8 @@ def test_aliases_and_merges_are_taken_and_shared_by_nobody(tmp_path: Path) -> No
         ('{"a": ' + "[" * 100_000, "nested too deeply"),
         ('{"a": ' + "[" * 80 + "]" * 80 + "}", "nested too deeply"),
         ("a[99999999999999999999]=1", "selects nothing"),
+        ("a" + ".a" * 5_000 + "=1", "not of the form section.key=value"),
+        ('{"a' + ".a" * 5_000 + '": 1}', "is not of the form section.key or"),
     ],
 )
 def test_an_override_is_read_like_a_file(change: str, expected: str) -> None:

@@ -41,6 +41,8 @@ _QUIET = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
 }
 
+_STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
 # Whose exceptions are about what answers elsewhere.
 _SERVICES = {"mlflow": "MLflow", "prefect": "Prefect", "httpx": "Prefect", "sqlalchemy": "database"}
 
@@ -180,7 +182,7 @@ def main() -> None:
         os.environ.setdefault(name, value)
     # A server that does not take logs is named once, by the error that ends the command.
     logging.raiseExceptions = False
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as after nohup
             signal.signal(number, _terminate)
     try:
@@ -221,7 +223,15 @@ def _message(error: Exception) -> str:
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
-    # Unlike death by the signal itself this unwinds, so that the run is marked as killed.
+    # A second one would cut off what ends the processes and marks the run as killed.
+    for other in _STOPPING:
+        signal.signal(other, signal.SIG_IGN)
+    told = f"stopped by {signal.Signals(number).name}; run it again: finished stages are kept\n"
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(2, told.encode())
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    # Unlike death by the signal itself this unwinds.
     sys.exit(128 + number)
 
 

@@ -112,8 +112,10 @@ class Server:
             self._stopping = True
         self._process.terminate()
         try:
-            self._process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_SECONDS)
+        finally:
+            # Also if that was cut off: it waits for our connections to end, and their threads would wait for it.
             self._process.kill()
             self._process.wait()
         if self._watcher is not None:
@@ -156,9 +158,11 @@ def temporary() -> Iterator[Server | None]:
     try:
         yield server
     finally:
-        for handler in logging.getLogger("prefect.flow_runs").handlers:
-            handler.flush()
-        server.stop()
+        try:
+            for handler in logging.getLogger("prefect.flow_runs").handlers:
+                handler.flush()
+        finally:
+            server.stop()
 
 
 def _require(named: str) -> None:

@@ -61,9 +61,10 @@ def versions() -> str:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether a disk without space is what `error` says, in whatever library's words."""
+    """Whether a disk without space is what `error` says, in whatever library's words, or what it was raised from."""
     is_said = any(words in str(error) for words in _FULL_WORDS)
-    return is_said or (isinstance(error, OSError) and error.errno in _FULL)
+    is_said = is_said or (isinstance(error, OSError) and error.errno in _FULL)
+    return is_said or (error.__cause__ is not None and is_full_disk(error.__cause__))
 
 
 def place_of(error: OSError) -> str:

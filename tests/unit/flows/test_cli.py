@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -48,14 +49,20 @@ def test_an_error_says_what_and_where(error: Exception, message: str) -> None:
     assert cli._message(error) == message
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """What a command changes of the handlers of signals is undone."""
+    before = {number: signal.getsignal(number) for number in cli._STOPPING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_main_turns_an_error_into_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(sys, "argv", ["dayline", "data", "generate", "--out", "/proc/shop", "--days", "3"])
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
     assert ended.value.code == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
 
@@ -168,10 +175,32 @@ def test_loopback_is_never_proxied(before: dict[str, str], after: str) -> None:
     assert done.stdout.splitlines() == [after, after]
 
 
-def test_sigterm_unwinds() -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli._terminate(signal.SIGTERM, None)
-    assert ended.value.code == 143
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_the_first_signal_to_stop_unwinds_and_is_named_and_a_second_is_ignored(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    signal.signal(number, cli._terminate)
+    cleaned_up = False
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as ended:  # noqa: PT012
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            for again in cli._STOPPING:
+                os.kill(os.getpid(), again)
+            cleaned_up = True
+    assert cleaned_up
+    assert number == signal.SIGINT or ended.value.args == (128 + number,)
+    assert capfd.readouterr().err == f"stopped by {number.name}; run it again: finished stages are kept\n"
+
+
+def test_a_full_disk_is_named_where_a_library_hides_it_behind_words_of_its_own() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/x")
+    hiding = MlflowException("Failed to copy the specified code path")
+    hiding.__cause__ = shutil.Error([("a", "b", "c")])
+    assert not fault.is_full_disk(hiding)
+    hiding.__cause__.__cause__ = full
+    assert fault.is_full_disk(hiding)
 
 
 def test_a_backfill_that_ends_before_it_begins_is_refused() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_core.features import Config, Engine
-from recsys_core.features._hashing import hashed
+from recsys_core.features.hashing import hashed
 
 _REPEATS = 5
 _BATCH_ROWS, _SMALL_ROWS = 8_192, 512

@@ -45,13 +45,14 @@ def _rows(num_ids: int, seed: int) -> pa.Table:
 
 
 def _request(case: str, work: Path, arguments: argparse.Namespace) -> Any:
-    from recsys_core import features, train
+    from recsys_core import features
     from recsys_core.datasets.labelled import splits
     from recsys_core.losses import binary_cross_entropy
     from recsys_core.models import dlrm
     from recsys_core.progress import silent
     from recsys_core.ranking import Config, prepare
     from recsys_core.ranking import train as rank_train
+    from recsys_core.training import config
 
     day = datetime.date(2024, 1, 1)
     (work / "log" / "train").mkdir(parents=True)
@@ -86,7 +87,7 @@ def _request(case: str, work: Path, arguments: argparse.Namespace) -> Any:
     }
     return rank_train.Request(
         output=work / "train",
-        config=train.Config.model_validate(taste),
+        config=config.Config.model_validate(taste),
         ranking=labelled,
         model=dlrm.Config(),
         loss=binary_cross_entropy.Config(),

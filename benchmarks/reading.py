@@ -24,9 +24,11 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import torch
 
-from recsys_core.batch import jagged
 from recsys_core.features import Config, Encoded, Engine
-from recsys_core.loader import Order, Rows, Shard, prefetch
+from recsys_core.loading.batch import jagged
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.prefetch import prefetch
+from recsys_core.loading.rank_batches import RankBatches, Rows
 from recsys_core.readers import parquet
 
 _REPEATS = 3
@@ -96,8 +98,8 @@ def tensors(
     reader = parquet.Reader(parquet.Config(path=str(folder)))
     # Half of the threads read, half encode.
     num_threads = max(1, num_threads // 2)
-    order = Order(reader.block_rows, seed=0, epoch=epoch, shuffle_rows=shuffle_rows, rows_per_turn=batch_size)
-    shard = Shard(
+    order = EpochOrder(reader.block_rows, seed=0, epoch=epoch, shuffle_rows=shuffle_rows, rows_per_turn=batch_size)
+    shard = RankBatches(
         reader, order, engine.columns("query"), batch_size=batch_size, rank=0, num_ranks=1, num_threads=num_threads
     )
     nothing = Encoded(0, np.empty((0, 0), np.float32), {})

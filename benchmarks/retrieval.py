@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from recsys_core.baselines import ItemItem
-from recsys_core.hitrate.day import exact, item_item
 from recsys_core.metrics.retrieval import Lists, Tally, keep_unseen
-from recsys_core.vectors import masked_lists
+from recsys_core.retrieval.baselines import ItemItem
+from recsys_core.retrieval.hit_rate.contenders import exact, item_item
+from recsys_core.retrieval.vectors import masked_lists
 
 K = 200
 _REPEATS = 3

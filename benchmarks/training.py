@@ -150,11 +150,12 @@ def _retrieval_data(case: str, data: Path, work: Path) -> Any:
 
 def _request(case: str, training: dict[str, Any], num_ranks: int, data: Any, work: Path) -> tuple[Any, Any]:
     """Return the module that trains, and its request."""
-    from recsys_core import train
     from recsys_core.losses import binary_cross_entropy, sampled_softmax
     from recsys_core.ranking import Config
     from recsys_core.ranking import train as rank_train
+    from recsys_core.retrieval import train as retrieval_train
     from recsys_core.samplers import weighted
+    from recsys_core.training import config
 
     model = {"model": MODELS[case]}
     if case in ("dlrm", "din"):
@@ -165,10 +166,10 @@ def _request(case: str, training: dict[str, Any], num_ranks: int, data: Any, wor
         # In-batch negatives alone: a sampler has to draw one at least.
         sampler = weighted.Config(num_negatives=1 if in_batch else 1_024)
         shared = {"sampler": sampler, "loss": sampled_softmax.Config(in_batch_negatives=in_batch), "base": None}
-        module = train
+        module = retrieval_train
     return module, module.Request(
         output=work / "train",
-        config=train.Config.model_validate(training),
+        config=config.Config.model_validate(training),
         num_ranks=num_ranks,
         seed=0,
         data=data,
@@ -184,9 +185,10 @@ def work_as_rank(
     """Measure one case on this rank; the first one writes the figures to `work`."""
     import torch
 
-    from recsys_core import distributed, train
-    from recsys_core.batch import moved
+    from recsys_core import distributed
+    from recsys_core.loading.batch import moved
     from recsys_core.progress import Event
+    from recsys_core.training import loop
 
     with distributed.world(device) as here:
         if here.is_first:
@@ -215,7 +217,7 @@ def work_as_rank(
                 ticks.append((time.perf_counter(), time.process_time()))
 
         started = time.perf_counter(), time.process_time()
-        done = train.fit(trainer, request, None, hear, day=DAY, files={})
+        done = loop.fit(trainer, request, None, hear, day=DAY, files={})
         evaluated = _evaluated(case, trainer, request, data, here)
         if here.is_first:
             curve = pq.read_table(done.path / "curve.parquet")
@@ -233,11 +235,11 @@ def work_as_rank(
 
 def _evaluated(case: str, trainer: Any, request: Any, data: Path, here: Any) -> float:
     """Evaluate the trained model as the evaluation stage does; return the examples per second of all ranks."""
-    from recsys_core import evaluate
-    from recsys_core.feed import Feed, ItemTable
     from recsys_core.progress import silent
     from recsys_core.ranking.objective import gathered
     from recsys_core.readers import parquet
+    from recsys_core.retrieval import evaluate
+    from recsys_core.retrieval.feed import Feed, ItemTable
     from recsys_core.samplers import weighted
 
     size, engine, model = request.config.batch_size, trainer.objective.engine, trainer.model.eval()

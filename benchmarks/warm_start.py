@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from recsys_core import config as configs
-from recsys_core import export, ingest, predict, preprocess, train
+from recsys_core import ingest
 from recsys_core.artifacts import Checkpoint, Dataset, TrainingData
 from recsys_core.config import RunConfig
 from recsys_core.datasets import daily, synthetic
 from recsys_core.progress import silent
-from recsys_core.vectors import read_items, read_queries
+from recsys_core.retrieval import embed, export, preprocess, train
+from recsys_core.retrieval.vectors import read_items, read_queries
 
 K = 50
 _CONFIG = Path("configs/demo.yaml")
@@ -116,8 +117,8 @@ class Bench(NamedTuple):
             ),
             silent,
         )  # fmt: skip
-        embedded = predict.run(
-            predict.Request(
+        embedded = embed.run(
+            embed.Request(
                 output=beside / f"{made.path.name}-embed", config=config.embed, data=data, model=exported, **_COMMON
             ),
             silent,

@@ -18,12 +18,12 @@ from recsys_core import fault, launch, progress
 from recsys_core.artifacts import Request
 
 STAGES = {
-    "train": "train",
-    "evaluate": "evaluate",
-    "export": "export",
-    "embed": "predict",
-    "index": "index",
-    "hitrate": "hitrate",
+    "train": "retrieval.train",
+    "evaluate": "retrieval.evaluate",
+    "export": "retrieval.export",
+    "embed": "retrieval.embed",
+    "index": "retrieval.index",
+    "hitrate": "retrieval.hit_rate",
     "rank_train": "ranking.train",
     "rank_evaluate": "ranking.evaluate",
     "rank_export": "ranking.export",

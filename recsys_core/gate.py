@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recsys_core.artifacts import Evaluation, Frozen, RankingMetrics
+from recsys_core.artifacts import Evaluation, Frozen, RetrievalMetrics
 
 
 class Config(Frozen):
@@ -88,7 +88,7 @@ def _side(held: bool) -> str:
     return "at or above" if held else "below"
 
 
-def _measured(metrics: RankingMetrics, config: Config) -> float:
+def _measured(metrics: RetrievalMetrics, config: Config) -> float:
     by_k = getattr(metrics, config.metric)
     if str(config.k) not in by_k:
         raise ValueError(f"gate.k: {config.k} was not measured; set it to one of hitrate.ks ({', '.join(by_k)})")

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingEvaluation, RankingMetrics
+from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingEvaluation, RetrievalMetrics
 
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
@@ -186,7 +186,7 @@ def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _rankings(evaluation: Evaluation) -> dict[str, RankingMetrics]:
+def _rankings(evaluation: Evaluation) -> dict[str, RetrievalMetrics]:
     found = {who: getattr(evaluation, who) for who in _WHO}
     return {who: ranking for who, ranking in found.items() if ranking is not None}
 

@@ -3,8 +3,8 @@
 from functools import partial
 
 from recsys_core import launch
-from recsys_core import predict as stage
 from recsys_core.artifacts import Embeddings, ExportedModel, TrainingData
+from recsys_core.retrieval import embed as stage
 from tasks.perform import Run, perform, stage_task
 
 

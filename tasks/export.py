@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from recsys_core import export as stage
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, ExportedModel, TrainingData
+from recsys_core.retrieval import export as stage
 from tasks.perform import Run, perform, stage_task
 
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from recsys_core import hitrate as stage
 from recsys_core import launch
 from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Index, TrainingData
+from recsys_core.retrieval import hit_rate as stage
 from tasks.perform import Run, perform, stage_task
 
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from recsys_core import index as stage
 from recsys_core import launch
 from recsys_core.artifacts import Embeddings, Index
+from recsys_core.retrieval import index as stage
 from tasks.perform import Run, perform, stage_task
 
 

@@ -1,9 +1,9 @@
 """Build the day's examples, item table, ground truth and fitted features."""
 
-from recsys_core import preprocess as stage
 from recsys_core.artifacts import Dataset, TrainingData
 from recsys_core.features import Engine
 from recsys_core.integrity import digest_of_file
+from recsys_core.retrieval import preprocess as stage
 from recsys_core.samplers import weighted
 from tasks.perform import Run, perform, stage_task
 

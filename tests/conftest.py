@@ -24,7 +24,7 @@ from recsys_core.artifacts import (
     ExportedModel,
     HeldOut,
     Index,
-    RankingMetrics,
+    RetrievalMetrics,
     TrainingData,
 )
 
@@ -90,7 +90,7 @@ def own_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def dying_at(monkeypatch) -> Callable[[int], contextlib.AbstractContextManager[None]]:
     """Return what makes a `with` in which training dies before the step of that number."""
-    from recsys_core.train import Trainer
+    from recsys_core.training.trainer import Trainer
 
     real = Trainer.step
 
@@ -205,9 +205,9 @@ def _data(
 def _model(output: Path, engine: Any, users: pa.Table, items: pa.Table, seed: int) -> tuple[ExportedModel, dict]:
     import torch
 
-    from recsys_core.export import ExportedTower
+    from recsys_core.exported.inputs import tower_inputs
     from recsys_core.models.two_tower import Config, Tower
-    from recsys_core.towers import tower_inputs
+    from recsys_core.retrieval.export import ExportedTower
 
     torch.manual_seed(seed)
     weights = {table.name: torch.randn(table.num_embeddings, table.embedding_dim) for table in engine.tables}
@@ -288,9 +288,9 @@ def _index(output: Path, items: pa.Table, vectors: np.ndarray, seed: int) -> Ind
 
 
 def _evaluation(output: Path, day: datetime.date, seed: int, rng: Any) -> Evaluation:
-    def ranking(level: float) -> RankingMetrics:
+    def ranking(level: float) -> RetrievalMetrics:
         rates = {str(k): min(1.0, level * k**0.5 / 10) for k in (20, 50, 200)}
-        return RankingMetrics(hit_rate=rates, recall=rates, ndcg=rates, mrr=rates, coverage=rates)
+        return RetrievalMetrics(hit_rate=rates, recall=rates, ndcg=rates, mrr=rates, coverage=rates)
 
     return _commit(
         Evaluation,

@@ -16,10 +16,10 @@ from torch.distributed._shard.sharded_tensor.shard import Shard as TensorShard
 from torch.distributed.checkpoint.state_dict_saver import save as save_state
 
 from recsys_core.artifacts import Frozen, move_into_place
-from recsys_core.checkpoint import files, pieces, storage
+from recsys_core.checkpoint import chunks, files, storage
 from recsys_core.distributed import World
 from recsys_core.integrity import DamagedError, read_record, sealed, write_text
-from recsys_core.loader import Interval
+from recsys_core.loading.row_ranges import RowRange
 
 _POSITION = "position.json"
 
@@ -31,7 +31,7 @@ class Validated(Frozen):
     value: float
 
 
-class Position(Frozen):
+class TrainProgress(Frozen):
     """Where training stands.
 
     `consumed` are intervals of the epoch's order, gathered from all ranks, and `loss_sum` is the sum of their
@@ -42,7 +42,7 @@ class Position(Frozen):
 
     step: int = 0
     epoch: int = 0
-    consumed: tuple[Interval, ...] = ()
+    consumed: tuple[RowRange, ...] = ()
     loss_sum: float = 0.0
     last_loss: float | None = None
     kept: tuple[Validated, ...] = ()
@@ -67,7 +67,9 @@ class Position(Frozen):
             )
 
 
-def save(directory: Path, state: dict[str, Any], position: Position, here: World, *, keep: int | None = None) -> None:
+def save(
+    directory: Path, state: dict[str, Any], position: TrainProgress, here: World, *, keep: int | None = None
+) -> None:
     """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this.
 
     With `keep`, older checkpoints beside it than the newest so many are deleted once it is there.
@@ -78,7 +80,7 @@ def save(directory: Path, state: dict[str, Any], position: Position, here: World
         aside.parent.mkdir(parents=True, exist_ok=True)
     here.barrier()
     with storage.plain_errors(aside):
-        save_state(state, storage_writer=storage.Writer(aside), planner=pieces.Save(), process_group=here.group)
+        save_state(state, storage_writer=storage.Writer(aside), planner=chunks.Save(), process_group=here.group)
     if here.is_first:
         write_text(aside / _POSITION, sealed(position.model_dump(mode="json")))
         move_into_place(aside, directory)
@@ -97,7 +99,7 @@ class Saver:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if in_background else None
         self._writing: Future[None] | None = None
 
-    def save(self, directory: Path, state: dict[str, Any], position: Position, *, keep: int | None = None) -> None:
+    def save(self, directory: Path, state: dict[str, Any], position: TrainProgress, *, keep: int | None = None) -> None:
         """As `save` of this module. What is still being written is waited for, and its error raised."""
         self.wait()
         if self._pool is None:
@@ -123,12 +125,12 @@ def extremes(state: Any, device: torch.device, prefix: str = "") -> dict[str, to
             found |= extremes(value, device, f"{prefix}.{name}" if prefix else str(name))
         return found
     if isinstance(state, ShardedTensor):
-        pieces = [shard.tensor for shard in state.local_shards()]
+        chunks = [shard.tensor for shard in state.local_shards()]
     else:
-        pieces = [state] if isinstance(state, torch.Tensor) else []
+        chunks = [state] if isinstance(state, torch.Tensor) else []
     largest = [
         torch.linalg.vector_norm(piece.detach(), math.inf).float().to(device)
-        for piece in pieces
+        for piece in chunks
         if piece.is_floating_point() and piece.numel()
     ]
     return {prefix: torch.stack(largest).max()} if largest else {}
@@ -153,17 +155,17 @@ def save_alone(directory: Path, state: dict[str, Any]) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     with storage.plain_errors(aside):
         save_state(state, storage_writer=storage.Writer(aside), no_dist=True)
-    write_text(aside / _POSITION, sealed(Position().model_dump(mode="json")))
+    write_text(aside / _POSITION, sealed(TrainProgress().model_dump(mode="json")))
     move_into_place(aside, directory)
 
 
-def position(directory: Path) -> Position:
+def position(directory: Path) -> TrainProgress:
     """Read where the checkpoint in `directory` stood.
 
     Raises:
         ValueError: that is missing or damaged; names the file.
     """
-    return read_record(Position, directory / _POSITION)
+    return read_record(TrainProgress, directory / _POSITION)
 
 
 def latest(directory: Path) -> Path | None:
@@ -206,7 +208,7 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: 
         ValueError: the checkpoint is of another model; every differing key is listed.
     """
     stored = {key: torch.Size(held.shape) for key, held in storage.layout(directory).tensors.items()}
-    wanted = {key: value.size() for key, value in pieces.flat(state).items() if hasattr(value, "size")}
+    wanted = {key: value.size() for key, value in chunks.flat(state).items() if hasattr(value, "size")}
     differing = [
         f"  {key}: checkpoint {tuple(stored[key]) if key in stored else 'has none'}, model {tuple(shape)}"
         for key, shape in sorted(wanted.items())
@@ -219,7 +221,7 @@ def load(directory: Path, state: dict[str, Any], *, alone: bool = False, grown: 
             "Give the features and the model the sizes it was trained with, or train from random weights with "
             "--set train.warm_start=false"
         )
-    storage.load(directory, state, planner=pieces.Load(grown), alone=alone)
+    storage.load(directory, state, planner=chunks.Load(grown), alone=alone)
 
 
 def _is_part(stored: torch.Size | None, shape: torch.Size) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from recsys_core.artifacts import Frozen, write_text
-from recsys_core.checkpoint import files, lineage, pieces
+from recsys_core.checkpoint import chunks, files, lineage
 from recsys_core.checkpoint.lineage import Lineage
 from recsys_core.features import Carried, Engine, Rows, carried, differences
 from recsys_core.models.blocks.layout import Axis, Layout, Weight, units
@@ -101,7 +101,7 @@ class Source:
         layouts: tuple[Layout, Layout] = ({}, {}),
     ) -> None:
         """`directory` holds its checkpoint; `engines` and `layouts` are those of then and of now, if they are known."""
-        self.stored = pieces.Stored(directory)
+        self.stored = chunks.Stored(directory)
         self.engines = engines
         self._said = said
         self._before, self._now = layouts
@@ -247,7 +247,7 @@ class Source:
         return Part(name=name, carried_rows=counts[0], rows=rows, carried_columns=counts[1], columns=columns)
 
 
-def take_rows(stored: pieces.Stored, key: str, rows: Rows, local: torch.Tensor, offsets: Sequence[int]) -> None:
+def take_rows(stored: chunks.Stored, key: str, rows: Rows, local: torch.Tensor, offsets: Sequence[int]) -> None:
     """Fill the rows of `local`, which stands at `offsets` of a tensor, from those of the one stored under `key`."""
     mine = (rows.now >= offsets[0]) & (rows.now < offsets[0] + len(local))
     order = np.argsort(rows.before[mine], kind="stable")
@@ -299,7 +299,7 @@ def inherit(source: Source, state: dict[str, Any], optimizers: tuple[str, str] |
     `optimizers` are the kinds of now, of the tables and of the rest: what those of another kind kept starts anew, as
     does all of it where they are None.
     """
-    kept = pieces.flat({"optimizer": state["optimizer"]}) if optimizers else {}
+    kept = chunks.flat({"optimizer": state["optimizer"]}) if optimizers else {}
     sparse, dense = (source.keeps(side, kind) for side, kind in zip(_SIDES, optimizers or _SIDES, strict=True))
     found: list[Part] = []
     with torch.no_grad():

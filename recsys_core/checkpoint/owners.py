@@ -13,7 +13,7 @@ import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from recsys_core import checkpoint
-from recsys_core.checkpoint import files, pieces, storage
+from recsys_core.checkpoint import chunks, files, storage
 
 SECTION = "owners"
 
@@ -30,7 +30,7 @@ def inherit(directory: Path, state: dict[str, Any], owners: Mapping[str, torch.T
     before = _read(directory) if owners else {}
     kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     grown: set[str] = set()
-    tensors = pieces.flat(state)
+    tensors = chunks.flat(state)
     for table, now in owners.items():
         fresh = torch.from_numpy(changed_rows(before.get(table), now.numpy()))
         for key, tensor in tensors.items():

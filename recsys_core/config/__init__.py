@@ -12,23 +12,23 @@ from recsys_core.config import agreement, limits, parsing, products, reading, ta
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
-from recsys_core.evaluate import Config as Evaluate
-from recsys_core.export import Config as Export
+from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.gate import Config as Gate
-from recsys_core.hitrate import Config as HitRate
-from recsys_core.index import Config as Index
 from recsys_core.ingest import Config as Data
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.models.base import RetrievalModel
-from recsys_core.predict import Config as Embed
-from recsys_core.preprocess import Config as Preprocess
 from recsys_core.redaction import redacted
 from recsys_core.registry.publish import Config as Publish
+from recsys_core.retrieval.embed import Config as Embed
+from recsys_core.retrieval.evaluate import Config as Evaluate
+from recsys_core.retrieval.hit_rate import Config as HitRate
+from recsys_core.retrieval.index import Config as Index
+from recsys_core.retrieval.preprocess import Config as Preprocess
 from recsys_core.tracking import Config as Tracking
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 
 class RunConfig(Frozen):

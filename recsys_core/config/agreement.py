@@ -8,13 +8,13 @@ from recsys_core.config import limits
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.gate import Config as Gate
-from recsys_core.hitrate import Config as HitRate
-from recsys_core.index import Config as Index
 from recsys_core.launch import Config as Launch
 from recsys_core.models import multi_tower_din
 from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.retrieval.hit_rate import Config as HitRate
+from recsys_core.retrieval.index import Config as Index
 from recsys_core.sharding import pretrained
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 _KIND_OF_INDEX = {
     "nlist": "ivf_flat",

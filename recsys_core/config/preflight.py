@@ -24,7 +24,7 @@ from recsys_core.optim import refuse_unfit
 from recsys_core.ranking import prepare
 from recsys_core.samplers import _weights as _item_weights
 from recsys_core.samplers import weighted
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 # What a rank takes before it has a table: the interpreter, torch and its kernels.
 _RANK_BYTES = 300 << 20

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from recsys_core.artifacts import Frozen, digest_of
 from recsys_core.config import agreement, limits, products, tables
-from recsys_core.export import Config as Export
+from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
@@ -18,7 +18,7 @@ from recsys_core.ranking.evaluate import Config as Evaluate
 from recsys_core.ranking.predict import Config as Predict
 from recsys_core.ranking.prepare import Data
 from recsys_core.tracking import Config as Tracking
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 
 class RankingConfig(Frozen):

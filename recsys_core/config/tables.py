@@ -2,7 +2,7 @@
 
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 
 def check(features: Features, train: Train) -> None:

@@ -10,7 +10,7 @@ from recsys_core import columns
 from recsys_core.artifacts import Dataset
 from recsys_core.columns import RowError
 from recsys_core.datasets import _rows, daily
-from recsys_core.features.base import bags
+from recsys_core.features.columns.flat import bags
 from recsys_core.progress import Event, Sink
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core.features import _derived, base
+from recsys_core.features.columns import lists
 
 
 class Config(_derived.Config):
@@ -43,7 +44,7 @@ class Feature(_derived.Feature):
         keep = pc.fill_null(mask.cast(pa.bool_()), False).to_numpy(zero_copy_only=False)  # noqa: FBT003
         keep = ~keep if self._negate else keep
         owners = np.repeat(np.arange(len(lengths)), lengths)[keep]
-        return _derived.listed(values.filter(pa.array(keep)), np.bincount(owners, minlength=len(lengths)))
+        return lists.listed(values.filter(pa.array(keep)), np.bincount(owners, minlength=len(lengths)))
 
 
 def _flat(column: pa.Array) -> tuple[pa.Array, np.ndarray]:

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator
 
-from recsys_core.features import _derived, base, raw
+from recsys_core.features import _derived
+from recsys_core.features.columns import flat, lists
+from recsys_core.features.columns.numbers import floats
 
 Combiner = Literal["sum", "mean", "min", "max", "count", "gap_min", "gap_max"]
 
@@ -43,12 +45,12 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """float64, null where there is no value."""
-        values, lengths = base.bags(base.split(columns[0], self._config.separator))
+        values, lengths = flat.bags(flat.split(columns[0], self._config.separator))
         if self._config.values is None:
-            return _derived.numbers(_derived.reduced(raw.floats(values), lengths, self._config.combiner))
-        found = pc.index_in(_derived.texts(values), self._keys)
+            return lists.numbers(lists.reduced(floats(values), lengths, self._config.combiner))
+        found = pc.index_in(lists.texts(values), self._keys)
         known = found.is_valid().to_numpy(zero_copy_only=False)
         owners = np.repeat(np.arange(len(lengths)), lengths)[known]
         numbers = self._numbers[found.drop_null().to_numpy()]
         lengths = np.bincount(owners, minlength=len(lengths))
-        return _derived.numbers(_derived.reduced(numbers, lengths, self._config.combiner))
+        return lists.numbers(lists.reduced(numbers, lengths, self._config.combiner))

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from recsys_core.features import _derived, base
+from recsys_core.features.columns import flat, lists
 
 _SEPARATOR = "\x1e"
 
@@ -33,20 +34,20 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """Lists of texts; single texts where every column has single values."""
-        values, lengths = base.bags(columns[0])
-        joined = _derived.texts(values)
+        values, lengths = flat.bags(columns[0])
+        joined = lists.texts(values)
         single = not base.is_list(columns[0].type)
         for column in columns[1:]:
-            more, counts = base.bags(column)
+            more, counts = flat.bags(column)
             single = single and not base.is_list(column.type)
             # Row r has lengths[r] * counts[r] pairs: each value so far, counts[r] times over.
             repeats = np.repeat(counts, lengths)
             left = np.repeat(np.arange(len(joined)), repeats)
             starts = np.repeat(np.cumsum(counts) - counts, lengths)
-            right = base.spans(starts.astype(np.int64), repeats)
+            right = flat.spans(starts.astype(np.int64), repeats)
             joined = pc.binary_join_element_wise(
-                joined.take(pa.array(left)), _derived.texts(more).take(pa.array(right)), _SEPARATOR
+                joined.take(pa.array(left)), lists.texts(more).take(pa.array(right)), _SEPARATOR
             )
             lengths = lengths * counts
-        found = _derived.listed(joined, lengths)
+        found = lists.listed(joined, lengths)
         return pc.list_element(found, 0) if single else found

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from pydantic import field_validator
 
 from recsys_core.features import _derived
+from recsys_core.features.columns.lists import Lists
 
 Part = Literal[
     "year", "quarter", "month", "week", "day", "day_of_year", "weekday", "is_weekend", "hour", "minute", "second"
@@ -61,7 +62,7 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """int64 of the column's shape."""
-        lists = _derived.Lists(columns[0])
+        lists = Lists(columns[0])
         times, types = lists.values, pa.types
         if types.is_integer(times.type) or types.is_null(times.type):
             times = times.cast(pa.int64()).cast(pa.timestamp(self._config.unit))

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import field_validator
 
-from recsys_core.features import _derived, base, raw
-from recsys_core.features._expression import Expression, Value, Vector
+from recsys_core.features import _derived, base
+from recsys_core.features.columns import lists, numbers
+from recsys_core.features.columns.expression import Expression, Value, Vector
 
 
 class Config(_derived.Config):
@@ -46,15 +47,15 @@ class Feature(_derived.Feature):
         )
         if isinstance(found, Vector):
             offsets = np.concatenate([[0], np.cumsum(found.lengths)])
-            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _derived.numbers(found.values))
-        return _derived.numbers(found)
+            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), lists.numbers(found.values))
+        return lists.numbers(found)
 
 
 def _value(name: str, column: pa.Array) -> Value:
     try:
         if not base.is_list(column.type):
-            return raw.floats(column)
+            return numbers.floats(column)
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-        return Vector(raw.floats(pc.list_flatten(column)), lengths)
+        return Vector(numbers.floats(pc.list_flatten(column)), lengths)
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from error

@@ -4,24 +4,20 @@ Encodings: `vocabulary` (fitted; row 0 for ids without a row of their own), `dyn
 back too), `given` (a list or a file), `hash`, `multi_hash` and `identity`.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import xxhash
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.features import _bags, _counts, _dynamic, _hashing, _rows, base
-
-_INT64 = pa.int64()
-_COUNT_ERROR = b"count_error"
-_NOTHING = pa.table(
-    {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
-)
+from recsys_core.features import base, hashing
+from recsys_core.features.columns import bags as _bags
+from recsys_core.features.encoders import dynamic as _dynamic
+from recsys_core.features.encoders.given import Given
+from recsys_core.features.encoders.hashed import Hash, MultiHash
+from recsys_core.features.encoders.identity import Identity
+from recsys_core.features.encoders.vocabulary import Vocabulary
 
 
 class Config(base.SparseConfig):
@@ -40,7 +36,7 @@ class Config(base.SparseConfig):
     kind: Literal["id"] = "id"
     num_embeddings: int | None = Field(default=None, ge=2)
     encoding: Literal["vocabulary", "dynamic", "given", "hash", "multi_hash", "identity"] = "vocabulary"
-    hash: _hashing.Name = "xxh3"
+    hash: hashing.Name = "xxh3"
     num_buckets: tuple[PositiveInt, ...] = Field(
         default=(), description="of multi_hash: an id has one row among each of these, in one table"
     )
@@ -127,7 +123,7 @@ class Feature(base.Feature):
 
     def plain(self, column: pa.Array) -> np.ndarray | None:
         """Return single ids that are rows already."""
-        return column.to_numpy() if column.type == _INT64 and not column.null_count else None
+        return column.to_numpy() if column.type == pa.int64() and not column.null_count else None
 
     def transform(self, column: pa.Array) -> base.Jagged:
         """Rows of the table by row of the column.
@@ -180,7 +176,9 @@ def _encoder(config: Config) -> base.Encoder:
         return _dynamic.Dynamic(config.dynamic, config.min_count, config.num_oov, config.max_counted)
     match config.encoding:
         case "given":
-            return Given(config)
+            given = config.vocabulary if config.vocabulary is not None else config.vocabulary_file
+            assert given is not None
+            return Given(given, config.num_oov)
         case "multi_hash":
             return MultiHash(config.num_buckets, config.hash)
     assert config.num_embeddings is not None
@@ -191,276 +189,3 @@ def _encoder(config: Config) -> base.Encoder:
             return Hash(config.num_embeddings, config.hash)
         case _:
             return Identity(config.num_embeddings)
-
-
-class Identity(base.Encoder):
-    """An id is its own row."""
-
-    first_id_row = 0
-
-    def __init__(self, num_embeddings: int) -> None:
-        """Ids run from 0 to `num_embeddings` - 1."""
-        self.num_embeddings = num_embeddings
-        self.spec = {"encoding": "identity", "num_embeddings": num_embeddings}
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the ids themselves.
-
-        Raises:
-            ValueError: an id is no integer or lies outside of the table.
-        """
-        return self.rows(values, base.ones(len(values)))[0]
-
-    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids themselves; an id that is none of the table's rows is refused with its row of the data."""
-        if not pa.types.is_integer(values.type):
-            raise ValueError(f"encoding: identity needs integers, found {values.type}; use vocabulary or hash")
-        rows = values.to_numpy(zero_copy_only=False)
-        base.outside(rows, lengths, self.num_embeddings)
-        return rows, lengths
-
-    def own_rows(self, ids: pa.Array) -> np.ndarray:
-        """int64 [N]: the ids that are rows of the table, -1 for others."""
-        rows = pc.fill_null(_rows.as_type(ids, _INT64), -1).to_numpy(zero_copy_only=False)
-        return np.where((rows >= 0) & (rows < self.num_embeddings), rows, -1)
-
-    def inside(self, before: base.Encoder) -> np.ndarray:
-        """An id is its own row in both, as far as both go."""
-        rows = np.arange(self.num_embeddings)
-        return np.where(isinstance(before, Identity) & (rows < before.num_embeddings), rows, -1)
-
-
-class Given(base.Encoder):
-    """The ids of a given list have the rows behind `num_oov`, in its order."""
-
-    def __init__(self, config: Config) -> None:
-        """Read the list or the file.
-
-        Raises:
-            ValueError: an id is there twice, or none is.
-        """
-        if config.vocabulary is not None:
-            given: list[str | int] = list(config.vocabulary)
-            place = "vocabulary"
-        else:
-            assert config.vocabulary_file is not None
-            place = str(config.vocabulary_file)
-            if not config.vocabulary_file.is_file():
-                raise ValueError(f"vocabulary_file {place}: no such file")
-            given = list(config.vocabulary_file.read_text().splitlines())
-        texts = [str(one) for one in given]
-        twice = [text for text, count in Counter(texts).items() if count > 1]
-        if twice or not texts:
-            raise ValueError(f"{place}: {f'{twice[0]!r} is there twice' if twice else 'no ids'}; name each id once")
-        self._rows = {text: row for row, text in enumerate(texts, config.num_oov)}
-        self.ids = tuple(texts)
-        self._num_oov = self.first_id_row = config.num_oov
-        self.num_embeddings = len(texts) + config.num_oov
-        digest = xxhash.xxh3_64_hexdigest("\n".join(texts).encode())
-        self.spec = {"encoding": "given", "num_oov": config.num_oov, "num_ids": len(texts), "digest": digest}
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the rows; every distinct id is looked up once."""
-        distinct = values.dictionary_encode()
-        texts = distinct.dictionary.cast(pa.string())
-        rows = np.fromiter((self._rows.get(text, -1) for text in texts.to_pylist()), np.int64, len(texts))
-        unknown = rows < 0
-        rows[unknown] = _rows.out_of_vocabulary(texts.filter(pa.array(unknown)), self._num_oov)
-        return rows[distinct.indices.to_numpy(zero_copy_only=False)]
-
-    def known(self) -> pa.Table:
-        """The ids of the list, as texts."""
-        return pa.table({"id": pa.array(self.ids), "row": pa.array([*self._rows.values()], _INT64)})
-
-    def own_rows(self, ids: pa.Array) -> np.ndarray:
-        """int64 [N]: the rows of the list's ids, -1 for others."""
-        texts = _rows.as_type(ids, pa.string()).to_pylist()
-        return np.fromiter((self._rows.get(text, -1) for text in texts), np.int64, len(texts))
-
-
-class MultiHash(base.Encoder):
-    """An id has k rows, one in each part of the table, so that two ids rarely share all of them.
-
-    Part i has num_buckets[i] rows, and an integer's row in it is the remainder, a text's its hash's: with buckets that
-    have no common divisor this is the quotient-remainder family of Shi et al. 2020, Compositional Embeddings.
-    """
-
-    def __init__(self, num_buckets: tuple[int, ...], function: _hashing.Name) -> None:
-        """`num_buckets` are the sizes of the parts."""
-        self._num_buckets = num_buckets
-        self._function: _hashing.Name = function
-        self.num_embeddings = sum(num_buckets)
-        self.spec = {"encoding": "multi_hash", "hash": function, "num_buckets": list(num_buckets)}
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """int64 [N * k]: the k rows of each value, one after another."""
-        if pa.types.is_integer(values.type):
-            hashes = values.to_numpy(zero_copy_only=False)
-            parts = [hashes % size for size in self._num_buckets]
-        else:
-            hashes = _hashing.hashed(values, self._function)
-            parts = [_hashing.remainder(hashes, size) for size in self._num_buckets]
-        first = np.cumsum(self._num_buckets) - self._num_buckets
-        return (np.stack(parts, axis=1) + first).reshape(-1)
-
-    def rows(self, values: pa.Array, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Each bag has k rows per value."""
-        return self.encode(values), (lengths * len(self._num_buckets)).astype(np.int32)
-
-    def inside(self, before: base.Encoder) -> np.ndarray:
-        """Part by part as a hash."""
-        alike = isinstance(before, MultiHash) and before.spec["hash"] == self._function
-        old: list[int] = before.spec["num_buckets"] if alike else []
-        parts: list[np.ndarray] = []
-        for part, size in enumerate(self._num_buckets):
-            rows = _of_remainders(size, old[part] if part < len(old) else None)
-            parts.append(np.where(rows < 0, rows, rows + sum(old[:part])))
-        return np.concatenate(parts)
-
-
-class Hash(base.Encoder):
-    """An id's row is the hash of its text (decimal for integers) modulo the table's size; see `_hashing`."""
-
-    first_id_row = 0
-
-    def __init__(self, num_embeddings: int, function: _hashing.Name = "xxh3") -> None:
-        """`num_embeddings` is the number of buckets."""
-        self.num_embeddings = num_embeddings
-        self.spec = {"encoding": "hash", "hash": function, "num_embeddings": num_embeddings}
-        self._function: _hashing.Name = function
-        self.family = f"hash {function}"
-
-    @classmethod
-    def encode_each(cls, encoders: Sequence[base.Encoder], columns: Sequence[pa.Array]) -> list[np.ndarray]:
-        """Hash all columns in one call."""
-        sizes = [encoder.num_embeddings for encoder in encoders]
-        return _hashing.buckets_of_each(columns, encoders[0].spec["hash"], sizes)
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the buckets."""
-        return _hashing.buckets(values, self._function, self.num_embeddings)
-
-    def own_rows(self, ids: pa.Array) -> np.ndarray:
-        """The buckets."""
-        return self.encode(ids)
-
-    def inside(self, before: base.Encoder) -> np.ndarray:
-        """Ids of one bucket of k · n were in one of n: that of its remainder."""
-        alike = isinstance(before, Hash) and before.spec["hash"] == self._function
-        return _of_remainders(self.num_embeddings, before.num_embeddings if alike else None)
-
-
-class Vocabulary(base.Encoder):
-    """Every id that was seen often enough has a row of its own, for good; the first `num_oov` rows are for all others.
-
-    The first fit gives out the rows behind them by (count, falling; id, rising); each later one continues in the same
-    manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
-
-    Memory is bounded: up to `max_counted` ids without a row are counted, and of more the rarest are forgotten; see
-    `_counts`. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often than
-    that has one, unless all are given out. Up to `max_counted` distinct ids counts are exact, and the order of reading
-    is of no consequence.
-    """
-
-    def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
-        """Rows `num_oov`..`num_embeddings` - 1 are there to be given out."""
-        self.num_embeddings = num_embeddings
-        # How many ids are counted changes what no row stands for.
-        self.spec = {"encoding": "vocabulary", "num_embeddings": num_embeddings, "min_count": min_count}
-        if num_oov > 1:
-            self.spec["num_oov"] = num_oov
-        self._num_oov = self.first_id_row = num_oov
-        self._min_count = min_count
-        self._counts = _counts.Counts(max_counted, num_embeddings)
-        self._seen: pa.Table | None = None
-        self._row_of: _rows.RowOf
-
-    def observe(self, values: pa.Array) -> None:
-        """Count the ids of one chunk."""
-        self._counts.add(values, self._seen)
-
-    def settle(self) -> None:
-        """Give rows to the ids that earned one."""
-        known = self._known()
-        counted = [table.select(["id", "count"]) for table in known] + self._counts.take()
-        if not counted:
-            self.restore(_NOTHING if self._seen is None else self._seen)
-            return
-        merged = _rows.sum_counts(counted)
-        rows = np.zeros(merged.num_rows, dtype=np.int64)
-        for table in known:
-            rows[pc.index_in(table["id"], merged["id"]).to_numpy()] = table["row"].to_numpy()
-        counts = merged["count"].to_numpy()
-        new = np.flatnonzero((rows == 0) & (counts >= self._min_count))
-        # The ids are in rising order, which a stable sort by the count keeps among equals.
-        new = new[np.argsort(-counts[new], kind="stable")]
-        first = max(int(rows.max(initial=0)) + 1, self._num_oov)
-        new = new[: max(self.num_embeddings - first, 0)]
-        rows[new] = np.arange(first, first + len(new))
-        state = self._counts.cut(merged.append_column("row", pa.array(rows)), rows > 0)
-        metadata = {_COUNT_ERROR: str(self._counts.error)} if self._counts.error else None
-        self.restore(state.replace_schema_metadata(metadata))
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the rows; one of the first `num_oov` for ids without one of their own."""
-        if self._seen is None:
-            raise ValueError("the vocabulary is not fitted yet; fit or load the feature engine first")
-        return _rows.with_out_of_vocabulary(self._row_of.find(values), values, self._num_oov)
-
-    @property
-    def fitted(self) -> bool:
-        """Whether ids have been given rows."""
-        return self._seen is not None
-
-    def state(self) -> pa.Table | None:
-        """id, count, row (0: none) of every id ever seen, by rising id."""
-        return self._seen
-
-    def restore(self, state: pa.Table) -> None:
-        """Take over what `state` returned, and prepare the look-up."""
-        self._seen = state
-        self._counts.take()
-        self._counts.error = int((state.schema.metadata or {}).get(_COUNT_ERROR, 0))
-        rows = state["row"].to_numpy()
-        self._row_of = _rows.RowOf(state["id"].filter(pa.array(rows > 0)), rows[rows > 0])
-
-    def figures(self) -> dict[str, float]:
-        """Share of the rows that are taken, and share of all values seen whose ids share one."""
-        if self._seen is None or not self._seen.num_rows:
-            return {}
-        report, counts = self.report(), self._seen["count"].to_numpy()
-        shared = counts[self._seen["row"].to_numpy() == 0].sum()
-        return {"occupancy": report["known"] / report["capacity"], "collision_rate": float(shared / counts.sum())}
-
-    def report(self) -> dict[str, int]:
-        """Ids with a row, ids that were seen but have none, how many rows there are to give out, and `count_error`."""
-        seen = 0 if self._seen is None else self._seen.num_rows
-        known = 0 if self._seen is None else len(self._row_of.rows)
-        report = {"known": known, "out_of_vocabulary": seen - known, "capacity": self.num_embeddings - self._num_oov}
-        return report | ({"count_error": self._counts.error} if self._counts.error else {})
-
-    def inherit(self, before: base.Encoder) -> None:
-        """Take over the ids of a vocabulary of other settings or of a dynamic table; who has a row here keeps it."""
-        if self.spec == before.spec or not isinstance(before, Vocabulary | _dynamic.Dynamic):
-            super().inherit(before)
-        elif (state := before.state()) is not None:
-            metadata = state.schema.metadata if isinstance(before, Vocabulary) else None
-            self.restore(_rows.within(state, self._num_oov, self.num_embeddings).replace_schema_metadata(metadata))
-
-    def known(self) -> pa.Table:
-        """The ids that have been given rows."""
-        return _rows.given_out(_NOTHING if self._seen is None else self._seen)
-
-    def own_rows(self, ids: pa.Array) -> np.ndarray:
-        """int64 [N]: the rows that have been given out, -1 for other ids."""
-        return np.full(len(ids), -1) if self._seen is None else self._row_of.of_any(ids)
-
-    def _known(self) -> list[pa.Table]:
-        return [] if self._seen is None or not self._seen.num_rows else [self._seen]
-
-
-def _of_remainders(size: int, before: int | None) -> np.ndarray:
-    """int64 [size]: which of `before` remainders those of `size` were; -1 unless these divide `size`."""
-    if not before or size % before:
-        return np.full(size, -1)
-    return np.arange(size) % before

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from recsys_core.features import _derived, _pairs
+from recsys_core.features import _derived
+from recsys_core.features.columns import lists, pairs
 
 
 class Config(_derived.Config):
@@ -33,8 +34,8 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """float64."""
-        left, right = (_pairs.pairs(c, self._config.separator, self._config.pair_separator) for c in columns)
-        left_codes, right_codes = _pairs.codes(left.keys, right.keys)
-        question, place = _pairs.found(left.owners, left_codes, right.owners, right_codes)
-        products = _pairs.numbers(left.values, 1.0)[question] * _pairs.numbers(right.values, 1.0)[place]
-        return _derived.numbers(np.bincount(left.owners[question], products, minlength=len(left.lengths)))
+        left, right = (pairs.pairs(c, self._config.separator, self._config.pair_separator) for c in columns)
+        left_codes, right_codes = pairs.codes(left.keys, right.keys)
+        question, place = pairs.found(left.owners, left_codes, right.owners, right_codes)
+        products = pairs.numbers(left.values, 1.0)[question] * pairs.numbers(right.values, 1.0)[place]
+        return lists.numbers(np.bincount(left.owners[question], products, minlength=len(left.lengths)))

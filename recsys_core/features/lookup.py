@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core.features import _derived, _pairs, base
+from recsys_core.features import _derived
+from recsys_core.features.columns import flat, lists, pairs
 from recsys_core.features.combine import Combiner
 
 
@@ -38,15 +39,15 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """Lists of values in the order of the keys, or float64."""
-        held = _pairs.pairs(columns[0], self._config.separator, self._config.pair_separator)
-        asked = _derived.Lists(base.split(columns[1], self._config.separator))
-        held_codes, asked_codes = _pairs.codes(held.keys, _derived.texts(asked.values))
-        question, place = _pairs.found(asked.owners, asked_codes, held.owners, held_codes)
+        held = pairs.pairs(columns[0], self._config.separator, self._config.pair_separator)
+        asked = lists.Lists(flat.split(columns[1], self._config.separator))
+        held_codes, asked_codes = pairs.codes(held.keys, lists.texts(asked.values))
+        question, place = pairs.found(asked.owners, asked_codes, held.owners, held_codes)
         values = held.values.take(pa.array(place))
         lengths = np.bincount(asked.owners[question], minlength=len(asked.lengths))
         if self._config.combiner is not None:
-            return _derived.numbers(_derived.reduced(_pairs.numbers(values), lengths, self._config.combiner))
+            return lists.numbers(lists.reduced(pairs.numbers(values), lengths, self._config.combiner))
         if self._config.show_key:
             keys = held.keys.take(pa.array(place))
-            values = pc.binary_join_element_wise(keys, _derived.texts(values), self._config.pair_separator)
-        return _derived.listed(values, lengths)
+            values = pc.binary_join_element_wise(keys, lists.texts(values), self._config.pair_separator)
+        return lists.listed(values, lengths)

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core.features import _derived, _pairs, base
+from recsys_core.features import _derived
+from recsys_core.features.columns import flat, pairs
+from recsys_core.features.columns.lists import Lists, listed, numbers, reduced, texts
 
 _ALL = "ALL"
 
@@ -42,27 +44,27 @@ class Feature(_derived.Feature):
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """Lists of values, or float64."""
         config, rest = self._config, list(columns[1:])
-        outer, inner = _pairs.nested(columns[0])
+        outer, inner = pairs.nested(columns[0])
         owner = outer.owners[inner.owners]
         first = outer.keys.take(pa.array(inner.owners))
         keep = np.ones(len(owner), bool)
         for name, keys in ((config.first_key, first), (config.second_key, inner.keys)):
             if name != _ALL:
-                keep &= _answers(base.split(rest.pop(0), config.separator), owner, keys)
+                keep &= _answers(flat.split(rest.pop(0), config.separator), owner, keys)
         kept = pa.array(keep)
         values, lengths = inner.values.filter(kept), np.bincount(owner[keep], minlength=len(outer.lengths))
         if config.combiner is not None:
-            return _derived.numbers(_derived.reduced(_pairs.numbers(values), lengths, config.combiner))
+            return numbers(reduced(pairs.numbers(values), lengths, config.combiner))
         shown = [first.filter(kept)] if config.show_first_key else []
         shown += [inner.keys.filter(kept)] if config.show_second_key else []
         if shown:
-            values = pc.binary_join_element_wise(*shown, _derived.texts(values), ":")
-        return _derived.listed(values, lengths)
+            values = pc.binary_join_element_wise(*shown, texts(values), ":")
+        return listed(values, lengths)
 
 
 def _answers(asked: pa.Array, owners: np.ndarray, keys: pa.Array) -> np.ndarray:
     """Bool [N]: whether each key is one of those that its row asks for."""
-    lists = _derived.Lists(asked)
-    asked_codes, held_codes = _pairs.codes(_derived.texts(lists.values), keys)
-    question, _ = _pairs.found(owners, held_codes, lists.owners, asked_codes)
+    lists = Lists(asked)
+    asked_codes, held_codes = pairs.codes(texts(lists.values), keys)
+    question, _ = pairs.found(owners, held_codes, lists.owners, asked_codes)
     return np.bincount(question, minlength=len(keys)) > 0

@@ -6,7 +6,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from recsys_core.features import _derived, _pairs, base
+from recsys_core.features import _derived
+from recsys_core.features.columns import flat, lists, pairs
 
 
 class Config(_derived.Config):
@@ -35,8 +36,8 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """float64."""
-        query, title = (_derived.Lists(base.split(column, self._config.separator)) for column in columns)
-        codes = _pairs.codes(_derived.texts(query.values), _derived.texts(title.values))
+        query, title = (lists.Lists(flat.split(column, self._config.separator)) for column in columns)
+        codes = pairs.codes(lists.texts(query.values), lists.texts(title.values))
         known = (query.lengths > 0) & (title.lengths > 0)
         match self._config.method:
             case "query_common_ratio":
@@ -47,10 +48,10 @@ class Feature(_derived.Feature):
                 places = _first_place(query, codes[0], title, codes[1])
                 equal = (places == 0) & (query.lengths == title.lengths)
                 numbers = {"index_of": places, "is_contain": places >= 0, "is_equal": equal}[method].astype(np.float64)
-        return _derived.numbers(np.where(known, numbers, np.nan))
+        return lists.numbers(np.where(known, numbers, np.nan))
 
 
-def _share(of: _derived.Lists, of_codes: np.ndarray, among: _derived.Lists, among_codes: np.ndarray) -> np.ndarray:
+def _share(of: lists.Lists, of_codes: np.ndarray, among: lists.Lists, among_codes: np.ndarray) -> np.ndarray:
     """float64 [B]: how many of the row's different terms are among the other's."""
     span = max(int(of_codes.max(initial=0)), int(among_codes.max(initial=0))) + 1
     distinct = np.unique(of.owners * span + of_codes)
@@ -61,7 +62,7 @@ def _share(of: _derived.Lists, of_codes: np.ndarray, among: _derived.Lists, amon
 
 
 def _first_place(
-    query: _derived.Lists, query_codes: np.ndarray, title: _derived.Lists, title_codes: np.ndarray
+    query: lists.Lists, query_codes: np.ndarray, title: lists.Lists, title_codes: np.ndarray
 ) -> np.ndarray:
     """int64 [B]: at which of the title's terms the query first begins, -1 for nowhere."""
     owners = title.owners

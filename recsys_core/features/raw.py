@@ -7,9 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
-from recsys_core.features import _bags, base
-from recsys_core.features._expression import Expression, Vector
-from recsys_core.features._ranks import Ranks
+from recsys_core.features import base
+from recsys_core.features.columns import bags, flat
+from recsys_core.features.columns.expression import Expression, Vector
+from recsys_core.features.columns.numbers import floats
+from recsys_core.features.encoders.buckets import Buckets, FittedBuckets
+from recsys_core.features.encoders.moments import Moments
+from recsys_core.features.encoders.ranks import Ranks
 
 _SMALLEST = 1e-10
 _FITTED = ("zscore", "minmax", "quantile")
@@ -106,7 +110,7 @@ class Feature(base.Feature):
         """Zscore, minmax and quantile have to be fitted before use."""
         super().__init__(config)
         self._config = config
-        self._moments = _Moments(config.dim)
+        self._moments = Moments(config.dim)
         self._learns = config.normalizer in _FITTED and config.input == "raw"
         self._fitted = not self._learns
         self._passes = config.normalizer == "none" or config.input == "encoded"
@@ -179,7 +183,7 @@ class Feature(base.Feature):
 
     def _entries(self, column: pa.Array) -> base.Jagged:
         """Split and cut the column's lists; float64 [N, dim], missing ones NaN."""
-        column = base.split(column, self._config.separator)
+        column = flat.split(column, self._config.separator)
         if pa.types.is_null(column.type):
             return base.Jagged(np.empty((0, self._config.dim)), np.zeros(len(column), np.int32))
         if not base.is_list(column.type):
@@ -187,21 +191,21 @@ class Feature(base.Feature):
                 f"its type {column.type} is no list, which pooling: none takes; give lists, or a separator for texts"
             )
         if self._config.max_length is not None:
-            column = _bags.truncated(column, self._config.max_length, self._config.keep, drop_nulls=False)
+            column = bags.truncated(column, self._config.max_length, self._config.keep, drop_nulls=False)
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         return base.Jagged(self._numbers(self._parsed(pc.list_flatten(column)), lengths), lengths)
 
     def _bags(self, column: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Split and cut the column's lists, if it has any; values without nulls, and how many each row has."""
-        column = base.split(column, self._config.separator)
+        column = flat.split(column, self._config.separator)
         if self._config.max_length is not None and base.is_list(column.type):
-            column = _bags.truncated(column, self._config.max_length, self._config.keep)
-        values, lengths = base.bags(column)
+            column = bags.truncated(column, self._config.max_length, self._config.keep)
+        values, lengths = flat.bags(column)
         values = self._parsed(values)
         if values.null_count:
             # A text without a number in it is a null only now.
             valid = values.is_valid().to_numpy(zero_copy_only=False)
-            values, lengths, *_ = _bags.Bags(values, lengths, None).kept(valid)
+            values, lengths, *_ = bags.Bags(values, lengths, None).kept(valid)
         return values, lengths
 
     def _parsed(self, values: pa.Array) -> pa.Array:
@@ -233,7 +237,7 @@ class Feature(base.Feature):
         if not pa.types.is_integer(values.type) and len(values):
             raise ValueError(f"numbers of buckets are integers, found {values.type}; use input: raw for numbers")
         numbers = base.ids(values)
-        base.outside(numbers.to_numpy(zero_copy_only=False), lengths, self._buckets.num_embeddings)
+        flat.outside(numbers.to_numpy(zero_copy_only=False), lengths, self._buckets.num_embeddings)
         return numbers
 
     @property
@@ -254,7 +258,7 @@ class Feature(base.Feature):
         if "ranks" in state:
             self._ranks, self._fitted = [Ranks.from_json(ranks) for ranks in state["ranks"]], True
         elif state:
-            self._moments, self._fitted = _Moments.from_json(state), True
+            self._moments, self._fitted = Moments.from_json(state), True
 
     def _numbers(self, column: pa.Array, entries: np.ndarray | None = None) -> np.ndarray:
         """float64 [B, dim], missing ones NaN; where the column has a sequence's entries, how many of each row."""
@@ -298,148 +302,3 @@ class Feature(base.Feature):
             case _:
                 shift, scale = self._moments.shift_and_scale(kind)
                 return (numbers - shift) / scale
-
-
-class Buckets(base.Encoder):
-    """The row of a number is how many boundaries are not above it."""
-
-    def __init__(self, boundaries: tuple[float, ...]) -> None:
-        """`boundaries` rise; they part the numbers into one bucket more than there are boundaries."""
-        self.num_embeddings = len(boundaries) + 1
-        self.spec = {"encoding": "boundaries", "boundaries": list(boundaries)}
-        self._boundaries = np.array(boundaries)
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the bucket numbers; NaN counts as the largest number."""
-        return np.searchsorted(self._boundaries, floats(values), side="right")
-
-    @property
-    def boundaries(self) -> np.ndarray:
-        """float64, rising."""
-        return self._boundaries
-
-    def inside(self, before: base.Encoder) -> np.ndarray:
-        """A bucket was inside of another one."""
-        return _inside(self, before)
-
-
-class FittedBuckets(base.Encoder):
-    """Buckets whose boundaries are quantiles of the first fit; later fits leave them, and what the rows mean, alone."""
-
-    def __init__(self, num_buckets: int) -> None:
-        """There are as many rows as buckets."""
-        self.num_embeddings = num_buckets
-        self.spec = {"encoding": "quantiles", "num_buckets": num_buckets}
-        self._ranks, self._boundaries = Ranks(), None
-
-    def observe(self, values: pa.Array) -> None:
-        """Count the numbers of one chunk."""
-        if self._boundaries is None:
-            self._ranks.add(floats(values))
-
-    def settle(self) -> None:
-        """Fix the boundaries."""
-        if self._boundaries is None:
-            self._boundaries = np.array(self._ranks.boundaries(self.num_embeddings))
-
-    def encode(self, values: pa.Array) -> np.ndarray:
-        """Return the bucket numbers; NaN counts as the largest number."""
-        if self._boundaries is None:
-            raise ValueError("the boundaries are not fitted yet; fit or load the feature engine first")
-        return np.searchsorted(self._boundaries, floats(values), side="right")
-
-    @property
-    def fitted(self) -> bool | None:
-        """Whether the boundaries are known."""
-        return self._boundaries is not None
-
-    def state(self) -> pa.Table | None:
-        """The boundaries, rising."""
-        return None if self._boundaries is None else pa.table({"boundary": pa.array(self._boundaries, pa.float64())})
-
-    def restore(self, state: pa.Table) -> None:
-        """Take over what `state` returned."""
-        self._boundaries = state["boundary"].to_numpy()
-
-    @property
-    def boundaries(self) -> np.ndarray:
-        """float64, rising; none before the first fit."""
-        return np.empty(0) if self._boundaries is None else self._boundaries
-
-    def inside(self, before: base.Encoder) -> np.ndarray:
-        """A bucket was inside of another one."""
-        return _inside(self, before)
-
-
-def _inside(now: Buckets | FittedBuckets, before: base.Encoder) -> np.ndarray:
-    """int64 [num_embeddings]: the bucket of `before` that all numbers of each bucket were in, -1: several, or none."""
-    rows = np.full(now.num_embeddings, -1)
-    if isinstance(before, Buckets | FittedBuckets):
-        lows, highs = np.r_[-np.inf, now.boundaries], np.r_[now.boundaries, np.inf]
-        found = np.searchsorted(before.boundaries, lows, side="right")
-        rows[: len(lows)] = np.where(highs <= np.r_[before.boundaries, np.inf][found], found, -1)
-    return rows
-
-
-class _Moments:
-    """Per number of a row: how many were seen, their mean, squared differences from it, minimum and maximum."""
-
-    def __init__(self, dim: int) -> None:
-        self.count, self.mean, self.squares = np.zeros(dim), np.zeros(dim), np.zeros(dim)
-        self.low, self.high = np.full(dim, np.inf), np.full(dim, -np.inf)
-
-    def add(self, numbers: np.ndarray) -> None:
-        """Merge float64 [B, dim], NaN left out; Chan's update, so that a large mean costs no precision."""
-        known = ~np.isnan(numbers)
-        count = known.sum(axis=0)
-        mean = np.where(known, numbers, 0).sum(axis=0) / np.maximum(count, 1)
-        squares = (np.where(known, numbers - mean, 0) ** 2).sum(axis=0)
-        total = np.maximum(self.count + count, 1)
-        difference = mean - self.mean
-        self.squares = self.squares + squares + difference**2 * self.count * count / total
-        self.mean = self.mean + difference * count / total
-        self.count = self.count + count
-        self.low = np.minimum(self.low, np.where(known, numbers, np.inf).min(axis=0, initial=np.inf))
-        self.high = np.maximum(self.high, np.where(known, numbers, -np.inf).max(axis=0, initial=-np.inf))
-
-    def shift_and_scale(self, normalizer: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return what to subtract and what to divide by; a column without spread is divided by 1."""
-        if normalizer == "zscore":
-            shift, scale = self.mean, np.sqrt(self.squares / np.maximum(self.count, 1))
-        else:
-            seen = self.count > 0
-            shift, scale = np.where(seen, self.low, 0), np.where(seen, self.high - self.low, 0)
-        return shift, np.where(scale > 0, scale, 1)
-
-    def to_json(self) -> dict[str, list[float | None]]:
-        """Return the figures by name; JSON has no infinity, so the range of nothing is null."""
-        return {name: [x if np.isfinite(x) else None for x in array.tolist()] for name, array in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, state: dict[str, list[float | None]]) -> Self:
-        """Read `to_json` back."""
-        moments = cls(len(state["count"]))
-        for name, empty in vars(moments).items():
-            given = state[name]
-            setattr(moments, name, np.array([e if g is None else g for g, e in zip(given, empty, strict=True)]))
-        return moments
-
-
-def floats(values: pa.Array) -> np.ndarray:
-    """float64 [N] of numbers or booleans, nulls as NaN."""
-    types, kind = pa.types, values.type
-    if not (
-        types.is_null(kind)
-        or types.is_boolean(kind)
-        or types.is_integer(kind)
-        or types.is_floating(kind)
-        or types.is_decimal(kind)
-    ):
-        raise ValueError(f"its type {kind} is no number; cast it, or use kind: id")
-    # A null type and booleans reach float64 through integers only; integers beyond 2**53 may lose their last digits.
-    if types.is_boolean(kind):
-        values = values.cast(pa.int8())
-    floats = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    if np.isinf(floats).any():
-        raise ValueError("holds an infinite number; replace it by null or a finite one")
-    return floats

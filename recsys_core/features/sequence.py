@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from recsys_core.features import _bags, base
-from recsys_core.features import id as ids
+from recsys_core.features import base
+from recsys_core.features.columns import bags as _bags
+from recsys_core.features.columns import flat
+from recsys_core.features.encoders import identity as ids
 
 
 class Config(base.SparseConfig):
@@ -67,7 +69,7 @@ class Feature(base.Feature):
         return _bags.pooled(bags.values.to_numpy(zero_copy_only=False), bags.lengths, bags, self._config)
 
     def _read(self, column: pa.Array) -> _bags.Bags:
-        kind = base.split(column.slice(0, 0), self._config.separator).type
+        kind = flat.split(column.slice(0, 0), self._config.separator).type
         if not (base.is_list(kind) or pa.types.is_null(kind) or (self._config.weighted and pa.types.is_map(kind))):
             raise ValueError(f"its type {kind} is no list; use kind: id for single values, or give a separator")
         bags = _bags.read(column, self._config)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import PositiveInt
 
 from recsys_core.features import _derived
+from recsys_core.features.columns.lists import Lists, listed
 
 
 class Config(_derived.Config):
@@ -39,7 +40,7 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """Texts of the column's shape, or lists of parts; an empty text is null."""
-        lists = _derived.Lists(columns[0])
+        lists = Lists(columns[0])
         texts = lists.values
         if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type) or pa.types.is_null(texts.type)):
             raise ValueError(f"its type {columns[0].type} holds no texts; cast it to string")
@@ -58,7 +59,7 @@ class Feature(_derived.Feature):
         flat = pc.list_flatten(taken)
         filled = np.asarray(pc.not_equal(flat, "")).astype(bool)
         owners = np.repeat(lists.owners, counts)[filled]
-        return _derived.listed(flat.filter(pa.array(filled)), np.bincount(owners, minlength=len(lists.lengths)))
+        return listed(flat.filter(pa.array(filled)), np.bincount(owners, minlength=len(lists.lengths)))
 
     def _normalized(self, texts: pa.Array) -> pa.Array:
         config = self._config

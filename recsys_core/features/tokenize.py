@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pydantic import PositiveInt, model_validator
 
 from recsys_core.features import _derived, base
+from recsys_core.features.columns import flat, lists
 
 
 class Config(_derived.Config):
@@ -62,7 +63,7 @@ class Feature(_derived.Feature):
 
     def make(self, columns: Sequence[pa.Array]) -> pa.Array:
         """Lists of int64 or of texts; those of several texts in a row one after another."""
-        texts, lengths = base.bags(columns[0])
+        texts, lengths = flat.bags(columns[0])
         if not (pa.types.is_string(texts.type) or pa.types.is_null(texts.type)):
             raise ValueError(f"its type {columns[0].type} holds no texts; cast it to string")
         distinct = texts.cast(pa.string()).dictionary_encode()
@@ -75,7 +76,7 @@ class Feature(_derived.Feature):
         counts = np.asarray(pc.list_value_length(taken), np.int64)
         owners = np.repeat(np.arange(len(lengths)), lengths)
         per_row = np.bincount(owners, counts, minlength=len(lengths)).astype(np.int64)
-        return _derived.listed(pc.list_flatten(taken), per_row)
+        return lists.listed(pc.list_flatten(taken), per_row)
 
     def portable(self) -> base.FeatureConfig:
         """The config with the tokenizer in it."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_core.artifacts import Frozen
-from recsys_core.linear import linear, outer
+from recsys_core.ops.linear import linear, outer
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
 _BLOCK_NUMBERS = 1 << 20

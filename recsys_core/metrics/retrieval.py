@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys_core.artifacts import RankingMetrics
+from recsys_core.artifacts import RetrievalMetrics
 
 NOT_FOUND = np.iinfo(np.int32).max
 NO_ITEM = -1
@@ -166,7 +166,7 @@ class Tally:
             hits[:, number] = np.bincount(cells[ranks <= k] // ids_BW.shape[1], minlength=len(rows_B))
         return hits
 
-    def metrics(self) -> RankingMetrics:
+    def metrics(self) -> RetrievalMetrics:
         """Return the metrics over all queries; those never added count as having found nothing.
 
         hit_rate: hits over ground-truth items, both summed over queries; recall: mean of found÷relevant; ndcg: binary
@@ -177,7 +177,7 @@ class Tally:
         ranks_N = self.ranks_N.astype(np.float64)
         discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(self.ks) + 2)))])
         first_Q = np.minimum.reduceat(ranks_N, starts)
-        fields: dict[str, dict[str, float]] = {name: {} for name in RankingMetrics.model_fields}
+        fields: dict[str, dict[str, float]] = {name: {} for name in RetrievalMetrics.model_fields}
         for number, k in enumerate(self.ks):
             hit_N = ranks_N <= k
             gain_Q = np.add.reduceat(np.where(hit_N, 1 / np.log2(ranks_N + 1), 0.0), starts)
@@ -186,7 +186,7 @@ class Tally:
             fields["ndcg"][str(k)] = float((gain_Q / discounts[np.minimum(lengths, k)]).mean())
             fields["mrr"][str(k)] = float(np.where(first_Q <= k, 1 / first_Q, 0.0).mean())
             fields["coverage"][str(k)] = float(self._recommended[number].mean())
-        return RankingMetrics.model_validate(fields)
+        return RetrievalMetrics.model_validate(fields)
 
 
 class Cut(NamedTuple):

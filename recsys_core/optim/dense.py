@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from recsys_core import schedules
 from recsys_core.artifacts import Frozen
+from recsys_core.optim import schedules
 
 Kind = Literal["sgd", "adagrad", "adam", "adamw", "adadelta", "rmsprop"]
 _CLASSES: dict[Kind, type[torch.optim.Optimizer]] = {

@@ -13,8 +13,8 @@ from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer
 from torchrec.optim.optimizers import LAMB, SGD, Adagrad, Adam, PartialRowWiseAdam, PartialRowWiseLAMB
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from recsys_core import schedules
 from recsys_core.artifacts import Frozen
+from recsys_core.optim import schedules
 
 Kind = Literal[
     "sgd",

@@ -1,6 +1,6 @@
 """The export stage of ranking: one scripted module over plain tensors, with a signature and a parity check.
 
-As with towers the exported module needs neither TorchRec nor its kernels; see `recsys_core.export`.
+As with towers the exported module needs neither TorchRec nor its kernels; see `recsys_core.retrieval.export`.
 """
 
 import json
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from recsys_core import artifacts, checkpoint, models, readers
 from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
-from recsys_core.batch import dense, jagged, numbers
-from recsys_core.export import Config, Lookup, PooledLookup, described, parity
+from recsys_core.exported.inputs import MODEL, SIGNATURE, ranker_inputs
+from recsys_core.exported.lookups import Lookup, PooledLookup
+from recsys_core.exported.parity import Config, parity
+from recsys_core.exported.signature import described
 from recsys_core.features import Engine
+from recsys_core.loading.batch import dense, jagged, numbers
 from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import opened
-from recsys_core.towers import MODEL, SIGNATURE, ranker_inputs
 
 
 class Request(artifacts.Request):

@@ -11,20 +11,22 @@ from torch import Tensor, nn
 
 from recsys_core import models
 from recsys_core.artifacts import Frozen, LabelledData
-from recsys_core.batch import LabelledBatch, moved
 from recsys_core.columns import ids
 from recsys_core.distributed import World
 from recsys_core.features import Engine
-from recsys_core.feed import LabelledFeed
-from recsys_core.loader import Order, Rows, Shard, half_of_the_cores, prefetch
+from recsys_core.loading.batch import LabelledBatch, moved
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.prefetch import half_of_the_cores, prefetch
+from recsys_core.loading.rank_batches import RankBatches, Rows
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
 from recsys_core.models.blocks.layout import Layout
-from recsys_core.objective import Objective
 from recsys_core.ranking import Config, opened
+from recsys_core.ranking.feed import LabelledFeed
 from recsys_core.readers.base import Reader
+from recsys_core.training.objective import Objective
 
 # What stands for a null among whole numbers: the one that no upstream system counts up to.
 _NO_GROUP = -(1 << 63)
@@ -93,8 +95,8 @@ def scored(
     """Score this rank's share of the rows; yield each batch with how many rows all ranks have scored by it."""
     feed = LabelledFeed(engine, label=config.label, weight=config.sample_weight)
     columns = list(dict.fromkeys([*feed.columns, *filter(None, [config.group])]))
-    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
-    shard = Shard(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
+    order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    shard = RankBatches(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
     training, done = model.training, 0
 
     def prepare(rows: Rows) -> tuple[LabelledBatch, np.ndarray | None]:

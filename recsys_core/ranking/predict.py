@@ -12,11 +12,13 @@ from pydantic import Field, field_validator, model_validator
 from recsys_core import artifacts, distributed, output, placeholders, readers, uri
 from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
 from recsys_core.distributed import World
+from recsys_core.exported.inputs import MODEL, ranker_inputs
 from recsys_core.features import Engine, RowError, counting_from, out_of_range_metrics
-from recsys_core.loader import Order, Shard, prefetch
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.prefetch import prefetch
+from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.progress import Event, Sink
 from recsys_core.redaction import redact
-from recsys_core.towers import MODEL, ranker_inputs
 from recsys_core.writers.parquet import Writer
 
 _ADDED = ("score", "probability")
@@ -86,9 +88,9 @@ def run(request: Request, sink: Sink) -> Predictions:
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
         ranker = torch.jit.load(str(request.model.path / MODEL))
-        order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+        order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
         size = request.config.batch_size
-        shard = Shard(reader, order, columns, batch_size=size, rank=here.rank, num_ranks=here.num_ranks)
+        shard = RankBatches(reader, order, columns, batch_size=size, rank=here.rank, num_ranks=here.num_ranks)
         fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in _ADDED)]
         done = 0
         with Writer(work.path / "rows", here.rank, pa.schema(fields)) as writer:
@@ -143,7 +145,7 @@ def _check(source: str, schema: pa.Schema, kept: list[str], columns: list[str]) 
 
 
 def _scored(
-    reader: readers.Reader, shard: Shard, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
+    reader: readers.Reader, shard: RankBatches, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
 ) -> Iterator[tuple[pa.Table, int]]:
     for rows in shard:
         try:

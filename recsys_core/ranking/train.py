@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 
 from recsys_core import artifacts, distributed
-from recsys_core import train as training
 from recsys_core.artifacts import Frozen, LabelledData
 from recsys_core.distributed import World
 from recsys_core.lookup import OneOf
@@ -14,6 +13,9 @@ from recsys_core.losses import binary_cross_entropy
 from recsys_core.progress import Sink
 from recsys_core.ranking import Config
 from recsys_core.ranking.objective import Ranking
+from recsys_core.training import loop
+from recsys_core.training import trainer as training
+from recsys_core.training.config import Config as TrainingConfig
 
 
 class Request(artifacts.Request):
@@ -22,7 +24,7 @@ class Request(artifacts.Request):
     `pretrained` are the fingerprints of the files that tables start from.
     """
 
-    config: training.Config
+    config: TrainingConfig
     ranking: Config
     model: Annotated[Frozen, OneOf("recsys_core.models")]
     loss: binary_cross_entropy.Config
@@ -37,7 +39,7 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     """Train on every row of the split `train` and return the checkpoint; a rerun takes up where a killed one was."""
     with distributed.world(request.config.sharding.device) as here:
         made, files = trainer(request, here), request.pretrained
-        return training.fit(made, request, None, sink, day=request.day, files=files, data=request.data)
+        return loop.fit(made, request, None, sink, day=request.day, files=files, data=request.data)
 
 
 def trainer(request: Request, here: World) -> training.Trainer:

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_core import integrity, vectors
+from recsys_core import integrity
 from recsys_core.artifacts import HISTORY, ExportedModel, Frozen
-from recsys_core.features import Encoded, Engine, _types
+from recsys_core.features import Encoded, Engine
+from recsys_core.features.columns import types
 from recsys_core.metrics.retrieval import NO_ITEM, Lists
+from recsys_core.retrieval import vectors
 from recsys_core.serving import asked
 
 QUERIES = "queries.parquet"
@@ -95,7 +97,7 @@ class Bundle:
                 raise ValueError(
                     f"column {name!r} is missing (found {', '.join(columns)}); give null where it is unknown"
                 )
-            arrays[name] = _typed(columns[name], name, _types.parse(field["type"]), field["type"])
+            arrays[name] = _typed(columns[name], name, types.parse(field["type"]), field["type"])
         _refuse_unequal({name: arrays[name] for name in self.engine.histories() if name in arrays})
         num_rows = len(next(iter(arrays.values()), ()))
         # Of a column that held nothing while the engine was fitted nothing is known, its type neither.
@@ -172,7 +174,7 @@ class Bundle:
     def _embedded(self, encoded: Encoded) -> np.ndarray:
         import torch
 
-        from recsys_core.towers import tower_inputs
+        from recsys_core.exported.inputs import tower_inputs
 
         with torch.inference_mode():
             return self._tower(tower_inputs(encoded)).numpy()
@@ -256,7 +258,7 @@ class Bundle:
 def _typed(values: Iterable[Any], name: str, kind: pa.DataType, told: str) -> pa.Array:
     """Return loose values as a column of type `kind`, or one line that names the column."""
     try:
-        array = _types.column(values, kind)
+        array = types.column(values, kind)
     except ValueError as error:
         raise ValueError(f"column {name!r} takes {told}: {asked.first_line(error)}") from None
     numbers = array

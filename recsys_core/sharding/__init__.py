@@ -1,9 +1,8 @@
 """Which table goes where: TorchRec's planner under our constraints, and start weights that no plan changes."""
 
-import contextlib
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,27 +12,24 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from pydantic import Field, model_validator
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH, INTRA_NODE_BANDWIDTH
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import PlannerError, ShardingOption, Stats
+from torchrec.distributed.planner.types import ShardingOption, Stats
 
-from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.artifacts import Frozen
 from recsys_core.distributed import World, planner_variables
 from recsys_core.features import Initializer
-from recsys_core.models.blocks.initializers import fill
 from recsys_core.sharding import adam, plans, unpooled
+from recsys_core.sharding.draws import draw_start
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
+from recsys_core.sharding.sizes import naming_memory, naming_what_does_not_fit, table_sizes
 from recsys_core.uri import nearest
 
 __all__ = ["Config", "Plan", "TableConstraints", "draw_start", "naming_memory", "plan", "shard"]
-
-_ROWS_PER_DRAW = 65_536
-_NO_MEMORY = "can't allocate memory"  # what torch says of a CPU's
 _DEFAULTS = {
     "intra_node_bandwidth": INTRA_NODE_BANDWIDTH,
     "cross_node_bandwidth": CROSS_NODE_BANDWIDTH,
@@ -41,11 +37,9 @@ _DEFAULTS = {
 }
 _BY_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
 _ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
-
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
 ShardingTypes = Annotated[tuple[ShardingType, ...], Field(min_length=1)]
 Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
-
 # The planner warns and logs at length about what we decide below on purpose.
 logging.getLogger("torchrec").setLevel(logging.ERROR)
 logging.getLogger("MethodLogger-NullHandler").setLevel(logging.ERROR)
@@ -165,7 +159,7 @@ def plan(
     """
     if here.device.type == "cpu":
         _refuse_on_cpu(config)
-    sizes = _sizes(model)
+    sizes = table_sizes(model)
     process, capacity = _memory(here)
     every = here.gather(process)
 
@@ -216,34 +210,6 @@ def shard(
     return sharded
 
 
-def draw_start(name: str, weight: ShardedTensor, seed: int, initializer: Initializer | None = None) -> None:
-    """Draw the start weights of this rank's parts of the table whose weight is called `name`."""
-    for piece in weight.local_shards():
-        seeds = (seed, int(digest_of(name)[:15], 16))
-        _draw(piece.tensor, piece.metadata.shard_offsets, weight.size(), seeds, initializer)
-
-
-def _draw(
-    piece: torch.Tensor,
-    offsets: list[int],
-    size: torch.Size,
-    seeds: tuple[int, int],
-    initializer: Initializer | None = None,
-) -> None:
-    """Fill `piece`, which stands at `offsets` of a [rows, dim] table, as the initializer says."""
-    num_rows, dim = size
-    first, last = offsets[0], offsets[0] + len(piece)
-    for block in range(first // _ROWS_PER_DRAW, -(-last // _ROWS_PER_DRAW)):
-        low = block * _ROWS_PER_DRAW
-        generator = torch.Generator().manual_seed((seeds[0] * 1_000_003 + seeds[1] + block) % 2**63)
-        drawn = torch.empty(min(_ROWS_PER_DRAW, num_rows - low), dim)
-        fill(drawn, initializer, num_rows, generator)
-        a, b = max(first, low), min(last, low + _ROWS_PER_DRAW)
-        columns = slice(offsets[1], offsets[1] + piece.shape[1])
-        with torch.no_grad():
-            piece[a - first : b - first] = drawn[a - low : b - low, columns]
-
-
 class _Chosen(Stats):
     """Listens to the planner for what it chose, with the costs that its plan leaves out."""
 
@@ -290,7 +256,7 @@ def _made(
         stats=chosen,
     )
     sharders: list[Any] = [Sharder(), RowsSharder()]
-    with _naming_what_does_not_fit(sizes, config, here):
+    with naming_what_does_not_fit(sizes, config.settings["storage_reserve_percent"], here):
         planner.plan(model, sharders)
     ranks = {"num_ranks": here.num_ranks, "num_local_ranks": here.num_local_ranks}
     return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), told
@@ -307,70 +273,6 @@ def _topology(config: Config, here: World) -> Topology:
         intra_host_bw=settings["intra_node_bandwidth"],
         inter_host_bw=settings["cross_node_bandwidth"],
     )
-
-
-@contextlib.contextmanager
-def _naming_what_does_not_fit(sizes: list[TableSize], config: Config, here: World) -> Iterator[None]:
-    try:
-        yield
-    except PlannerError as error:
-        first = " ".join(str(error).split())[:300]
-        memory = psutil.virtual_memory().total
-        raise ValueError(
-            f"no plan puts these tables on {here.num_ranks} ranks:\n{plans.sizes_text(sizes)}\n"
-            f"The node has {plans.readable(memory)} for {here.num_local_ranks} ranks, of which "
-            f"storage_reserve_percent={config.settings['storage_reserve_percent']:g} stays free. Make tables smaller "
-            "(num_embeddings, embedding_dim, dynamic.max_rows), take a sparse optimizer with less state, allow "
-            f"row_wise in train.sharding, or use more ranks on more nodes. The planner: {first}"
-        ) from None
-
-
-@contextlib.contextmanager
-def naming_memory(planned: Plan) -> Iterator[None]:
-    """Inside, memory that cannot be had is an error that shows what the tables take of it.
-
-    Raises:
-        ValueError: it could not be had.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        told = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in told:
-            raise
-        first, _, _ = told[max(told.find(_NO_MEMORY), 0) :].partition("\n")
-        raise ValueError(
-            f"out of memory: {first}\n{planned.text()}\nMake tables smaller (num_embeddings, embedding_dim, "
-            "dynamic.max_rows), lower train.batch_size, take a sparse optimizer with less state, allow row_wise in "
-            "train.sharding, or use more ranks on more nodes"
-        ) from error
-
-
-def _sizes(model: nn.Module) -> list[TableSize]:
-    """Return the tables of all collections in `model`, in their order."""
-    found: list[TableSize] = []
-    for path, module in model.named_modules():
-        if isinstance(module, EmbeddingBagCollection):
-            configs, weights = module.embedding_bag_configs(), dict(module.embedding_bags.named_parameters())
-        elif isinstance(module, EmbeddingCollection):
-            configs, weights = module.embedding_configs(), dict(module.embeddings.named_parameters())
-        else:
-            continue
-        for config in configs:
-            weight = weights[f"{config.name}.weight"]
-            fused = getattr(weight, "_optimizer_classes", None)
-            found.append(
-                TableSize(
-                    module=path,
-                    table=config.name,
-                    num_rows=config.num_embeddings,
-                    embedding_dim=config.embedding_dim,
-                    features=tuple(config.feature_names),
-                    optimizer=fused[0].__name__ if fused else "SGD",
-                    itemsize=weight.element_size(),
-                )
-            )
-    return found
 
 
 def _constraints(

@@ -20,8 +20,8 @@ from recsys_core.artifacts import digest_of
 from recsys_core.columns import RowError, ids, is_list, plain, plain_type
 from recsys_core.distributed import World
 from recsys_core.features import Engine, TableSpec, unknown
-from recsys_core.features.base import bags
-from recsys_core.features.id import Hash
+from recsys_core.features.columns.flat import bags
+from recsys_core.features.encoders.hashed import Hash
 from recsys_core.readers import Reader
 
 # Of ids of either type; that the ids behind equal ones are equal too is looked up.

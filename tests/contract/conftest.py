@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import contract, ingest, preprocess, profile
+from recsys_core import contract, ingest, profile
 from recsys_core.features import Config as Features
 from recsys_core.progress import silent
+from recsys_core.retrieval import preprocess
 
 _HANG_SECONDS = 20
 

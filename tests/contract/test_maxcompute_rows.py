@@ -17,7 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys_core.loader import Interval, Order, Shard, merge
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.rank_batches import RankBatches
+from recsys_core.loading.row_ranges import RowRange, merge
 from recsys_core.odps.credentials import Keys
 from recsys_core.odps.emulator import Emulator, Fault
 from recsys_core.readers.odps import Config, Reader
@@ -153,7 +155,7 @@ def test_any_faults_ranks_and_stops_read_exactly_the_table(
     config = Config.model_validate(told)
     opened = Reader(config)
     state, fingerprint = opened.state(), opened.fingerprint
-    consumed: list[Interval] = []
+    consumed: list[RowRange] = []
     seen: list[pa.Table] = []
     for stop, trouble in zip([*stops, _LAST], faults, strict=False):
         service.emulator.faults.add(*trouble)
@@ -162,9 +164,9 @@ def test_any_faults_ranks_and_stops_read_exactly_the_table(
             assert again.fingerprint == fingerprint
             state = again.state()
         tables = [Reader(config, json.loads(json.dumps(state))) for _ in range(stop["num_ranks"])]
-        order = Order(tables[0].block_rows, seed=1, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=64)
+        order = EpochOrder(tables[0].block_rows, seed=1, epoch=0, shuffle_rows=shuffle_rows, rows_per_turn=64)
         shards = [
-            Shard(
+            RankBatches(
                 table,
                 order,
                 service.rows.column_names,
@@ -276,8 +278,8 @@ def test_forked_and_started_workers_read_through_faults(service: Service, interf
 
 
 def _shard_of(table: Reader, rank: int, num_ranks: int) -> pa.Table:
-    order = Order(table.block_rows, seed=2, epoch=0, shuffle_rows=300)
-    shard = Shard(table, order, table.schema.names, batch_size=100, rank=rank, num_ranks=num_ranks)
+    order = EpochOrder(table.block_rows, seed=2, epoch=0, shuffle_rows=300)
+    shard = RankBatches(table, order, table.schema.names, batch_size=100, rank=rank, num_ranks=num_ranks)
     return pa.concat_tables([rows.table for rows in shard])
 
 

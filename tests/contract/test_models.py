@@ -9,14 +9,15 @@ import torch
 from pydantic import ValidationError
 from torch._dynamo.utils import counters
 
-from recsys_core import compiling, lookup, models
-from recsys_core.batch import dense, jagged, numbers
-from recsys_core.export import ExportedTower
+from recsys_core import lookup, models
+from recsys_core.exported.inputs import ranker_inputs, tower_inputs
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
+from recsys_core.loading.batch import dense, jagged, numbers
 from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking.export import Ranker
-from recsys_core.towers import ranker_inputs, tower_inputs
+from recsys_core.retrieval.export import ExportedTower
+from recsys_core.training import compiling
 
 # The last one is the model of one's own in docs/components.md.
 KINDS = (*lookup.kinds("recsys_core.models"), "shop.crossed")

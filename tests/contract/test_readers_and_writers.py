@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_core import loader, lookup, readers, writers
-from recsys_core.checkpoint import Position
-from recsys_core.loader import Order, Shard, merge
+from recsys_core import lookup, readers, writers
+from recsys_core.checkpoint import TrainProgress
+from recsys_core.loading import rank_batches, reading, row_ranges
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.rank_batches import RankBatches
+from recsys_core.loading.row_ranges import merge
 from recsys_core.odps.credentials import Keys
 from recsys_core.odps.emulator import Emulator
 from recsys_core.readers import memory
@@ -231,7 +234,7 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
     folder = tmp_path_factory.mktemp("layout")
     _lay_out(folder, file_rows, kind, rows_per_block)
     config = readers.infer(str(folder))
-    budget = max_cost and loader.Budget("cost", max_cost)
+    budget = max_cost and rank_batches.CostLimit("cost", max_cost)
     consumed, seen = [], {"row": [], "text": [], "cost": []}
     last = {"num_ranks": 2, "num_threads": 2, "batch_size": 3, "num_steps": None, "num_lost": 0}
     for stop in [*stops, last]:
@@ -239,7 +242,7 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
         table = reopened(readers.build(config), config)
         if kept is not None:
             table = readers.Selected(table, readers.Selection(filter=(("row", "<", kept),)))
-        order = Order(table.block_rows, seed=shuffle[1], epoch=0, shuffle_rows=shuffle[0], rows_per_turn=4)
+        order = EpochOrder(table.block_rows, seed=shuffle[1], epoch=0, shuffle_rows=shuffle[0], rows_per_turn=4)
         for taken, step in enumerate(_steps(table, order, consumed, budget, stop)):
             if stop["num_steps"] is not None and taken >= stop["num_steps"]:
                 # Steps since the last checkpoint are lost with the process that took them.
@@ -250,8 +253,8 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
                 assert max_cost is None or sum(part.table.column("cost").to_pylist()) <= max_cost
                 for name, values in part.table.to_pydict().items():
                     seen[name] += values
-            position = Position(consumed=tuple(merge([*consumed, *(at for part in step for at in part.consumed)])))
-            consumed = list(Position.model_validate_json(position.model_dump_json()).consumed)
+            position = TrainProgress(consumed=tuple(merge([*consumed, *(at for part in step for at in part.consumed)])))
+            consumed = list(TrainProgress.model_validate_json(position.model_dump_json()).consumed)
     rows = sum(file_rows) if kept is None else min(kept, sum(file_rows))
     assert sorted(seen["row"]) == list(range(rows))
     assert seen["text"] == [_text(row) for row in seen["row"]]
@@ -260,12 +263,12 @@ def test_any_layout_ranks_threads_and_stops_read_exactly_the_table(
 
 def _steps(table, order, consumed, budget, stop):
     """Yield what every rank has at each step."""
-    left = loader.remaining(consumed, order.num_rows)
+    left = row_ranges.remaining(consumed, order.num_rows)
     num_ranks, size = stop["num_ranks"], stop["batch_size"]
-    mine = [loader.cut(left, rank, num_ranks) for rank in range(num_ranks)]
-    sizes = budget and [budget.batches(loader.read(table, order, part, [budget.column]), size) for part in mine]
+    mine = [row_ranges.cut(left, rank, num_ranks) for rank in range(num_ranks)]
+    sizes = budget and [budget.batches(reading.read(table, order, part, [budget.column]), size) for part in mine]
     shards = [
-        Shard(
+        RankBatches(
             table,
             order,
             ["row", "text", "cost"],
@@ -308,13 +311,13 @@ def _lay_out(folder, file_rows, kind, rows_per_block):
 def test_the_same_seed_gives_the_same_order_with_any_number_of_ranks(tmp_path):
     _lay_out(tmp_path, [50, 30, 40], "parquet", 8)
     table = readers.build(readers.infer(str(tmp_path)))
-    order = Order(table.block_rows, seed=5, epoch=1, shuffle_rows=30, rows_per_turn=10)
+    order = EpochOrder(table.block_rows, seed=5, epoch=1, shuffle_rows=30, rows_per_turn=10)
     orders = []
     for num_ranks in (1, 2, 3, 7):
         rows = []
         for rank in range(num_ranks):
-            mine = loader.cut([(0, 120)], rank, num_ranks)
-            tables = loader.read(table, order, mine, ["row"])
+            mine = row_ranges.cut([(0, 120)], rank, num_ranks)
+            tables = reading.read(table, order, mine, ["row"])
             rows += [row for piece in tables for row in piece.column("row").to_pylist()]
         orders.append(rows)
     assert orders[0] != sorted(orders[0])

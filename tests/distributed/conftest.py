@@ -16,13 +16,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from recsys_core import artifacts, features, train
+from recsys_core import artifacts, features
 from recsys_core.artifacts import Checkpoint, TrainingData
 from recsys_core.checkpoint import storage
 from recsys_core.losses import sampled_softmax
 from recsys_core.models import two_tower
 from recsys_core.progress import silent
+from recsys_core.retrieval import train
 from recsys_core.samplers import weighted
+from recsys_core.training.config import Config as TrainingConfig
 from recsys_core.writers.parquet import Writer
 
 DAY = datetime.date(2024, 1, 15)
@@ -171,7 +173,7 @@ def make_train_request(day, sections):
     def make(output, *, config=None, **fields) -> train.Request:
         taste = {"batch_size": 128, "num_epochs": 4, "shuffle_rows": 700, "checkpoint_every_steps": 10} | (config or {})
         given = {
-            "config": train.Config.model_validate(taste),
+            "config": TrainingConfig.model_validate(taste),
             "num_ranks": 1,
             "seed": 11,
             "data": day,
@@ -192,7 +194,7 @@ def train_request(make_train_request, tmp_path):
 def trained(day, sections, tmp_path_factory) -> Checkpoint:
     """A checkpoint of eight epochs on one rank, made in this process."""
     output = tmp_path_factory.mktemp("trained") / "train"
-    config = train.Config(batch_size=128, num_epochs=8, log_every_steps=5)
+    config = TrainingConfig(batch_size=128, num_epochs=8, log_every_steps=5)
     request = train.Request(
         output=output, **COMMON, **sections, config=config, num_ranks=1, seed=11, data=day, base=None
     )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from recsys_core import checkpoint, distributed, models, train
+from recsys_core import checkpoint, distributed, models
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
+from recsys_core.retrieval import train
 
 
 def main(request_file: str) -> None:

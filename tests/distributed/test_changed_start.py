@@ -6,14 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys_core import distributed, features, train
+from recsys_core import distributed, features
 from recsys_core.artifacts import Checkpoint, TrainingData
 from recsys_core.checkpoint import files, lineage, storage
 from recsys_core.checkpoint.carrying import Report
 from recsys_core.features import Engine
 from recsys_core.models import two_tower
 from recsys_core.progress import silent
-from recsys_core.starting import Base
+from recsys_core.retrieval import train
+from recsys_core.training.starting import Base
 
 _STILL = {"kind": "sgd", "learning_rate": 1e-30}
 _STAND = {"num_epochs": 1, "num_warm_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}

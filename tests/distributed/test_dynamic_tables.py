@@ -8,13 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys_core import checkpoint, distributed, export, features, models, train
+from recsys_core import checkpoint, distributed, features, models
 from recsys_core.artifacts import Checkpoint
 from recsys_core.checkpoint import files, storage
 from recsys_core.checkpoint.owners import changed_rows
+from recsys_core.exported import parity
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import silent
+from recsys_core.retrieval import export, train
+from recsys_core.training.trainer import Trainer
 
 _STILL = {"kind": "sgd", "learning_rate": 1e-30}
 _STAND = {"num_epochs": 1, "num_warm_epochs": 1, "sparse_optimizer": _STILL, "dense_optimizer": _STILL}
@@ -123,17 +126,17 @@ def test_resumed_equals_undisturbed_and_the_curves_tell_how_full_tables_are(days
     assert told[0].message.startswith("plan (fresh)\ntable ")
     assert undisturbed.touched["user_id"] == (_read(undisturbed, f"optimizer.{STATE}") > 0).sum() / 150
     assert undisturbed.touched["item_id"] == 120 / 200
-    killed, real = train_request("killed", data=days[0], config=config), train.Trainer.step
+    killed, real = train_request("killed", data=days[0], config=config), Trainer.step
 
     def dies(self, batch, number):
         if number == 17:
             raise KeyboardInterrupt
         return real(self, batch, number)
 
-    monkeypatch.setattr(train.Trainer, "step", dies)
+    monkeypatch.setattr(Trainer, "step", dies)
     with pytest.raises(KeyboardInterrupt):
         train.run(killed, silent)
-    monkeypatch.setattr(train.Trainer, "step", real)
+    monkeypatch.setattr(Trainer, "step", real)
     told = []
     resumed = train.run(killed, told.append)
     assert told[0].message.startswith(f"plan (that of {killed.output.with_name('.killed.partial')}, whose tables")
@@ -147,7 +150,7 @@ def test_the_export_maps_ids_as_the_training_did(days, train_request, sections, 
         output=tmp_path / "export",
         config_hash="c",
         code_version="tests",
-        config=export.Config(parity_rows=100),
+        config=parity.Config(parity_rows=100),
         model=sections["model"],
         data=days[1],
         checkpoint=made,

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys_core import evaluate, export, predict, train
 from recsys_core.artifacts import Checkpoint, Embeddings, ExportedModel, HeldOut
+from recsys_core.exported import parity
+from recsys_core.exported.inputs import tower_inputs
 from recsys_core.features import Engine
 from recsys_core.progress import silent
+from recsys_core.retrieval import embed, evaluate, export, train
 from recsys_core.serving import Bundle
-from recsys_core.towers import tower_inputs
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
@@ -25,7 +26,7 @@ def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
     request = export.Request(
         output=tmp_path_factory.mktemp("export") / "export",
         **COMMON,
-        config=export.Config(parity_rows=100),
+        config=parity.Config(parity_rows=100),
         model=sections["model"],
         data=day,
         checkpoint=trained,
@@ -43,7 +44,7 @@ def test_a_model_of_ones_own_trains_and_its_towers_need_no_code_of_it(own_packag
     exporting = export.Request(
         output=tmp_path / "export",
         **COMMON,
-        config=export.Config(parity_rows=100),
+        config=parity.Config(parity_rows=100),
         model=request.model,
         data=day,
         checkpoint=checkpoint,
@@ -59,9 +60,9 @@ def test_a_model_of_ones_own_trains_and_its_towers_need_no_code_of_it(own_packag
 
 @pytest.fixture
 def embed_request(exported, day, tmp_path):
-    def make(name="embed", **fields) -> predict.Request:
-        given = {"config": predict.Config(batch_size=50), "data": day, "model": exported}
-        return predict.Request(output=tmp_path / name, **COMMON, **(given | fields))
+    def make(name="embed", **fields) -> embed.Request:
+        given = {"config": embed.Config(batch_size=50), "data": day, "model": exported}
+        return embed.Request(output=tmp_path / name, **COMMON, **(given | fields))
 
     return make
 
@@ -103,7 +104,7 @@ def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp
     request = export.Request(
         output=tmp_path / "export",
         **COMMON,
-        config=export.Config(parity_rows=100),
+        config=parity.Config(parity_rows=100),
         model=sections["model"],
         data=day,
         checkpoint=trained,
@@ -114,7 +115,7 @@ def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp
 
 
 def test_two_ranks_embed_what_one_embeds_in_the_same_order(embed_request, ranks, day):
-    one = predict.run(embed_request("one"), silent)
+    one = embed.run(embed_request("one"), silent)
     request = embed_request("two")
     codes, log = ranks.stage("embed", request, 2)
     assert not any(codes), log
@@ -134,11 +135,11 @@ def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, tra
     assert not any(codes), log
     made = Checkpoint.load(learning.output)
     assert made.num_steps == 4 * 8
-    given = {"config": export.Config(parity_rows=100), "model": sections["model"], "data": rich_day}
+    given = {"config": parity.Config(parity_rows=100), "model": sections["model"], "data": rich_day}
     model = export.run(export.Request(output=tmp_path / "export", checkpoint=made, **given, **COMMON), silent)
     signature = json.loads((model.query / "signature.json").read_text())
     assert {"name": "most.weights", "dtype": "float32", "shape": ["values"]} in signature["inputs"]
-    asked = predict.Request(output=tmp_path / "embed", config=predict.Config(), data=rich_day, model=model, **COMMON)
+    asked = embed.Request(output=tmp_path / "embed", config=embed.Config(), data=rich_day, model=model, **COMMON)
     codes, log = ranks.stage("embed", asked, 2)
     assert not any(codes), log
     vectors = Embeddings.load(asked.output)
@@ -157,7 +158,7 @@ def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, tra
 
 
 def test_vectors_find_the_planted_group(embed_request):
-    made = predict.run(embed_request(), silent)
+    made = embed.run(embed_request(), silent)
     items, queries = pq.read_table(made.items), pq.read_table(made.queries)
     scores = np.stack(queries.column("embedding").to_numpy()) @ np.stack(items.column("embedding").to_numpy()).T
     best = scores.argmax(axis=1)
@@ -173,7 +174,7 @@ def test_a_column_that_the_day_does_not_have_is_named(embed_request, day, tmp_pa
         pq.write_table(table.drop_columns(dropped), poorer / folder / "part-00000.parquet")
     request = embed_request(data=day.model_copy(update={"path": poorer}))
     with pytest.raises(ValueError, match=r"item features need column\(s\) category"):
-        predict.run(request, silent)
+        embed.run(request, silent)
 
 
 def test_every_known_pair_is_evaluated_once(evaluate_request, ranks, day):

@@ -19,7 +19,7 @@ from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import multi_tower_din
 from recsys_core.progress import STOPPED_EXIT_CODE, silent
 from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 DAY = datetime.date(2024, 1, 1)
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}

@@ -15,11 +15,11 @@ from recsys_core import config as configs
 from recsys_core import models
 from recsys_core.artifacts import Checkpoint
 from recsys_core.features import Engine
-from recsys_core.feed import LabelledFeed
-from recsys_core.loader import Rows
+from recsys_core.loading.rank_batches import Rows
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import silent
 from recsys_core.ranking import evaluate, export, predict, prepare, train
+from recsys_core.ranking.feed import LabelledFeed
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 CONFIG = Path(__file__).parents[2] / "configs" / "recis_deepctr.yaml"

@@ -16,11 +16,15 @@ import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
-from recsys_core import checkpoint, distributed, models, train
+from recsys_core import checkpoint, distributed, models
 from recsys_core.artifacts import Checkpoint, Pending
 from recsys_core.features import Config, Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Stopped, silent
+from recsys_core.retrieval import train
+from recsys_core.training import loop
+from recsys_core.training.config import Config as TrainingConfig
+from recsys_core.training.trainer import Trainer
 
 
 def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
@@ -178,12 +182,12 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     config = {"num_steps": 40, "checkpoint_every_steps": 1_000, "log_every_steps": log_every_steps}
     request = train_request("steps")
     given = request.config.model_dump(exclude={"num_epochs", "num_warm_epochs"}) | config
-    request = request.model_copy(update={"config": train.Config.model_validate(given)})
+    request = request.model_copy(update={"config": TrainingConfig.model_validate(given)})
     told = []
     made = train.run(request, told.append)
     # Two epochs of 16 steps, and half of the third, whose last batch is not among them.
     assert (made.num_steps, told[-1].done, told[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
-    real = train.Trainer.step
+    real = Trainer.step
 
     def interrupts(self, batch, number):
         if number == 20:
@@ -192,7 +196,7 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
 
     stopped = request.model_copy(update={"output": request.output.with_name("stopped")})
     with monkeypatch.context() as patched:
-        patched.setattr(train.Trainer, "step", interrupts)
+        patched.setattr(Trainer, "step", interrupts)
         with pytest.raises(Stopped, match=r"stopped at step \d+, whose checkpoint is kept; run it again"):
             train.run(stopped, told.append)
     assert told[-1].stopped
@@ -202,10 +206,10 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     same_weights(made, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
     with pytest.raises(ValueError, match="num_steps and num_epochs both say how long to train; give one of them"):
-        train.Config.model_validate({"num_steps": 3, "num_epochs": 3})
+        TrainingConfig.model_validate({"num_steps": 3, "num_epochs": 3})
     # As ranks get it.
-    given = train.Config(num_steps=3)
-    assert train.Config.model_validate_json(given.model_dump_json()) == given
+    given = TrainingConfig(num_steps=3)
+    assert TrainingConfig.model_validate_json(given.model_dump_json()) == given
 
 
 def test_a_remainder_that_would_be_everything_is_refused(train_request):
@@ -215,7 +219,7 @@ def test_a_remainder_that_would_be_everything_is_refused(train_request):
     ):
         train.run(train_request(config=config), silent)
     with pytest.raises(ValueError, match=r"drop_remainder: batches by max_cost have no one size; give one of them"):
-        train.Config.model_validate({"drop_remainder": True, "cost_column": "cost", "max_cost": 9})
+        TrainingConfig.model_validate({"drop_remainder": True, "cost_column": "cost", "max_cost": 9})
 
 
 def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, day):
@@ -237,7 +241,7 @@ def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, 
     with pytest.raises(ValueError, match=r"train\.selection keeps none of the 2011 rows; widen it"):
         train.run(train_request("none", config={"selection": {"filter": [["activity", ">", 2]]}}), silent)
     with pytest.raises(ValueError, match="cost_column and max_cost go together"):
-        train.Config.model_validate({"max_cost": 3})
+        TrainingConfig.model_validate({"max_cost": 3})
 
 
 def test_a_position_in_rows_that_have_changed_is_refused():
@@ -265,7 +269,7 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch, same_
     partial = killed.output.with_name(".killed.partial")
     kept = ["curve.parquet", "lineage.json", "plan.json", "plan.txt", "state"]
     assert sorted(path.name for path in partial.iterdir()) == kept
-    monkeypatch.setattr(train.Trainer, "step", dies)
+    monkeypatch.setattr(Trainer, "step", dies)
     resumed = train.run(killed, silent)
     same_weights(undisturbed, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (undisturbed.loss, undisturbed.num_steps)
@@ -345,14 +349,14 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(train_request):
 
 def test_the_batch_of_a_loss_that_is_no_number_is_kept_and_so_is_the_last_checkpoint(train_request, monkeypatch, day):
     seen = []
-    real = train.Trainer.step
+    real = Trainer.step
 
     def breaks(self, batch, number):
         seen.append(batch)
         loss = real(self, batch, number)
         return loss * float("inf") if number == 36 else loss
 
-    monkeypatch.setattr(train.Trainer, "step", breaks)
+    monkeypatch.setattr(Trainer, "step", breaks)
     request = train_request(config={"dense_optimizer": {"average_decay": 0.9}})
     # 2,011 rows are 16 batches: step 37 is the third epoch's fifth.
     told = (
@@ -370,7 +374,7 @@ def test_the_batch_of_a_loss_that_is_no_number_is_kept_and_so_is_the_last_checkp
 
 @pytest.mark.parametrize("ending", [9, 63], ids=["at a checkpoint", "at the end"])
 def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, ending):
-    real = train.Trainer.step
+    real = Trainer.step
 
     def poisons(self, batch, number):
         loss = real(self, batch, number)
@@ -380,7 +384,7 @@ def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, e
             shard.tensor[199, 3] = float("nan")
         return loss
 
-    monkeypatch.setattr(train.Trainer, "step", poisons)
+    monkeypatch.setattr(Trainer, "step", poisons)
     request = train_request()
     with pytest.raises(
         ValueError, match=rf"after step {ending + 1} .*: model\.tables\.bags\.embedding_bags\.item_id\.weight;"
@@ -398,7 +402,7 @@ def test_checkpoints_in_the_background_are_the_same_bits(train_request, monkeypa
         request = train_request(name, config=config)
         kept = request.output.with_name(f"{name}-kept")
         with monkeypatch.context() as patched:
-            patched.setattr(train.shutil, "rmtree", lambda steps, kept=kept, **_: steps.exists() and steps.rename(kept))
+            patched.setattr(loop.shutil, "rmtree", lambda steps, kept=kept, **_: steps.exists() and steps.rename(kept))
             made[name] = (train.run(request, silent), kept)
     assert sorted(path.name for path in made["now"][1].iterdir()) == ["step-10", "step-20", "step-30"]
     for directory in made["now"][1].iterdir():

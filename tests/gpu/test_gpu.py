@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from recsys_core import checkpoint, distributed, launch, train
+from recsys_core import checkpoint, distributed, launch
 from recsys_core.artifacts import Checkpoint
-from recsys_core.batch import moved
-from recsys_core.export import Config as Export
+from recsys_core.exported.parity import Config as Export
+from recsys_core.loading.batch import moved
 from recsys_core.progress import silent
 from recsys_core.ranking import evaluate, export
 from recsys_core.ranking import train as rank_train
-from recsys_core.train import Config as Train
+from recsys_core.retrieval import train
+from recsys_core.training.config import Config as Train
 
 SGD = {"kind": "sgd", "learning_rate": 0.05}
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}

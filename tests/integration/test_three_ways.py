@@ -28,18 +28,21 @@ from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
 from torch import Tensor, nn
 
-from recsys_core import artifacts, predict
+from recsys_core import artifacts
 from recsys_core.artifacts import ExportedModel, ExportedRanker, Index, TrainingData
-from recsys_core.batch import LabelledBatch
+from recsys_core.exported.inputs import ranker_inputs, tower_inputs
 from recsys_core.features import Config, Engine, Side
-from recsys_core.feed import Feed, ItemTable, LabelledFeed
-from recsys_core.loader import Order, Shard
+from recsys_core.loading.batch import LabelledBatch
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.ranking import predict as ranking_predict
+from recsys_core.ranking.feed import LabelledFeed
 from recsys_core.readers import parquet
 from recsys_core.registry import bundle
+from recsys_core.retrieval import embed
+from recsys_core.retrieval.feed import Feed, ItemTable
 from recsys_core.samplers import weighted
 from recsys_core.serving import Bundle
-from recsys_core.towers import ranker_inputs, tower_inputs
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 DAY = datetime.date(2024, 3, 1)
@@ -279,11 +282,11 @@ def trained_on(made: Made) -> np.ndarray:
     feed = Feed(engine, ItemTable(made.data.items, engine), weighted.Config(num_negatives=3), seed=0, rank=0)
     labelled = LabelledFeed(engine, label=None)
     reader = parquet.Reader(parquet.Config(path=str(made.data.examples)))
-    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
-    shard = Shard(reader, order, feed.columns, batch_size=7, rank=0, num_ranks=1)
+    order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    shard = RankBatches(reader, order, feed.columns, batch_size=7, rank=0, num_ranks=1)
     names = [feature.name for feature in engine.sparse_features("query")]
     parts = []
-    ranked = Shard(reader, order, labelled.columns, batch_size=7, rank=0, num_ranks=1)
+    ranked = RankBatches(reader, order, labelled.columns, batch_size=7, rank=0, num_ranks=1)
     both = zip(feed.batches(shard, epoch=0, step=0), labelled.batches(ranked, epoch=0, step=0), strict=True)
     for (batch, _), (beside, _) in both:
         num_rows = len(batch.query_dense_BF)
@@ -328,10 +331,10 @@ def service(made: Made) -> Iterator[str]:
 def _embedded(made: Made) -> pa.Table:
     output = made.root / "embeddings"
     if not output.exists():
-        config = predict.Config(batch_size=5)
-        request = predict.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
+        config = embed.Config(batch_size=5)
+        request = embed.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
         told: list[dict[str, float]] = []
-        predict.run(request, lambda event: told.append(event.metrics))
+        embed.run(request, lambda event: told.append(event.metrics))
         assert told[-1] == OUT_OF_RANGE
     return pa.concat_tables(pq.read_table(path) for path in sorted((output / "queries").glob("*.parquet")))
 
@@ -411,8 +414,8 @@ def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> Non
     reader = parquet.Reader(parquet.Config(path=str(source)))
     feed = LabelledFeed(engine, label=None)
     for shuffle_rows in (0, 1_000):
-        order = Order(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
-        shard = Shard(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
+        order = EpochOrder(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
+        shard = RankBatches(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
         with pytest.raises(ValueError, match=re.escape(told)):
             list(feed.batches(shard, epoch=0, step=0))
 
@@ -448,9 +451,9 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
     engine = Engine.load(made.data.engine)
     reader = parquet.Reader(parquet.Config(path=str(source)))
     feed = LabelledFeed(engine, label=None)
-    order = Order(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+    order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     batches = feed.batches(
-        Shard(reader, order, feed.columns, batch_size=NUM_ROWS, rank=0, num_ranks=1), epoch=0, step=0
+        RankBatches(reader, order, feed.columns, batch_size=NUM_ROWS, rank=0, num_ranks=1), epoch=0, step=0
     )
     batch = next(iter(batches))[0]
     inputs, names = {"dense": batch.dense_BF} | _numbers(engine, batch), ["waits", "spots"]

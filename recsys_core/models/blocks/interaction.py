@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.linear import linear, outer
+from recsys_core.ops.linear import linear, outer
 
 _BLOCK_ROWS = 512  # per core: what is made of them stays in its cache
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.linear import linear, outer
+from recsys_core.ops.linear import linear, outer
 
 
 class Mlp(nn.Sequential):

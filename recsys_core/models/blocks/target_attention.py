@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.linear import linear, outer
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spread
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.ops.linear import linear, outer
 
 # So many elements pass through all layers at a time: what the layers make of them stays in the processor's cache.
 _BLOCK_ELEMENTS = 4_096

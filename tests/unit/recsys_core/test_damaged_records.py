@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import ingest, meter, registry
+from recsys_core import ingest, registry
 from recsys_core.artifacts import FileRecord
 from recsys_core.contract import statistics
 from recsys_core.datasets import base
 from recsys_core.features import Config, Engine
 from recsys_core.progress import Event
 from recsys_core.sharding.plans import RECORD, Plan
+from recsys_core.training import monitor
 
 RUBBISH = [b"", b"null", b"[]", b"{}", b"7", b'"', b"[" * 5_000, b"\x80\x04\x95", b"\x00" * 16, "{}".encode("utf-16")]
 
@@ -105,7 +106,7 @@ def test_an_engine_in_any_state_is_read_or_refused_in_one_line(tmp_path: Path) -
 def test_a_curve(tmp_path: Path) -> None:
     (tmp_path / "curve.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"curve.parquet: damaged \(.*; delete .*, and training begins again"):
-        meter._read(tmp_path / "curve.parquet", 3)
+        monitor._read(tmp_path / "curve.parquet", 3)
 
 
 TAGS = {

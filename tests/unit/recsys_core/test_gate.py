@@ -8,13 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_core import gate
-from recsys_core.artifacts import Evaluation, RankingMetrics
+from recsys_core.artifacts import Evaluation, RetrievalMetrics
 from recsys_core.gate import Config, decide
 
 
-def ranking(rate: float) -> RankingMetrics:
+def ranking(rate: float) -> RetrievalMetrics:
     by_k = {"20": rate / 2, "50": rate}
-    return RankingMetrics(hit_rate=by_k, recall=by_k, ndcg=by_k, mrr=by_k, coverage=by_k)
+    return RetrievalMetrics(hit_rate=by_k, recall=by_k, ndcg=by_k, mrr=by_k, coverage=by_k)
 
 
 def evaluation(exact: float = 0.2, popularity: float = 0.1, champion: float | None = 0.2, ann: float = 0.95):

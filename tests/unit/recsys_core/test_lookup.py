@@ -58,7 +58,7 @@ def test_a_users_own_module_is_a_kind(tmp_path, monkeypatch):
         ("..", "no such module"),
         ("os.path\0", "no such module"),
         ("pyarrow.parquet", "defines no Config"),
-        ("recsys_core.linear", "defines no Config"),
+        ("recsys_core.ops.linear", "defines no Config"),
         ("recsys_core.gate", "has no Sampler; a component of samplers has a Config and Sampler"),
         ("mypackage.writes", "defines no Config"),
         ("mypackage.fails", r"importing .*fails.py failed: ZeroDivisionError: division by zero"),

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from recsys_core import __main__ as entry
-from recsys_core import export
+from recsys_core.retrieval import export
 
 
 def test_bad_input_is_one_line_an_event_and_exit_code_2(tmp_path, monkeypatch, capsys):

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import baselines
 from recsys_core.artifacts import Dataset
 from recsys_core.contract.statistics import compute
 from recsys_core.datasets import _checks, _rows
-from recsys_core.preprocess.log import Items, Log, Users
 from recsys_core.progress import Event, silent
+from recsys_core.retrieval import baselines
+from recsys_core.retrieval.preprocess.log import Items, Log, Users
 
 DAYS = [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)]
 MIDNIGHT = 1_704_067_200  # 2024-01-01T00:00:00Z

@@ -17,12 +17,12 @@ from recsys_core.features import (
     Jagged,
     SparseFeature,
     TableSpec,
-    _hashing,
     combo,
     counting_from,
+    hashing,
     raw,
 )
-from recsys_core.features._graph import Graph, Values
+from recsys_core.features.engine.graph import Graph, Values
 
 QUERY: list[dict[str, Any]] = [
     {"kind": "sequence", "name": "history", "column": "history__item_id", "table": "item_id", "max_length": 2},
@@ -158,7 +158,7 @@ def test_the_same_of_the_same_is_made_once_and_hashes_are_one_call(monkeypatch: 
         {"a": ["u", None, "v"], "b": [[1], [2, 3], []], "history": [["w"], [], ["u", "v"]], "n": [1, 2, 3]}
     )
     called: list[Any] = []
-    for place, name in ((_hashing, "_each_hashed"), (combo.Feature, "make"), (raw.Feature, "_normalize")):
+    for place, name in ((hashing, "_each_hashed"), (combo.Feature, "make"), (raw.Feature, "_normalize")):
         real = getattr(place, name)
 
         def counted(*arguments: Any, real: Any = real, name: str = name) -> Any:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_core.features import base
-from recsys_core.features.id import Config, Feature, Vocabulary
+from recsys_core.features.encoders.vocabulary import Vocabulary
+from recsys_core.features.id import Config, Feature
 
 
 def feature(**keys: Any) -> Feature:
@@ -207,7 +208,7 @@ def test_vocabulary_agrees_with_a_slow_fit_whatever_the_chunks(
 
 
 def test_vocabulary_counts_stay_exact_when_there_is_much_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys_core.features._counts._PENDING_ROWS", 3)
+    monkeypatch.setattr("recsys_core.features.encoders.counts._PENDING_ROWS", 3)
     ids = np.random.default_rng(0).zipf(1.5, 500) % 20
     vocabulary = Vocabulary(8, 1)
     for chunk in np.array_split(ids, 50):

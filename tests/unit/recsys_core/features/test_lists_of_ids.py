@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from recsys_core.features import base, sequence
 from recsys_core.features import id as ids
+from recsys_core.features.encoders import identity
 
 
 def feature(**keys: Any) -> ids.Feature:
@@ -168,7 +169,7 @@ def test_equal_plain_python(rows: list[Any], max_length: int | None, keep: Any, 
             tile_length=tile,
         )
     )
-    made.encoder = ids.Identity(100)
+    made.encoder = identity.Identity(100)
     column = pa.array([None if row is None else [text(e) for e in row] for row in rows], pa.list_(pa.string()))
     expected = []
     for row in rows:

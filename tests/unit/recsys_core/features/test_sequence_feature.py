@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from recsys_core.features.id import Hash, Identity
+from recsys_core.features.encoders.hashed import Hash
+from recsys_core.features.encoders.identity import Identity
 from recsys_core.features.sequence import Config, Feature
 
 

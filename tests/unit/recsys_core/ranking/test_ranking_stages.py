@@ -17,14 +17,14 @@ from recsys_core import checkpoint
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
-from recsys_core.export import Config as Export
+from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import dlrm
 from recsys_core.progress import silent
 from recsys_core.ranking import Config, evaluate, export, opened, predict, prepare, train
-from recsys_core.train import Config as Train
+from recsys_core.training.config import Config as Train
 
 DAY = datetime.date(2024, 1, 1)
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}

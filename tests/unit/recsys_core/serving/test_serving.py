@@ -18,10 +18,11 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
-from recsys_core import integrity, vectors
+from recsys_core import integrity
 from recsys_core.features import Config, Engine
-from recsys_core.hitrate import day
 from recsys_core.registry import bundle
+from recsys_core.retrieval import vectors
+from recsys_core.retrieval.hit_rate import contenders
 from recsys_core.serving import Bundle, __main__
 from recsys_core.serving.pyfunc import Recommender
 
@@ -298,7 +299,7 @@ def test_the_mask_is_that_of_the_hit_rate(directory, made):
         vectors.lists(users["gt_items"].combine_chunks(), items["item_id"].combine_chunks(), "truth"),
         vectors.lists(users["history__item_id"].combine_chunks(), items["item_id"].combine_chunks(), "seen"),
     )
-    search = day.exact(_vectors(items), queries.vectors)
+    search = contenders.exact(_vectors(items), queries.vectors)
     expected = {}
     for rows, ids, _ in vectors.masked_lists(search, queries.seen, items.num_rows, 7):
         expected |= {

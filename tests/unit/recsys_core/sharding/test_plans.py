@@ -13,6 +13,7 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 
 from recsys_core import distributed, optim, sharding
 from recsys_core.distributed import World
+from recsys_core.sharding import sizes
 from recsys_core.sharding.plans import Plan, piece_bytes, readable
 
 T = TypeVar("T")
@@ -245,12 +246,12 @@ def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Pat
 def test_memory_that_cannot_be_had_is_told_with_the_plan(two: World) -> None:
     made, _ = sharding.plan(Model(), config(), two)
     told = r"(?s)out of memory: can't allocate memory: you tried to allocate \d+ bytes.*city .*lower train\.batch_size"
-    with pytest.raises(ValueError, match=told) as refused, sharding.naming_memory(made):
+    with pytest.raises(ValueError, match=told) as refused, sizes.naming_memory(made):
         torch.empty(1 << 60, dtype=torch.int8)
     assert made.text() in str(refused.value)
-    with pytest.raises(ValueError, match="out of memory: CUDA out of memory. Tried"), sharding.naming_memory(made):
+    with pytest.raises(ValueError, match="out of memory: CUDA out of memory. Tried"), sizes.naming_memory(made):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore.")
-    with pytest.raises(RuntimeError, match="something else"), sharding.naming_memory(made):
+    with pytest.raises(RuntimeError, match="something else"), sizes.naming_memory(made):
         raise RuntimeError("something else")
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from recsys_core.linear import linear, outer
 from recsys_core.models.blocks import interaction, target_attention
 from recsys_core.models.blocks.embeddings import pool
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention
+from recsys_core.ops.linear import linear, outer
 
 LENGTHS = torch.tensor([2, 0, 1], dtype=torch.int32)
 

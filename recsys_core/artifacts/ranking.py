@@ -1,0 +1,75 @@
+"""What the stages of ranking leave behind."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from recsys_core.artifacts.core import Artifact, Frozen
+
+
+class HeldOut(Artifact):
+    """Sampled-softmax loss and recall of the checkpoint on the ground-truth day's rows, each row once."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    loss: float
+    sampled_recall: dict[str, float]
+
+
+class LabelledMetrics(Frozen):
+    """What labelled rows measure; None where it is not defined (rows of one label only, no groups).
+
+    auc: the share of pairs (positive, negative) in which the positive scores higher, ties half, pairs weighted by
+        the product of their weights; the area under the ROC curve.
+    gauc: the mean of the groups' AUCs by their weight of rows, over groups with both labels (Zhou et al. 2018,
+        section 6.2).
+    logloss: the mean binary cross-entropy in nats.
+    normalized_entropy: logloss over that of always predicting the share of positives (He et al. 2014, section 3).
+    calibration: predicted positives over actual ones.
+    accuracy: the share of rows, by weight, whose label is what a probability of at least .5 predicts; None in records
+        of before it was measured.
+    """
+
+    num_rows: int
+    num_positives: int
+    auc: float | None
+    gauc: float | None
+    logloss: float
+    normalized_entropy: float | None
+    calibration: float | None
+    accuracy: float | None = None
+
+
+class RankingEvaluation(Artifact):
+    """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures."""
+
+    stage: ClassVar[str] = "evaluate"
+
+    split: str
+    metrics: LabelledMetrics
+
+
+class ExportedRanker(Artifact):
+    """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine."""
+
+    stage: ClassVar[str] = "export"
+
+    parity_max_abs_difference: float
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine, a byte-for-byte copy of the one trained with."""
+        return self.path / "features"
+
+
+class Predictions(Artifact):
+    """Scored rows in `rows/`, in the order of the table they come from: its columns, `score` and `probability`."""
+
+    stage: ClassVar[str] = "predict"
+
+    source: str
+    model_digest: str
+
+    @property
+    def rows(self) -> Path:
+        """Parquet folder."""
+        return self.path / "rows"

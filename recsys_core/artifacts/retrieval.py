@@ -1,0 +1,113 @@
+"""What the stages of retrieval leave behind."""
+
+import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from recsys_core.artifacts.core import Artifact, Frozen
+
+
+class ExportedModel(Artifact):
+    """`query/model.pt` and `item/model.pt`, each with `signature.json`; `features/` is the fitted engine."""
+
+    stage: ClassVar[str] = "export"
+
+    embedding_dim: int
+    similarity: str
+    parity_max_abs_difference: float
+
+    @property
+    def query(self) -> Path:
+        """Folder of the scripted query tower."""
+        return self.path / "query"
+
+    @property
+    def item(self) -> Path:
+        """Folder of the scripted item tower."""
+        return self.path / "item"
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine, a byte-for-byte copy of the one trained with."""
+        return self.path / "features"
+
+
+class Embeddings(Artifact):
+    """Vectors of one model: `items/` (item_id, embedding) and `queries/` (user_id, gt_items, seen_items, embedding).
+
+    `embedding` columns are fixed-size lists of float32; `model_digest` is the digest of the ExportedModel used.
+    """
+
+    stage: ClassVar[str] = "embed"
+
+    embedding_dim: int
+    num_items: int
+    num_queries: int
+    model_digest: str
+
+    @property
+    def items(self) -> Path:
+        """Parquet folder of the item vectors."""
+        return self.path / "items"
+
+    @property
+    def queries(self) -> Path:
+        """Parquet folder of the query vectors, each with what is to be found and what it has seen."""
+        return self.path / "queries"
+
+
+class Index(Artifact):
+    """A FAISS index in `index.faiss` and `id_map.parquet` (item_id; row i is FAISS id i)."""
+
+    stage: ClassVar[str] = "index"
+
+    kind: str
+    factory: str
+    embedding_dim: int
+    num_items: int
+
+    @property
+    def faiss(self) -> Path:
+        """The index as FAISS writes it."""
+        return self.path / "index.faiss"
+
+    @property
+    def id_map(self) -> Path:
+        """Parquet file that maps FAISS ids (row numbers) to item ids."""
+        return self.path / "id_map.parquet"
+
+
+class RetrievalMetrics(Frozen):
+    """Full-ranking retrieval metrics by K (the K is the key, as text: JSON has no other).
+
+    hit_rate: hits over all ground-truth items; recall: mean over queries of found÷relevant; ndcg and mrr: means over
+    queries; coverage: share of the item table that was recommended to anyone.
+    """
+
+    hit_rate: dict[str, float]
+    recall: dict[str, float]
+    ndcg: dict[str, float]
+    mrr: dict[str, float]
+    coverage: dict[str, float]
+
+
+class Evaluation(Artifact):
+    """Metrics of one day's ground truth. `protocol` states how they were measured; `sweep.json` has the ANN sweep."""
+
+    stage: ClassVar[str] = "hitrate"
+
+    day: datetime.date
+    ground_truth_day: datetime.date
+    ground_truth_digest: str
+    num_queries: int
+    num_ground_truth: int
+    num_items: int
+    protocol: str
+    exact: RetrievalMetrics
+    approximate: RetrievalMetrics
+    popularity: RetrievalMetrics
+    item_item: RetrievalMetrics
+    champion: RetrievalMetrics | None
+    ann_recall: dict[str, float]
+    ann_recall_by_nprobe: dict[str, dict[str, float]]
+    hit_rate_by_popularity: dict[str, float]

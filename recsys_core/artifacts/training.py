@@ -1,0 +1,174 @@
+"""What is trained on, and the checkpoint that training leaves."""
+
+import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import Field
+
+from recsys_core.artifacts.core import Artifact, Frozen
+from recsys_core.integrity import digest_of
+
+# A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
+HISTORY = "history__"
+STATE = "state"
+
+
+class TrainingData(Artifact):
+    """What one day's training and evaluation read: `examples/`, `items/`, `ground_truth/`, `features/`.
+
+    `num_rows` counts the examples. `first_day`..`day` are the days the examples come from; `ground_truth_day` is
+    the day whose interactions are to be predicted.
+    """
+
+    stage: ClassVar[str] = "preprocess"
+
+    day: datetime.date
+    first_day: datetime.date
+    ground_truth_day: datetime.date
+    num_items: int
+    num_queries: int
+    num_ground_truth: int
+    engine_digest: str
+
+    @property
+    def examples(self) -> Path:
+        """Parquet folder: user_id, item_id, timestamp, the query's columns, and history__item_id and its like."""
+        return self.path / "examples"
+
+    @property
+    def items(self) -> Path:
+        """Parquet folder: item_id, the item's columns, sampling_weight, num_interactions."""
+        return self.path / "items"
+
+    @property
+    def ground_truth(self) -> Path:
+        """Parquet folder: user_id, the query's columns, history__item_id, …, gt_items, seen_items."""
+        return self.path / "ground_truth"
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine."""
+        return self.path / "features"
+
+
+class LabelledSplit(Frozen):
+    """One table of labelled rows: what it is for (`train`, `valid` or `test`), and how many rows are positive."""
+
+    name: str
+    num_rows: int
+    num_positives: int
+
+
+class LabelledData(Artifact):
+    """Labelled tables `root/{train,valid,test}/`, checked; `features/` is the engine fitted on `train`.
+
+    `num_rows` counts the training rows. The rows themselves stay where they are. `csv` is how files of CSV among them
+    are read, by a section `csv` that names the type of every column.
+    """
+
+    stage: ClassVar[str] = "prepare"
+
+    root: Path
+    splits: tuple[LabelledSplit, ...]
+    columns: dict[str, str]
+    csv: dict[str, Any] | None = None
+    engine_digest: str
+
+    @property
+    def train(self) -> Path:
+        """Folder of the training rows."""
+        return self.root / "train"
+
+    @property
+    def valid(self) -> Path | None:
+        """Folder of the rows that decide when training stops, if there are any."""
+        return self.root / "valid" if any(split.name == "valid" for split in self.splits) else None
+
+    @property
+    def test(self) -> Path | None:
+        """Folder of the rows that are measured at the end, if there are any."""
+        return self.root / "test" if any(split.name == "test" for split in self.splits) else None
+
+    @property
+    def engine(self) -> Path:
+        """The fitted feature engine."""
+        return self.path / "features"
+
+
+class KeptState(Frozen):
+    """A state of a training that validated well; `folder` is relative to the artifact's directory."""
+
+    step: int
+    metric: str
+    value: float
+    folder: str
+
+
+class Checkpoint(Artifact):
+    """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
+
+    `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
+    that were ever updated, where the optimizer keeps what tells that. `kept` are the states that validated best, the
+    best one, which is in `state/`, first. `folder` is that of the state that is meant.
+    """
+
+    stage: ClassVar[str] = "train"
+
+    day: datetime.date
+    num_steps: int
+    loss: float
+    examples_per_second: float
+    num_ranks: int
+    warm_started_from: str | None
+    touched: dict[str, float] = Field(default={})
+    kept: tuple[KeptState, ...] = ()
+    folder: str = STATE
+
+    @property
+    def state(self) -> Path:
+        """Folder of torch's distributed checkpoint: model and optimizers."""
+        return self.path / self.folder
+
+    def at(self, step: int | None) -> Self:
+        """Return the same training with the kept state of `step`; None is the best one.
+
+        Raises:
+            ValueError: that one was not kept; those that were are listed.
+        """
+        if step is None:
+            return self
+        folders = {one.step: one.folder for one in self.kept}
+        if step not in folders:
+            told = ", ".join(f"{one.step} ({one.metric} {one.value:.6g})" for one in self.kept) or "none"
+            raise ValueError(
+                f"use_step: {self.path} has no state of step {step}, but of {told}; name one of these, or keep more "
+                "with train.keep_best"
+            )
+        folder = folders[step]
+        # What is made of another state is another artifact.
+        digest = self.digest if folder == self.folder else digest_of([self.digest, folder])
+        return self.model_copy(update={"folder": folder, "digest": digest})
+
+    @property
+    def carried(self) -> Path:
+        """Text: what it took over of another training; there only if that was not simply all (JSON beside it)."""
+        return self.path / "carried.txt"
+
+    @property
+    def plan(self) -> Path:
+        """Text: which rank held which part of which table, and what that took."""
+        return self.path / "plan.txt"
+
+
+class Release(Artifact):
+    """The bundle of one day (`query/`, `item/`, `features/`, `index/`) as it was published, or why it was not."""
+
+    stage: ClassVar[str] = "publish"
+
+    day: datetime.date
+    run_id: str
+    decision: str
+    reasons: tuple[str, ...]
+    model_name: str
+    version: str | None

@@ -1,0 +1,1 @@
+"""What an exported module is: look-ups, inputs, signature, parity."""

@@ -1,0 +1,1 @@
+"""The feature engine: one configured set of features, fitted."""

@@ -1,0 +1,25 @@
+"""Counts over a whole stage: the number of a refused row among all that are read, and ids out of range by rank."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+from recsys_core.features.base import RowError
+
+
+def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
+    """Return a stage's metrics `out_of_range/FEATURE` of what `Engine.out_of_range` counted on each rank."""
+    found: dict[str, float] = {}
+    for counts in ranks:
+        for name, count in counts.items():
+            found[f"out_of_range/{name}"] = found.get(f"out_of_range/{name}", 0.0) + count
+    return found
+
+
+@contextlib.contextmanager
+def counting_from(first: int | Callable[[int], int]) -> Iterator[None]:
+    """Let what refuses a row tell its number among all that are read; `first` is that of row 0, or makes it of any."""
+    try:
+        yield
+    except RowError as error:
+        row = first(error.row) if callable(first) else first + error.row
+        raise RowError(row, error.reason, " of those read") from error

@@ -1,0 +1,1 @@
+"""From readers to batches: the order of rows, ranks' shares, threads that read ahead."""

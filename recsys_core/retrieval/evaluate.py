@@ -1,0 +1,130 @@
+"""The evaluation stage: loss and recall of a checkpoint among sampled negatives, on the day after the training's.
+
+These are the training's own figures on unseen rows, cheap and comparable along a day's training; what users get is
+measured by `hitrate`, over the whole item table.
+"""
+
+from collections import OrderedDict
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field
+
+from recsys_core import artifacts, checkpoint, distributed, models, readers, sharding
+from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.distributed import World
+from recsys_core.features import Engine
+from recsys_core.loading.batch import moved
+from recsys_core.loading.epoch_order import EpochOrder
+from recsys_core.loading.rank_batches import RankBatches
+from recsys_core.lookup import OneOf
+from recsys_core.losses import sampled_softmax
+from recsys_core.models.base import RetrievalModel
+from recsys_core.progress import Event, Sink
+from recsys_core.readers import memory
+from recsys_core.retrieval.feed import Feed, ItemTable
+from recsys_core.sharding import Config as Sharding
+
+
+class Config(Frozen):
+    """YAML section `evaluate`."""
+
+    batch_size: int = Field(default=1024, ge=1, description="pairs of query and item per rank and step")
+    ks: tuple[int, ...] = Field(default=(1, 5, 50), min_length=1, description="recall@K among the sampled negatives")
+
+
+class Request(artifacts.Request):
+    """What the evaluation needs."""
+
+    config: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    loss: sampled_softmax.Config
+    sharding: Sharding
+    num_ranks: int
+    seed: int
+    data: TrainingData
+    checkpoint: artifacts.Checkpoint
+
+
+def run(request: Request, sink: Sink) -> artifacts.HeldOut:
+    """Measure every pair of the ground truth exactly once, on all ranks."""
+    with distributed.world(request.sharding.device) as here:
+        engine = Engine.load(request.data.engine)
+        items = ItemTable(request.data.items, engine)
+        model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
+        weights = sharded.state_dict()
+        checkpoint.load_weights(request.checkpoint.state, weights)
+        sharded.load_state_dict(OrderedDict(weights))
+        sharded.eval()
+        feed = Feed(engine, items, request.sampler, seed=request.seed, rank=here.rank)
+        totals = here.sum(sums(request, here, feed, sharded, _pairs(request.data, items), sink))
+        num_pairs, loss, *hits = totals.tolist()
+        recall = {str(k): hit / max(num_pairs, 1) for k, hit in zip(request.config.ks, hits, strict=True)}
+        if here.is_first:
+            with artifacts.pending(request.output) as aside:
+                aside.commit(
+                    artifacts.HeldOut,
+                    request,
+                    num_rows=round(num_pairs),
+                    loss=loss / max(num_pairs, 1),
+                    sampled_recall=recall,
+                )
+        here.barrier()
+        return artifacts.HeldOut.load(request.output)
+
+
+def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:
+    """Return a row per (query, ground-truth item), without items that are not in the table: no model can score them."""
+    queries = readers.read_all(readers.opened(data.ground_truth))
+    found = queries.column("gt_items").combine_chunks()
+    flat = pa.chunked_array([pc.list_flatten(found)])
+    known = items.rows_of(flat) >= 0
+    rows = pc.list_parent_indices(found).filter(pa.array(known))
+    return (
+        queries.drop_columns(["gt_items", "seen_items"])
+        .take(rows)
+        .append_column("item_id", flat.filter(pa.array(known)))
+    )
+
+
+def sums(
+    request: Request, here: World, feed: Feed, model: torch.nn.Module, pairs: pa.Table, sink: Sink
+) -> torch.Tensor:
+    """Return the [pairs, loss, hits at each K] sums of this rank's share of `pairs` of query and item, float64."""
+    reader = memory.Reader(pairs)
+    order = EpochOrder(reader.block_rows, seed=request.seed, epoch=0, shuffle_rows=0)
+    shard = RankBatches(
+        reader,
+        order,
+        feed.columns,
+        batch_size=request.config.batch_size,
+        rank=here.rank,
+        num_ranks=here.num_ranks,
+    )
+    loss = sampled_softmax.Loss(request.loss.model_copy(update={"in_batch_negatives": False}))
+    log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(here.device)
+    totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
+    done = 0
+    with torch.no_grad():
+        for prepared, _ in feed.batches(shard, epoch=0, step=0, pins=here.device.type == "cuda"):
+            batch = moved(prepared, here.device)
+            query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+            no_correction_M = torch.zeros(len(item_MD), device=here.device)
+            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M)
+            rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
+            if request.loss.logq_correction:
+                correction_M = log_expected[batch.item_rows_M]
+                positive_B = positive_B - correction_M[: len(positive_B)]
+                negative_BN -= correction_M[len(positive_B) :]
+            loss_B = sampled_softmax.cross_entropy(positive_B, negative_BN)
+            hits_BK = torch.stack([rank_B < k for k in request.config.ks], dim=1)
+            columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
+            totals += columns_BX.double().sum(dim=0)
+            done += batch.global_rows
+            if here.is_first:
+                sink(Event(stage="evaluate", done=done, total=pairs.num_rows, unit="pairs"))
+    return totals

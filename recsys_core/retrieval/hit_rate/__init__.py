@@ -1,0 +1,195 @@
+"""The hit rate stage: a model's full ranking of one day's ground truth, next to what it must beat.
+
+Measured on the same queries, the same items and the same mask: the model by exact search and by the index that would
+go live, the popularity and item-item baselines, and the champion's vectors by exact search.
+"""
+
+import json
+
+import faiss
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator, model_validator
+
+from recsys_core import artifacts, readers
+from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Index, TrainingData
+from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
+from recsys_core.progress import Event, Sink
+from recsys_core.retrieval import vectors
+from recsys_core.retrieval.baselines import ItemItem, read_history
+from recsys_core.retrieval.hit_rate import contenders as _day
+from recsys_core.retrieval.hit_rate.contenders import Block, Day
+from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
+from recsys_core.retrieval.vectors import Items
+
+_PARAMETERS = {"ivf_flat": "nprobe", "hnsw": "ef_search"}
+
+
+class Config(Frozen):
+    """YAML section `hitrate`."""
+
+    ks: tuple[int, ...] = Field(
+        default=(20, 50, 200), min_length=1, description="lengths of the lists that are measured"
+    )
+    mask_seen: bool = Field(default=True, description="items that the user interacted with before are not recommended")
+    sweep: tuple[int, ...] | None = Field(
+        default=None, description="nprobe (hnsw: ef_search) values to try; null: powers of two; empty: none"
+    )
+    num_sweep_queries: int = Field(default=2_000, ge=1, description="queries of the sweep, evenly spaced")
+    popularity_k: int | None = Field(
+        default=None, description="one of ks: the K of the hit rate by popularity bucket; null: the middle one"
+    )
+    num_popularity_buckets: int = Field(default=5, ge=2, description="buckets of equal interaction mass")
+    item_item_history: int = Field(default=200, ge=1, description="interactions of a user that count, the most recent")
+    item_item_interactions: int = Field(
+        default=10_000_000, ge=1, description="interactions of the log that count, newest days"
+    )
+
+    @field_validator("ks", "sweep")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (any(number < 1 for number in value) or list(value) != sorted(set(value))):
+            raise ValueError(f"{list(value)}: give whole numbers from 1 on, each once, the smallest first")
+        return value
+
+    @model_validator(mode="after")
+    def _popularity_k_is_measured(self) -> "Config":
+        if self.popularity_k is not None and self.popularity_k not in self.ks:
+            raise ValueError(f"popularity_k: {self.popularity_k} is none of ks {list(self.ks)}; set it to one of them")
+        return self
+
+
+class Request(artifacts.Request):
+    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live."""
+
+    config: Config
+    dataset: Dataset
+    data: TrainingData
+    embeddings: Embeddings
+    index: Index
+    champion: Embeddings | None = None
+
+
+def run(request: Request, sink: Sink) -> Evaluation:
+    """Measure the embeddings; writes `details.parquet` (a row per query) and `sweep.json` beside the record.
+
+    Raises:
+        ValueError: vectors that cannot be ranked, ground truth that is empty, or an index, an item table or a
+            champion that is not of these items and queries; names which.
+    """
+    config = request.config
+    items = vectors.read_items(request.embeddings.items)
+    queries = vectors.read_queries(request.embeddings.queries, items.ids)
+    index = _read_index(request.index, items)
+    num_interactions = _num_interactions(request.data, items)
+    num_queries, num_items = len(queries.users), len(items.ids)
+    total = num_queries * (5 if request.champion else 4)
+    done = 0
+
+    def tick(phase: str, num_rows: int) -> None:
+        nonlocal done
+        done += num_rows
+        sink(Event(stage="hitrate", done=done, total=total, message=phase))
+
+    nothing = Lists(np.empty(0, np.int64), np.zeros(num_queries + 1, np.int64))
+    day = Day(config.ks, items.ids, queries, queries.seen if config.mask_seen else nothing, tick)
+    with artifacts.pending(request.output) as aside:
+        with Details(aside.path / "details.parquet", day) as details:
+            exact, cut = _exact(day, items, details)
+        search = _day.by_index(index, items.vectors, queries.vectors)
+        approximate, recall = day.compare(search, cut, "approximate search")
+        sweep = _sweep(config, day, request.index.kind, index, items, cut)
+        artifacts.write_text(aside.path / "sweep.json", json.dumps(sweep, indent=2))
+        popularity = day.measure(_day.popularity(num_interactions, num_queries), "popularity")
+        users, clicked = read_history(request.dataset, request.data.day, items.ids, config.item_item_interactions)
+        baseline = ItemItem(users, clicked, num_items, config.item_item_history)
+        item_item = day.measure(_day.item_item(baseline, queries.seen, num_items), "item-item")
+        champion = day.measure(_day.of_champion(request.champion, day), "champion") if request.champion else None
+        evaluation = aside.commit(
+            Evaluation,
+            request,
+            num_rows=num_queries,
+            day=request.data.day,
+            ground_truth_day=request.data.ground_truth_day,
+            ground_truth_digest=ground_truth_digest(request.embeddings.queries),
+            num_queries=num_queries,
+            num_ground_truth=len(queries.truth.values),
+            num_items=num_items,
+            protocol=protocol(day, request.index.factory, config.item_item_history, len(users)),
+            exact=exact.metrics(),
+            approximate=approximate,
+            popularity=popularity.metrics(),
+            item_item=item_item.metrics(),
+            champion=champion.metrics() if champion else None,
+            ann_recall=recall,
+            ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in sweep["points"]},
+            hit_rate_by_popularity=_by_popularity(config, exact, num_interactions),
+        )
+    rates = {f"hit_rate_at_{k}": rate for k, rate in evaluation.exact.hit_rate.items()}
+    sink(Event(stage="hitrate", done=done, total=total, metrics=rates))
+    return evaluation
+
+
+def _exact(day: Day, items: Items, details: Details) -> tuple[Tally, Cut]:
+    shape = (len(day.queries.users), len(day.ks))
+    cut = Cut(np.empty(shape, np.float32), np.empty(shape, np.int64))
+
+    def observe(block: Block) -> None:
+        details.write(block)
+        cut.scores[block.rows], cut.counts[block.rows] = Cut.of(block.ids, block.scores, day.ks)
+
+    return day.measure(_day.exact(items.vectors, day.queries.vectors), "exact search", observe), cut
+
+
+def _sweep(config: Config, day: Day, kind: str, index: faiss.Index, items: Items, cut: Cut) -> dict:
+    """ANN recall and hit rate by the index's search parameter, on some of the queries. A flat index has none."""
+    num_queries = len(day.queries.users)
+    rows = np.unique(np.linspace(0, num_queries - 1, min(config.num_sweep_queries, num_queries)).astype(np.int64))
+    few = day.take(rows)._replace(tick=lambda phase, _: day.tick(phase, 0))
+    values: tuple[int, ...] = ()
+    if kind == "ivf_flat":
+        values = (*(1 << power for power in range((index.nlist - 1).bit_length())), index.nlist)
+    elif kind == "hnsw":
+        values = tuple(16 << power for power in range(7))
+    if config.sweep is not None and kind in _PARAMETERS:
+        values = config.sweep
+    points = []
+    for value in values:
+        if kind == "ivf_flat":
+            index.nprobe = value
+        else:
+            index.hnsw.efSearch = value
+        search = _day.by_index(index, items.vectors, few.queries.vectors)
+        metrics, recall = few.compare(search, Cut(cut.scores[rows], cut.counts[rows]), "sweep")
+        points.append({"value": value, "ann_recall": recall, "hit_rate": metrics.hit_rate})
+    return {"kind": kind, "parameter": _PARAMETERS.get(kind), "num_queries": len(rows), "points": points}
+
+
+def _read_index(record: Index, items: Items) -> faiss.Index:
+    if not pq.read_table(record.id_map)["item_id"].combine_chunks().equals(items.ids):
+        raise ValueError(f"{record.path}: an index of other items than the embeddings; run the index stage again")
+    index = faiss.read_index(str(record.faiss))
+    if index.d != items.vectors.shape[1]:
+        raise ValueError(
+            f"{record.path}: an index of {index.d} dimensions where the embeddings have "
+            f"{items.vectors.shape[1]}; run the index stage again"
+        )
+    return index
+
+
+def _num_interactions(data: TrainingData, items: Items) -> np.ndarray:
+    table = readers.read_all(readers.opened(data.items), ["item_id", "num_interactions"])
+    rows = _day.align(table["item_id"].combine_chunks(), items.ids, f"{data.items}: the item table's ids")
+    return table["num_interactions"].to_numpy().astype(np.int64)[rows]
+
+
+def _by_popularity(config: Config, exact: Tally, num_interactions: np.ndarray) -> dict[str, float]:
+    bucket, labels = popularity_buckets(num_interactions, config.num_popularity_buckets)
+    known = exact.truth.values >= 0
+    bucket_N = bucket[exact.truth.values[known]]
+    hit_N = exact.ranks_N[known] <= (config.popularity_k or config.ks[len(config.ks) // 2])
+    return {
+        label: float(hit_N[bucket_N == number].mean())
+        for number, label in enumerate(labels)
+        if (bucket_N == number).any()
+    }

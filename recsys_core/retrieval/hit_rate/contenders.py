@@ -1,0 +1,137 @@
+"""One day's question, put in the same way to all who answer: a model, its index, a baseline, the champion."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from recsys_core.artifacts import Embeddings, RetrievalMetrics
+from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
+from recsys_core.retrieval import vectors
+from recsys_core.retrieval.baselines import ItemItem, Popularity
+from recsys_core.retrieval.vectors import Queries, Search
+
+
+class Block(NamedTuple):
+    """Answers to some queries. rows [B]; ids and scores [B, max(ks) + 1], masked lists; hits [B, number of ks]."""
+
+    rows: np.ndarray
+    ids: np.ndarray
+    scores: np.ndarray
+    hits: np.ndarray
+
+
+Observe = Callable[[Block], None]
+
+
+class Day(NamedTuple):
+    """What is asked. `items`: ids of the item table; `mask`: what may not be recommended to whom.
+
+    `tick(phase, num_rows)` hears of every block that was answered.
+    """
+
+    ks: tuple[int, ...]
+    items: pa.Array
+    queries: Queries
+    mask: Lists
+    tick: Callable[[str, int], None]
+
+    def measure(self, search: Search, phase: str, observe: Observe | None = None) -> Tally:
+        """Rank the items for every query, block by block; `observe` sees each block."""
+        tally = Tally(self.queries.truth, len(self.items), self.ks)
+        for rows, ids, scores in vectors.masked_lists(search, self.mask, len(self.items), max(self.ks) + 1):
+            hits = tally.add(rows, ids, scores, search.tolerance[rows])
+            if observe:
+                observe(Block(rows, ids, scores, hits))
+            self.tick(phase, len(rows))
+        return tally
+
+    def compare(self, search: Search, exact: Cut, phase: str) -> tuple[RetrievalMetrics, dict[str, float]]:
+        """Measure an approximate search. Returns its metrics and its ANN recall by K, a mean over the queries."""
+        recalls = np.empty((len(self.queries.users), len(self.ks)))
+
+        def observe(block: Block) -> None:
+            cut = Cut(exact.scores[block.rows], exact.counts[block.rows])
+            recalls[block.rows] = ann_recall(block.scores, cut, search.tolerance[block.rows], self.ks)
+
+        metrics = self.measure(search, phase, observe).metrics()
+        return metrics, {str(k): float(value) for k, value in zip(self.ks, recalls.mean(axis=0), strict=True)}
+
+    def take(self, rows: np.ndarray) -> "Day":
+        """Return the day with only the queries `rows`."""
+        users, vectors_QD, truth, seen = self.queries
+        few = Queries(users.take(pa.array(rows)), vectors_QD[rows], truth.take(rows), seen.take(rows))
+        return self._replace(queries=few, mask=self.mask.take(rows))
+
+    @property
+    def num_masked(self) -> int:
+        """How many ground-truth items are masked, so that nobody can find them."""
+        truth, mask = self.queries.truth.known(), self.mask.known()
+        stride = len(self.items)
+        return int(np.isin(truth.owners * stride + truth.values, mask.owners * stride + mask.values).sum())
+
+
+def by_index(index: faiss.Index, items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
+    """Search a FAISS index of `items_ID` by inner product."""
+
+    def find(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, ids = index.search(queries_QD[rows], width)
+        return ids, scores
+
+    largest_Q = np.linalg.norm(items_ID, axis=1).max() * np.linalg.norm(queries_QD, axis=1)
+    return Search(find, ROUNDING * largest_Q)
+
+
+def exact(items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
+    """Score every item for every query."""
+    flat = faiss.IndexFlatIP(items_ID.shape[1])
+    flat.add(items_ID)
+    return by_index(flat, items_ID, queries_QD)
+
+
+def popularity(num_interactions_I: np.ndarray, num_queries: int) -> Search:
+    """Rank by count. Equal counts stand in the item table's order: as ties they would lower the bar for the model."""
+    baseline = Popularity(num_interactions_I)
+    return Search(lambda rows, width: baseline.find(len(rows), width), np.full(num_queries, NO_TIES))
+
+
+def item_item(baseline: ItemItem, seen: Lists, num_items: int) -> Search:
+    """Rank by similarity to what each query has seen; equal scores stand as in `popularity`."""
+    known = seen.known()
+    shape = (len(known.lengths), num_items)
+    history_QI = sparse.csr_array((np.ones(len(known.values), np.float32), known.values, known.offsets), shape=shape)
+    return Search(
+        lambda rows, width: baseline.find(history_QI[rows], width),
+        np.full(shape[0], NO_TIES),
+        baseline.costs(history_QI),
+    )
+
+
+def of_champion(champion: Embeddings, day: Day) -> Search:
+    """Search the champion's vectors exactly, for the day's items and queries in the day's order.
+
+    Raises:
+        ValueError: the champion's vectors are of other items or other users.
+    """
+    items = vectors.read_items(champion.items)
+    queries = vectors.read_queries(champion.queries, items.ids)
+    item_rows = align(items.ids, day.items, f"{champion.items}: the champion's items")
+    query_rows = align(queries.users, day.queries.users, f"{champion.queries}: the champion's queries")
+    return exact(items.vectors[item_rows], queries.vectors[query_rows])
+
+
+def align(found: pa.Array, wanted: pa.Array, what: str) -> np.ndarray:
+    """int64: where each of `wanted` stands in `found`, which must hold the same ids.
+
+    Raises:
+        ValueError: it does not; `what` names it.
+    """
+    at = vectors.positions(wanted, found, what)
+    if len(found) != len(wanted) or (at < 0).any():
+        missing = wanted.take(pa.array(np.flatnonzero(at < 0)))
+        example = f", {missing[0].as_py()!r} is missing" if len(missing) else ""
+        raise ValueError(f"{what}: {len(found)} ids for the {len(wanted)} of the embeddings{example}; make both anew")
+    return at

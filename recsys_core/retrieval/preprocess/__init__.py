@@ -1,0 +1,295 @@
+"""Stage `preprocess`: from the log to what one day's training and measuring read, without a look into the future.
+
+It writes `examples/` (what a user was like just before each interaction, and the item it was with), `items/` (all
+there is to recommend), `ground_truth/` (the next day's users as they were when it began, what they then took and what
+they had seen) and `features/`, the feature engine fitted on the first two.
+
+Memory: the interactions of all days up to the ground truth's, 28 bytes each (36 in mode `others`), about 100 while they
+are being read and sorted, more with ids of text; and all versions of users and items. Histories are made in chunks.
+"""
+
+import datetime
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, PositiveInt, model_validator
+
+from recsys_core import artifacts
+from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
+from recsys_core.columns import RowError
+from recsys_core.datasets import _ids
+from recsys_core.datasets.base import day_after, day_number, day_of, days_before
+from recsys_core.features import Config as Features
+from recsys_core.features import Engine, unknown
+from recsys_core.features.base import Jagged, is_list
+from recsys_core.progress import Event, Sink
+from recsys_core.retrieval.preprocess.log import Items, Log, Users
+from recsys_core.samplers import _weights
+from recsys_core.writers.parquet import Writer
+
+_STAGE = "preprocess"
+_CHUNK_ROWS = 16_384
+_COMPUTED = ("num_interactions", "sampling_weight")
+
+
+class History(Frozen):
+    """Which of a user's interactions an example may know: the last `max_length`, oldest first.
+
+    `before`: of those strictly earlier than the example's own second. `others`, for logs without real times: of all
+    of the user's interactions but those with the example's own item.
+    """
+
+    mode: Literal["before", "others"] = "before"
+    max_length: PositiveInt = 50
+
+
+class Sampling(Frozen):
+    """How often a negative sampler should draw an item: num_interactions ** `alpha` + `smoothing`."""
+
+    alpha: float = Field(default=0.75, ge=0)
+    smoothing: float = Field(default=1.0, ge=0)
+
+
+class Config(Frozen):
+    """YAML section `preprocess`.
+
+    A cold start's examples are those of the last `window_days` days; `num_interactions` counts the last
+    `popularity_days`; null means all. `catalogue: known` recommends the items known when the day ends, `all` also
+    those first known on the ground truth's day. Its users count in either case, as do the items that they took.
+    """
+
+    window_days: PositiveInt | None = None
+    popularity_days: PositiveInt | None = None
+    history: History = History()
+    sampling: Sampling = Sampling()
+    catalogue: Literal["known", "all"] = "known"
+
+
+class Request(artifacts.Request):
+    """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start.
+
+    `live_columns` are what the live release's query features read, which is measured on the same queries.
+    `weights` is the file of the sampler's weights of items, if there is one, and `weights_digest` that of its content.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine", "weights"}
+
+    config: Config
+    features: Features
+    dataset: Dataset
+    day: datetime.date
+    weights: Path | None = None
+    weights_digest: str | None = None
+    base_day: datetime.date | None = None
+    base_engine: Path | None = None
+    base_engine_digest: str | None = None
+    live_columns: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _whole_base(self) -> Self:
+        given = {part is not None for part in (self.base_day, self.base_engine, self.base_engine_digest)}
+        if len(given) != 1:
+            raise ValueError("base_day, base_engine and base_engine_digest go together; give all three or none")
+        if self.base_day is not None and self.base_day >= self.day:
+            raise ValueError(f"base_day {self.base_day}: a release of that day cannot be continued on {self.day}")
+        return self
+
+
+def run(request: Request, sink: Sink) -> TrainingData:
+    """Write the training data of `request.day`.
+
+    Raises:
+        ValueError: a day without interactions where some are needed, a column that neither the log nor this stage
+            has, a log that contradicts itself, or a base engine that is not the one of the digest.
+    """
+    config, day, dataset = request.config, request.day, request.dataset
+    _check_ground_truth(dataset, day)
+    columns = _plan(request.features, dataset, request.live_columns)
+    engine = Engine.build(request.features, base=_base_engine(request))
+    ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
+    _ids.check(dataset, list(ids), day_after(day), _STAGE, sink)
+    users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
+    log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
+    first = _first_example(request, log)
+    ranked = _ranked_items(items, log, request)
+    tables = _Tables(log, users, items, columns)
+    with artifacts.pending(request.output) as out:
+        num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
+        examples = _counted(tables.examples(first), log.num_past - first, sink)
+        try:
+            engine.fit(_written(examples, out.path / "examples"), [ranked])
+        except RowError as error:
+            # Its row is one of the tables that are made here.
+            raise ValueError(error.reason) from None
+        engine.save(out.path / "features")
+        queries, truth = log.ground_truth()
+        truths = _written(tables.ground_truth(queries, truth, day), out.path / "ground_truth")
+        num_queries = sum(table.num_rows for table in truths)
+        filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
+        sink(Event(stage=_STAGE, done=log.num_past - first, total=log.num_past - first, metrics=filled))
+        return out.commit(
+            TrainingData,
+            request,
+            num_rows=log.num_past - first,
+            day=day,
+            first_day=day_of(int(log.days(np.array([first]))[0])),
+            ground_truth_day=day_after(day),
+            num_items=num_items,
+            num_queries=num_queries,
+            num_ground_truth=len(truth.values),
+            engine_digest=engine.digest,
+        )
+
+
+class _Columns(NamedTuple):
+    """What the query's features read: fields of the user, fields of the items in the history."""
+
+    user: list[str]
+    history: list[str]
+
+
+class _Tables:
+    """Makes the tables to be written, chunk by chunk."""
+
+    def __init__(self, log: Log, users: Users, items: Items, columns: _Columns) -> None:
+        self._log, self._users, self._columns = log, users, columns
+        self._ids = items.table["item_id"].combine_chunks()
+        self._fields = {name: items.table[name].combine_chunks() for name in columns.history}
+
+    def examples(self, first: int) -> Iterator[pa.Table]:
+        """Yield user_id, item_id, timestamp and the query's columns of the past's rows from `first`, in time order."""
+        log = self._log
+        for start in range(first, log.num_past, _CHUNK_ROWS):
+            rows = np.arange(start, min(start + _CHUNK_ROWS, log.num_past))
+            query = self._query(log.users[rows], log.days(rows), log.before(rows))
+            query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[rows])))
+            yield query.add_column(2, "timestamp", pa.array(log.seconds[rows]))
+
+    def ground_truth(self, users: np.ndarray, truth: Jagged, day: datetime.date) -> Iterator[pa.Table]:
+        """Yield user_id, the query's columns at the start of the day after `day`, gt_items and seen_items."""
+        for start in range(0, len(users), _CHUNK_ROWS):
+            rows = np.arange(start, min(start + _CHUNK_ROWS, len(users)))
+            chunk = users[rows]
+            query = self._query(chunk, np.full(len(rows), day_number(day) + 1), self._log.at_end(chunk))
+            query = query.append_column("gt_items", _gather(self._ids, truth.take(rows)))
+            yield query.append_column("seen_items", _gather(self._ids, self._log.seen(chunk)))
+
+    def _query(self, users: np.ndarray, days: np.ndarray, history: Jagged) -> pa.Table:
+        table = self._users.on(users, days)
+        for name, values in self._fields.items():
+            table = table.append_column(HISTORY + name, _gather(values, history))
+        return table
+
+
+def _gather(values: pa.Array, rows: Jagged) -> pa.Array:
+    """Return a list per row: `values` of its codes; those of lists one after another."""
+    taken = values.take(pa.array(rows.values))
+    offsets = np.concatenate([[0], np.cumsum(rows.lengths)])
+    if is_list(values.type):
+        inner = pc.fill_null(pc.list_value_length(taken), 0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(inner)])[offsets]
+        taken = pc.list_flatten(taken)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), taken)
+
+
+def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Columns:
+    """Find out which columns of the log the features need, and those of the features `live` that the log has.
+
+    Raises:
+        ValueError: a feature's column is neither in the log nor made here, or would tell the query its own answer.
+    """
+    engine = Engine.build(features)
+    fields, item_fields = list(dataset.columns["users"]), list(dataset.columns["items"])
+    clash = [name for name in item_fields if name in _COMPUTED]
+    if clash:
+        raise ValueError(f"items have a field {clash[0]!r}, which preprocess computes; rename the log's")
+    query = engine.columns("query")
+    allowed = [*fields, *(HISTORY + name for name in item_fields)]
+    for column in query:
+        if column in ("item_id", "timestamp", "gt_items", "seen_items"):
+            raise ValueError(f"features.query: column {column!r} is part of the answer or no field of a user; drop it")
+        if column not in allowed:
+            raise ValueError(f"features.query: {unknown('column', column, allowed)}")
+    query += [column for column in live if column in allowed and column not in query]
+    for column in engine.columns("item"):
+        if column not in (*item_fields, *_COMPUTED):
+            raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *_COMPUTED])}")
+    user = [column for column in query if column in fields and column != "user_id"]
+    return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
+
+
+def _check_ground_truth(dataset: Dataset, day: datetime.date) -> None:
+    days = {count.day for count in dataset.days if count.num_interactions}
+    if day_after(day) in days:
+        return
+    measurable = sorted(days_before(d, 1) for d in days if d > min(days))
+    nearest = min(measurable, key=lambda d: abs(d - day), default=None)
+    hint = "the log has no day that follows another" if nearest is None else f"the nearest day that has it is {nearest}"
+    raise ValueError(f"day {day}: no interactions on the day after it, on which the run is to be measured; {hint}")
+
+
+def _base_engine(request: Request) -> Engine | None:
+    if request.base_engine is None:
+        return None
+    engine = Engine.load(request.base_engine)
+    if engine.digest != request.base_engine_digest:
+        raise ValueError(
+            f"{request.base_engine}: digest {engine.digest}, wanted {request.base_engine_digest}; restore it"
+        )
+    return engine
+
+
+def _first_example(request: Request, log: Log) -> int:
+    """Return the row of the first example; the last one is the last row of the past."""
+    day, window = request.day, request.config.window_days
+    if request.base_day is not None:
+        first = log.first_row(day_after(request.base_day))
+        missing = f"after {request.base_day}, the day of the release to continue, up to {day}; retrain a later day"
+    elif window is not None:
+        first = log.first_row(days_before(day, window - 1))
+        missing = f"in the {window} days up to {day}; widen preprocess.window_days"
+    else:
+        first, missing = 0, f"up to {day}; take a later day"
+    if first == log.num_past:
+        raise ValueError(f"there are no interactions to learn from {missing}")
+    return first
+
+
+def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
+    """Return the item table, with how often each was taken and how often it should be drawn."""
+    config, day = request.config, request.day
+    days = config.popularity_days
+    first = 0 if days is None else log.first_row(days_before(day, days - 1))
+    num_items = items.num_known if config.catalogue == "known" else items.table.num_rows
+    taken = log.items[first : log.num_past]
+    assert taken.max() < num_items, "ingest lets no item be taken before the day on which it is known"
+    counts = np.bincount(taken, minlength=num_items)
+    if request.weights is None:
+        weights = counts**config.sampling.alpha + config.sampling.smoothing
+    else:
+        weights = _weights.of_items(request.weights, items.table["item_id"].slice(0, num_items).combine_chunks())
+    table = items.table.slice(0, num_items).append_column("num_interactions", pa.array(counts))
+    return table.append_column("sampling_weight", pa.array(weights))
+
+
+def _written(tables: Iterable[pa.Table], directory: Path) -> Iterator[pa.Table]:
+    """Write the tables (one or more, of one schema) as one Parquet file, and pass each on once it is written."""
+    remaining = iter(tables)
+    first = next(remaining)
+    with Writer(directory, 0, first.schema, _CHUNK_ROWS) as writer:
+        for table in itertools.chain([first], remaining):
+            writer.write(table)
+            yield table
+
+
+def _counted(tables: Iterable[pa.Table], total: int, sink: Sink) -> Iterator[pa.Table]:
+    done = 0
+    for table in tables:
+        yield table
+        done += table.num_rows
+        sink(Event(stage=_STAGE, done=done, total=total))

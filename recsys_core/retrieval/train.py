@@ -1,0 +1,71 @@
+"""The training stage of retrieval: every rank of torchrun runs `run`, and the first one writes the artifact."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from recsys_core import artifacts, distributed
+from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.distributed import World
+from recsys_core.lookup import OneOf
+from recsys_core.losses import sampled_softmax
+from recsys_core.progress import Sink
+from recsys_core.retrieval.objective import Retrieval
+from recsys_core.training.config import Config
+from recsys_core.training.loop import fit
+from recsys_core.training.starting import Base
+from recsys_core.training.trainer import Trainer, earlier_plans
+
+
+class Request(artifacts.Request):
+    """What the training of a retrieval model needs; `base` is the checkpoint to continue from.
+
+    `base_engine` are the features that it was trained with, null: where that training had them. `pretrained` are the
+    `fingerprints` of the files that tables start from.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
+
+    config: Config
+    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    loss: sampled_softmax.Config
+    num_ranks: int
+    seed: int
+    data: TrainingData
+    base: artifacts.Checkpoint | None
+    base_engine: Path | None = None
+    pretrained: dict[str, str] = Field(default={})
+
+
+def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
+    """Train on every example of `request.data` and return the checkpoint.
+
+    A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
+    """
+    with distributed.world(request.config.sharding.device) as here:
+        made, data = trainer(request, here), request.data
+        base = None if request.base is None else Base(request.base, request.base_engine)
+        return fit(made, request, base, sink, day=data.day, files=request.pretrained, data=data)
+
+
+def trainer(request: Request, here: World) -> "Trainer":
+    """Return what trains a retrieval model on this rank."""
+    objective = Retrieval(
+        request.model,
+        request.sampler,
+        request.loss,
+        request.data,
+        batch_size=request.config.batch_size,
+        seed=request.seed,
+        here=here,
+    )
+    return Trainer(
+        objective,
+        request.config,
+        here,
+        seed=request.seed,
+        warm=request.base is not None,
+        earlier_plans=earlier_plans(request, request.base),
+    )

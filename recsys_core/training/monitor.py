@@ -1,0 +1,190 @@
+"""What is seen of a training while it runs: its curve, its speed, and how far it has come; no device is waited for.
+
+Losses stay where they were computed until a report asks for all of them at once.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from recsys_core.checkpoint import TrainProgress
+from recsys_core.distributed import World
+from recsys_core.integrity import first_line
+from recsys_core.loading.row_ranges import RowRange, merge
+from recsys_core.progress import Event, Sink
+
+Curve = list[dict[str, float]]
+_STAGE = "train"
+
+
+class Monitor:
+    """Counts examples and losses, and tells them; `curve` has a point for each report."""
+
+    def __init__(
+        self,
+        here: World,
+        position: TrainProgress,
+        *,
+        num_rows: int,
+        total: int,
+        curve_path: Path,
+        sink: Sink,
+        keep_rows: Callable[[int, list[RowRange]], str],
+    ) -> None:
+        """Go on from `position` to about `total` examples.
+
+        `keep_rows` saves the rows at some places of an epoch's order, and says where.
+        """
+        self._here, self._sink, self._num_rows, self._keep_rows = here, sink, num_rows, keep_rows
+        self._total = total
+        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=here.device)
+        self._losses: list[torch.Tensor] = []
+        self._places: list[tuple[int, list[RowRange]]] = []
+        self._consumed: list[RowRange] = []
+        self._curve_path = curve_path
+        self._since, self._waited = time.monotonic(), 0.0
+        self._done = self._reported = position.epoch * num_rows + sum(b - a for a, b in position.consumed)
+        self.curve = _read(curve_path, position.step)
+
+    def waiting(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield `batches`, measuring how long each was waited for."""
+        while True:
+            started = time.monotonic()
+            item = next(batches, None)
+            self._waited += time.monotonic() - started
+            if item is None:
+                return
+            yield item
+
+    def count(self, position: TrainProgress, loss: torch.Tensor, batch: Any, consumed: list[RowRange]) -> TrainProgress:
+        """Book one step, and return the position after it."""
+        self._loss_sum += loss
+        self._losses.append(loss)
+        self._places.append((position.epoch, consumed))
+        self._consumed += consumed
+        self._done += batch.global_rows
+        return position.model_copy(update={"step": position.step + 1})
+
+    def report(
+        self, position: TrainProgress, measured: dict[str, torch.Tensor], known: dict[str, float | None]
+    ) -> None:
+        """Tell the loss since the last report, averaged over all ranks, the speed, and other figures.
+
+        `measured` are numbers that every rank has alike, still on the device; `known` are others, None
+        where one is not defined.
+
+        Raises:
+            ValueError: a loss is no finite number; says of which batch.
+        """
+        if self._done == self._reported:
+            return
+        own = torch.stack(self._losses).double()
+        summed = self._here.sum(own.clone())
+        extra = [value.detach().double().reshape(1).to(summed.device) for value in measured.values()]
+        values = torch.cat([summed, *extra]).tolist()
+        losses, figures = values[: len(own)], values[len(own) :]
+        if not all(map(math.isfinite, losses)):
+            self._refuse(position, losses, own)
+        self._losses.clear()
+        self._places.clear()
+        elapsed = time.monotonic() - self._since
+        metrics: dict[str, float | None] = {
+            "loss": sum(losses) / (self._done - self._reported),
+            "examples_per_second": (self._done - self._reported) / elapsed,
+            "data_wait_share": self._waited / elapsed,
+            "memory_bytes": _memory_bytes(self._here.device),
+            **dict(zip(measured, figures, strict=True)),
+            **known,
+        }
+        self._since, self._waited, self._reported = time.monotonic(), 0.0, self._done
+        if self._here.is_first:
+            point: dict[str, Any] = {"step": position.step, "examples": self._done, **metrics}
+            self.curve.append(point)
+            self._tell(position, {name: value for name, value in metrics.items() if value is not None})
+
+    def tell(self, position: TrainProgress, validation: dict[str, float]) -> None:
+        """Tell what was measured on the validation rows; the time that took is not the training's."""
+        self._since = time.monotonic()
+        if self._here.is_first:
+            self._tell(position, {f"valid_{name}": value for name, value in validation.items()})
+
+    def settle(self, position: TrainProgress) -> TrainProgress:
+        """Bring all ranks' counts together in the position; save the curve, beside the checkpoint that follows."""
+        (loss_sum,) = self._here.sum(self._loss_sum.clone()).tolist()
+        self._loss_sum.zero_()
+        gathered = [interval for part in self._here.gather(self._consumed) for interval in part]
+        self._consumed = []
+        consumed = tuple(merge([*position.consumed, *gathered]))
+        self.write_curve()
+        return position.model_copy(update={"consumed": consumed, "loss_sum": position.loss_sum + loss_sum})
+
+    def write_curve(self) -> None:
+        """Save the curve, whole."""
+        if self._here.is_first:
+            aside = self._curve_path.with_name(f".{self._curve_path.name}.partial")
+            pq.write_table(pa.Table.from_pylist(self.curve), aside)
+            aside.rename(self._curve_path)
+
+    def stopped(self, position: TrainProgress) -> str:
+        """Tell that training stops here, and return the words."""
+        words = f"stopped at step {position.step:,}, whose checkpoint is kept; run it again to go on from there"
+        if self._here.is_first:
+            event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", stopped=words)
+            self._sink(event.model_copy(update={"step": position.step, "message": words}))
+        return words
+
+    def _tell(self, position: TrainProgress, metrics: dict[str, float]) -> None:
+        event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", metrics=metrics)
+        self._sink(event.model_copy(update={"step": position.step}))
+
+    def _refuse(self, position: TrainProgress, losses: list[float], own: torch.Tensor) -> None:
+        """Name the first batch whose loss is no number; the rank that had it keeps its rows."""
+        at = next(i for i, loss in enumerate(losses) if not math.isfinite(loss))
+        step, (epoch, places) = position.step - len(losses) + at + 1, self._places[at]
+        mine = None
+        if not math.isfinite(float(own[at])):
+            rows = ", ".join(f"{a:,} to {b - 1:,}" for a, b in places)
+            kept = self._keep_rows(epoch, places)
+            mine = f"rank {self._here.rank}: rows {rows} of the epoch's order, which are kept in {kept}"
+        where = "; ".join(filter(None, self._here.gather(mine)))
+        raise ValueError(
+            f"the loss is {losses[at]} at step {step:,} of epoch {epoch + 1} ({where}); lower "
+            "train.sparse_optimizer.learning_rate or train.dense_optimizer.learning_rate, set "
+            "train.dense_optimizer.max_gradient_norm, or look for extreme values in these rows. The last checkpoint is "
+            "from before that"
+        )
+
+
+def _memory_bytes(device: torch.device) -> float:
+    """Return what this rank holds now: on a GPU the most it ever held there."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)
+
+
+def speed(curve: Curve) -> float:
+    """Return the examples per second over the whole curve: reading, waiting and updating, without the start-up."""
+    examples = [0.0, *(point["examples"] for point in curve)]
+    counts = [after - before for before, after in itertools.pairwise(examples)]
+    seconds = [count / point["examples_per_second"] for count, point in zip(counts, curve, strict=True)]
+    return sum(counts) / sum(seconds)
+
+
+def _read(path: Path, step: int) -> Curve:
+    if not step:
+        return []
+    try:
+        points = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: damaged ({first_line(error)}); delete {path.parent}, and training begins again"
+        ) from None
+    return [point for point in points if point["step"] <= step]

@@ -1,0 +1,167 @@
+"""Popularity and item-item cosine: by hand, against a dense oracle, and on real data against known figures."""
+
+import datetime
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from recsys_core.artifacts import Dataset, DayCount
+from recsys_core.metrics.retrieval import Lists
+from recsys_core.retrieval.baselines import ItemItem, Popularity, read_history
+from recsys_core.retrieval.hit_rate.contenders import Day, item_item, popularity
+from recsys_core.retrieval.vectors import Queries
+
+DATA = Path(os.environ.get("RECSYS_DATA", Path(__file__).parents[4] / "shared" / "data")) / "taobao-ad"
+
+
+def history(*rows: list[int], num_items: int) -> sparse.csr_array:
+    dense = np.zeros((len(rows), num_items), np.float32)
+    for number, row in enumerate(rows):
+        dense[number, row] = 1
+    return sparse.csr_array(dense)
+
+
+def test_popular_items_come_first_and_equals_in_table_order():
+    ids, scores = Popularity(np.array([1, 5, 0, 5])).find(2, 3)
+    assert ids.tolist() == [[1, 3, 0]] * 2
+    assert scores.tolist() == [[5, 5, 1]] * 2
+
+
+def test_cosine_of_three_users_by_hand():
+    # user 0: items 0 1, user 1: items 0 1 2, user 2: item 0 -> counts 3, 2, 1.
+    baseline = ItemItem(np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 0, 1, 2, 0]), 4, 10)
+    expected = np.array(
+        [
+            [0, 2 / 6**0.5, 1 / 3**0.5, 0],
+            [2 / 6**0.5, 0, 1 / 2**0.5, 0],
+            [1 / 3**0.5, 1 / 2**0.5, 0, 0],
+            [0, 0, 0, 0],
+        ]
+    )
+    assert baseline.similarity_II.toarray() == pytest.approx(expected)
+    ids, scores = baseline.find(history([2], [0, 1], [3], [], num_items=4), 3)
+    assert ids.tolist() == [[1, 0, -1], [2, 0, 1], [-1, -1, -1], [-1, -1, -1]]
+    assert scores[1] == pytest.approx([1 / 3**0.5 + 1 / 2**0.5, 2 / 6**0.5, 2 / 6**0.5])
+    assert np.isneginf(scores[2:]).all()
+
+
+def test_only_each_users_last_interactions_count():
+    baseline = ItemItem(np.array([0, 1, 0, 0, 1]), np.array([0, 0, 1, 2, 2]), 3, 2)
+    # user 0 keeps items 1 2, user 1 keeps items 0 2.
+    assert baseline.similarity_II.toarray()[0, 1] == 0
+    assert baseline.similarity_II.toarray()[1, 2] == pytest.approx(1 / 2**0.5)
+
+
+def test_repeated_interactions_count_once():
+    once = ItemItem(np.array([0, 0, 1]), np.array([0, 1, 1]), 2, 10)
+    often = ItemItem(np.array([0, 0, 0, 1, 1]), np.array([0, 1, 0, 1, 1]), 2, 10)
+    assert often.similarity_II.toarray() == pytest.approx(once.similarity_II.toarray())
+
+
+def test_an_empty_log_makes_nothing_similar():
+    baseline = ItemItem(np.empty(0, np.int64), np.empty(0, np.int64), 3, 10)
+    assert baseline.find(history([1], num_items=3), 2)[0].tolist() == [[-1, -1]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=30),
+    st.lists(st.sets(st.integers(0, 6)), min_size=1, max_size=4),
+    st.integers(1, 9),
+)
+def test_item_item_is_the_dense_product(log: list[tuple[int, int]], queries: list[set[int]], width: int):
+    users, items = np.array(log).T
+    matrix = np.zeros((5, 7))
+    matrix[users, items] = 1
+    norms = np.sqrt(np.maximum(matrix.sum(0), 1))
+    similarity = (matrix / norms).T @ (matrix / norms) * (1 - np.eye(7))
+    asked = history(*map(sorted, queries), num_items=7)
+    baseline = ItemItem(users, items, 7, 100)
+    ids, scores = baseline.find(asked, width)
+    expected = asked.toarray() @ similarity
+    for query in range(len(queries)):
+        positive = np.sort(expected[query][expected[query] > 0])[::-1][:width]
+        kept = ids[query] >= 0
+        assert scores[query][kept] == pytest.approx(positive, rel=1e-5)
+        assert expected[query, ids[query][kept]] == pytest.approx(positive, rel=1e-5)
+    assert (baseline.costs(asked) >= (expected > 0).sum(axis=1)).all()
+
+
+def dataset(root: Path, days: dict[int, list[tuple]], columns: tuple[str, ...] = ("user_id", "item_id", "timestamp")):
+    counts = []
+    for day, rows in days.items():
+        date = datetime.date(2024, 1, day)
+        counts.append(DayCount(day=date, num_interactions=len(rows), num_users=0, num_items=0))
+        if rows:
+            folder = root / "interactions" / f"ds={date}"
+            folder.mkdir(parents=True)
+            table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+            pq.write_table(table, folder / "part-00000.parquet")
+    return Dataset(
+        path=root,
+        key="k",
+        digest="d",
+        num_rows=0,
+        config_hash="c",
+        code_version="v",
+        files=(),
+        root=root,
+        day=datetime.date(2024, 1, max(days)),
+        days=tuple(counts),
+        columns={},
+    )
+
+
+def test_history_is_read_up_to_the_day_oldest_first_without_unknown_items(tmp_path: Path):
+    log = dataset(
+        tmp_path,
+        {1: [("b", "x", 5), ("a", "y", 3)], 2: [], 3: [("a", "new", 9), ("c", "x", 11)], 4: [("a", "x", 20)]},
+    )
+    users, items = read_history(log, datetime.date(2024, 1, 3), pa.array(["x", "y"]), 100)
+    assert users.tolist() == [0, 1, 2]
+    assert items.tolist() == [1, 0, 0]
+
+
+def test_history_stops_at_the_newest_days_that_suffice(tmp_path: Path):
+    log = dataset(tmp_path, {1: [(1, 7, 0)], 2: [(2, 7, 0), (3, 8, 1)]})
+    users, items = read_history(log, datetime.date(2024, 1, 2), pa.array([8, 7]), 2)
+    assert (users.tolist(), items.tolist()) == ([0, 1], [1, 0])
+
+
+def test_a_log_without_history_or_with_other_ids_is_named(tmp_path: Path):
+    log = dataset(tmp_path, {2: [(1, 7, 0)]})
+    with pytest.raises(ValueError, match="no interactions up to 2024-01-01"):
+        read_history(log, datetime.date(2024, 1, 1), pa.array([7]), 2)
+    with pytest.raises(ValueError, match="item_id is int64 where the item table has string"):
+        read_history(log, datetime.date(2024, 1, 2), pa.array(["7"]), 2)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: set RECSYS_DATA to the folder of the research data")
+def test_the_known_figures_of_the_taobao_ad_log():
+    train, test, items = (pq.read_table(DATA / f"{name}.parquet") for name in ("train", "test", "items"))
+    users, num_items = pa.array(np.unique(test["user_id"].to_numpy())), len(items)
+
+    def by_user(table: pa.Table) -> Lists:
+        pairs = np.unique(np.stack([table["user_id"].to_numpy(), table["adgroup_id"].to_numpy()]), axis=1)
+        starts = np.searchsorted(pairs[0], users.to_numpy())
+        ends = np.searchsorted(pairs[0], users.to_numpy(), side="right")
+        offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+        at = np.repeat(starts - offsets[:-1], ends - starts) + np.arange(offsets[-1])
+        return Lists(pairs[1][at], offsets)
+
+    truth, seen = by_user(test), by_user(train)
+    queries = Queries(users, np.empty((len(users), 0), np.float32), truth, seen)
+    day = Day((20, 50, 200), items["adgroup_id"].combine_chunks(), queries, seen, lambda phase, num_rows: None)
+    clicked = train["adgroup_id"].to_numpy()
+    counts = np.bincount(clicked, minlength=num_items)
+    rates = day.measure(popularity(counts, len(users)), "popularity").metrics().hit_rate
+    assert rates == pytest.approx({"20": 0.0323, "50": 0.0558, "200": 0.1263}, abs=2e-4)
+    cosine = ItemItem(train["user_id"].to_numpy(), clicked, num_items, 200)
+    rates = day.measure(item_item(cosine, seen, num_items), "item-item").metrics().hit_rate
+    assert rates == pytest.approx({"20": 0.0457, "50": 0.0833, "200": 0.1841}, abs=2e-4)

@@ -49,10 +49,10 @@ def make(num_rows: int, seed: int) -> pa.Table:
     )
 
 
-def serve(folder: str, told: Connection) -> None:
+def serve(folder: str, message: Connection) -> None:
     """Run the emulator in this process, and tell where it is."""
     emulator = Emulator(Path(folder), [Keys(*_KEYS)])
-    told.send(emulator.endpoint)
+    message.send(emulator.endpoint)
     emulator.serve()
 
 
@@ -118,10 +118,10 @@ def main() -> None:
         (Path(folder) / "shop" / "t").mkdir(parents=True)
         table = make(arguments.rows, arguments.seed)
         pq.write_table(table, Path(folder) / "shop" / "t" / "part.parquet", row_group_size=65_536)
-        here, there = multiprocessing.Pipe()
+        ours, there = multiprocessing.Pipe()
         server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, there), daemon=True)
         server.start()
-        os.environ |= {"ODPS_ENDPOINT": here.recv(), "ODPS_ACCESS_ID": _KEYS[0], "ODPS_ACCESS_KEY": _KEYS[1]}
+        os.environ |= {"ODPS_ENDPOINT": ours.recv(), "ODPS_ACCESS_ID": _KEYS[0], "ODPS_ACCESS_KEY": _KEYS[1]}
         print(f"{arguments.rows} rows of {len(table.column_names)} columns, {table.nbytes / 1e6:.0f} MB\n")
         print(f"{'case':<18} {'ours':>12} {'bare client':>12}  rows/s  {'ratio':>7}")
         rows = []

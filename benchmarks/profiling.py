@@ -69,20 +69,20 @@ def scan(path: str) -> int:
 def measured(work: Callable[[str], int], path: Path) -> tuple[float, int]:
     """Return the seconds that `work` takes in a process of its own, and that process's peak memory in bytes."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
+    ours, there = context.Pipe()
     process = context.Process(target=_work, args=(work, str(path), there))
     process.start()
-    seconds, peak_bytes = here.recv()
+    seconds, peak_bytes = ours.recv()
     process.join()
     return seconds, peak_bytes
 
 
-def _work(work: Callable[[str], int], path: str, told: Connection) -> None:
+def _work(work: Callable[[str], int], path: str, message: Connection) -> None:
     pa.set_cpu_count(os.cpu_count() or 1)
     start = time.perf_counter()
     work(path)
     seconds = time.perf_counter() - start
-    told.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    message.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
 def main() -> None:

@@ -190,36 +190,36 @@ def work_as_rank(
     from recsys_core.progress import Event
     from recsys_core.training import loop
 
-    with distributed.world(device) as here:
-        if here.is_first:
+    with distributed.world(device) as world:
+        if world.is_first:
             made = (_ranking_data if case in ("dlrm", "din") else _retrieval_data)(case, data, work)
-        made = here.gather(made if here.is_first else None)[0]
-        training = _training(here.num_ranks, device, compiled=compiled, precision=precision)
-        module, request = _request(case, training, here.num_ranks, made, work)
-        trainer = module.trainer(request, here)
+        made = world.gather(made if world.is_first else None)[0]
+        training = _training(world.num_ranks, device, compiled=compiled, precision=precision)
+        module, request = _request(case, training, world.num_ranks, made, work)
+        trainer = module.trainer(request, world)
         with contextlib.closing(_batches(trainer)) as read:
-            batches = [moved(batch, here.device) for (batch, _), _ in zip(read, range(_HELD_BATCHES), strict=False)]
+            batches = [moved(batch, world.device) for (batch, _), _ in zip(read, range(_HELD_BATCHES), strict=False)]
         for number in range(_WARM_UP_STEPS):
             trainer.step(batches[number], number)
-        _wait(here)
-        here.barrier()
+        _wait(world)
+        world.barrier()
         seconds = []
         for number in range(num_steps):
             started = time.perf_counter()
             trainer.step(batches[number % len(batches)], number)
-            _wait(here)
+            _wait(world)
             seconds.append(time.perf_counter() - started)
         ticks: list[tuple[float, float]] = []
         del batches
 
-        def hear(event: Event) -> None:
+        def receive(event: Event) -> None:
             if event.metrics:
                 ticks.append((time.perf_counter(), time.process_time()))
 
         started = time.perf_counter(), time.process_time()
-        done = loop.fit(trainer, request, None, hear, day=DAY, files={})
-        evaluated = _evaluated(case, trainer, request, data, here)
-        if here.is_first:
+        done = loop.fit(trainer, request, None, receive, day=DAY, files={})
+        evaluated = _evaluated(case, trainer, request, data, world)
+        if world.is_first:
             curve = pq.read_table(done.path / "curve.parquet")
             figures = {
                 "floor": ROWS_PER_STEP / float(np.median(seconds)),
@@ -230,10 +230,10 @@ def work_as_rank(
                 "threads": torch.get_num_threads(),
             }
             (work / "figures.json").write_text(json.dumps(figures))
-        here.barrier()
+        world.barrier()
 
 
-def _evaluated(case: str, trainer: Any, request: Any, data: Path, here: Any) -> float:
+def _evaluated(case: str, trainer: Any, request: Any, data: Path, world: Any) -> float:
     """Evaluate the trained model as the evaluation stage does; return the examples per second of all ranks."""
     from recsys_core.progress import silent
     from recsys_core.ranking.objective import gathered
@@ -246,18 +246,18 @@ def _evaluated(case: str, trainer: Any, request: Any, data: Path, here: Any) -> 
     if case in ("dlrm", "din"):
         folder = {"dlrm": "criteo_eval", "din": "din_eval"}[case]
         reader = parquet.Reader(parquet.Config(path=str(data / folder)))
-        here.barrier()
+        world.barrier()
         started = time.perf_counter()
-        rows = gathered(model, engine, request.ranking, reader, here, batch_size=size)
+        rows = gathered(model, engine, request.ranking, reader, world, batch_size=size)
         return len(rows.logits) / (time.perf_counter() - started)
     items = ItemTable(request.data.items, engine)
     pairs = pq.read_table(data / "dssm_eval")
     pairs = pairs.filter(pa.array(items.rows_of(pairs.column("item_id")) >= 0))
-    feed = Feed(engine, items, weighted.Config(num_negatives=1_024), seed=0, rank=here.rank)
+    feed = Feed(engine, items, weighted.Config(num_negatives=1_024), seed=0, rank=world.rank)
     asked = request.model_copy(update={"config": evaluate.Config(batch_size=size)})
-    here.barrier()
+    world.barrier()
     started = time.perf_counter()
-    here.sum(evaluate.sums(asked, here, feed, model, pairs, silent))
+    world.sum(evaluate.sums(asked, world, feed, model, pairs, silent))
     return pairs.num_rows / (time.perf_counter() - started)
 
 
@@ -265,12 +265,12 @@ def _batches(trainer: Any) -> Any:
     return trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)
 
 
-def _wait(here: Any) -> None:
+def _wait(world: Any) -> None:
     """Return when the device has done what it was given."""
     import torch
 
-    if here.device.type == "cuda":
-        torch.cuda.synchronize(here.device)
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)
 
 
 def measure(
@@ -343,10 +343,10 @@ def main() -> None:
     for case, num_ranks, device, compiled in ways:
         label = f"{case}, compiled" if compiled else case
         label += "" if arguments.precision == "float32" else f", {arguments.precision}"
-        told = f"{label:<28} {num_ranks:>5} {device:>6}"
+        head = f"{label:<28} {num_ranks:>5} {device:>6}"
         named = {"case": f"{label}, {num_ranks} rank(s)" + (", cuda" if device == "cuda" else "")}
         if device == "cuda" and num_ranks > _num_gpus():
-            print(f"{told} not measured: {_num_gpus()} GPU(s) here", flush=True)
+            print(f"{head} not measured: {_num_gpus()} GPU(s) here", flush=True)
             unknown = {"value": None, "unit": "examples/s", "reference": None, "ratio": None}
             rows.append(named | {"figure": "training"} | unknown)
             continue
@@ -362,7 +362,7 @@ def main() -> None:
         found["gemm"] = gemm()
         ratio = found["loop"] / found["floor"]
         print(
-            f"{told} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} {found['data_wait_share']:>10.1%} "
+            f"{head} {found['loop']:>10,.0f} {found['floor']:>10,.0f} {ratio:>18.2f} {found['data_wait_share']:>10.1%} "
             f"{found['cpu']:>5.2f} {found['evaluation']:>11,.0f} {found['gemm']:>5.0f}",
             flush=True,
         )

@@ -216,10 +216,10 @@ def _message(error: Exception) -> str:
         place, said = fault.place_of(error), error.strerror or os.strerror(errno.ENOSPC)
     elif service is not None:
         place, said = service, said.splitlines()[0]
-    told = f"{place}: {said}" if place else said
+    message = f"{place}: {said}" if place else said
     if is_full:
-        return f"{told}; free some space and run it again: finished stages are kept"
-    return told if service is None else f"{told}; run it again when it answers: finished stages are kept"
+        return f"{message}; free some space and run it again: finished stages are kept"
+    return message if service is None else f"{message}; run it again when it answers: finished stages are kept"
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:

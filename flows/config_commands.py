@@ -41,11 +41,11 @@ def require(loaded: "RunConfig | RankingConfig", config: Path) -> None:
         _refuse("\n".join(f"{config}: {line}" for line in str(error).splitlines()))
 
 
-def _refuse(told: str) -> NoReturn:
+def _refuse(message: str) -> NoReturn:
     from recsys_core.config import reading
     from recsys_core.redaction import redact
 
-    for line in redact(told).splitlines():
+    for line in redact(message).splitlines():
         typer.echo(f"error: {reading.printable(line)}", err=True)
     raise typer.Exit(2)
 

@@ -45,14 +45,14 @@ def days() -> tuple[date, date]:
 
 def farewell() -> str:
     """Return what to do next, in commands that this shell finds."""
-    here = "" if shutil.which("dayline") else f"{os.path.relpath(Path(sys.executable).parent)}/"
+    prefix = "" if shutil.which("dayline") else f"{os.path.relpath(Path(sys.executable).parent)}/"
     return f"""
 The runs are in MLflow and Prefect. In two other terminals:
 
-    {here}mlflow server --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db --workers 1
+    {prefix}mlflow server --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db --workers 1
         then open http://127.0.0.1:5000
-    {here}prefect server start --host 127.0.0.1
+    {prefix}prefect server start --host 127.0.0.1
         then open http://127.0.0.1:4200
 
-Again, with a change:   {here}dayline run {CONFIG} --set train.num_epochs=5
-The releases:           {here}dayline release list {CONFIG}"""
+Again, with a change:   {prefix}dayline run {CONFIG} --set train.num_epochs=5
+The releases:           {prefix}dayline release list {CONFIG}"""

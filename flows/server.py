@@ -40,7 +40,7 @@ class Server:
 
     def __init__(self) -> None:
         """Start it on a free port of the loopback interface."""
-        self._told = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._port: int = self._listening.getsockname()[1]
         self._stopping = False
@@ -52,7 +52,7 @@ class Server:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(self._listening.fileno())],
             stdin=subprocess.PIPE,
-            stdout=self._told,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
             env=_environment(),
             pass_fds=[self._listening.fileno()],
@@ -96,15 +96,15 @@ class Server:
             sys.stderr.write(f"Prefect's temporary server {how}; it was started again, and the run goes on\n")
         self._process.wait()
         if not self._stopping:
-            told = f": {line}" if (line := self._last_line()) else ""
-            sys.stderr.write(f"error: Prefect's temporary server ended {_MAX_RESTARTS + 1} times{told}\n")
+            message = f": {line}" if (line := self._last_line()) else ""
+            sys.stderr.write(f"error: Prefect's temporary server ended {_MAX_RESTARTS + 1} times{message}\n")
             # A client that waits for an answer is refused now, and does not wait for the next one.
             self._listening.close()
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _last_line(self) -> str:
-        self._told.seek(0)
-        return self._told.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace").strip().rpartition("\n")[2]
 
     def stop(self) -> None:
         """Let it write down what it has heard, then end it."""
@@ -120,7 +120,7 @@ class Server:
             self._process.wait()
         if self._watcher is not None:
             self._watcher.join()
-        self._told.close()
+        self._output.close()
         self._listening.close()
         self._close_stdin()
 
@@ -227,8 +227,10 @@ def _require_clients() -> None:
     try:
         httpx.Client().close()
     except (ImportError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise ValueError(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment cannot be used ({told})") from None
+        message = str(error).splitlines()[0]
+        raise ValueError(
+            f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment cannot be used ({message})"
+        ) from None
 
 
 def _serve(listening: int) -> None:

@@ -36,7 +36,7 @@ def write(error: BaseException, path: Path) -> str:
     A file that is there stays: of several ranks the first to fail is the one to look at.
     """
     first = (str(error).splitlines() or [""])[0]
-    told = redact(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+    message = redact(f"{type(error).__name__}: {first}" if first else type(error).__name__)
     lines = [
         f"command: {' '.join(sys.argv)}",
         f"versions: {versions()}",
@@ -47,8 +47,8 @@ def write(error: BaseException, path: Path) -> str:
         with contextlib.suppress(FileExistsError), open(path, "x", opener=_private) as file:
             file.write(redact("\n".join(lines)))
     except OSError as failed:
-        return f"a fault of Dayline, which cannot be written to {path} ({failed.strerror}): {told}"
-    return f"a fault of Dayline, written to {path}: {told}"
+        return f"a fault of Dayline, which cannot be written to {path} ({failed.strerror}): {message}"
+    return f"a fault of Dayline, written to {path}: {message}"
 
 
 def versions() -> str:

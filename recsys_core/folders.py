@@ -111,8 +111,8 @@ class _Walk:
         self._seen: dict[tuple[int, int, tuple[str, ...]], tuple[str, bool]] = {}
 
     def files(self, folder: str) -> Iterator[str]:
-        here = require_regular(folder)
-        yield from self._below(folder, (), ((here.st_dev, here.st_ino),), linked=False)
+        found = require_regular(folder)
+        yield from self._below(folder, (), ((found.st_dev, found.st_ino),), linked=False)
 
     def _below(
         self, folder: str, values: tuple[str, ...], above: tuple[tuple[int, int], ...], *, linked: bool
@@ -171,9 +171,9 @@ def _refuse_versioned(folder: str, names: list[str]) -> None:
 
 def _refuse_unknown(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
     if format_of(filesystem, path) is None:
-        told = f"its name ends in none of {', '.join(FORMATS)}"
+        message = f"its name ends in none of {', '.join(FORMATS)}"
         if "." not in posixpath.basename(path):
-            told = "its name has no suffix, and it begins as neither Parquet nor ORC"
+            message = "its name has no suffix, and it begins as neither Parquet nor ORC"
         raise ValueError(
-            f"{path}: {told}, so its rows cannot be read; name it as what it is, or move it out of the folder"
+            f"{path}: {message}, so its rows cannot be read; name it as what it is, or move it out of the folder"
         )

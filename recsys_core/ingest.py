@@ -243,8 +243,8 @@ def _marks(destination: Path, sink: Sink) -> dict[datetime.date, _Mark]:
         try:
             found[datetime.date.fromisoformat(path.stem)] = integrity.read_record(_Mark, path)
         except ValueError as error:
-            told = error if isinstance(error, integrity.DamagedError) else f"{path}: is named after no day"
-            sink(Event(stage=base.STAGE, message=f"warning: {told}; its day is imported again"))
+            message = error if isinstance(error, integrity.DamagedError) else f"{path}: is named after no day"
+            sink(Event(stage=base.STAGE, message=f"warning: {message}; its day is imported again"))
     return found
 
 

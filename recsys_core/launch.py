@@ -129,8 +129,8 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
         if shutil.disk_usage(log.parent).free < _FULL_DISK_BYTES:
             raise OSError(errno.ENOSPC, f"{stage}: no space left", str(log.parent))
         if (written := fault_file(asked)).exists():
-            *_, told = filter(None, map(str.strip, written.read_text().splitlines()))
-            raise Fault(f"{stage}: a fault of Dayline, written to {written}: {told}")
+            *_, message = filter(None, map(str.strip, written.read_text().splitlines()))
+            raise Fault(f"{stage}: a fault of Dayline, written to {written}: {message}")
         ended = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
         lines = "".join(f"\n  {line}" for line in _last_lines(log))
         raise RuntimeError(f"{stage}: its process {ended}; the end of {log}:{lines}")
@@ -212,7 +212,7 @@ class _Tail:
         self.stopped: str | None = None
 
     @property
-    def tells_the_end(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the stage has ended in a way that it would end in again."""
         return self.error is not None or self.stopped is not None
 
@@ -235,7 +235,7 @@ class _Tail:
 def _follow(stage: str, ranks: _Ranks, tail: _Tail, config: Config) -> int | None:
     """Return the exit code; None of ranks that are to be stopped, as torchrun would start them again for nothing."""
     started, timeout_seconds = time.monotonic(), config.stage_timeout_seconds
-    while (exit_code := ranks.poll()) is None and not (config.max_restarts and tail.tells_the_end):
+    while (exit_code := ranks.poll()) is None and not (config.max_restarts and tail.has_ended):
         tail.forward()
         if timeout_seconds and time.monotonic() - started > timeout_seconds:
             raise RuntimeError(f"{stage}: not done after launch.stage_timeout_seconds = {timeout_seconds:g}; stopped")

@@ -55,8 +55,8 @@ def is_dead(path: Path) -> bool:
     with file:
         if not _locked(file):
             return False
-        here = file.read().partition(" ")[2] == _boot()
-        return here or _seconds_silent(path) > SILENT_SECONDS
+        same_boot = file.read().partition(" ")[2] == _boot()
+        return same_boot or _seconds_silent(path) > SILENT_SECONDS
 
 
 def _locked(file: TextIO) -> bool:

@@ -68,8 +68,8 @@ def _own(catalogue: str, kind: str) -> ModuleType:
     try:
         module = importlib.import_module(kind)
     except (Exception, SystemExit) as error:
-        told = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"kind {kind!r}: importing {spec.origin} failed: {type(error).__name__}: {told}") from error
+        message = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"kind {kind!r}: importing {spec.origin} failed: {type(error).__name__}: {message}") from error
     config = getattr(module, "Config", None)
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
         raise ValueError(f"kind {kind!r}: its Config is no pydantic model; {holds}")  # noqa: TRY004 - of the config

@@ -25,7 +25,7 @@ def groups(file: Path) -> Rows:
     return Rows(opened.schema_arrow, (opened.read_row_group(number) for number in range(opened.num_row_groups)))
 
 
-def write(path: str, rows: Rows, here: World) -> int:
+def write(path: str, rows: Rows, world: World) -> int:
     """Replace the table at `path`, a folder or `odps://`, by every rank's `rows`; return how many there are of all.
 
     Raises:
@@ -34,20 +34,20 @@ def write(path: str, rows: Rows, here: World) -> int:
     """
     kind = "odps" if path.startswith("odps://") else "parquet"
     table = writers.build(lookup.component("recsys_core.writers", kind).Config(path=path))
-    state = here.share(lambda: table.begin(rows.schema))
-    told: tuple[Receipt | None, str | None]
+    state = world.share(lambda: table.begin(rows.schema))
+    message: tuple[Receipt | None, str | None]
     try:
-        with table.part(state, here.rank) as part:
+        with table.part(state, world.rank) as part:
             for some in rows.tables:
                 part.write(some)
-        told = part.close(), None
+        message = part.close(), None
     except (ValueError, OSError) as error:
         # Not raised yet: the other ranks wait for this one.
-        told = None, str(error)
-    every = here.gather(told)
+        message = None, str(error)
+    every = world.gather(message)
     failed = {rank: error for rank, (_, error) in enumerate(every) if error is not None}
     if failed:
-        if here.is_first:
+        if world.is_first:
             table.abandon(state)
         raise ValueError("; ".join(f"rank {rank}: {error}" for rank, error in failed.items()))
-    return here.share(lambda: table.commit(state, [receipt for receipt, _ in every if receipt is not None]))
+    return world.share(lambda: table.commit(state, [receipt for receipt, _ in every if receipt is not None]))

@@ -140,8 +140,8 @@ def version(location: Location) -> str:
     """Return a file's size and what tells that its content is the same: its time of change, or the store's version."""
     filesystem, path, _ = location
     info = filesystem.info(path)
-    told = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
-    return f"{info['size']} bytes, {told}"
+    message = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
+    return f"{info['size']} bytes, {message}"
 
 
 def is_remote(source: str) -> bool:

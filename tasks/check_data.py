@@ -30,13 +30,16 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
         memory=run.home / "cache" / "statistics",
     )
     check = perform(run, "check", DataCheck, request, stage.run)
-    told = report.sentences(check)
-    for sentence in told:
+    message = report.sentences(check)
+    for sentence in message:
         listener()(Event(stage="check", message=f"warning: {sentence}"))
     if not run.stages["check"].cached:
         num_stops = sum(breach.stops for breach in check.breaches)
         run.tracker.log_tags(
-            {"contract": "stopped" if num_stops else "warned" if told else "held", "contract.breaches": "\n".join(told)}
+            {
+                "contract": "stopped" if num_stops else "warned" if message else "held",
+                "contract.breaches": "\n".join(message),
+            }
         )
         run.tracker.log_figure(report.figure(check), "contract")
     if TaskRunContext.get() is not None:

@@ -123,19 +123,19 @@ class RankingRun(AnyRun[RankingConfig]):
 def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:
     """Return the artifact of `request`: the one there is, or else what `work(request, sink)` makes."""
     started = time.monotonic()
-    tell = listener()
+    emit = listener()
     entry = run.home / "cache" / stage / f"{request.key}.json"
     artifact = _recall(entry, record, request, run.home)
     cached = artifact is not None
     if artifact is None:
-        tell(Event(stage=stage, message="started"))
+        emit(Event(stage=stage, message="started"))
         with _naming_a_full_disk(run.directory), run.tracker.stage(stage) as child:
 
-            def hear(event: Event) -> None:
+            def receive(event: Event) -> None:
                 child.sink(event)
-                tell(event)
+                emit(event)
 
-            artifact = work(request, hear)
+            artifact = work(request, receive)
             child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
             child.log_tags({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
         artifact.remember(run.home)
@@ -144,8 +144,8 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
     cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
     run.stages[stage] = cost
     run.artifacts[stage] = artifact
-    told = "done before" if cached else f"done in {cost.seconds:.1f} s"
-    tell(Event(stage=stage, done=artifact.num_rows, total=artifact.num_rows, message=told))
+    message = "done before" if cached else f"done in {cost.seconds:.1f} s"
+    emit(Event(stage=stage, done=artifact.num_rows, total=artifact.num_rows, message=message))
     return artifact
 
 

@@ -37,8 +37,8 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     """
     loaded = configs.load(Path(config), reveal(overrides))
     if not isinstance(loaded, RunConfig):
-        told = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
-        raise ValueError(told)  # noqa: TRY004 - the file is wrong, not a type
+        message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
+        raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
     preflight.check(loaded)
     _make_root(loaded)
     import_root = loaded.run_root / "imports"
@@ -149,15 +149,15 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     model = registry.load_model(info, uri, config.run_root)
     checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
     found = continuing.changes(config, checkpoint, engine)
-    told = f"release {info.name} version {info.version} of {info.day}"
+    message = f"release {info.name} version {info.version} of {info.day}"
     if found and config.train.on_change == "refuse":
         raise ValueError(
-            f"train.on_change: refuse, and {told} differs: {'; '.join(found)}. Bring these back, or set "
+            f"train.on_change: refuse, and {message} differs: {'; '.join(found)}. Bring these back, or set "
             "train.on_change to carry or cold"
         )
     if found and config.train.on_change == "cold":
-        return None, f"cold start (train.on_change), as {told} differs: {'; '.join(found)}"
-    note = f"{told} is continued with changes: {'; '.join(found)}" if found else None
+        return None, f"cold start (train.on_change), as {message} differs: {'; '.join(found)}"
+    note = f"{message} is continued with changes: {'; '.join(found)}" if found else None
     base = Base(
         version=info.version,
         day=info.day,

@@ -43,7 +43,7 @@ class Measurement(Frozen):
     limit: float | None
     held: bool
     stops: bool
-    told: str
+    message: str
 
 
 class DataCheck(Artifact):

@@ -58,44 +58,44 @@ class TrainProgress(Frozen):
         """
         names = [name for name in sorted({*self.source, *found}) if self.source.get(name) != found.get(name)]
         if self.source and names:
-            told = "; ".join(
+            message = "; ".join(
                 f"{name} was {self.source.get(name, 'absent')} and is {found.get(name, 'absent')}" for name in names
             )
             raise ValueError(
-                f"the rows have changed since the training was interrupted at step {self.step}: {told}. Bring them "
+                f"the rows have changed since the training was interrupted at step {self.step}: {message}. Bring them "
                 "back as they were, or delete the run's directory and train from the beginning"
             )
 
 
 def save(
-    directory: Path, state: dict[str, Any], position: TrainProgress, here: World, *, keep: int | None = None
+    directory: Path, state: dict[str, Any], position: TrainProgress, world: World, *, keep: int | None = None
 ) -> None:
     """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this.
 
     With `keep`, older checkpoints beside it than the newest so many are deleted once it is there.
     """
     aside = directory.with_name(f".{directory.name}.partial")
-    if here.is_first:
+    if world.is_first:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(parents=True, exist_ok=True)
-    here.barrier()
+    world.barrier()
     with storage.plain_errors(aside):
-        save_state(state, storage_writer=storage.Writer(aside), planner=chunks.Save(), process_group=here.group)
-    if here.is_first:
+        save_state(state, storage_writer=storage.Writer(aside), planner=chunks.Save(), process_group=world.group)
+    if world.is_first:
         write_text(aside / _POSITION, sealed(position.model_dump(mode="json")))
         move_into_place(aside, directory)
         if keep is not None:
             files.keep_newest(directory.parent, keep)
-    here.barrier()
+    world.barrier()
 
 
 class Saver:
     """Writes one checkpoint after the other; in the background, from a copy in memory, while training goes on."""
 
-    def __init__(self, here: World, *, in_background: bool) -> None:
+    def __init__(self, world: World, *, in_background: bool) -> None:
         """Every rank makes one."""
         # The ranks' threads that write must not get between the collectives of those that train.
-        self._here = here.beside() if in_background else here
+        self._world = world.beside() if in_background else world
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if in_background else None
         self._writing: Future[None] | None = None
 
@@ -103,9 +103,9 @@ class Saver:
         """As `save` of this module. What is still being written is waited for, and its error raised."""
         self.wait()
         if self._pool is None:
-            save(directory, state, position, self._here, keep=keep)
+            save(directory, state, position, self._world, keep=keep)
         else:
-            self._writing = self._pool.submit(save, directory, _copied(state), position, self._here, keep=keep)
+            self._writing = self._pool.submit(save, directory, _copied(state), position, self._world, keep=keep)
 
     def wait(self) -> None:
         """Return when nothing is being written any more; raise the error of what was."""
@@ -180,8 +180,8 @@ def resuming(directory: Path) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        told = f"delete {directory}, and training goes on from the checkpoint before it, or from its beginning"
-        raise ValueError(f"{error}; {told}") from None
+        message = f"delete {directory}, and training goes on from the checkpoint before it, or from its beginning"
+        raise ValueError(f"{error}; {message}") from None
 
 
 def load_weights(directory: Path, weights: dict[str, Any], *, alone: bool = False) -> None:

@@ -56,45 +56,47 @@ def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str
             that matches nothing; names what there is.
     """
     if change.lstrip().startswith("{"):
-        told = f"--edit-config-json {reading.visible(change)}"
-        edits = _edits(change, told)
+        message = f"--edit-config-json {reading.visible(change)}"
+        edits = _edits(change, message)
     else:
-        told = f"--set {reading.visible(change)}"
+        message = f"--set {reading.visible(change)}"
         edits = {}
         found = _PATH.match(change[: _MAX_PATH + 1])
         if not found or change[found.end() : found.end() + 1] != "=":
-            raise ValueError(f"{told}: not of the form section.key=value or section.list[0].key=value")
-        edits[found[1]] = reading.value(change[found.end() + 1 :], told, lines=False)
-    return {keys: told for path, value in edits.items() for keys in _assign(sections, path, value, told)}
+            raise ValueError(f"{message}: not of the form section.key=value or section.list[0].key=value")
+        edits[found[1]] = reading.value(change[found.end() + 1 :], message, lines=False)
+    return {keys: message for path, value in edits.items() for keys in _assign(sections, path, value, message)}
 
 
-def _edits(text: str, told: str) -> dict[str, Any]:
-    edits = reading.json_object(text, told)
+def _edits(text: str, message: str) -> dict[str, Any]:
+    edits = reading.json_object(text, message)
     for path in edits:
         if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
-            raise ValueError(f"{told}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key")
+            raise ValueError(
+                f"{message}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key"
+            )
     return {path.strip(): value for path, value in edits.items()}
 
 
-def _assign(sections: dict[str, Any], path: str, value: Any, told: str) -> Iterator[tuple[Key, ...]]:
+def _assign(sections: dict[str, Any], path: str, value: Any, message: str) -> Iterator[tuple[Key, ...]]:
     """Set `value` at every place that `path` selects; yield those places."""
-    selectors = _selectors(path, told)
+    selectors = _selectors(path, message)
     places: list[tuple[tuple[Key, ...], Any]] = [((), sections)]
     for selector, after in itertools.pairwise(selectors):
         inside: list[tuple[tuple[Key, ...], Any]] = []
         for keys, place in places:
-            for key in _chosen(place, selector, spell(keys), told):
+            for key in _chosen(place, selector, spell(keys), message):
                 if isinstance(key, str) and place.get(key) is None:
                     place[key] = {} if isinstance(after, str) else []
                 inside.append(((*keys, key), place[key]))
         places = inside
     for keys, place in places:
-        for key in _chosen(place, selectors[-1], spell(keys), told):
+        for key in _chosen(place, selectors[-1], spell(keys), message):
             place[key] = copy.deepcopy(value)
             yield (*keys, key)
 
 
-def _selectors(path: str, told: str) -> list[_Selector]:
+def _selectors(path: str, message: str) -> list[_Selector]:
     selectors: list[_Selector] = []
     for step in re.findall(_STEP, path):
         key, *brackets = re.split(r"\[([^\[\]]*)\]", step)
@@ -107,7 +109,7 @@ def _selectors(path: str, told: str) -> list[_Selector]:
             elif found := _CONDITION.fullmatch(inside):
                 selectors.append(_Condition(tuple(found["key"].split(".")), found["sign"], _scalar(found["value"])))
             else:
-                raise ValueError(f"{told}: [{inside}] selects nothing; write [0], [-1], [1:3], [:] or [name=value]")
+                raise ValueError(f"{message}: [{inside}] selects nothing; write [0], [-1], [1:3], [:] or [name=value]")
     return selectors
 
 
@@ -118,23 +120,23 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _chosen(place: Any, selector: _Selector, at: str, told: str) -> list[Key]:
+def _chosen(place: Any, selector: _Selector, at: str, message: str) -> list[Key]:
     """Return the keys of `place` that `selector` chooses, at least one."""
     if isinstance(selector, str):
         if not isinstance(place, dict):
             found = kind_of(place)
-            raise ValueError(f"{told}: {at} is {found} in the config, which has no key {selector!r}")  # noqa: TRY004
+            raise ValueError(f"{message}: {at} is {found} in the config, which has no key {selector!r}")  # noqa: TRY004
         return [selector]
     if not isinstance(place, list):
-        raise ValueError(f"{told}: {at} is {kind_of(place)} in the config, not a list")  # noqa: TRY004
+        raise ValueError(f"{message}: {at} is {kind_of(place)} in the config, not a list")  # noqa: TRY004
     held = f"{at} has {len(place)} entries in the config"
     if isinstance(selector, int):
         if not -len(place) <= selector < len(place):
-            raise ValueError(f"{told}: {held}, so [{selector}] is out of range")
+            raise ValueError(f"{message}: {held}, so [{selector}] is out of range")
         return [selector % len(place)]
     if isinstance(selector, slice):
         if not (numbers := list(range(len(place)))[selector]):
-            raise ValueError(f"{told}: {held}, and the range selects none of them")
+            raise ValueError(f"{message}: {held}, and the range selects none of them")
         return [*numbers]
     values = [_inside(entry, selector.keys) for entry in place]
     if not (matching := [n for n, value in enumerate(values) if _holds(value, selector)]):
@@ -143,7 +145,7 @@ def _chosen(place: Any, selector: _Selector, at: str, told: str) -> list[Key]:
         near = difflib.get_close_matches(str(selector.value), known, n=1)
         there = f"its entries have {key} {', '.join(known[:_MAX_LISTED])}" if known else f"none of them has {key}"
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{told}: {held}, none with {key} {selector.sign} {selector.value}: {there}{hint}")
+        raise ValueError(f"{message}: {held}, none with {key} {selector.sign} {selector.value}: {there}{hint}")
     return [*matching]
 
 

@@ -92,25 +92,25 @@ def _line(
 ) -> str:
     keys, parent = _written(details["loc"], sections)
     # A mistake inside of what was set, or in the way to it.
-    told_by = (text for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
-    origin = next(told_by, str(path))
+    sources = (text for set_, text in overrides.items() if keys and keys[: len(set_)] == set_[: len(keys)])
+    origin = next(sources, str(path))
     if not keys:
         # A mistake that only the whole shows names its key itself.
         begins = details["msg"].removeprefix("Value error, ")
         origin = next((text for set_, text in overrides.items() if begins.startswith(spell(set_, sections))), origin)
-    told = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
+    output = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
     if details["type"] == "extra_forbidden":
         known = list(_known(whole, keys[:-1], sections))
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
-        return f"{told}unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+        return f"{output}unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
     if details["type"] == "missing":
         near = difflib.get_close_matches(str(keys[-1]), map(str, parent), n=1) if isinstance(parent, dict) else []
-        return f"{told}missing" + (f" (there is {near[0]})" if near else "")
+        return f"{output}missing" + (f" (there is {near[0]})" if near else "")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
-        return told + message
+        return output + message
     reason = _described(whole, keys, sections) if details["type"] in _BEYOND else ""
-    return f"{told}{message[0].lower()}{message[1:]}, found {_short(details['input'])}{reason}"
+    return f"{output}{message[0].lower()}{message[1:]}, found {_short(details['input'])}{reason}"
 
 
 def _written(location: tuple[Key, ...], sections: Any) -> tuple[tuple[Key, ...], Any]:

@@ -182,8 +182,8 @@ def _on_cpu(train: Train, model: torch.nn.Module) -> None:
         Train.model_validate(given | {"sharding": given.get("sharding", {}) | {"device": "cpu"}})
         refuse_unfit(train.sparse_optimizer, model.tables, "cpu")  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
-        told = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{told} (train.sharding.device: auto is cpu here, where torch sees no GPU)") from None
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{message} (train.sharding.device: auto is cpu here, where torch sees no GPU)") from None
 
 
 def _fits(config: RunConfig | RankingConfig, engine: Engine, model: torch.nn.Module, gpus: int) -> None:

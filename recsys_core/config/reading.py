@@ -56,8 +56,8 @@ def value(text: str, place: str, *, lines: bool = True) -> Any:
     if found := _UNPRINTABLE.search(text):
         line, column = text.count("\n", 0, found.start()) + 1, found.start() - text.rfind("\n", 0, found.start())
         where = f"{place}:{line}:{column}" if lines else place
-        told = f"character U+{ord(found[0]):04X} cannot stand in YAML; remove it, or write it as an escape in quotes"
-        raise ValueError(f"{where}: {told}")
+        message = f"character U+{ord(found[0]):04X} cannot stand in YAML; remove it, or write it as an escape in quotes"
+        raise ValueError(f"{where}: {message}")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -73,7 +73,7 @@ def value(text: str, place: str, *, lines: bool = True) -> Any:
         loader.dispose()
 
 
-def json_object(text: str, told: str) -> dict[str, Any]:
+def json_object(text: str, message: str) -> dict[str, Any]:
     """Return the JSON object in `text`, which `told` names.
 
     Raises:
@@ -83,36 +83,36 @@ def json_object(text: str, told: str) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if twice := {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f"{told}: {', '.join(sorted(twice))} is there twice; keep one of them")
+            raise ValueError(f"{message}: {', '.join(sorted(twice))} is there twice; keep one of them")
         return dict(pairs)
 
     def whole(digits: str) -> int:
         if len(digits) > len(str(_LIMIT)) + 1 or not -_LIMIT <= int(digits) < _LIMIT:
-            raise ValueError(f"{told}: {_too_large(digits)}")
+            raise ValueError(f"{message}: {_too_large(digits)}")
         return int(digits)
 
     def constant(name: str) -> Any:
-        raise ValueError(f"{told}: not JSON: {name} is no number")
+        raise ValueError(f"{message}: not JSON: {name} is no number")
 
     try:
         found = json.loads(text, object_pairs_hook=once, parse_int=whole, parse_constant=constant)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{told}: not JSON: {error}") from None
+        raise ValueError(f"{message}: not JSON: {error}") from None
     except RecursionError:
-        raise ValueError(f"{told}: {_TOO_DEEP}") from None
+        raise ValueError(f"{message}: {_TOO_DEEP}") from None
     assert isinstance(found, dict)
-    _refuse_unfit(found, told)
+    _refuse_unfit(found, message)
     return found
 
 
-def _refuse_unfit(made: Any, told: str) -> None:
+def _refuse_unfit(made: Any, message: str) -> None:
     waiting: list[tuple[Any, int]] = [(made, 0)]
     while waiting:
         held, depth = waiting.pop()
         if depth == _MAX_DEPTH:
-            raise ValueError(f"{told}: {_TOO_DEEP}")
+            raise ValueError(f"{message}: {_TOO_DEEP}")
         if isinstance(held, str) and (character := _UNWRITABLE.search(held)):
-            raise ValueError(f"{told}: {_unwritable(character)}")
+            raise ValueError(f"{message}: {_unwritable(character)}")
         inner = [*held, *held.values()] if isinstance(held, dict) else held if isinstance(held, list) else ()
         waiting += [(entry, depth + 1) for entry in inner]
 
@@ -153,8 +153,8 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     if len(content) > _MAX_BYTES:
-        told = "ids and the like belong in files that it names"
-        raise ValueError(f"{path}: larger than {_MAX_BYTES:,} bytes, which no config is; {told}")
+        message = "ids and the like belong in files that it names"
+        raise ValueError(f"{path}: larger than {_MAX_BYTES:,} bytes, which no config is; {message}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
         raise ValueError(f"{path}:1: UTF-16 or UTF-32; save the file as UTF-8")
     try:
@@ -171,8 +171,8 @@ class _Loader(yaml.SafeLoader):
         try:
             made = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, LookupError, AttributeError) as error:
-            told = f"{_shown(node)}: {error}" if isinstance(node, yaml.ScalarNode) else str(error)
-            raise yaml.constructor.ConstructorError(None, None, told, node.start_mark) from None
+            message = f"{_shown(node)}: {error}" if isinstance(node, yaml.ScalarNode) else str(error)
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from None
         if isinstance(made, int) and not -_LIMIT <= made < _LIMIT:
             raise yaml.constructor.ConstructorError(None, None, _too_large(_shown(node)), node.start_mark)
         return made
@@ -195,8 +195,8 @@ class _Bounds:
             # Scalars are not shared: what is here again is so by an alias.
             self._aliased += self._sizes[id(node)]
             if self._aliased > _MAX_ALIASED:
-                told = f"aliases stand for more than {_MAX_ALIASED:,} values; write out what is meant"
-                raise ValueError(f"{self._at(node.start_mark)}: {told}")
+                message = f"aliases stand for more than {_MAX_ALIASED:,} values; write out what is meant"
+                raise ValueError(f"{self._at(node.start_mark)}: {message}")
             return self._sizes[id(node)]
         if node.tag not in _TAGS:
             raise ValueError(f"{self._at(node.start_mark)}: tag {node.tag.replace(_TAG, '!!')} is not taken; remove it")
@@ -216,15 +216,17 @@ class _Bounds:
             for key, inner in node.value:
                 line = key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode) or key.tag not in (f"{_TAG}str", _MERGE):
-                    told = (
+                    message = (
                         f"{_shown(key)} is a key and no text"
                         if isinstance(key, yaml.ScalarNode)
                         else "a key is no text"
                     )
-                    raise ValueError(f"{self._at(key.start_mark)}: {told}; put quotes around it, or name what is meant")
+                    raise ValueError(
+                        f"{self._at(key.start_mark)}: {message}; put quotes around it, or name what is meant"
+                    )
                 if key.value in seen:
-                    told = f"key {_shown(key)!r} is in line {seen[key.value]} too; keep one of them"
-                    raise ValueError(f"{self._at(key.start_mark)}: {told}")
+                    message = f"key {_shown(key)!r} is in line {seen[key.value]} too; keep one of them"
+                    raise ValueError(f"{self._at(key.start_mark)}: {message}")
                 seen[key.value] = line
                 yield key
                 yield inner

@@ -135,7 +135,7 @@ def enforce(check: DataCheck) -> None:
     Raises:
         ValueError: one line for each such breach: day, table, column, figure, limit and what to do.
     """
-    stops = [breach.told for breach in check.breaches if breach.stops]
+    stops = [breach.message for breach in check.breaches if breach.stops]
     if stops:
         raise ValueError("\n".join([*stops, f"  nothing was trained; the whole report: {check.report}"]))
 

@@ -147,11 +147,11 @@ def _schema(check: Schema, subject: Subject) -> Iterator[Measurement]:
             for name, column in subject.found.columns.items()
             if name in last.columns and last.columns[name].type != column.type
         ]
-    for name, told in wrong:
-        yield _measured(subject, name, "columns", check, None, None, told)
+    for name, message in wrong:
+        yield _measured(subject, name, "columns", check, None, None, message)
     if not wrong:
-        told = "has the columns that it should have"
-        yield _measured(subject, None, "columns", check, None, None, told, held=True)
+        message = "has the columns that it should have"
+        yield _measured(subject, None, "columns", check, None, None, message, held=True)
 
 
 def _declared(limits: Limits, subject: Subject) -> Iterator[Measurement]:
@@ -160,33 +160,33 @@ def _declared(limits: Limits, subject: Subject) -> Iterator[Measurement]:
         agreed = (subject.agreed or {}).get(name)
         if agreed is not None and agreed.maximum_null_rate is not None and column.rows:
             rate, most = column.nulls / column.rows, agreed.maximum_null_rate
-            told = f"is null in {rate:.2%} of the rows, the contract allows {most:.2%}; mend its source"
-            yield _measured(subject, name, "null_rate", limits.null_rate, rate, most, told, held=rate <= most)
+            message = f"is null in {rate:.2%} of the rows, the contract allows {most:.2%}; mend its source"
+            yield _measured(subject, name, "null_rate", limits.null_rate, rate, most, message, held=rate <= most)
         if agreed is not None and agreed.minimum is not None and column.minimum is not None:
-            told = f"has {column.minimum:g}, below the contract's minimum of {agreed.minimum:g}; mend its source"
+            message = f"has {column.minimum:g}, below the contract's minimum of {agreed.minimum:g}; mend its source"
             held = column.minimum >= agreed.minimum
-            yield _measured(subject, name, "range", limits.range, column.minimum, agreed.minimum, told, held=held)
+            yield _measured(subject, name, "range", limits.range, column.minimum, agreed.minimum, message, held=held)
         if agreed is not None and agreed.maximum is not None and column.maximum is not None:
-            told = f"has {column.maximum:g}, above the contract's maximum of {agreed.maximum:g}; mend its source"
+            message = f"has {column.maximum:g}, above the contract's maximum of {agreed.maximum:g}; mend its source"
             held = column.maximum <= agreed.maximum
-            yield _measured(subject, name, "range", limits.range, column.maximum, agreed.maximum, told, held=held)
+            yield _measured(subject, name, "range", limits.range, column.maximum, agreed.maximum, message, held=held)
         most = limits.finite.maximum_share
         if most is not None and column.texts is None and column.values + column.bad:
             share = column.bad / (column.values + column.bad)
-            told = f"is NaN or infinite in {share:.2%} of its values, at most {most:.2%} is allowed; make them null"
-            yield _measured(subject, name, "finite", limits.finite, share, most, told, held=share <= most)
+            message = f"is NaN or infinite in {share:.2%} of its values, at most {most:.2%} is allowed; make them null"
+            yield _measured(subject, name, "finite", limits.finite, share, most, message, held=share <= most)
 
 
 def _row_count(check: RowCount, subject: Subject, median: float) -> Iterator[Measurement]:
     ratio = subject.found.rows / median
-    told = f"has {subject.found.rows:,} rows, {ratio:.2f} times the last days' median of {median:,.0f}"
+    message = f"has {subject.found.rows:,} rows, {ratio:.2f} times the last days' median of {median:,.0f}"
     if check.minimum_ratio is not None:
         least = check.minimum_ratio
-        way = f"{told}, at least {least:g} are wanted; is the partition complete?"
+        way = f"{message}, at least {least:g} are wanted; is the partition complete?"
         yield _measured(subject, None, "row_count", check, ratio, least, way, held=ratio >= least)
     if check.maximum_ratio is not None:
         most = check.maximum_ratio
-        way = f"{told}, at most {most:g} are allowed; is anything in it twice?"
+        way = f"{message}, at most {most:g} are allowed; is anything in it twice?"
         yield _measured(subject, None, "row_count", check, ratio, most, way, held=ratio <= most)
 
 
@@ -197,15 +197,15 @@ def _compared(
     rows, values = sum(past.rows for past in reference), sum(past.values for past in reference)
     if limits.null_rate.maximum_increase is not None:
         rate, past, most = column.nulls / column.rows, sum(p.nulls for p in reference) / rows, limits.null_rate
-        told = f"is null in {rate:.2%} of the rows, {past:.2%} in the last days; mend its source, or raise the limit"
+        message = f"is null in {rate:.2%} of the rows, {past:.2%} in the last days; mend its source, or raise the limit"
         limit = past + limits.null_rate.maximum_increase
-        yield _measured(subject, name, "null_rate", most, rate, limit, told, held=rate <= limit)
+        yield _measured(subject, name, "null_rate", most, rate, limit, message, held=rate <= limit)
     change = limits.label_rate.maximum_change
     if "label" in tags and change is not None and column.mean is not None and values:
         past = sum((p.mean or 0.0) * p.values for p in reference) / values
         moved = abs(column.mean - past) / abs(past) if past else float(column.mean != past)
-        told = f"is {column.mean:.4g} on average, {past:.4g} in the last days; are its events joined as before?"
-        yield _measured(subject, name, "label_rate", limits.label_rate, moved, change, told, held=moved <= change)
+        message = f"is {column.mean:.4g} on average, {past:.4g} in the last days; are its events joined as before?"
+        yield _measured(subject, name, "label_rate", limits.label_rate, moved, change, message, held=moved <= change)
     if "id" in tags:
         yield from _id_overlap(limits.id_overlap, subject, name, column, reference)
     if column.is_time or {"id", "time"} & set(tags) or not values or not column.values:
@@ -218,8 +218,8 @@ def _compared(
     ):
         if most is not None:
             figure = measure_of(expected, actual)
-            told = f"has drifted from the last days: {word} {figure:.3f}; look at both with `dayline data profile`"
-            yield _measured(subject, name, "drift", limits.drift, figure, most, told, held=figure <= most)
+            message = f"has drifted from the last days: {word} {figure:.3f}; look at both with `dayline data profile`"
+            yield _measured(subject, name, "drift", limits.drift, figure, most, message, held=figure <= most)
 
 
 def _id_overlap(
@@ -231,8 +231,8 @@ def _id_overlap(
         return
     known = known_share(column, reference)
     whose = "users" if user else "items"
-    told = f"{known:.2%} of the day's {whose} were there in the last days; are its ids made as before?"
-    yield _measured(subject, name, "id_overlap", check, known, least, told, held=known >= least)
+    message = f"{known:.2%} of the day's {whose} were there in the last days; are its ids made as before?"
+    yield _measured(subject, name, "id_overlap", check, known, least, message, held=known >= least)
 
 
 def _range(
@@ -245,12 +245,12 @@ def _range(
     beyond = max(least - column.minimum, column.maximum - most, 0.0)
     width = most - least
     excess = beyond / width if width else beyond / max(abs(most), 1.0)
-    told = (
+    message = (
         f"runs from {column.minimum:g} to {column.maximum:g}, in the last days from {least:g} to {most:g}; "
         "has its unit changed?"
     )
     held = excess <= check.maximum_excess
-    yield _measured(subject, name, "range", check, excess, check.maximum_excess, told, held=held)
+    yield _measured(subject, name, "range", check, excess, check.maximum_excess, message, held=held)
 
 
 def known_share(column: ColumnStatistics, reference: Sequence[ColumnStatistics]) -> float:
@@ -312,7 +312,7 @@ def _measured(
     check: _Check,
     figure: float | None,
     limit: float | None,
-    told: str,
+    message: str,
     *,
     held: bool = False,
 ) -> Measurement:
@@ -327,5 +327,5 @@ def _measured(
         limit=limit,
         held=held,
         stops=check.on_breach == "stop",
-        told=f"{subject.day} {place} {told}" + (f" (limit {limit:.4g}{remedy})" if limit is not None else ""),
+        message=f"{subject.day} {place} {message}" + (f" (limit {limit:.4g}{remedy})" if limit is not None else ""),
     )

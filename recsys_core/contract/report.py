@@ -36,7 +36,7 @@ def grouped(breaches: Sequence[Measurement]) -> list[Group]:
 def sentences(check: DataCheck) -> list[str]:
     """Return what did not hold, in words."""
     return [
-        group.newest.told + (f" (and on {group.num_days - 1} days before)" if group.num_days > 1 else "")
+        group.newest.message + (f" (and on {group.num_days - 1} days before)" if group.num_days > 1 else "")
         for group in grouped(check.breaches)
     ]
 
@@ -48,7 +48,7 @@ def summary(day: datetime.date, first: datetime.date, found: Sequence[Measuremen
         f"## Data of {first} to {day}: {len(found):,} checks, {len(breaches):,} did not hold",
         "",
         *(
-            f"- **{'stop' if group.newest.stops else 'warning'}**: {_cell(group.newest.told)}"
+            f"- **{'stop' if group.newest.stops else 'warning'}**: {_cell(group.newest.message)}"
             + (f" (and on {group.num_days - 1} days before)" if group.num_days > 1 else "")
             for group in grouped(breaches)
         ),

@@ -104,8 +104,8 @@ class Archive:
             f"unfolds from {info.compress_size:,} to {info.file_size:,} bytes, as no log does": info.file_size
             > max(_SMALL_BYTES, _MAX_RATIO * info.compress_size),
         }
-        if told := [what for what, holds in wrong.items() if holds]:
-            raise ValueError(f"{self.source}: {member} {told[0]}; refused")
+        if message := [what for what, holds in wrong.items() if holds]:
+            raise ValueError(f"{self.source}: {member} {message[0]}; refused")
         return info
 
     def _most(self, member: str) -> int:
@@ -145,8 +145,8 @@ class Archive:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
             except pa.ArrowInvalid as error:
-                told = f"a line longer than {_CHUNK_BYTES:,} bytes" if "straddl" in str(error) else error
-                raise ValueError(f"{self.source}: {name}: {told}; is it the published file?") from None
+                message = f"a line longer than {_CHUNK_BYTES:,} bytes" if "straddl" in str(error) else error
+                raise ValueError(f"{self.source}: {name}: {message}; is it the published file?") from None
 
     def _header(self, name: str, stream: IO[bytes]) -> str:
         try:

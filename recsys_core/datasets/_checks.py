@@ -74,7 +74,7 @@ def check(root: Path, last: datetime.date, sink: Sink, name: Name | None = None)
             ids = _distinct_ids(root, table, paths, progress, name, notes)
             known[column].add(ids, pa.repeat(pa.scalar(base.day_number(day), pa.int32()), len(ids)))
         _refuse_unknown(name("interactions", None), table, acting[column], known[column], column)
-    notes.tell(sink, base.STAGE)
+    notes.emit(sink, base.STAGE)
     return Checked(
         days=tuple(_counts(tables, day) for day in sorted(set().union(*tables.values()))),
         columns={name: {field.name: str(field.type) for field in schema} for name, schema in schemas.items()},
@@ -136,9 +136,9 @@ def _schema(root: Path, table: str, partitions: Partitions, name: Name) -> pa.Sc
                 continue
             both = None if None in kinds else columns.united(*kinds)
             if both is None:
-                here, there = ("absent" if kind is None else str(kind) for kind in reversed(kinds))
+                own, there = ("absent" if kind is None else str(kind) for kind in reversed(kinds))
                 raise ValueError(
-                    f"{place}: column {column!r} is {here} here and {there} in {first}; "
+                    f"{place}: column {column!r} is {own} here and {there} in {first}; "
                     f"write all partitions of {table} with the same columns"
                 )
             found[column] = both

@@ -47,12 +47,12 @@ def check(dataset: Dataset, fields: Sequence[str], until: datetime.date, stage: 
     Raises:
         ValueError: an id is none; names the file and the row.
     """
-    told: set[str] = set()
+    text: set[str] = set()
     for table, name, kind, place, first_row, column in _doubtful(dataset, fields, until):
         require(column, name, place, first_row)
         said = message(f"{table}: {name}", kind)
-        if said is not None and said not in told:
-            told.add(said)
+        if said is not None and said not in text:
+            text.add(said)
             sink(Event(stage=stage, message=said))
 
 

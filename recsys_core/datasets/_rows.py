@@ -46,15 +46,15 @@ class Notes:
         if columns.is_inexact(kind):
             self._ids[table, name] = kind
 
-    def tell(self, sink: Sink, stage: str) -> None:
+    def emit(self, sink: Sink, stage: str) -> None:
         """Send a message for each column that was converted."""
         for (table, name), kind in self._ids.items():
             sink(Event(stage=stage, message=f"warning: {table}: {name} is {kind}; its whole numbers are read as ids"))
         for table, units in self._units.items():
             cut = f"; fractions of a second are left out, in {self._cut[table]:,} rows" if self._cut[table] else ""
             if list(units) != ["seconds"] or cut:
-                told = f"warning: {table}: {TIME} is {' and '.join(units)}, read as Unix seconds in UTC{cut}"
-                sink(Event(stage=stage, message=told))
+                message = f"warning: {table}: {TIME} is {' and '.join(units)}, read as Unix seconds in UTC{cut}"
+                sink(Event(stage=stage, message=message))
 
 
 def read(

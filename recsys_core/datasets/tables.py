@@ -149,7 +149,7 @@ def _fill(config: Config, source: Mapping[str, uri.Source], log: base.LogWriter,
             log.add_interactions(rows)
         done += table.num_rows
         sink(Event(stage=base.STAGE, done=done, total=total))
-    notes.tell(sink, base.STAGE)
+    notes.emit(sink, base.STAGE)
     if done != total:
         raise ValueError(
             f"{config.source}: {done} rows read of {total}; has a table changed meanwhile? import it again"

@@ -49,8 +49,8 @@ def refuse_other(config: Frozen, contract: type[RankingModel] | type[RetrievalMo
     if not issubclass(lookup.component(__name__, _kind(config)).Model, contract):
         fitting = [k for k in lookup.kinds(__name__) if issubclass(lookup.component(__name__, k).Model, contract)]
         what = "embeds queries and items" if contract is RetrievalModel else "scores labelled rows"
-        told = f"model.kind {_kind(config)!r}: not a model that {what}; use one of {', '.join(fitting)}"
-        raise ValueError(told)  # noqa: TRY004 - the config is wrong, not a type
+        message = f"model.kind {_kind(config)!r}: not a model that {what}; use one of {', '.join(fitting)}"
+        raise ValueError(message)  # noqa: TRY004 - the config is wrong, not a type
 
 
 def _kind(config: Frozen) -> str:

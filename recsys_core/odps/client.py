@@ -20,7 +20,7 @@ from odps.rest import RestClient
 from recsys_core.odps import interface, retry, types
 from recsys_core.odps import path as paths
 from recsys_core.odps.credentials import Access
-from recsys_core.odps.interface import COMMITTED, COMMITTING, PENDING, READY, Interface, Told
+from recsys_core.odps.interface import COMMITTED, COMMITTING, PENDING, READY, Interface, SessionState
 from recsys_core.odps.path import Partition, TablePath
 from recsys_core.odps.storage import Storage
 from recsys_core.odps.tunnel import PREFIX, Tunnel
@@ -116,10 +116,10 @@ class Client:
             return None
         except errors.NoSuchObject as error:
             raise ValueError(f"{self._path.name}: {retry.describe(error)}; check the project and the schema") from None
-        told = self._table.table_schema
-        keys = tuple(column.name for column in told.partitions)
+        answer = self._table.table_schema
+        keys = tuple(column.name for column in answer.partitions)
         fields = []
-        for column in told.simple_columns:
+        for column in answer.simple_columns:
             try:
                 fields.append(pa.field(column.name, types.to_arrow(str(column.type))))
             except ValueError as error:
@@ -184,19 +184,19 @@ class Client:
         self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]
     ) -> tuple[str, int]:
         """Open a session over rows of `partitions` (none: the whole table); return its name and number of rows."""
-        told = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
-        if told.number is None:
+        answer = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
+        if answer.number is None:
             raise ValueError(f"{self._path.name}: the read session tells no number of rows; run the stage again")
-        return told.session, told.number
+        return answer.session, answer.number
 
-    def get_read(self, session: str, *, refresh: bool = False) -> Told:
+    def get_read(self, session: str, *, refresh: bool = False) -> SessionState:
         """Return what the service tells of a read session; with `refresh` it lives longer for it.
 
         Raises:
             LostSessionError: the service does not know it.
         """
         way = self._way(session)
-        return self._call(lambda: way.told_read(session, refresh=refresh), "ask for the read session", session)
+        return self._call(lambda: way.read_state(session, refresh=refresh), "ask for the read session", session)
 
     def rows(self, session: str, start: int, stop: int) -> list[pa.RecordBatch]:
         """Return rows [start, stop) of a session, all of them, in order.
@@ -231,12 +231,12 @@ class Client:
 
     def open_write(self, partition: Partition) -> tuple[str, int]:
         """Open a session that will replace `partition` or the unpartitioned table; return its name and block limit."""
-        told = self._opened(lambda way: way.open_write(partition), "write")
-        return told.session, told.number or 0
+        answer = self._opened(lambda way: way.open_write(partition), "write")
+        return answer.session, answer.number or 0
 
-    def get_write(self, session: str) -> Told:
+    def get_write(self, session: str) -> SessionState:
         """Return what the service tells of a write session."""
-        return self._call(lambda: self._way(session).told_write(session), "ask for the write session", session)
+        return self._call(lambda: self._way(session).write_state(session), "ask for the write session", session)
 
     def send_block(self, session: str, block: int, body: pa.Buffer) -> str:
         """Send one block, an Arrow stream, until it is taken; return what the commit needs to know of it."""
@@ -252,16 +252,16 @@ class Client:
     def commit(self, session: str, messages: Sequence[str]) -> None:
         """Make the blocks that `messages` tell visible, once, even if the answer to it is lost."""
         attempts = self._attempts("commit")
-        told = None
-        while told is None:
+        answer = None
+        while answer is None:
             try:
-                told = self._way(session).commit(session, messages)
+                answer = self._way(session).commit(session, messages)
             except retry.CAUGHT as error:
                 self._refuse_lost(error, session, "commit")
                 if retry.is_transient(error) and self.get_write(session).state != READY:
                     break
                 attempts.failed(error)
-        if told is None or told.state != COMMITTED:
+        if answer is None or answer.state != COMMITTED:
             self._wait(lambda: self.get_write(session), COMMITTED, None, COMMITTING)
 
     def compression(self) -> str | None:
@@ -271,21 +271,21 @@ class Client:
     def _partition_modified(self, partition: Partition) -> int:
         text = ",".join(f"{key}='{value}'" for key, value in partition)
         try:
-            told = self._table.get_partition(text)
-            self._call(told.reload, f"look up the partition {text}")
+            answer = self._table.get_partition(text)
+            self._call(answer.reload, f"look up the partition {text}")
         except errors.NoSuchObject:
             raise ValueError(self._no_partition(partition)) from None
-        return int(told.last_data_modified_time.timestamp())
+        return int(answer.last_data_modified_time.timestamp())
 
     def _no_partition(self, partition: Partition) -> str:
         there = [paths.spec(one) for one in self.all_partitions()]
-        told = f"it has {len(there)}, from {there[0]} to {there[-1]}" if there else "it has none"
-        return f"{self._path.name}: no partition {paths.spec(partition)!r}; {told}"
+        answer = f"it has {len(there)}, from {there[0]} to {there[-1]}" if there else "it has none"
+        return f"{self._path.name}: no partition {paths.spec(partition)!r}; {answer}"
 
     def _way(self, session: str) -> Interface:
         return self._tunnel if interface_of(session) == "tunnel" else self._storage
 
-    def _opened(self, work: Callable[[Interface], Told], kind: Literal["read", "write"]) -> Told:
+    def _opened(self, work: Callable[[Interface], SessionState], kind: Literal["read", "write"]) -> SessionState:
         """Open a session by the interface that is asked for; where none is, by the one that the project has open."""
         if self._by == "tunnel":
             return self._ready(self._tunnel, work, kind)
@@ -296,42 +296,46 @@ class Client:
                 raise
             closed = error
         try:
-            told = self._ready(self._tunnel, work, kind)
+            answer = self._ready(self._tunnel, work, kind)
         except ValueError as error:
             raise ValueError(f"{closed}; nor is {self._tunnel.name} open: {error}") from error
         _LOG.warning("rows of %s go by %s: %s", self._path.name, self._tunnel.name, closed)
         self._by = "tunnel"
-        return told
+        return answer
 
-    def _ready(self, way: Interface, work: Callable[[Interface], Told], kind: Literal["read", "write"]) -> Told:
+    def _ready(
+        self, way: Interface, work: Callable[[Interface], SessionState], kind: Literal["read", "write"]
+    ) -> SessionState:
         what = f"open a {kind} session of {way.name}"
         try:
-            told = self._call(lambda: work(way), what)
+            answer = self._call(lambda: work(way), what)
         except errors.NoSuchObject as error:
             if _is_missing(error):
                 raise ValueError(self._dropped(what, error)) from error
             raise retry.ClosedError(f"{self._path.name}: {what}: it is not there ({retry.describe(error)})") from error
         ask = self.get_read if kind == "read" else self.get_write
-        return self._wait(lambda: ask(told.session), READY, told)
+        return self._wait(lambda: ask(answer.session), READY, answer)
 
-    def _wait(self, ask: Callable[[], Told], wanted: str, told: Told | None, passing: str = PENDING) -> Told:
+    def _wait(
+        self, ask: Callable[[], SessionState], wanted: str, answer: SessionState | None, passing: str = PENDING
+    ) -> SessionState:
         """Ask until the session's state is `wanted`; any that is not `passing` either is refused."""
         deadline, pause = time.monotonic() + self._wait_seconds, _POLL_SECONDS[0]
-        told = ask() if told is None else told
-        while told.state != wanted:
-            if told.state != passing:
+        answer = ask() if answer is None else answer
+        while answer.state != wanted:
+            if answer.state != passing:
                 raise LostSessionError(
-                    f"{self._path.name}: the session is {told.state}, and will not become {wanted}; run the stage again"
+                    f"{self._path.name}: the session is {answer.state} and does not become {wanted}; run it again"
                 )
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"{self._path.name}: the session is still {told.state} after {self._wait_seconds:g} s; "
+                    f"{self._path.name}: the session is still {answer.state} after {self._wait_seconds:g} s; "
                     "run the stage again, or allow more with wait_seconds"
                 )
             time.sleep(pause)
             pause = min(pause * 2, _POLL_SECONDS[1])
-            told = ask()
-        return told
+            answer = ask()
+        return answer
 
     def _attempts(self, what: str) -> retry.Attempts:
         return retry.Attempts(f"{self._path.name}: {what}", self._retry, self._access.account)

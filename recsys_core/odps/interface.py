@@ -13,7 +13,7 @@ READY, PENDING, COMMITTING, COMMITTED = "NORMAL", "INIT", "COMMITTING", "COMMITT
 CHUNK_BYTES = 1 << 20
 
 
-class Told(NamedTuple):
+class SessionState(NamedTuple):
     """What the service tells of a session: its name from now on, its state, and its rows, or how many blocks it takes.
 
     States other than those above are names of the service, and none of them comes to a good end.
@@ -33,11 +33,11 @@ class Interface(ABC):
     name: str
 
     @abstractmethod
-    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> Told:
+    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> SessionState:
         """Open a session over rows of `partitions` (none: the whole table) with `columns`, of which `keys` are text."""
 
     @abstractmethod
-    def told_read(self, session: str, *, refresh: bool = False) -> Told:
+    def read_state(self, session: str, *, refresh: bool = False) -> SessionState:
         """Ask for a read session; with `refresh` it lives longer for it, where that can be asked for."""
 
     @abstractmethod
@@ -45,11 +45,11 @@ class Interface(ABC):
         """Yield rows [start, stop), or fewer if the stream ends early, which looks like any other end."""
 
     @abstractmethod
-    def open_write(self, partition: Partition) -> Told:
+    def open_write(self, partition: Partition) -> SessionState:
         """Open a session that will replace `partition` or the unpartitioned table."""
 
     @abstractmethod
-    def told_write(self, session: str) -> Told:
+    def write_state(self, session: str) -> SessionState:
         """Ask for a write session."""
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Interface(ABC):
         """Send a block, an Arrow stream; return what the commit needs to know of it."""
 
     @abstractmethod
-    def commit(self, session: str, messages: Sequence[str]) -> Told:
+    def commit(self, session: str, messages: Sequence[str]) -> SessionState:
         """Make the blocks that `messages` tell visible."""
 
 

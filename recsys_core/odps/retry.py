@@ -88,13 +88,13 @@ class Attempts:
                 self._version = self._account.version
                 return
         if is_denied(error):
-            told = f"{self._what}: {_denied(error)}"
-            raise (ClosedError(told) if _is_closed(error) else ValueError(told)) from error
+            answer = f"{self._what}: {_denied(error)}"
+            raise (ClosedError(answer) if _is_closed(error) else ValueError(answer)) from error
         if isinstance(error, errors.NoSuchObject):
             raise error
         if not is_transient(error):
-            told = f"{self._what}: MaxCompute refused it ({describe(error)})"
-            raise (ClosedError(told) if _is_closed(error) else ValueError(told)) from error
+            answer = f"{self._what}: MaxCompute refused it ({describe(error)})"
+            raise (ClosedError(answer) if _is_closed(error) else ValueError(answer)) from error
         self._failed += 1
         if self._failed >= self._config.attempts:
             raise ValueError(

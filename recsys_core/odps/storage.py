@@ -11,7 +11,7 @@ from odps.rest import RestClient
 
 from recsys_core.odps import interface
 from recsys_core.odps import path as paths
-from recsys_core.odps.interface import Told
+from recsys_core.odps.interface import SessionState
 from recsys_core.odps.path import Partition
 
 _COMPRESSIONS = {
@@ -40,7 +40,7 @@ class Storage(interface.Interface):
         self._client = _Client(odps, table, rest_endpoint=url, quota_name=quota_name)
         self._compression, self._max_batch_rows = _COMPRESSIONS[compression], max_batch_rows
 
-    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> Told:
+    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> SessionState:
         """See `interface.Interface.open_read`."""
         request = api.TableBatchScanRequest(
             split_options=api.SplitOptions.get_default_options(api.SplitOptions.SplitMode.ROW_OFFSET),
@@ -48,11 +48,11 @@ class Storage(interface.Interface):
             required_data_columns=[name for name in columns if name not in keys],
             required_partition_columns=[name for name in columns if name in keys],
         )
-        return _told_read(self._client.create_read_session(request))
+        return _read_state(self._client.create_read_session(request))
 
-    def told_read(self, session: str, *, refresh: bool = False) -> Told:
+    def read_state(self, session: str, *, refresh: bool = False) -> SessionState:
         """See `interface.Interface.told_read`."""
-        return _told_read(self._client.get_read_session(api.SessionRequest(session, refresh=refresh)))
+        return _read_state(self._client.get_read_session(api.SessionRequest(session, refresh=refresh)))
 
     def batches(self, session: str, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """See `interface.Interface.batches`."""
@@ -72,25 +72,25 @@ class Storage(interface.Interface):
         finally:
             response.close()
 
-    def open_write(self, partition: Partition) -> Told:
+    def open_write(self, partition: Partition) -> SessionState:
         """See `interface.Interface.open_write`."""
         request = api.TableBatchWriteRequest(partition_spec=paths.spec(partition), overwrite=True)
-        return _told_write(self._client.create_write_session(request))
+        return _write_state(self._client.create_write_session(request))
 
-    def told_write(self, session: str) -> Told:
+    def write_state(self, session: str) -> SessionState:
         """See `interface.Interface.told_write`."""
-        return _told_write(self._client.get_write_session(api.SessionRequest(session)))
+        return _write_state(self._client.get_write_session(api.SessionRequest(session)))
 
     def send(self, session: str, block: int, attempt: int, body: pa.Buffer) -> str:
         """See `interface.Interface.send`."""
         return self._client.send(session, block, attempt, body)
 
-    def commit(self, session: str, messages: Sequence[str]) -> Told:
+    def commit(self, session: str, messages: Sequence[str]) -> SessionState:
         """See `interface.Interface.commit`."""
-        told = self._client.commit_write_session(api.SessionRequest(session), list(messages))
+        answer = self._client.commit_write_session(api.SessionRequest(session), list(messages))
         # Another status than that of success is an order to wait, whatever the state.
-        waits = told.status != api.Status.OK
-        return _told_write(told)._replace(session=session, **({"state": interface.COMMITTING} if waits else {}))
+        waits = answer.status != api.Status.OK
+        return _write_state(answer)._replace(session=session, **({"state": interface.COMMITTING} if waits else {}))
 
 
 class _Client(api.StorageApiArrowClient):
@@ -116,10 +116,12 @@ class _Client(api.StorageApiArrowClient):
         return message
 
 
-def _told_read(told: Any) -> Told:
-    rows = told.record_count
-    return Told(told.session_id, told.session_status.value, rows if rows is not None and rows >= 0 else None)
+def _read_state(answer: Any) -> SessionState:
+    rows = answer.record_count
+    return SessionState(
+        answer.session_id, answer.session_status.value, rows if rows is not None and rows >= 0 else None
+    )
 
 
-def _told_write(told: Any) -> Told:
-    return Told(told.session_id, told.session_status.value, int(told.max_block_num or 0))
+def _write_state(answer: Any) -> SessionState:
+    return SessionState(answer.session_id, answer.session_status.value, int(answer.max_block_num or 0))

@@ -23,7 +23,7 @@ from odps.tunnel.pb.errors import DecodeError
 
 from recsys_core.odps import interface, types
 from recsys_core.odps import path as paths
-from recsys_core.odps.interface import Told
+from recsys_core.odps.interface import SessionState
 from recsys_core.odps.path import Partition
 
 PREFIX = "tunnel:"
@@ -49,7 +49,7 @@ class Tunnel(interface.Interface):
         self._tunnel = TableTunnel(odps, endpoint=url, quota_name=quota_name)
         self._table, self._quota_name = table, quota_name
 
-    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> Told:
+    def open_read(self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]) -> SessionState:
         """See `interface.Interface.open_read`."""
         schema: Any = self._table.table_schema
         kinds = {column.name: str(column.type) for column in schema.simple_columns}
@@ -57,21 +57,21 @@ class Tunnel(interface.Interface):
         data = [name for name in kinds if name in columns and name not in keys] or list(kinds)[:1]
         parts, states = [], []
         for partition in partitions or [()]:
-            told = self._ask("post", {"downloads": "", "asyncmode": "true"}, partition)
-            parts.append([list(map(list, partition)), told["DownloadID"], _rows(told)])
-            states.append(told["Status"])
+            answer = self._ask("post", {"downloads": "", "asyncmode": "true"}, partition)
+            parts.append([list(map(list, partition)), answer["DownloadID"], _rows(answer)])
+            states.append(answer["Status"])
         return _whole(
             {"columns": {name: kinds[name] for name in data}, "wanted": list(columns), "parts": parts}, states
         )
 
-    def told_read(self, session: str, *, refresh: bool = False) -> Told:  # noqa: ARG002 - lives a day, and no longer
+    def read_state(self, session: str, *, refresh: bool = False) -> SessionState:  # noqa: ARG002 - lives a day, and no longer
         """See `interface.Interface.told_read`."""
         known = _read(session)
         states = []
         for part in known["parts"]:
-            told = self._ask("get", {"downloadid": part[1]}, _partition(part))
-            part[2] = _rows(told)
-            states.append(told["Status"])
+            answer = self._ask("get", {"downloadid": part[1]}, _partition(part))
+            part[2] = _rows(answer)
+            states.append(answer["Status"])
         return _whole(known, states)
 
     def batches(self, session: str, start: int, stop: int) -> Iterator[pa.RecordBatch]:
@@ -89,15 +89,15 @@ class Tunnel(interface.Interface):
                     return
             low = high
 
-    def open_write(self, partition: Partition) -> Told:
+    def open_write(self, partition: Partition) -> SessionState:
         """See `interface.Interface.open_write`."""
-        told = self._ask("post", {"uploads": "1", "overwrite": "true"}, partition)
-        return self._told_write(PREFIX + json.dumps([list(map(list, partition)), told["UploadID"]]), told)
+        answer = self._ask("post", {"uploads": "1", "overwrite": "true"}, partition)
+        return self._write_state(PREFIX + json.dumps([list(map(list, partition)), answer["UploadID"]]), answer)
 
-    def told_write(self, session: str) -> Told:
+    def write_state(self, session: str) -> SessionState:
         """See `interface.Interface.told_write`."""
         partition, upload = self._upload(session)
-        return self._told_write(session, self._ask("get", {"uploadid": upload}, partition))
+        return self._write_state(session, self._ask("get", {"uploadid": upload}, partition))
 
     def send(self, session: str, block: int, attempt: int, body: pa.Buffer) -> str:  # noqa: ARG002 - a block replaces itself
         """See `interface.Interface.send`."""
@@ -113,12 +113,12 @@ class Tunnel(interface.Interface):
         )
         return str(block)
 
-    def commit(self, session: str, messages: Sequence[str]) -> Told:
+    def commit(self, session: str, messages: Sequence[str]) -> SessionState:
         """See `interface.Interface.commit`; the service takes every block there is, so these are compared first."""
         partition, upload = self._upload(session)
-        told = self._ask("get", {"uploadid": upload}, partition)
-        there = {int(block["BlockID"]) for block in told["UploadedBlockList"] or ()}
-        state = self._told_write(session, told)
+        answer = self._ask("get", {"uploadid": upload}, partition)
+        there = {int(block["BlockID"]) for block in answer["UploadedBlockList"] or ()}
+        state = self._write_state(session, answer)
         if state.state != interface.READY:
             return state
         if there != set(map(int, messages)):
@@ -126,7 +126,7 @@ class Tunnel(interface.Interface):
                 f"the session has the blocks {sorted(there)} where {sorted(map(int, messages))} were written; run the "
                 "stage again"
             )
-        return self._told_write(session, self._ask("post", {"uploadid": upload}, partition))
+        return self._write_state(session, self._ask("post", {"uploadid": upload}, partition))
 
     def _part(self, known: dict[str, Any], part: list[Any], start: int, count: int) -> Iterator[pa.RecordBatch]:
         """Yield rows of one partition, its keys appended."""
@@ -175,8 +175,8 @@ class Tunnel(interface.Interface):
         return _partition(part), part[1]
 
     @staticmethod
-    def _told_write(session: str, told: dict[str, Any]) -> Told:
-        return Told(session, _STATES.get(told["Status"]) or str(told["Status"]), MAX_BLOCKS)
+    def _write_state(session: str, answer: dict[str, Any]) -> SessionState:
+        return SessionState(session, _STATES.get(answer["Status"]) or str(answer["Status"]), MAX_BLOCKS)
 
 
 def frame(messages: Iterator[pa.Buffer]) -> Iterator[bytes]:
@@ -214,15 +214,15 @@ def _partition(part: list[Any]) -> Partition:
     return tuple((key, value) for key, value in part[0])
 
 
-def _rows(told: dict[str, Any]) -> int:
-    rows = told.get("RecordCount")
+def _rows(answer: dict[str, Any]) -> int:
+    rows = answer.get("RecordCount")
     return -1 if rows is None else int(rows)
 
 
-def _whole(known: dict[str, Any], states: list[str]) -> Told:
+def _whole(known: dict[str, Any], states: list[str]) -> SessionState:
     """Return one session for those of all partitions: it is as ready as the least ready of them."""
     found = [_STATES.get(state) or state for state in states]
     dead = [state for state in found if state not in (interface.READY, interface.PENDING)]
     state = dead[0] if dead else interface.PENDING if interface.PENDING in found else interface.READY
     rows = [part[2] for part in known["parts"]]
-    return Told(PREFIX + json.dumps(known), state, sum(rows) if min(rows) >= 0 else None)
+    return SessionState(PREFIX + json.dumps(known), state, sum(rows) if min(rows) >= 0 else None)

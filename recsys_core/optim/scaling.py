@@ -22,9 +22,9 @@ _GROW_AFTER = 2_000  # as torch's own scaler
 class Scaler:
     """The scale of one training; `state` is what a checkpoint keeps of it."""
 
-    def __init__(self, parts: Iterable[nn.Module], here: World) -> None:
+    def __init__(self, parts: Iterable[nn.Module], world: World) -> None:
         """`parts` are called with what the tables give, and hold all dense parameters."""
-        self._here = here
+        self._world = world
         # On the CPU, as what decides about a step.
         self._scale = torch.tensor(_START)
         self._num_finite = torch.zeros((), dtype=torch.int64)
@@ -90,4 +90,4 @@ class Scaler:
 
     def _all_finite(self, gradients: list[Tensor]) -> bool:
         bad = torch.stack([gradient.isfinite().all().logical_not() for gradient in gradients]).sum()
-        return not int(self._here.sum(bad))
+        return not int(self._world.sum(bad))

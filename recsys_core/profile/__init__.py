@@ -54,7 +54,7 @@ def run(
     names = _chosen(table.schema, columns)
     rows = table.num_rows if sample_rows is None else min(sample_rows, table.num_rows)
     started = time.monotonic()
-    tables = _told(table.read(names, sample_rows, seed), rows * len(names), len(names), sink)
+    tables = _with_progress(table.read(names, sample_rows, seed), rows * len(names), len(names), sink)
     found = columns_of(table.schema, names, tables)
     seconds = time.monotonic() - started
     sink(Event(stage=STAGE, done=rows, total=rows, message=f"done in {seconds:.1f} s"))
@@ -108,7 +108,7 @@ def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(columns)) if columns else schema.names
 
 
-def _told(tables: Iterator[pa.Table], num_values: int, num_columns: int, sink: Sink) -> Iterator[pa.Table]:
+def _with_progress(tables: Iterator[pa.Table], num_values: int, num_columns: int, sink: Sink) -> Iterator[pa.Table]:
     """Pass the tables on, and tell how far it is: rows, of which a table may hold only some columns."""
     started, done = time.monotonic(), 0
     for table in tables:

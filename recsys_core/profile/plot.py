@@ -85,8 +85,8 @@ def _draw(axes: Axes, column: ColumnProfile) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("% of values", fontsize=8)
     else:
-        told = "all different" if column.values else "no values"
-        axes.text(0.5, 0.5, told, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+        message = "all different" if column.values else "no values"
+        axes.text(0.5, 0.5, message, ha="center", va="center", color=_GREY, transform=axes.transAxes)
         axes.set_xticks([], [])
         axes.set_yticks([], [])
     if column.nulls:

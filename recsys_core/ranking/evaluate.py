@@ -50,26 +50,26 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
     known = {part.name: part for part in request.data.splits}
     if split not in known:
         raise ValueError(f"evaluate.split: the data has no split {split!r}, only {', '.join(known)}")
-    with distributed.world(request.sharding.device) as here:
+    with distributed.world(request.sharding.device) as world:
         engine = Engine.load(request.data.engine)
         model = models.build(request.model, engine, RankingModel, tables_device="meta")
-        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, world, request.seed)
         weights = sharded.state_dict()
         checkpoint.load_weights(request.checkpoint.state, weights)
         sharded.load_state_dict(OrderedDict(weights))
         reader = opened(request.data, split)
         parts: list[Scored] = []
-        batches = scored(sharded, engine, request.ranking, reader, here, batch_size=request.config.batch_size)
+        batches = scored(sharded, engine, request.ranking, reader, world, batch_size=request.config.batch_size)
         for part, done in batches:
             parts.append(part)
-            if here.is_first:
+            if world.is_first:
                 sink(Event(stage="evaluate", done=done, total=reader.num_rows))
-        rows = Scored.joined(here.gather(Scored.joined(parts)))
+        rows = Scored.joined(world.gather(Scored.joined(parts)))
         assert len(rows.logits) == reader.num_rows, f"{len(rows.logits)} of {reader.num_rows} rows were scored"
-        outside = out_of_range_metrics(here.gather(engine.out_of_range()))
-        if here.is_first and outside:
+        outside = out_of_range_metrics(world.gather(engine.out_of_range()))
+        if world.is_first and outside:
             sink(Event(stage="evaluate", done=reader.num_rows, total=reader.num_rows, metrics=outside))
-        if here.is_first:
+        if world.is_first:
             with artifacts.pending(request.output) as aside:
                 false, true = roc(rows)
                 pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
@@ -77,5 +77,5 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
                 bins = pa.table(dict(zip(names, calibration(rows), strict=True)))
                 pq.write_table(bins, aside.path / "calibration.parquet")
                 aside.commit(RankingEvaluation, request, num_rows=reader.num_rows, split=split, metrics=rows.metrics())
-        here.barrier()
+        world.barrier()
         return RankingEvaluation.load(request.output)

@@ -55,48 +55,48 @@ class Ranking(Objective):
             return self._ranker.layout()
         return models.build(self._model, engine, RankingModel, tables_device="meta").layout()
 
-    def loss(self, model: Callable[..., Any], batch: LabelledBatch, here: World) -> Tensor:
+    def loss(self, model: Callable[..., Any], batch: LabelledBatch, world: World) -> Tensor:
         """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
         logits_B = model(batch.sparse, batch.dense_BF, batch.numbers)
         losses_B = self._loss(logits_B, batch.labels_B)
         self._seen.add(logits_B, batch.labels_B, batch.weights_B)
         if batch.weights_B is None:
             return losses_B.sum()
-        total = here.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+        total = world.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
         return (losses_B * batch.weights_B).sum() * (batch.global_rows / total)
 
-    def figures(self, here: World) -> dict[str, float | None]:
+    def figures(self, world: World) -> dict[str, float | None]:
         """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them."""
-        return {"auc": auc_of_counts(here.sum(self._seen.take(here.device)).cpu().numpy())}
+        return {"auc": auc_of_counts(world.sum(self._seen.take(world.device)).cpu().numpy())}
 
-    def validate(self, model: nn.Module, here: World) -> dict[str, float]:
+    def validate(self, model: nn.Module, world: World) -> dict[str, float]:
         """See `Objective.validate`: the metrics of the split `valid`."""
         if self._valid is None:
             raise ValueError(
                 "train.evaluate_every_steps, train.evaluate_every_epochs: the data has no split `valid`; give it one, "
                 "or leave them out"
             )
-        rows = gathered(model, self.engine, self._config, self._valid, here, batch_size=self._batch_size)
+        rows = gathered(model, self.engine, self._config, self._valid, world, batch_size=self._batch_size)
         found = rows.metrics()
         return {name: value for name, value in found.model_dump().items() if value is not None}
 
 
 def gathered(
-    model: nn.Module, engine: Engine, config: Config, reader: Reader, here: World, *, batch_size: int
+    model: nn.Module, engine: Engine, config: Config, reader: Reader, world: World, *, batch_size: int
 ) -> Scored:
     """Return all of `reader`'s rows, scored, each once, on every rank."""
-    parts = [part for part, _ in scored(model, engine, config, reader, here, batch_size=batch_size)]
-    return Scored.joined(here.gather(Scored.joined(parts)))
+    parts = [part for part, _ in scored(model, engine, config, reader, world, batch_size=batch_size)]
+    return Scored.joined(world.gather(Scored.joined(parts)))
 
 
 def scored(
-    model: nn.Module, engine: Engine, config: Config, reader: Reader, here: World, *, batch_size: int
+    model: nn.Module, engine: Engine, config: Config, reader: Reader, world: World, *, batch_size: int
 ) -> Iterator[tuple[Scored, int]]:
     """Score this rank's share of the rows; yield each batch with how many rows all ranks have scored by it."""
     feed = LabelledFeed(engine, label=config.label, weight=config.sample_weight)
     columns = list(dict.fromkeys([*feed.columns, *filter(None, [config.group])]))
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
-    shard = RankBatches(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
+    shard = RankBatches(reader, order, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
     training, done = model.training, 0
 
     def prepare(rows: Rows) -> tuple[LabelledBatch, np.ndarray | None]:
@@ -105,7 +105,7 @@ def scored(
     model.eval()
     with torch.no_grad():
         for prepared, groups in prefetch(iter(shard), prepare, num_threads=half_of_the_cores()):
-            batch = moved(prepared, here.device)
+            batch = moved(prepared, world.device)
             logits = model(batch.sparse, batch.dense_BF, batch.numbers).double().cpu().numpy()
             weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
             done += batch.global_rows

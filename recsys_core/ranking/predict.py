@@ -74,44 +74,44 @@ def run(request: Request, sink: Sink) -> Predictions:
         ValueError: the table lacks a column that the features or `reserved_columns` need, or already has `score`; or
             `config.output` cannot be written.
     """
-    with distributed.world("cpu") as here:
+    with distributed.world("cpu") as world:
         work = Pending(request.output)
-        if here.is_first:
+        if world.is_first:
             # A killed attempt may have had more ranks, and so more parts.
             shutil.rmtree(work.path, ignore_errors=True)
             work.path.mkdir(parents=True)
-        here.barrier()
+        world.barrier()
         engine = Engine.load(request.model.engine)
         source = Path(request.source) if request.is_folder else request.source
-        reader = _opened(source, _options(request.config.csv, engine), here)
+        reader = _opened(source, _options(request.config.csv, engine), world)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
         ranker = torch.jit.load(str(request.model.path / MODEL))
         order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
         size = request.config.batch_size
-        shard = RankBatches(reader, order, columns, batch_size=size, rank=here.rank, num_ranks=here.num_ranks)
+        shard = RankBatches(reader, order, columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
         fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in _ADDED)]
         done = 0
-        with Writer(work.path / "rows", here.rank, pa.schema(fields)) as writer:
+        with Writer(work.path / "rows", world.rank, pa.schema(fields)) as writer:
             for table, global_rows in prefetch(_scored(reader, shard, engine, ranker, kept)):
                 writer.write(table)
                 done += global_rows
-                if here.is_first:
+                if world.is_first:
                     sink(Event(stage="predict", done=done, total=reader.num_rows))
-        num_rows = sum(here.gather(writer.num_rows))
+        num_rows = sum(world.gather(writer.num_rows))
         if num_rows != reader.num_rows:
             raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
-        outside = out_of_range_metrics(here.gather(engine.out_of_range()))
-        if here.is_first and outside:
+        outside = out_of_range_metrics(world.gather(engine.out_of_range()))
+        if world.is_first and outside:
             sink(Event(stage="predict", done=num_rows, total=num_rows, metrics=outside))
         if (out := request.config.output) is not None:
-            part = work.path / "rows" / f"part-{here.rank:05d}.parquet"
-            output.write(out, output.groups(part), here)
-        if here.is_first:
+            part = work.path / "rows" / f"part-{world.rank:05d}.parquet"
+            output.write(out, output.groups(part), world)
+        if world.is_first:
             source, digest = redact(request.source), request.model.digest
             work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)
-        here.barrier()
+        world.barrier()
         return Predictions.load(request.output)
 
 
@@ -122,13 +122,13 @@ def _options(given: readers.CsvOptions, engine: Engine) -> readers.CsvOptions:
     return given.model_copy(update={"types": texts | given.types})
 
 
-def _opened(source: uri.Source, options: readers.CsvOptions, here: World) -> readers.Reader:
+def _opened(source: uri.Source, options: readers.CsvOptions, world: World) -> readers.Reader:
     """Open the table on the first rank, and on the others as it was found there: all see the same rows."""
-    config = readers.infer(source, options) if here.is_first else None
-    config = here.share(lambda: config)
+    config = readers.infer(source, options) if world.is_first else None
+    config = world.share(lambda: config)
     assert config is not None
-    mine = readers.build(config) if here.is_first else None
-    state = here.share(lambda: mine.state() if mine is not None else {})
+    mine = readers.build(config) if world.is_first else None
+    state = world.share(lambda: mine.state() if mine is not None else {})
     return mine if mine is not None else readers.build(config, state)
 
 

@@ -82,11 +82,11 @@ def run(request: Request, sink: Sink) -> LabelledData:
         # The digest of these files is the data's, so it follows from the content and not from where it lies.
         files = [file for name in tables for file in folders.local_files(root / name)]
         digests = [(str(file.relative_to(root)), digest_of_file(file)) for file in files]
-        told = [f"{name} {digest}" for name, digest in digests]
+        message = [f"{name} {digest}" for name, digest in digests]
         # How CSV is read makes other rows of the same files.
         read_by = options.model_dump(mode="json") if options != readers.CsvOptions() else None
-        told += [json.dumps(read_by, sort_keys=True)] if read_by else []
-        artifacts.write_text(aside.path / "files.json", "\n".join(told))
+        message += [json.dumps(read_by, sort_keys=True)] if read_by else []
+        artifacts.write_text(aside.path / "files.json", "\n".join(message))
         engine.save(aside.path / "features")
         return aside.commit(
             LabelledData,
@@ -173,20 +173,20 @@ def _require_columns(
                 raise ValueError(
                     f"{places[name]}: no column {column!r}, which {key} names (there are: {', '.join(names)})"
                 )
-            here, there = reader.schema.field(column).type, first.field(column).type
-            if not _mean_the_same(columns.plain_type(here), columns.plain_type(there)):
+            own, there = reader.schema.field(column).type, first.field(column).type
+            if not _mean_the_same(columns.plain_type(own), columns.plain_type(there)):
                 raise ValueError(
-                    f"{places[name]}: column {column!r} is {here}, and {there} in {places['train']}; write both alike"
+                    f"{places[name]}: column {column!r} is {own}, and {there} in {places['train']}; write both alike"
                 )
     if config.label in {column for side in ("query", "item") for column in engine.columns(side)}:
         raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
 
 
-def _mean_the_same(here: pa.DataType, there: pa.DataType) -> bool:
+def _mean_the_same(world: pa.DataType, there: pa.DataType) -> bool:
     """Tell whether features make the same of equal values; a column beside nulls is often double for being int64."""
-    if columns.is_list(here) and columns.is_list(there):
-        return _mean_the_same(here.value_type, there.value_type)
-    return columns.united(here, there) is not None or (_is_number(here) and _is_number(there))
+    if columns.is_list(world) and columns.is_list(there):
+        return _mean_the_same(world.value_type, there.value_type)
+    return columns.united(world, there) is not None or (_is_number(world) and _is_number(there))
 
 
 def _require_ids(where: Callable[[int], readers.Place], reader: readers.Reader, engine: Engine) -> None:

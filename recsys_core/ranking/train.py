@@ -37,14 +37,14 @@ class Request(artifacts.Request):
 
 def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     """Train on every row of the split `train` and return the checkpoint; a rerun takes up where a killed one was."""
-    with distributed.world(request.config.sharding.device) as here:
-        made, files = trainer(request, here), request.pretrained
+    with distributed.world(request.config.sharding.device) as world:
+        made, files = trainer(request, world), request.pretrained
         return loop.fit(made, request, None, sink, day=request.day, files=files, data=request.data)
 
 
-def trainer(request: Request, here: World) -> training.Trainer:
+def trainer(request: Request, world: World) -> training.Trainer:
     """Return what trains a ranking model on this rank."""
     size, seed = request.config.batch_size, request.seed
     objective = Ranking(request.ranking, request.model, request.data, batch_size=size, seed=seed)
     plans = training.earlier_plans(request, None)
-    return training.Trainer(objective, request.config, here, seed=request.seed, earlier_plans=plans)
+    return training.Trainer(objective, request.config, world, seed=request.seed, earlier_plans=plans)

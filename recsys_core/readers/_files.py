@@ -103,10 +103,10 @@ def same_schema(files: Sequence[tuple[str, pa.Schema, int]]) -> pa.Schema:
             continue
         differing: list[str] = []
         for name in dict.fromkeys([*kinds, *schema.names]):
-            here, there = kinds.get(name), schema.field(name).type if name in schema.names else None
-            both = here if here == there else here and there and united(here, there)
+            own, there = kinds.get(name), schema.field(name).type if name in schema.names else None
+            both = own if own == there else own and there and united(own, there)
             if both is None:
-                differing.append(f"{name} is {there or 'absent'} there and {here or 'absent'} here")
+                differing.append(f"{name} is {there or 'absent'} there and {own or 'absent'} here")
             else:
                 kinds[name] = both
         if differing:

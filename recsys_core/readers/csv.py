@@ -239,11 +239,11 @@ class Reader(base.Reader):
         unknown = [name for name in self._given if name not in names]
         if unknown and not is_shared:
             raise ValueError(f"types: there is no column {unknown[0]!r}; there are {', '.join(names)}")
-        told = functools.reduce(_csv_types.joined, [scanned.kinds for scanned in found if scanned.kinds], {})
+        message = functools.reduce(_csv_types.joined, [scanned.kinds for scanned in found if scanned.kinds], {})
         given = {name: kind for name, kind in self._given.items() if name in names}
-        told = dict.fromkeys(names, pa.null()) | told
-        settled = _csv_types.settled(told) | given
-        return pa.schema([(name, settled[name]) for name in names]), told | given
+        message = dict.fromkeys(names, pa.null()) | message
+        settled = _csv_types.settled(message) | given
+        return pa.schema([(name, settled[name]) for name in names]), message | given
 
     def _parse(
         self, block: _Block, text: bytes, names: list[str], wanted: list[str], kinds: _csv_types.Kinds
@@ -305,8 +305,8 @@ class Reader(base.Reader):
                 f"{place}: line {self._line(block, text, row)}: {invalid[0].actual_columns} values where there are "
                 f"{num_columns} columns: {shown!r}; mend the line, or say csv.delimiter or csv.quote"
             ) from None
-        told = _ROW.search(str(error))
-        line = f"line {self._line(block, text, int(told[1]) - 1)}" if told else f"from line {block.first_line} on"
+        message = _ROW.search(str(error))
+        line = f"line {self._line(block, text, int(message[1]) - 1)}" if message else f"from line {block.first_line} on"
         reason = str(error).rpartition(": CSV ")[2]
         raise ValueError(f"{place}: {line}: {reason}; mend it, or say the column's type in csv.types") from None
 

@@ -75,9 +75,9 @@ def _take(client: "MlflowClient", name: str, mine: str) -> bool:
     """Make the name, and return whether it is ours; a call that was sent again may have made it the first time."""
     from mlflow.exceptions import MlflowException
 
-    told = "A process of Dayline is moving aliases; it goes when that is done."
+    message = "A process of Dayline is moving aliases; it goes when that is done."
     try:
-        client.create_registered_model(name, tags={_OWNER: mine}, description=told)
+        client.create_registered_model(name, tags={_OWNER: mine}, description=message)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -52,13 +52,13 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
     Raises:
         ValueError: a column that the model's features need is not in the data (a champion of other features).
     """
-    with distributed.world("cpu") as here:
+    with distributed.world("cpu") as world:
         work = Pending(request.output)
-        if here.is_first:
+        if world.is_first:
             # A killed attempt may have had more ranks, and so more parts.
             shutil.rmtree(work.path, ignore_errors=True)
             work.path.mkdir(parents=True)
-        here.barrier()
+        world.barrier()
         engine = Engine.load(request.model.engine)
         folders = {"item": request.data.items, "query": request.data.ground_truth}
         kept = {"item": ["item_id"], "query": ["user_id", "gt_items", "seen_items"]}
@@ -67,28 +67,28 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
         for side, out in _FOLDERS.items():
             reader = readers.opened(folders[side])
             tower = torch.jit.load(str(getattr(request.model, side) / MODEL))
-            shard = _shard(reader, engine, side, kept[side], request.config.batch_size, here)
+            shard = _shard(reader, engine, side, kept[side], request.config.batch_size, world)
             already = sum(counts.values())
             written = 0
-            with Writer(work.path / out, here.rank, _schema(reader.schema, kept[side], request.model)) as writer:
+            with Writer(work.path / out, world.rank, _schema(reader.schema, kept[side], request.model)) as writer:
                 for table in prefetch(_embedded(shard, engine, side, tower, kept[side])):
                     writer.write(table)
-                    written += table.num_rows * here.num_ranks
-                    if here.is_first:
+                    written += table.num_rows * world.num_ranks
+                    if world.is_first:
                         done = min(already + written, total)
                         sink(Event(stage=request.stage, done=done, total=total))
-            counts[side] = sum(here.gather(writer.num_rows))
+            counts[side] = sum(world.gather(writer.num_rows))
             if counts[side] != reader.num_rows:
                 raise RuntimeError(f"{out}: {counts[side]} vectors written for {reader.num_rows} rows")
-        _tell_left_out(engine, here, Event(stage=request.stage, done=total, total=total), sink)
+        _emit_left_out(engine, world, Event(stage=request.stage, done=total, total=total), sink)
         # The live model's vectors, which only serve to compare, go nowhere else.
         if request.stage == "embed":
             wanted = {"items": request.config.items_output, "queries": request.config.queries_output}
             for out, path in wanted.items():
                 if path is not None:
-                    part = work.path / out / f"part-{here.rank:05d}.parquet"
-                    output.write(placeholders.fill(path, request.data.day), output.groups(part), here)
-        if here.is_first:
+                    part = work.path / out / f"part-{world.rank:05d}.parquet"
+                    output.write(placeholders.fill(path, request.data.day), output.groups(part), world)
+        if world.is_first:
             work.commit(
                 artifacts.Embeddings,
                 request,
@@ -98,18 +98,18 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
                 num_queries=counts["query"],
                 model_digest=request.model.digest,
             )
-        here.barrier()
+        world.barrier()
         return artifacts.Embeddings.load(request.output)
 
 
-def _tell_left_out(engine: Engine, here: World, event: Event, sink: Sink) -> None:
-    outside = out_of_range_metrics(here.gather(engine.out_of_range()))
-    if here.is_first and outside:
+def _emit_left_out(engine: Engine, world: World, event: Event, sink: Sink) -> None:
+    outside = out_of_range_metrics(world.gather(engine.out_of_range()))
+    if world.is_first and outside:
         sink(event.model_copy(update={"metrics": outside}))
 
 
 def _shard(
-    reader: readers.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, here: World
+    reader: readers.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, world: World
 ) -> RankBatches:
     needed = engine.columns(side)
     missing = [column for column in needed if column not in reader.schema.names]
@@ -120,7 +120,7 @@ def _shard(
         )
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     columns = list(dict.fromkeys([*kept, *needed]))
-    return RankBatches(reader, order, columns, batch_size=batch_size, rank=here.rank, num_ranks=here.num_ranks)
+    return RankBatches(reader, order, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
 
 
 def _embedded(

@@ -51,20 +51,20 @@ class Request(artifacts.Request):
 
 def run(request: Request, sink: Sink) -> artifacts.HeldOut:
     """Measure every pair of the ground truth exactly once, on all ranks."""
-    with distributed.world(request.sharding.device) as here:
+    with distributed.world(request.sharding.device) as world:
         engine = Engine.load(request.data.engine)
         items = ItemTable(request.data.items, engine)
         model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
-        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, here, request.seed)
+        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, world, request.seed)
         weights = sharded.state_dict()
         checkpoint.load_weights(request.checkpoint.state, weights)
         sharded.load_state_dict(OrderedDict(weights))
         sharded.eval()
-        feed = Feed(engine, items, request.sampler, seed=request.seed, rank=here.rank)
-        totals = here.sum(sums(request, here, feed, sharded, _pairs(request.data, items), sink))
+        feed = Feed(engine, items, request.sampler, seed=request.seed, rank=world.rank)
+        totals = world.sum(sums(request, world, feed, sharded, _pairs(request.data, items), sink))
         num_pairs, loss, *hits = totals.tolist()
         recall = {str(k): hit / max(num_pairs, 1) for k, hit in zip(request.config.ks, hits, strict=True)}
-        if here.is_first:
+        if world.is_first:
             with artifacts.pending(request.output) as aside:
                 aside.commit(
                     artifacts.HeldOut,
@@ -73,7 +73,7 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
                     loss=loss / max(num_pairs, 1),
                     sampled_recall=recall,
                 )
-        here.barrier()
+        world.barrier()
         return artifacts.HeldOut.load(request.output)
 
 
@@ -92,7 +92,7 @@ def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:
 
 
 def sums(
-    request: Request, here: World, feed: Feed, model: torch.nn.Module, pairs: pa.Table, sink: Sink
+    request: Request, world: World, feed: Feed, model: torch.nn.Module, pairs: pa.Table, sink: Sink
 ) -> torch.Tensor:
     """Return the [pairs, loss, hits at each K] sums of this rank's share of `pairs` of query and item, float64."""
     reader = memory.Reader(pairs)
@@ -102,18 +102,18 @@ def sums(
         order,
         feed.columns,
         batch_size=request.config.batch_size,
-        rank=here.rank,
-        num_ranks=here.num_ranks,
+        rank=world.rank,
+        num_ranks=world.num_ranks,
     )
     loss = sampled_softmax.Loss(request.loss.model_copy(update={"in_batch_negatives": False}))
-    log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(here.device)
-    totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=here.device)
+    log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(world.device)
+    totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=world.device)
     done = 0
     with torch.no_grad():
-        for prepared, _ in feed.batches(shard, epoch=0, step=0, pins=here.device.type == "cuda"):
-            batch = moved(prepared, here.device)
+        for prepared, _ in feed.batches(shard, epoch=0, step=0, pins=world.device.type == "cuda"):
+            batch = moved(prepared, world.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
-            no_correction_M = torch.zeros(len(item_MD), device=here.device)
+            no_correction_M = torch.zeros(len(item_MD), device=world.device)
             positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M)
             rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
             if request.loss.logq_correction:
@@ -125,6 +125,6 @@ def sums(
             columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
             totals += columns_BX.double().sum(dim=0)
             done += batch.global_rows
-            if here.is_first:
+            if world.is_first:
                 sink(Event(stage="evaluate", done=done, total=pairs.num_rows, unit="pairs"))
     return totals

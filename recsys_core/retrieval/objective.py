@@ -30,11 +30,11 @@ class Retrieval(Objective):
         *,
         batch_size: int,
         seed: int,
-        here: World,
+        world: World,
     ) -> None:
         """Read the item table of `data`; `model` and `sampler` are configs of components."""
         self.engine = Engine.load(data.engine)
-        feed = Feed(self.engine, ItemTable(data.items, self.engine), sampler, seed=seed, rank=here.rank)
+        feed = Feed(self.engine, ItemTable(data.items, self.engine), sampler, seed=seed, rank=world.rank)
         self.feed = feed
         self.reader = readers.opened(data.examples)
         torch.manual_seed(seed)
@@ -42,7 +42,7 @@ class Retrieval(Objective):
         self._towers = towers
         self.model, self.tables, self.dense = towers, towers.tables, (towers.query, towers.item)
         self._loss, self._model = sampled_softmax.Loss(loss), model
-        self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(here.device)
+        self._log_expected = feed.log_expected(batch_size, in_batch=loss.in_batch_negatives).to(world.device)
 
     def layout(self, engine: Engine | None = None) -> Layout:
         """See `Objective.layout`."""
@@ -50,7 +50,7 @@ class Retrieval(Objective):
             return self._towers.layout()
         return models.build(self._model, engine, RetrievalModel, tables_device="meta").layout()
 
-    def loss(self, model: Callable[..., Any], batch: Batch, here: World) -> Tensor:  # noqa: ARG002
+    def loss(self, model: Callable[..., Any], batch: Batch, world: World) -> Tensor:  # noqa: ARG002
         """See `Objective.loss`."""
         query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
         return self._loss.total(query_BD, item_MD, batch.item_rows_M, self._log_expected[batch.item_rows_M])

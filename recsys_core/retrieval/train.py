@@ -44,13 +44,13 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
 
     A rerun of a killed training takes up its last checkpoint and ends where the undisturbed one would have.
     """
-    with distributed.world(request.config.sharding.device) as here:
-        made, data = trainer(request, here), request.data
+    with distributed.world(request.config.sharding.device) as world:
+        made, data = trainer(request, world), request.data
         base = None if request.base is None else Base(request.base, request.base_engine)
         return fit(made, request, base, sink, day=data.day, files=request.pretrained, data=data)
 
 
-def trainer(request: Request, here: World) -> "Trainer":
+def trainer(request: Request, world: World) -> "Trainer":
     """Return what trains a retrieval model on this rank."""
     objective = Retrieval(
         request.model,
@@ -59,12 +59,12 @@ def trainer(request: Request, here: World) -> "Trainer":
         request.data,
         batch_size=request.config.batch_size,
         seed=request.seed,
-        here=here,
+        world=world,
     )
     return Trainer(
         objective,
         request.config,
-        here,
+        world,
         seed=request.seed,
         warm=request.base is not None,
         earlier_plans=earlier_plans(request, request.base),

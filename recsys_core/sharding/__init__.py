@@ -142,7 +142,7 @@ class RowsSharder(EmbeddingCollectionSharder):
 def plan(
     model: nn.Module,
     config: Config,
-    here: World,
+    world: World,
     *,
     batch_size: int = 512,
     max_rows: Mapping[str, int] | None = None,
@@ -157,34 +157,34 @@ def plan(
         ValueError: the tables do not fit into the memory (their sizes are listed), a constraint names no table or
             cannot be met, or `config.plan` is of other tables, another number of ranks, or other settings.
     """
-    if here.device.type == "cpu":
+    if world.device.type == "cpu":
         _refuse_on_cpu(config)
     sizes = table_sizes(model)
-    process, capacity = _memory(here)
-    every = here.gather(process)
+    process, capacity = _memory(world)
+    every = world.gather(process)
 
     def make() -> tuple[Plan, str]:
-        made, told = _made(model, sizes, config, here, batch_size, dict(max_rows or {}), earlier)
+        made, message = _made(model, sizes, config, world, batch_size, dict(max_rows or {}), earlier)
         reserved = round(capacity * config.settings["storage_reserve_percent"])
         memory = [RankMemory(capacity_bytes=capacity, process_bytes=one, reserved_bytes=reserved) for one in every]
-        return made.model_copy(update={"memory": tuple(memory)}), told
+        return made.model_copy(update={"memory": tuple(memory)}), message
 
-    return here.share(make)
+    return world.share(make)
 
 
-def _memory(here: World) -> tuple[int, int]:
+def _memory(world: World) -> tuple[int, int]:
     """Return the bytes that this process has of its device's memory, and the rank's share of all there are."""
-    if here.device.type == "cuda":
+    if world.device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         return total - free, total
-    return psutil.Process().memory_info().rss, psutil.virtual_memory().total // here.num_local_ranks
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().total // world.num_local_ranks
 
 
 def shard(
     model: nn.Module,
     tables: list[str],
     config: Config,
-    here: World,
+    world: World,
     seed: int,
     *,
     planned: Plan | None = None,
@@ -195,14 +195,14 @@ def shard(
     The start weights depend on `seed`, the table's name and its initializer (by name, null: uniform in ±1/√rows), not
     on the plan: any number of ranks starts alike.
     """
-    made = planned or plan(model, config.model_copy(update={"plan": None}), here)[0]
+    made = planned or plan(model, config.model_copy(update={"plan": None}), world)[0]
     assert {table.table for table in made.tables} == set(tables), (made.tables, tables)
     # By default fbgemm would take row 0 for an id that is none of the table, and tell nobody but the log.
     fused = {"bounds_check_mode": BoundsCheckMode.FATAL}
     sharders: list[Any] = [Sharder(fused), RowsSharder(fused)]
-    where = made.sharding_plan(here.device.type)
-    with adam.offered(here.device):
-        sharded = DistributedModelParallel(model, device=here.device, plan=where, sharders=sharders)
+    where = made.sharding_plan(world.device.type)
+    with adam.offered(world.device):
+        sharded = DistributedModelParallel(model, device=world.device, plan=where, sharders=sharders)
     unpooled.look_up_as_bags(sharded)
     for name, weight in sharded.state_dict().items():
         if isinstance(weight, ShardedTensor):
@@ -226,13 +226,13 @@ def _made(
     model: nn.Module,
     sizes: list[TableSize],
     config: Config,
-    here: World,
+    world: World,
     batch_size: int,
     max_rows: dict[str, int],
     earlier: Sequence[Path],
 ) -> tuple[Plan, str]:
-    constraints = _constraints(config, sizes, here, max_rows)
-    basis = _basis(config, sizes, here, constraints)
+    constraints = _constraints(config, sizes, world, max_rows)
+    basis = _basis(config, sizes, world, constraints)
     if config.plan is not None:
         given = Plan.load(config.plan)
         if changed := given.differences(basis):
@@ -241,42 +241,42 @@ def _made(
                 "leave the key out for a fresh plan"
             )
         return given, f"that of {config.plan}"
-    told = "fresh"
+    message = "fresh"
     if folder := next((folder for folder in earlier if (folder / plans.RECORD).is_file()), None):
         before = Plan.load(folder)
         if not (changed := before.differences(basis)):
             return before, f"that of {folder}, whose tables, ranks and settings are the same"
-        told = f"fresh, not that of {folder}: {'; '.join(changed)}"
+        message = f"fresh, not that of {folder}: {'; '.join(changed)}"
     chosen = _Chosen()
     planner = EmbeddingShardingPlanner(
-        topology=_topology(config, here),
+        topology=_topology(config, world),
         batch_size=batch_size,
         constraints=constraints,
         storage_reservation=FixedPercentageStorageReservation(config.settings["storage_reserve_percent"]),
         stats=chosen,
     )
     sharders: list[Any] = [Sharder(), RowsSharder()]
-    with naming_what_does_not_fit(sizes, config.settings["storage_reserve_percent"], here):
+    with naming_what_does_not_fit(sizes, config.settings["storage_reserve_percent"], world):
         planner.plan(model, sharders)
-    ranks = {"num_ranks": here.num_ranks, "num_local_ranks": here.num_local_ranks}
-    return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), told
+    ranks = {"num_ranks": world.num_ranks, "num_local_ranks": world.num_local_ranks}
+    return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), message
 
 
-def _topology(config: Config, here: World) -> Topology:
+def _topology(config: Config, world: World) -> Topology:
     settings = config.settings
     return Topology(
-        world_size=here.num_ranks,
-        local_world_size=here.num_local_ranks,
-        compute_device=here.device.type,
-        hbm_cap=torch.cuda.mem_get_info()[1] if here.device.type == "cuda" else None,
-        ddr_cap=psutil.virtual_memory().total // here.num_local_ranks,
+        world_size=world.num_ranks,
+        local_world_size=world.num_local_ranks,
+        compute_device=world.device.type,
+        hbm_cap=torch.cuda.mem_get_info()[1] if world.device.type == "cuda" else None,
+        ddr_cap=psutil.virtual_memory().total // world.num_local_ranks,
         intra_host_bw=settings["intra_node_bandwidth"],
         inter_host_bw=settings["cross_node_bandwidth"],
     )
 
 
 def _constraints(
-    config: Config, sizes: list[TableSize], here: World, growing: Collection[str]
+    config: Config, sizes: list[TableSize], world: World, growing: Collection[str]
 ) -> dict[str, ParameterConstraints]:
     """Return what the planner may choose for each table.
 
@@ -296,8 +296,8 @@ def _constraints(
     for size in sizes:
         special = own.get(size.table, TableConstraints())
         # One rank holds whole tables whatever the plan says; only table-wise does so without extra work.
-        types = (special.sharding_types or config.sharding_types) if here.num_ranks > 1 else ("table_wise",)
-        if (here.num_ranks - 1) * math.ceil(size.num_rows / here.num_ranks) >= size.num_rows:
+        types = (special.sharding_types or config.sharding_types) if world.num_ranks > 1 else ("table_wise",)
+        if (world.num_ranks - 1) * math.ceil(size.num_rows / world.num_ranks) >= size.num_rows:
             # A rank would have no rows of it, which the kernels do not take.
             types = list(dict.fromkeys("table_wise" if kind == "row_wise" else kind for kind in types))
         if size.table in growing:
@@ -318,12 +318,12 @@ def _constraints(
 
 
 def _basis(
-    config: Config, sizes: list[TableSize], here: World, constraints: Mapping[str, ParameterConstraints]
+    config: Config, sizes: list[TableSize], world: World, constraints: Mapping[str, ParameterConstraints]
 ) -> dict[str, str]:
     """Return what a plan depends on. The batch's size is left out: an evaluation's is another than the training's."""
     basis = {
-        "world size": f"{here.num_ranks} ranks, {here.num_local_ranks} on a node",
-        "device": here.device.type,
+        "world size": f"{world.num_ranks} ranks, {world.num_local_ranks} on a node",
+        "device": world.device.type,
         **{name: str(value) for name, value in config.settings.items()},
     }
     for size in sizes:

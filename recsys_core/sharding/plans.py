@@ -182,8 +182,8 @@ class Plan(Frozen):
         try:
             return read_record(cls, record)
         except ValueError as error:
-            told = str(error).removeprefix(f"{record}: ")
-            raise ValueError(f"{record}: no plan of this version ({told}); delete it and plan anew") from None
+            message = str(error).removeprefix(f"{record}: ")
+            raise ValueError(f"{record}: no plan of this version ({message}); delete it and plan anew") from None
 
     def differences(self, basis: Mapping[str, str]) -> list[str]:
         """Say what is other in `basis` than in this plan's."""

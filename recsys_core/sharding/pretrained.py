@@ -48,7 +48,7 @@ def fingerprints(engine: Engine) -> dict[str, str]:
 def fill(
     weights: Mapping[str, Any],
     engine: Engine,
-    here: World,
+    world: World,
     *,
     known: Mapping[str, str],
     continuing: Collection[str] | None = None,
@@ -62,23 +62,23 @@ def fill(
         ValueError: a file has changed, an id is there twice, an embedding is not of the table's width or not finite, or
             no id of the table is there.
     """
-    told: list[str] = []
+    message: list[str] = []
     for table in _from_files(engine):
         if continuing is not None and table.name not in continuing:
             continue
         (weight,) = (w for name, w in weights.items() if name.endswith(f".{table.name}.weight"))
-        config, state, fingerprint = here.share(lambda table=table: _Source(table, engine).state())
+        config, state, fingerprint = world.share(lambda table=table: _Source(table, engine).state())
         if known.get(table.name, fingerprint) != fingerprint:
             raise ValueError(f"{_place(table)}: its file has changed since the run began; start the run again")
         source = _Source(table, engine, (config, state))
-        num_taken = source.into(weight, here)
+        num_taken = source.into(weight, world)
         if not num_taken and continuing is None:
             raise ValueError(
                 f"{source.place}: none of its {source.reader.num_rows:,} ids has a row of table {table.name!r} "
                 f"({engine.encoders[table.name].spec}); write the ids as the features' column has them"
             )
-        told.append(f"table {table.name} starts from {source.path}: {num_taken:,} of {source.reader.num_rows:,} ids")
-    return told
+        message.append(f"table {table.name} starts from {source.path}: {num_taken:,} of {source.reader.num_rows:,} ids")
+    return message
 
 
 class _Source:
@@ -115,20 +115,20 @@ class _Source:
         """Return what another rank opens it with, and the fingerprint."""
         return self._config, self.reader.state(), self.fingerprint
 
-    def into(self, weight: ShardedTensor, here: World) -> int:
+    def into(self, weight: ShardedTensor, world: World) -> int:
         """Fill this rank's pieces of the table; return how many of the file's ids have a row."""
         pieces = [(s.tensor, s.metadata.shard_offsets, torch.zeros(len(s.tensor))) for s in weight.local_shards()]
         seen: list[np.ndarray] = []
         num_taken = 0
         for named, vectors_ND in self._blocks():
-            if here.is_first:
+            if world.is_first:
                 seen.append(_FINGERPRINT.encode(named))
             rows_N = torch.from_numpy(np.array(self._rows(named)))
             own_N = rows_N >= (self._encoder.first_id_row or 0)
             num_taken += int(own_N.sum())
             for piece, offsets, counts in pieces:
                 _take(piece, offsets, counts, rows_N[own_N], vectors_ND[own_N])
-        here.share(lambda: self._refuse_twice(seen))
+        world.share(lambda: self._refuse_twice(seen))
         return num_taken
 
     def _rows(self, named: pa.Array) -> np.ndarray:

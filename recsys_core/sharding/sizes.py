@@ -17,7 +17,7 @@ _NO_MEMORY = "can't allocate memory"  # what torch says of a CPU's
 
 
 @contextlib.contextmanager
-def naming_what_does_not_fit(sizes: list[TableSize], reserve_percent: float, here: World) -> Iterator[None]:
+def naming_what_does_not_fit(sizes: list[TableSize], reserve_percent: float, world: World) -> Iterator[None]:
     """Inside, tables that no plan can place are an error that lists their sizes."""
     try:
         yield
@@ -25,8 +25,8 @@ def naming_what_does_not_fit(sizes: list[TableSize], reserve_percent: float, her
         first = " ".join(str(error).split())[:300]
         memory = psutil.virtual_memory().total
         raise ValueError(
-            f"no plan puts these tables on {here.num_ranks} ranks:\n{plans.sizes_text(sizes)}\n"
-            f"The node has {plans.readable(memory)} for {here.num_local_ranks} ranks, of which "
+            f"no plan puts these tables on {world.num_ranks} ranks:\n{plans.sizes_text(sizes)}\n"
+            f"The node has {plans.readable(memory)} for {world.num_local_ranks} ranks, of which "
             f"storage_reserve_percent={reserve_percent:g} stays free. Make tables smaller "
             "(num_embeddings, embedding_dim, dynamic.max_rows), take a sparse optimizer with less state, allow "
             f"row_wise in train.sharding, or use more ranks on more nodes. The planner: {first}"
@@ -43,10 +43,10 @@ def naming_memory(planned: Plan) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in told:
+        message = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in message:
             raise
-        first, _, _ = told[max(told.find(_NO_MEMORY), 0) :].partition("\n")
+        first, _, _ = message[max(message.find(_NO_MEMORY), 0) :].partition("\n")
         raise ValueError(
             f"out of memory: {first}\n{planned.text()}\nMake tables smaller (num_embeddings, embedding_dim, "
             "dynamic.max_rows), lower train.batch_size, take a sparse optimizer with less state, allow row_wise in "

@@ -94,8 +94,8 @@ def dataset_input(artifact: Dataset | TrainingData, source: str) -> dict[str, st
 
 def revision() -> dict[str, str]:
     """Return the tags of the git checkout that this code runs from; nothing if it does not run from one."""
-    here = Path(__file__)
-    if _git("ls-files", "--error-unmatch", here.name) is None:
+    module = Path(__file__)
+    if _git("ls-files", "--error-unmatch", module.name) is None:
         return {}
     sha = _git("rev-parse", "HEAD") or ""
     dirty = "true" if _git("status", "--porcelain") else "false"

@@ -117,7 +117,7 @@ class Outbox:
             AwayError: it has not.
         """
         seconds = self._config.wait_seconds
-        deadline, told = time.monotonic() + seconds, False
+        deadline, message = time.monotonic() + seconds, False
         while (lost := self._ping()) is not None or not self._drain(self._directory):
             why = f" ({reason(lost)})" if lost else ""
             if time.monotonic() > deadline:
@@ -125,9 +125,9 @@ class Outbox:
                     f"MLflow at {self.where} has not answered for {seconds:g} s{why}, and publishing needs it; start "
                     "it and run this again: finished stages are kept"
                 )
-            if not told:
-                self._tell(f"waiting for MLflow at {self.where}{why}, up to {seconds:g} s: publishing needs it")
-                told = True
+            if not message:
+                self._emit(f"waiting for MLflow at {self.where}{why}, up to {seconds:g} s: publishing needs it")
+                message = True
             time.sleep(1)
         self._away_since = None
 
@@ -136,7 +136,7 @@ class Outbox:
         with self._guard:
             if self._away_since is not None and not self._answers_again():
                 left = sum(1 for _ in entries(self._file))
-                self._tell(
+                self._emit(
                     f"warning: {self.where} still does not answer; {left:,} records of this run are kept in "
                     f"{self._file} and sent by the next run of this config"
                 )
@@ -153,7 +153,7 @@ class Outbox:
         left = len(kept)
         if not self._drain(directory):
             raise AwayError(f"MLflow at {self.where} does not answer; run this again when it does")
-        self._tell(f"{left:,} records of {directory.parent.name}, kept while MLflow was away, are sent")
+        self._emit(f"{left:,} records of {directory.parent.name}, kept while MLflow was away, are sent")
 
     def _ping(self) -> Exception | None:
         try:
@@ -168,7 +168,7 @@ class Outbox:
     def _lose(self, error: Exception) -> None:
         self._away_since = time.monotonic()
         self._next_probe = self._away_since + _PROBE_SECONDS
-        self._tell(
+        self._emit(
             f"warning: MLflow at {self.where} does not answer ({reason(error)}); what is logged is kept in "
             f"{self._file} and sent when it does, it is asked every {_PROBE_SECONDS:g} s"
         )
@@ -183,7 +183,7 @@ class Outbox:
         if self._ping() is not None or not self._drain(self._directory):
             return False
         seconds, self._away_since = time.monotonic() - self._away_since, None
-        self._tell(f"warning: {self.where} answers again after {seconds:.0f} s; {left:,} records are sent")
+        self._emit(f"warning: {self.where} answers again after {seconds:.0f} s; {left:,} records are sent")
         return True
 
     def _drain(self, directory: Path) -> bool:
@@ -198,7 +198,7 @@ class Outbox:
                 return False
             # It would refuse it again, and all that is kept behind it would wait for ever.
             file.rename(directory / _REFUSED)
-            self._tell(f"warning: MLflow refuses what was kept, it is in {directory / _REFUSED}: {reason(error)}")
+            self._emit(f"warning: MLflow refuses what was kept, it is in {directory / _REFUSED}: {reason(error)}")
             return True
         file.unlink(missing_ok=True)
         shutil.rmtree(directory / _FILES, ignore_errors=True)
@@ -220,7 +220,7 @@ class Outbox:
             file.flush()
             os.fsync(file.fileno())
 
-    def _tell(self, message: str) -> None:
+    def _emit(self, message: str) -> None:
         self._sink(Event(stage="mlflow", message=message))
 
     def _apply(self, entry: Entry, directory: Path | None = None) -> None:

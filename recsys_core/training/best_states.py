@@ -41,12 +41,12 @@ def tidy(directory: Path, position: TrainProgress) -> None:
             shutil.rmtree(path)
 
 
-def still_there(directory: Path, position: TrainProgress, here: World) -> TrainProgress:
+def still_there(directory: Path, position: TrainProgress, world: World) -> TrainProgress:
     """Return the position of a checkpoint that training goes on from, without states that have given way since.
 
     They gave way to states of later steps, which are made and measured again.
     """
-    kept = here.share(lambda: tuple(one for one in position.kept if place(directory, one.step).is_dir()))
+    kept = world.share(lambda: tuple(one for one in position.kept if place(directory, one.step).is_dir()))
     return position.model_copy(update={"kept": kept})
 
 

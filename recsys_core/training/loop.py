@@ -42,33 +42,33 @@ def fit(
     Raises:
         Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
     """
-    here, work = trainer.here, Pending(request.output)
-    if here.is_first:
+    world, work = trainer.world, Pending(request.output)
+    if world.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
         trainer.start.lineage(data, request.output).save(work.path)
-        _tell_plan(trainer, work, sink)
-    here.barrier()
+        _emit_plan(trainer, work, sink)
+    world.barrier()
     steps, state = work.path / "steps", work.path / artifacts.STATE
     if resumed := state if state.exists() else checkpoint.latest(steps):
         with checkpoint.resuming(resumed):
             trainer.restore(resumed)
             trainer.position = checkpoint.position(resumed)
         if resumed != state:
-            trainer.position = best_states.still_there(work.path / _BEST, trainer.position, here)
+            trainer.position = best_states.still_there(work.path / _BEST, trainer.position, world)
         trainer.position.refuse_other_source(trainer.objective.reader.fingerprint)
-        _tell_restart(trainer, sink)
+        _emit_restart(trainer, sink)
     else:
-        _tell_start(trainer, trainer.begin(base, files, sink), work, sink)
+        _emit_start(trainer, trainer.begin(base, files, sink), work, sink)
     with contextlib.ExitStack() as inside:
         inside.enter_context(sizes.naming_memory(trainer.plan))
-        told = inside.enter_context(stop_signal.signals())
+        stop = inside.enter_context(stop_signal.signals())
         step, beside = trainer.position.step, request.output
-        if trainer.config.tensorboard and here.is_first:
+        if trainer.config.tensorboard and world.is_first:
             events = beside.with_name(f"{beside.name}.tensorboard")
             sink = inside.enter_context(profiling.tensorboard(events, sink, step=step))
         traces = beside.with_name(f"{beside.name}.profile")
-        tick = inside.enter_context(profiling.profiled(trainer.config.profile, traces, here, step=step))
-        curve = _train(trainer, work, sink, told, tick)
+        tick = inside.enter_context(profiling.profiled(trainer.config.profile, traces, world, step=step))
+        curve = _train(trainer, work, sink, stop, tick)
     trainer.saver.wait()
     trainer.optimizer.finish()
     if resumed != state:
@@ -77,7 +77,7 @@ def fit(
         trainer.save(state)
         trainer.saver.wait()
     touched = trainer.touched()
-    if here.is_first:
+    if world.is_first:
         shutil.rmtree(steps, ignore_errors=True)
         work.commit(
             artifacts.Checkpoint,
@@ -87,49 +87,49 @@ def fit(
             num_steps=trainer.position.step,
             loss=trainer.position.last_loss,
             examples_per_second=speed(curve),
-            num_ranks=here.num_ranks,
+            num_ranks=world.num_ranks,
             warm_started_from=base.checkpoint.digest if base else None,
             touched=touched,
             kept=best_states.finish(work.path / _BEST, trainer.position, trainer.config.best_metric),
         )
-    here.barrier()
+    world.barrier()
     return artifacts.Checkpoint.load(request.output)
 
 
-def _tell_restart(trainer: Trainer, sink: Sink) -> None:
+def _emit_restart(trainer: Trainer, sink: Sink) -> None:
     """Tell that a process was lost, and how much of the work with it."""
-    if trainer.here.is_first and (number := trainer.here.num_restarts):
-        told = f"a process was lost; restart {number} goes on from step {trainer.position.step:,}"
-        sink(Event(stage="train", message=told))
+    if trainer.world.is_first and (number := trainer.world.num_restarts):
+        message = f"a process was lost; restart {number} goes on from step {trainer.position.step:,}"
+        sink(Event(stage="train", message=message))
 
 
-def _tell_start(trainer: Trainer, report: carrying.Report | None, work: Pending, sink: Sink) -> None:
+def _emit_start(trainer: Trainer, report: carrying.Report | None, work: Pending, sink: Sink) -> None:
     """Keep what was taken over of another training, and tell it."""
-    if report is not None and trainer.here.is_first:
+    if report is not None and trainer.world.is_first:
         report.save(work.path)
         sink(Event(stage="train", message=report.text))
 
 
-def _tell_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:
+def _emit_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:
     """Keep the plan of the tables, and tell it with how well they serve their ids."""
     trainer.plan.save(work.path)
-    told = f"plan ({trainer.plan_told})\n{trainer.plan.text()}"
-    sys.stderr.write(f"{told}\n")
-    sink(Event(stage="train", metrics=trainer.objective.engine.figures, message=told))
+    message = f"plan ({trainer.plan_message})\n{trainer.plan.text()}"
+    sys.stderr.write(f"{message}\n")
+    sink(Event(stage="train", metrics=trainer.objective.engine.figures, message=message))
     precision, instructions = trainer.config.precision, torch.backends.cpu.get_cpu_capability()
-    if trainer.here.device.type == "cpu" and precision != "float32" and instructions in _WITHOUT_NARROW_NUMBERS:
+    if trainer.world.device.type == "cpu" and precision != "float32" and instructions in _WITHOUT_NARROW_NUMBERS:
         slow = f"this CPU ({instructions}) computes {precision} in software, many times slower than float32"
         sink(Event(stage="train", message=f"train.precision: {slow}; leave it out here"))
 
 
-def _train(trainer: Trainer, work: Pending, sink: Sink, told: threading.Event, tick: Callable[[], None]) -> Curve:
+def _train(trainer: Trainer, work: Pending, sink: Sink, stop: threading.Event, tick: Callable[[], None]) -> Curve:
     """Run the epochs that are left, calling `tick` after each step; return the points of the loss curve."""
     config, steps = trainer.config, work.path / "steps"
     meter = _meter(trainer, work, sink)
-    agreement = stop_signal.Agreement(trainer.here, told, trainer.position.step, every_steps=config.log_every_steps)
+    agreement = stop_signal.Agreement(trainer.world, stop, trainer.position.step, every_steps=config.log_every_steps)
     for epoch in range(trainer.position.epoch, trainer.num_epochs):
         feed = trainer.objective.feed.batches(
-            trainer.epoch(), epoch=epoch, step=trainer.position.step, pins=trainer.here.device.type == "cuda"
+            trainer.epoch(), epoch=epoch, step=trainer.position.step, pins=trainer.world.device.type == "cuda"
         )
         with contextlib.closing(feed) as batches:
             for batch, consumed in trainer.arriving(meter.waiting(batches)):
@@ -175,9 +175,9 @@ def _meter(trainer: Trainer, work: Pending, sink: Sink) -> Monitor:
     if trainer.config.drop_remainder:
         total = num_rows // trainer.full_rows * trainer.full_rows * trainer.num_epochs
     if num_steps is not None:
-        total = num_steps * min(num_rows, trainer.config.batch_size * trainer.here.num_ranks)
+        total = num_steps * min(num_rows, trainer.config.batch_size * trainer.world.num_ranks)
     return Monitor(
-        trainer.here,
+        trainer.world,
         trainer.position,
         num_rows=num_rows,
         total=total,

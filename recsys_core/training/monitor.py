@@ -30,7 +30,7 @@ class Monitor:
 
     def __init__(
         self,
-        here: World,
+        world: World,
         position: TrainProgress,
         *,
         num_rows: int,
@@ -43,9 +43,9 @@ class Monitor:
 
         `keep_rows` saves the rows at some places of an epoch's order, and says where.
         """
-        self._here, self._sink, self._num_rows, self._keep_rows = here, sink, num_rows, keep_rows
+        self._world, self._sink, self._num_rows, self._keep_rows = world, sink, num_rows, keep_rows
         self._total = total
-        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=here.device)
+        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=world.device)
         self._losses: list[torch.Tensor] = []
         self._places: list[tuple[int, list[RowRange]]] = []
         self._consumed: list[RowRange] = []
@@ -87,7 +87,7 @@ class Monitor:
         if self._done == self._reported:
             return
         own = torch.stack(self._losses).double()
-        summed = self._here.sum(own.clone())
+        summed = self._world.sum(own.clone())
         extra = [value.detach().double().reshape(1).to(summed.device) for value in measured.values()]
         values = torch.cat([summed, *extra]).tolist()
         losses, figures = values[: len(own)], values[len(own) :]
@@ -100,27 +100,27 @@ class Monitor:
             "loss": sum(losses) / (self._done - self._reported),
             "examples_per_second": (self._done - self._reported) / elapsed,
             "data_wait_share": self._waited / elapsed,
-            "memory_bytes": _memory_bytes(self._here.device),
+            "memory_bytes": _memory_bytes(self._world.device),
             **dict(zip(measured, figures, strict=True)),
             **known,
         }
         self._since, self._waited, self._reported = time.monotonic(), 0.0, self._done
-        if self._here.is_first:
+        if self._world.is_first:
             point: dict[str, Any] = {"step": position.step, "examples": self._done, **metrics}
             self.curve.append(point)
-            self._tell(position, {name: value for name, value in metrics.items() if value is not None})
+            self._emit(position, {name: value for name, value in metrics.items() if value is not None})
 
-    def tell(self, position: TrainProgress, validation: dict[str, float]) -> None:
+    def emit(self, position: TrainProgress, validation: dict[str, float]) -> None:
         """Tell what was measured on the validation rows; the time that took is not the training's."""
         self._since = time.monotonic()
-        if self._here.is_first:
-            self._tell(position, {f"valid_{name}": value for name, value in validation.items()})
+        if self._world.is_first:
+            self._emit(position, {f"valid_{name}": value for name, value in validation.items()})
 
     def settle(self, position: TrainProgress) -> TrainProgress:
         """Bring all ranks' counts together in the position; save the curve, beside the checkpoint that follows."""
-        (loss_sum,) = self._here.sum(self._loss_sum.clone()).tolist()
+        (loss_sum,) = self._world.sum(self._loss_sum.clone()).tolist()
         self._loss_sum.zero_()
-        gathered = [interval for part in self._here.gather(self._consumed) for interval in part]
+        gathered = [interval for part in self._world.gather(self._consumed) for interval in part]
         self._consumed = []
         consumed = tuple(merge([*position.consumed, *gathered]))
         self.write_curve()
@@ -128,7 +128,7 @@ class Monitor:
 
     def write_curve(self) -> None:
         """Save the curve, whole."""
-        if self._here.is_first:
+        if self._world.is_first:
             aside = self._curve_path.with_name(f".{self._curve_path.name}.partial")
             pq.write_table(pa.Table.from_pylist(self.curve), aside)
             aside.rename(self._curve_path)
@@ -136,12 +136,12 @@ class Monitor:
     def stopped(self, position: TrainProgress) -> str:
         """Tell that training stops here, and return the words."""
         words = f"stopped at step {position.step:,}, whose checkpoint is kept; run it again to go on from there"
-        if self._here.is_first:
+        if self._world.is_first:
             event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", stopped=words)
             self._sink(event.model_copy(update={"step": position.step, "message": words}))
         return words
 
-    def _tell(self, position: TrainProgress, metrics: dict[str, float]) -> None:
+    def _emit(self, position: TrainProgress, metrics: dict[str, float]) -> None:
         event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", metrics=metrics)
         self._sink(event.model_copy(update={"step": position.step}))
 
@@ -153,8 +153,8 @@ class Monitor:
         if not math.isfinite(float(own[at])):
             rows = ", ".join(f"{a:,} to {b - 1:,}" for a, b in places)
             kept = self._keep_rows(epoch, places)
-            mine = f"rank {self._here.rank}: rows {rows} of the epoch's order, which are kept in {kept}"
-        where = "; ".join(filter(None, self._here.gather(mine)))
+            mine = f"rank {self._world.rank}: rows {rows} of the epoch's order, which are kept in {kept}"
+        where = "; ".join(filter(None, self._world.gather(mine)))
         raise ValueError(
             f"the loss is {losses[at]} at step {step:,} of epoch {epoch + 1} ({where}); lower "
             "train.sparse_optimizer.learning_rate or train.dense_optimizer.learning_rate, set "

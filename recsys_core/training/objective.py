@@ -34,7 +34,7 @@ class Objective(ABC):
     dense: tuple[nn.Module, ...]
 
     @abstractmethod
-    def loss(self, model: Callable[..., Any], batch: Any, here: World) -> Tensor:
+    def loss(self, model: Callable[..., Any], batch: Any, world: World) -> Tensor:
         """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
 
     @abstractmethod
@@ -45,11 +45,11 @@ class Objective(ABC):
             ValueError: the model does not take these features.
         """
 
-    def figures(self, here: World) -> dict[str, float | None]:  # noqa: ARG002
+    def figures(self, world: World) -> dict[str, float | None]:  # noqa: ARG002
         """Return more figures of the batches since the last call, None where one is not defined; all ranks call it."""
         return {}
 
-    def validate(self, model: nn.Module, here: World) -> dict[str, float]:  # noqa: ARG002
+    def validate(self, model: nn.Module, world: World) -> dict[str, float]:  # noqa: ARG002
         """Measure `model` on rows that are not trained on; every rank gets the same figures.
 
         Raises:

@@ -39,7 +39,7 @@ def tensorboard(directory: Path, sink: Sink, *, step: int) -> Iterator[Sink]:
 
 
 @contextlib.contextmanager
-def profiled(config: Config | None, directory: Path, here: World, *, step: int) -> Iterator[Callable[[], None]]:
+def profiled(config: Config | None, directory: Path, world: World, *, step: int) -> Iterator[Callable[[], None]]:
     """Inside, record the steps that `config` says; call what is yielded after each one.
 
     Each rank writes `rank-<n>.json.gz` to `directory`, which chrome://tracing and https://ui.perfetto.dev open. A
@@ -49,12 +49,12 @@ def profiled(config: Config | None, directory: Path, here: World, *, step: int) 
         yield lambda: None
         return
     activities = [torch.profiler.ProfilerActivity.CPU]
-    if here.device.type == "cuda":
+    if world.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
 
     def write(profile: torch.profiler.profile) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        profile.export_chrome_trace(str(directory / f"rank-{here.rank}.json.gz"))
+        profile.export_chrome_trace(str(directory / f"rank-{world.rank}.json.gz"))
 
     # The profiler's own start-up falls into the step before the first that counts.
     schedule = torch.profiler.schedule(wait=config.start - step - 1, warmup=1, active=config.steps, repeat=1)

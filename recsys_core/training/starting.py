@@ -32,7 +32,7 @@ class Start:
     def __init__(
         self,
         objective: Objective,
-        here: World,
+        world: World,
         owned: Mapping[str, torch.Tensor],
         optimizers: tuple[SparseConfig, DenseConfig],
         *,
@@ -43,7 +43,7 @@ class Start:
 
         `state` returns the tensors of a checkpoint, and `restored` takes back what has been filled in of them.
         """
-        self._objective, self._here, self._owned = objective, here, owned
+        self._objective, self._world, self._owned = objective, world, owned
         self._kinds = optimizers[0].kind, optimizers[1].kind
         self._state, self._restored = state, restored
 
@@ -60,9 +60,9 @@ class Start:
     def from_files(self, files: Mapping[str, str], sink: Sink, continuing: list[str] | None = None) -> None:
         """Fill the rows of tables that start from files; see `pretrained.fill`."""
         weights, engine = self._state()["model"], self._objective.engine
-        told = pretrained.fill(weights, engine, self._here, known=files, continuing=continuing)
-        if told and self._here.is_first:
-            sink(Event(stage="train", message="; ".join(told)))
+        message = pretrained.fill(weights, engine, self._world, known=files, continuing=continuing)
+        if message and self._world.is_first:
+            sink(Event(stage="train", message="; ".join(message)))
 
     def from_base(
         self, base: Base, files: Mapping[str, str], sink: Sink, *, on_change: str, restore_optimizer: bool

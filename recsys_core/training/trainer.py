@@ -41,7 +41,7 @@ class Trainer:
         self,
         objective: Objective,
         config: Config,
-        here: World,
+        world: World,
         *,
         seed: int,
         warm: bool = False,
@@ -51,20 +51,20 @@ class Trainer:
 
         `warm`: it is going to continue another training. `earlier_plans` are folders whose plan may be taken again.
         """
-        self.objective, self.config, self.here, self.seed = objective, config, here, seed
+        self.objective, self.config, self.world, self.seed = objective, config, world, seed
         self.num_epochs = config.num_warm_epochs if warm else config.num_epochs
         if config.num_steps is not None:
             # A step takes a row at least.
             self.num_epochs = config.num_steps
         specs = objective.engine.tables
         frozen = {table.name for table in specs if not table.trainable}
-        optim.fuse(config.sparse_optimizer, objective.tables, here.device, frozen)
+        optim.fuse(config.sparse_optimizer, objective.tables, world.device, frozen)
         self._owners = {table: torch.from_numpy(rows) for table, rows in objective.engine.owners().items()}
         growing = {table.name: table.max_rows for table in specs if table.max_rows is not None}
-        self.plan, self.plan_told = sharding.plan(
+        self.plan, self.plan_message = sharding.plan(
             objective.model,
             config.sharding,
-            here,
+            world,
             batch_size=config.batch_size,
             max_rows=growing,
             earlier=earlier_plans,
@@ -73,28 +73,28 @@ class Trainer:
         initializers = {table.name: table.initializer for table in specs if table.initializer is not None}
         with naming_memory(self.plan):
             self.model: DistributedModelParallel = sharding.shard(
-                objective.model, tables, config.sharding, here, seed, planned=self.plan, initializers=initializers
+                objective.model, tables, config.sharding, world, seed, planned=self.plan, initializers=initializers
             )
         if config.compile:
-            compiling.compile_in_place(objective.dense, here.device)
-        scaler = optim.Scaler(objective.dense, here) if config.precision == "float16" else None
+            compiling.compile_in_place(objective.dense, world.device)
+        scaler = optim.Scaler(objective.dense, world) if config.precision == "float16" else None
         self.optimizer = optim.Optimizer(config.sparse_optimizer, config.dense_optimizer, self.model, scaler)
         self.start = Start(
             objective,
-            here,
+            world,
             self._owners,
             (config.sparse_optimizer, config.dense_optimizer),
             state=self.state,
             restored=self.restored,
         )
         self.position = TrainProgress()
-        self.saver = checkpoint.Saver(here, in_background=config.async_checkpoints)
+        self.saver = checkpoint.Saver(world, in_background=config.async_checkpoints)
         self._budget: CostLimit | None = None
         if config.cost_column is not None and config.max_cost is not None:
             self._budget = CostLimit(config.cost_column, config.max_cost)
         if config.selection != Selection():
             whole = objective.reader
-            counts = here.share(lambda: Selected(whole, config.selection).state())
+            counts = world.share(lambda: Selected(whole, config.selection).state())
             objective.reader = Selected(whole, config.selection, counts)
             if not objective.reader.num_rows:
                 raise ValueError(f"train.selection keeps none of the {whole.num_rows} rows; widen it")
@@ -141,8 +141,8 @@ class Trainer:
         """
         before: tuple[Any, Any] | None = None
         for batch, place in batches:
-            there = moved(batch, self.here.device)
-            if self.here.num_ranks > 1:
+            there = moved(batch, self.world.device)
+            if self.world.num_ranks > 1:
                 self.objective.tables.send(there.sparse)
             if before is not None:
                 yield before
@@ -152,12 +152,12 @@ class Trainer:
 
     def step(self, batch: Any, number: int) -> torch.Tensor:
         """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
-        torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.here.rank)
+        torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.world.rank)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
-            loss = self.objective.loss(self._forward, batch, self.here)
+            loss = self.objective.loss(self._forward, batch, self.world)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
-        self.optimizer.backward(loss * self.here.num_ranks / batch.global_rows)
+        self.optimizer.backward(loss * self.world.num_ranks / batch.global_rows)
         self.optimizer.end()
         return loss.detach()
 
@@ -168,7 +168,7 @@ class Trainer:
 
     def _precision(self) -> torch.autocast:
         kind = torch.float16 if self.config.precision == "float16" else torch.bfloat16
-        return torch.autocast(self.here.device.type, kind, enabled=self.config.precision != "float32")
+        return torch.autocast(self.world.device.type, kind, enabled=self.config.precision != "float32")
 
     def order(self, epoch: int) -> EpochOrder:
         """Return the order in which an epoch reads the rows."""
@@ -194,11 +194,11 @@ class Trainer:
             self.order(self.position.epoch),
             self.objective.feed.columns,
             batch_size=config.batch_size,
-            rank=self.here.rank,
-            num_ranks=self.here.num_ranks,
+            rank=self.world.rank,
+            num_ranks=self.world.num_ranks,
             consumed=self.position.consumed,
             budget=self._budget,
-            gather=self.here.gather,
+            gather=self.world.gather,
         )
 
     def judge(self, meter: Monitor, directory: Path) -> None:
@@ -208,26 +208,26 @@ class Trainer:
             ValueError: there is nothing to validate on, or it does not have `train.best_metric`.
         """
         self.report(meter)
-        found = self.objective.validate(self.model, self.here)
+        found = self.objective.validate(self.model, self.world)
         self.position = best_states.ranked(self.position, found, self.config.best_metric, count=self.config.keep_best)
         if any(one.step == self.position.step for one in self.position.kept):
             self.save(best_states.place(directory, self.position.step))
-            if self.here.is_first:
+            if self.world.is_first:
                 best_states.tidy(directory, self.position)
-        meter.tell(self.position, found)
+        meter.emit(self.position, found)
 
     def touched(self) -> dict[str, float]:
         """Return the share of each table's rows that an update has ever touched; every rank calls this."""
         counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
-        for part in self.here.gather(self.optimizer.touched_rows()):
+        for part in self.world.gather(self.optimizer.touched_rows()):
             for table, (count, size) in part.items():
                 counts[table], sizes[table] = counts.get(table, 0) + count, size
         return {table: counts[table] / sizes[table] for table in sorted(counts)}
 
     def report(self, meter: Monitor) -> None:
         """Tell the loss and the lengths of weights and gradients; every rank calls this after the same steps."""
-        known = self.optimizer.learning_rates() | self.objective.figures(self.here)
+        known = self.optimizer.learning_rates() | self.objective.figures(self.world)
         meter.report(self.position, self.optimizer.norms(), known)
 
     @property
@@ -244,7 +244,7 @@ class Trainer:
     @property
     def full_rows(self) -> int:
         """The rows of a whole batch of all ranks."""
-        return self.config.batch_size * self.here.num_ranks
+        return self.config.batch_size * self.world.num_ranks
 
     @property
     def evaluates_epoch(self) -> bool:
@@ -269,13 +269,13 @@ class Trainer:
 
     def _refuse_nonfinite(self, state: dict[str, Any]) -> None:
         # The last update may have made what no loss has seen yet, and rows of a table wait long for their next look-up.
-        extremes = checkpoint.extremes(state, self.here.device)
+        extremes = checkpoint.extremes(state, self.world.device)
         bad = [
             name
             for name, value in zip(extremes, torch.stack([*extremes.values()]).tolist(), strict=True)
             if not math.isfinite(value)
         ]
-        if found := sorted({name for names in self.here.gather(bad) for name in names}):
+        if found := sorted({name for names in self.world.gather(bad) for name in names}):
             raise ValueError(
                 f"after step {self.position.step:,} these are not all finite numbers: {', '.join(found)}; no "
                 "checkpoint is made of them, and the last one is kept. Lower the learning rates of train, or set "

@@ -18,7 +18,7 @@ class Receipt(Frozen):
 
     part: int
     num_rows: int
-    told: tuple[str, ...] = ()
+    message: tuple[str, ...] = ()
 
 
 class Writer(ABC):

@@ -119,14 +119,14 @@ def retrieved(tmp_path: Path) -> Callable[..., dict[str, int]]:
 
 def _refused(folder: Path, error: ValueError, named: str | None) -> None:
     """Check what a refusal says, and that nothing of the work is left."""
-    told = str(error)
-    assert named is not None, told
+    message = str(error)
+    assert named is not None, message
     # Those of libraries are no refusals.
     assert type(error) is ValueError or type(error).__module__.startswith("recsys_core."), repr(error)
-    assert told.isprintable(), repr(told)
-    assert named in told
+    assert message.isprintable(), repr(message)
+    assert named in message
     for own in ("imports", "run"):
-        assert str(folder / own) not in told
+        assert str(folder / own) not in message
     assert not [path for path in folder.rglob("*") if "partial" in path.name or path.name == ".scratch"]
     assert all((stage / "manifest.json").is_file() for stage in folder.glob("run/*"))
 

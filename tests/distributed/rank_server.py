@@ -28,11 +28,11 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         pids = start(**asked)
-        tell(pids)
-        tell(ended(pids))
+        emit(pids)
+        emit(ended(pids))
 
 
-def tell(answer: list[int]) -> None:
+def emit(answer: list[int]) -> None:
     """Answer one line."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

@@ -14,13 +14,13 @@ from recsys_core.retrieval import train
 def main(request_file: str) -> None:
     """Train ten steps of the request, then compare a batch of this rank."""
     request = train.Request.model_validate_json(Path(request_file).read_text())
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(request, here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(request, world)
         batches = [batch for batch, _ in trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)]
         for number, batch in enumerate(batches[:10]):
             trainer.step(batch, number)
         directory = request.output / "compared"
-        checkpoint.save(directory, {"model": trainer.model.state_dict()}, trainer.position, here)
+        checkpoint.save(directory, {"model": trainer.model.state_dict()}, trainer.position, world)
         whole = models.build(request.model, Engine.load(request.data.engine), RetrievalModel)
         state = {"model": whole.state_dict()}
         checkpoint.load(directory, state, alone=True)

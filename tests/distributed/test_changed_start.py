@@ -59,8 +59,8 @@ def read(made: Checkpoint) -> dict[str, torch.Tensor]:
 
 def begun(request: train.Request, base: Checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Report]:
     """Return the state before anything is taken over, the one after it, and what was reported."""
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(request, here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(request, world)
         before = {key: value.clone() for key, value in flat(trainer.state()).items()}
         report = trainer.begin(Base(base), {}, silent)
         assert report is not None
@@ -131,8 +131,8 @@ def test_a_model_that_only_grew_gives_out_what_it_gave_out(changed, train_reques
     request = train_request(data=changed("wide", grow), base=trained).model_copy(update={"model": wide})
     outputs = []
     for asked, base in ((train_request("same", base=trained), trained), (request, trained)):
-        with distributed.world("cpu") as here:
-            trainer = train.trainer(asked, here)
+        with distributed.world("cpu") as world:
+            trainer = train.trainer(asked, world)
             trainer.begin(Base(base), {}, silent)
             (rows,) = (rows for number, rows in enumerate(trainer.epoch()) if number == 0)
             batch = trainer.objective.feed.batch(rows, epoch=0, step=0)
@@ -185,8 +185,8 @@ def test_a_killed_training_of_a_changed_start_ends_as_an_undisturbed_one(
 
 
 def test_an_unchanged_start_takes_all_and_says_nothing(train_request, trained):
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(train_request(base=trained), here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(train_request(base=trained), world)
         assert trainer.begin(Base(trained), {}, silent) is None
         old, now = read(trained), flat(trainer.state())
         for key, value in old.items():
@@ -246,8 +246,8 @@ def test_both_moments_of_adamw_go_with_their_rows(changed, train_request, day):
     # Fine-tuning takes the weights alone: what the optimizer keeps starts at nothing, and so does its count of steps.
     chosen = adamw | {"fine_tune_from": {"path": base.path, "strict": False}}
     request = train_request("tuned", data=data, config=chosen)
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(request, here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(request, world)
         trainer.begin(None, {}, silent)
         tuned = {key: value.clone() for key, value in flat(trainer.state()).items()}
     rows, key = tables["item_id"], f"model.{_TABLES}.item_id.weight"

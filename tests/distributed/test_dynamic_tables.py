@@ -83,8 +83,8 @@ def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, tr
         assert touched, "rows that change hands have an optimizer's state to lose"
 
     request = train_request("second", data=days[1], base=yesterday, config={"num_warm_epochs": 1} | own)
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(request, here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(request, world)
         fresh = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor.clone()
         trainer.start.inherit(yesterday.state, "model", "optimizer")
         weight = trainer.model.state_dict()[WEIGHT].local_shards()[0].tensor
@@ -116,14 +116,14 @@ def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, tr
 
 def test_resumed_equals_undisturbed_and_the_curves_tell_how_full_tables_are(days, train_request, monkeypatch):
     config = {"num_epochs": 2, "sharding": {"sharding_types": ["row_wise"]}}
-    told = []
-    undisturbed = train.run(train_request("undisturbed", data=days[0], config=config), told.append)
-    filled = told[0].metrics
+    message = []
+    undisturbed = train.run(train_request("undisturbed", data=days[0], config=config), message.append)
+    filled = message[0].metrics
     assert filled["tables/user_id/occupancy"] == 1.0
     assert 0 < filled["tables/user_id/collision_rate"] < 1
     assert filled["tables/user_id/admitted"] == 149
     assert filled["tables/item_id/occupancy"] == 120 / 199
-    assert told[0].message.startswith("plan (fresh)\ntable ")
+    assert message[0].message.startswith("plan (fresh)\ntable ")
     assert undisturbed.touched["user_id"] == (_read(undisturbed, f"optimizer.{STATE}") > 0).sum() / 150
     assert undisturbed.touched["item_id"] == 120 / 200
     killed, real = train_request("killed", data=days[0], config=config), Trainer.step
@@ -137,9 +137,9 @@ def test_resumed_equals_undisturbed_and_the_curves_tell_how_full_tables_are(days
     with pytest.raises(KeyboardInterrupt):
         train.run(killed, silent)
     monkeypatch.setattr(Trainer, "step", real)
-    told = []
-    resumed = train.run(killed, told.append)
-    assert told[0].message.startswith(f"plan (that of {killed.output.with_name('.killed.partial')}, whose tables")
+    message = []
+    resumed = train.run(killed, message.append)
+    assert message[0].message.startswith(f"plan (that of {killed.output.with_name('.killed.partial')}, whose tables")
     for key in (f"model.{WEIGHT}", f"optimizer.{STATE}", "owners.user_id"):
         assert torch.equal(_read(undisturbed, key), _read(resumed, key)), key
 
@@ -166,8 +166,8 @@ def test_the_export_maps_ids_as_the_training_did(days, train_request, sections, 
 def test_a_table_that_can_only_be_cut_by_columns_is_refused(days, train_request):
     by_columns = {"sharding": {"sharding_types": ["column_wise"]}, "sparse_optimizer": {"kind": "adagrad"}}
     columns = train_request("columns", data=days[0], config=by_columns)
-    with distributed.world("cpu") as here:
-        two = dataclasses.replace(here, num_ranks=2, num_local_ranks=2)
+    with distributed.world("cpu") as world:
+        two = dataclasses.replace(world, num_ranks=2, num_local_ranks=2)
         with pytest.raises(ValueError, match="table 'user_id' has dynamic ids, so it grows, and cannot be cut"):
             train.trainer(columns, two)
 

@@ -109,17 +109,17 @@ def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     make_train_request, assert_undisturbed, tmp_path, victim
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    told: list[str | None] = []
+    text: list[str | None] = []
     at = At(40, lambda processes: processes[victim].send_signal(signal.SIGKILL))
 
-    def hear(event: Event) -> None:
-        told.append(event.message)
+    def receive(event: Event) -> None:
+        text.append(event.message)
         at(event)
 
     restarting = _RANKS.model_copy(update={"max_restarts": 1})
-    made = launch.run("train", Checkpoint, request, hear, restarting)
+    made = launch.run("train", Checkpoint, request, receive, restarting)
     assert_undisturbed(made)
-    (line,) = [message for message in told if message and "a process was lost" in message]
+    (line,) = [message for message in text if message and "a process was lost" in message]
     last = int(line.rpartition(" ")[2])
     assert line == f"a process was lost; restart 1 goes on from step {last}"
     assert last >= 25

@@ -41,10 +41,10 @@ def test_two_ranks_learn_the_planted_groups(train_request, ranks, events):
     codes, log = ranks.stage("train", request, 2)
     assert not any(codes), log
     made = Checkpoint.load(request.output)
-    told = events()
-    assert told[-1]["done"] == told[-1]["total"] == 8 * 2_011
-    assert {"loss", "examples_per_second", "data_wait_share"} <= told[-1]["metrics"].keys()
-    losses = [event["metrics"]["loss"] for event in told if "loss" in event["metrics"]]
+    message = events()
+    assert message[-1]["done"] == message[-1]["total"] == 8 * 2_011
+    assert {"loss", "examples_per_second", "data_wait_share"} <= message[-1]["metrics"].keys()
+    losses = [event["metrics"]["loss"] for event in message if "loss" in event["metrics"]]
     assert made.loss < 0.75 * losses[0]
 
 
@@ -99,8 +99,8 @@ def test_a_table_starts_from_a_file_alike_on_any_ranks_and_stays_so_if_frozen(
         assert not any(codes), log
         made.append(Checkpoint.load(request.output))
         same_weights(made[0], made[-1], 0.0)
-    told = [event["message"] for event in events() if "starts from" in (event["message"] or "")]
-    assert told == [f"table item_id starts from {pretrained_day.path / 'items.parquet'}: 60 of 560 ids"] * 3
+    message = [event["message"] for event in events() if "starts from" in (event["message"] or "")]
+    assert message == [f"table item_id starts from {pretrained_day.path / 'items.parquet'}: 60 of 560 ids"] * 3
     (found,) = (w for key, w in weights_of(made[0]).items() if key.endswith(".item_id.weight"))
     file = pq.read_table(pretrained_day.path / "items.parquet").to_pydict()
     encoder = Engine.load(pretrained_day.engine).encoders["item_id"]
@@ -170,9 +170,11 @@ def test_numbers_that_a_cpu_computes_in_software_are_told_of(
     train_request, monkeypatch, precision, instructions, warns
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    told = []
-    train.run(train_request("told", config={"precision": precision, "num_epochs": 1}), told.append)
-    assert any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in told) == warns
+    message = []
+    train.run(train_request("told", config={"precision": precision, "num_epochs": 1}), message.append)
+    assert (
+        any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in message) == warns
+    )
 
 
 @pytest.mark.parametrize("log_every_steps", [4, 40], ids=["before", "at the last step"])
@@ -183,10 +185,10 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     request = train_request("steps")
     given = request.config.model_dump(exclude={"num_epochs", "num_warm_epochs"}) | config
     request = request.model_copy(update={"config": TrainingConfig.model_validate(given)})
-    told = []
-    made = train.run(request, told.append)
+    message = []
+    made = train.run(request, message.append)
     # Two epochs of 16 steps, and half of the third, whose last batch is not among them.
-    assert (made.num_steps, told[-1].done, told[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
+    assert (made.num_steps, message[-1].done, message[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
     real = Trainer.step
 
     def interrupts(self, batch, number):
@@ -198,10 +200,10 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", interrupts)
         with pytest.raises(Stopped, match=r"stopped at step \d+, whose checkpoint is kept; run it again"):
-            train.run(stopped, told.append)
-    assert told[-1].stopped
+            train.run(stopped, message.append)
+    assert message[-1].stopped
     kept = checkpoint.latest(request.output.with_name(".stopped.partial") / "steps")
-    assert told[-1].step == checkpoint.position(kept).step
+    assert message[-1].step == checkpoint.position(kept).step
     resumed = train.run(stopped, silent)
     same_weights(made, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
@@ -359,10 +361,10 @@ def test_the_batch_of_a_loss_that_is_no_number_is_kept_and_so_is_the_last_checkp
     monkeypatch.setattr(Trainer, "step", breaks)
     request = train_request(config={"dense_optimizer": {"average_decay": 0.9}})
     # 2,011 rows are 16 batches: step 37 is the third epoch's fifth.
-    told = (
+    message = (
         r"the loss is inf at step 37 of epoch 3 \(rank 0: rows 512 to 639 of the epoch's order, .*bad_rows\.parquet\)"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         train.run(request, silent)
     bad = pq.read_table(request.output.with_name("train.bad_rows.parquet"))
     items = pq.read_table(day.items).column("item_id").to_pylist()
@@ -436,8 +438,8 @@ def test_the_curve_has_the_norms_and_tensorboard_and_a_profile_lie_beside(train_
         assert point["gradient_norm"] > 0
         assert point["memory_bytes"] > 1e7
         assert point["dense_learning_rate"] == 0.001
-    told = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
-    assert [(event.step, event.value) for event in told] == [
+    message = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in message] == [
         (point["step"], pytest.approx(point["loss"])) for point in curve
     ]
     with gzip.open(tmp_path / "train.profile" / "rank-0.json.gz") as file:
@@ -457,20 +459,22 @@ def test_bad_input_in_a_rank_is_an_event_and_exit_code_2(train_request, ranks, e
 
 
 def test_an_optimizer_without_a_kernel_for_the_device_is_refused(train_request):
-    told = r"sparse_optimizer\.kind: lamb has no fused kernel for CPUs; use one of rowwise"
-    with pytest.raises(ValueError, match=told):
+    message = r"sparse_optimizer\.kind: lamb has no fused kernel for CPUs; use one of rowwise"
+    with pytest.raises(ValueError, match=message):
         train.run(train_request(config={"sparse_optimizer": {"kind": "lamb"}}), silent)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         train_request(config={"sparse_optimizer": {"kind": "lamb"}, "sharding": {"device": "cpu"}})
 
 
 def test_an_optimizer_of_whole_rows_is_refused_where_rows_are_split(train_request):
-    told = r"kind: rowwise_adagrad works on whole rows, which train\.sharding's column_wise cuts in pieces; use adagrad"
+    message = (
+        r"kind: rowwise_adagrad works on whole rows, which train\.sharding's column_wise cuts in pieces; use adagrad"
+    )
     for sharding in (
         {"sharding_types": ["column_wise"]},
         {"by_table": {"item_id": {"sharding_types": ["row_wise", "column_wise"]}}},
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             train_request(config={"sharding": sharding})
 
 
@@ -488,8 +492,8 @@ def test_a_sharded_model_gives_what_the_whole_one_gives(train_request, ranks, tm
 
 @pytest.mark.parametrize("prepared", ["day", "rich_day"])
 def test_ids_that_were_sent_ahead_are_looked_up_once_where_they_are(train_request, monkeypatch, request, prepared):
-    with distributed.world("cpu") as here:
-        trainer = train.trainer(train_request(data=request.getfixturevalue(prepared)), here)
+    with distributed.world("cpu") as world:
+        trainer = train.trainer(train_request(data=request.getfixturevalue(prepared)), world)
         tables = trainer.objective.tables
         made = trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0)
         with contextlib.closing(made) as batches:

@@ -25,29 +25,29 @@ COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
 
 def test_the_world_of_a_gpu_speaks_nccl_there_and_gloo_beside_it():
-    with distributed.world("auto") as here:
-        assert here.device == torch.device("cuda", 0)
-        ones = here.sum(torch.ones(3, device=here.device))
-        assert (ones.device, ones.tolist()) == (here.device, [1.0] * 3)
-        assert here.sum(torch.ones(2)).tolist() == [1.0] * 2
-        assert here.gather("a") == ["a"]
+    with distributed.world("auto") as world:
+        assert world.device == torch.device("cuda", 0)
+        ones = world.sum(torch.ones(3, device=world.device))
+        assert (ones.device, ones.tolist()) == (world.device, [1.0] * 3)
+        assert world.sum(torch.ones(2)).tolist() == [1.0] * 2
+        assert world.gather("a") == ["a"]
         assert "nccl" in dist.get_backend_config()
 
 
 def test_batches_wait_in_memory_that_a_gpu_copies_from(train_request):
-    with distributed.world("cuda") as here:
-        trainer = train.trainer(train_request("train", config={"sharding": {"device": "cuda"}}), here)
+    with distributed.world("cuda") as world:
+        trainer = train.trainer(train_request("train", config={"sharding": {"device": "cuda"}}), world)
         made = trainer.objective.feed.batches(trainer.epoch(), epoch=0, step=0, pins=True)
         with contextlib.closing(made) as batches:
             batch, _ = next(batches)
-        there = moved(batch, here.device)
+        there = moved(batch, world.device)
     for one, copy in (
         (batch.sparse.values(), there.sparse.values()),
         (batch.query_dense_BF, there.query_dense_BF),
         (batch.item_rows_M, there.item_rows_M),
     ):
         assert one.is_pinned()
-        assert copy.device == here.device
+        assert copy.device == world.device
         assert torch.equal(copy.cpu(), one)
 
 

@@ -139,18 +139,18 @@ class Command:
     """`dayline run` in a process of its own."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.told = place, place.home / "told"
+        self.place, self.output = place, place.home / "told"
         changes = [word for change in (*OVERRIDES, *place.changes) for word in ("--set", change)]
         arguments = ["run", str(place.config), "--json", *changes]
         arguments += ["--day", str(DAY)] if "tiny" in place.config.name else []
         environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": ""}
-        with self.told.open("w") as told, (place.home / "result").open("w") as result:
+        with self.output.open("w") as output, (place.home / "result").open("w") as result:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, *arguments],
                 cwd=ROOT,
                 env=os.environ | environment | {"DAYLINE_KILL_MARK": place.mark},
                 stdout=result,
-                stderr=told,
+                stderr=output,
             )
         self.flow = psutil.Process(self.process.pid)
 
@@ -162,7 +162,7 @@ class Command:
         return exit_code
 
     def result(self) -> dict[str, Any]:
-        code, text = self.wait(), self.told.read_text()
+        code, text = self.wait(), self.output.read_text()
         assert code == 0, text
         for raw in ("Traceback", "urllib3", "Retrying"):
             assert raw not in text
@@ -170,7 +170,7 @@ class Command:
 
     def begun(self, stage: str) -> None:
         """Wait until `stage` has begun."""
-        self._until(lambda: f"{stage}: started" in self.told.read_text() or None, stage)
+        self._until(lambda: f"{stage}: started" in self.output.read_text() or None, stage)
 
     def one(self, victim: str, stage: str | None) -> psutil.Process:
         """Wait for the victim, and return it."""
@@ -195,7 +195,7 @@ class Command:
             if (found := look()) is not None:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"not seen: {what}; the command said: {self.told.read_text()}")
+        raise AssertionError(f"not seen: {what}; the command said: {self.output.read_text()}")
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +374,7 @@ def test_a_command_that_is_to_stop_while_its_server_starts_leaves_nothing(
     command.one("prefect", None)
     command.process.send_signal(number)
     assert command.wait() == 128 + number
-    assert "Traceback" not in command.told.read_text()
+    assert "Traceback" not in command.output.read_text()
     assert not (place.home / "runs").exists()
 
 

@@ -50,7 +50,7 @@ class Promoting:
             env=os.environ,
         )
 
-    def told(self) -> str:
+    def message(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
@@ -116,14 +116,14 @@ def test_the_newest_day_is_live_whoever_comes_last(uri: str) -> None:
     fast = Promoting(uri, name, newer)
     alone = Promoting(uri, name, first)
     for process in (slow, fast, alone):
-        assert process.told() == "ready"
+        assert process.output() == "ready"
     alone.go_on()
     assert "('live', ())" in alone.rest()
     # The older day has found nothing against it, and is about to move the aliases when the newer one comes.
     slow.go_on()
-    assert [slow.told(), slow.told()] == ["looked", "moving"]
+    assert [slow.output(), slow.output()] == ["looked", "moving"]
     fast.go_on()
-    assert fast.told() == "looked"
+    assert fast.output() == "looked"
     slow.go_on()
     assert "('live', ())" in slow.rest()
     assert "('live', ())" in fast.rest()
@@ -133,11 +133,11 @@ def test_the_newest_day_is_live_whoever_comes_last(uri: str) -> None:
     newest = register(uri, name, 9)
     late = register(uri, name, 8)
     fast, slow = Promoting(uri, name, newest, waits=True), Promoting(uri, name, late)
-    assert [fast.told(), slow.told()] == ["ready", "ready"]
+    assert [fast.output(), slow.output()] == ["ready", "ready"]
     fast.go_on()
-    assert [fast.told(), fast.told()] == ["looked", "moving"]
+    assert [fast.output(), fast.output()] == ["looked", "moving"]
     slow.go_on()
-    assert slow.told() == "looked"
+    assert slow.output() == "looked"
     fast.go_on()
     assert "('live', ())" in fast.rest()
     assert f"not live: version {newest} of the later day 2024-03-09 stays live" in slow.rest()
@@ -152,9 +152,9 @@ def test_a_process_that_died_with_the_lock_holds_nobody_up(uri: str, monkeypatch
     client.create_registered_model(name)
     older, newer = register(uri, name, 4), register(uri, name, 5)
     dies = Promoting(uri, name, older, waits=True)
-    assert dies.told() == "ready"
+    assert dies.output() == "ready"
     dies.go_on()
-    assert [dies.told(), dies.told()] == ["looked", "moving"]
+    assert [dies.output(), dies.output()] == ["looked", "moving"]
     dies.kill()
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
     assert len(locks(client)) == uri.startswith("http")
@@ -162,7 +162,7 @@ def test_a_process_that_died_with_the_lock_holds_nobody_up(uri: str, monkeypatch
         pass
     again, other = Promoting(uri, name, older), Promoting(uri, name, newer)
     for process in (again, other):
-        assert process.told() == "ready"
+        assert process.output() == "ready"
         process.go_on()
     assert "'live'" in other.rest()
     again.rest()

@@ -333,9 +333,9 @@ def _embedded(made: Made) -> pa.Table:
     if not output.exists():
         config = embed.Config(batch_size=5)
         request = embed.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
-        told: list[dict[str, float]] = []
-        embed.run(request, lambda event: told.append(event.metrics))
-        assert told[-1] == OUT_OF_RANGE
+        message: list[dict[str, float]] = []
+        embed.run(request, lambda event: message.append(event.metrics))
+        assert message[-1] == OUT_OF_RANGE
     return pa.concat_tables(pq.read_table(path) for path in sorted((output / "queries").glob("*.parquet")))
 
 
@@ -393,9 +393,9 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
 
 
 def test_the_service_tells_what_it_left_out_of_each_row(service: str, made: Made) -> None:
-    told = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
-    assert told == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
-    assert {f"out_of_range/{name}": sum(one[name] for one in told) for name in told[0]} == OUT_OF_RANGE
+    message = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
+    assert message == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
+    assert {f"out_of_range/{name}": sum(one[name] for one in message) for name in message[0]} == OUT_OF_RANGE
     outputs = Model.load(str(made.root / "mlflow")).get_output_schema().input_names()
     assert outputs == ["item_ids", "scores", "out_of_range"]
 
@@ -410,13 +410,13 @@ def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> Non
     source = made.root / f"refused-{refused}" / "part.parquet"
     _write(source, pa.table({"cell": cells}), rows=9)
     reason = "feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
-    told = f"row {refused} of those read: {reason}"
+    message = f"row {refused} of those read: {reason}"
     reader = parquet.Reader(parquet.Config(path=str(source)))
     feed = LabelledFeed(engine, label=None)
     for shuffle_rows in (0, 1_000):
         order = EpochOrder(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
         shard = RankBatches(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
-        with pytest.raises(ValueError, match=re.escape(told)):
+        with pytest.raises(ValueError, match=re.escape(message)):
             list(feed.batches(shard, epoch=0, step=0))
 
     def model(directory: Path) -> None:
@@ -479,9 +479,9 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
             model=ranker,
             **COMMON,
         )
-        told: list[dict[str, float]] = []
-        made_scores = ranking_predict.run(request, lambda event, told=told: told.append(event.metrics))
-        assert told[-1] == OUT_OF_RANGE
+        message: list[dict[str, float]] = []
+        made_scores = ranking_predict.run(request, lambda event, message=message: message.append(event.metrics))
+        assert message[-1] == OUT_OF_RANGE
         parts = sorted((made_scores.path / "rows").glob("*.parquet"))
         scores = pa.concat_tables(pq.read_table(path) for path in parts)["score"].to_numpy()
         assert scores.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()

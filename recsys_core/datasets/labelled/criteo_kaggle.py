@@ -48,14 +48,14 @@ def write(config: Config, root: Path, sink: Sink) -> dict[str, int]:
         if config.files is not None:
             if "train" not in config.files:
                 raise ValueError("data.files: names no file for train, which is what a model learns from")
-            tables = {split: _told(_rows(archive, name), split, sink) for split, name in config.files.items()}
+            tables = {split: _with_progress(_rows(archive, name), split, sink) for split, name in config.files.items()}
             return {split: base.write_split(root, split, rows) for split, rows in tables.items()}
         num_rows = _count(archive, "train.txt")
         if num_rows < 3:
             raise ValueError(f"{config.source}: train.txt has {num_rows} rows, too few to part; is it the whole file?")
         held_out = max(2, round(num_rows * config.held_out_share))
         cuts = [0, num_rows - held_out, num_rows - held_out // 2, num_rows]
-        pieces = _cut(_told(_rows(archive, "train.txt"), "train.txt", sink), cuts)
+        pieces = _cut(_with_progress(_rows(archive, "train.txt"), "train.txt", sink), cuts)
         groups = itertools.groupby(pieces, key=lambda piece: piece[0])
         return {
             split: base.write_split(root, split, (rows for _, rows in group))
@@ -86,7 +86,7 @@ def _cut(tables: Iterator[pa.Table], cuts: list[int]) -> Iterator[tuple[int, pa.
         start += table.num_rows
 
 
-def _told(tables: Iterator[pa.Table], name: str, sink: Sink) -> Iterator[pa.Table]:
+def _with_progress(tables: Iterator[pa.Table], name: str, sink: Sink) -> Iterator[pa.Table]:
     done = 0
     for table in tables:
         done += table.num_rows

@@ -25,8 +25,8 @@ class Config(base.Config):
     def _known(cls, source: dict[str, str]) -> dict[str, str]:
         unknown = [name for name in source if name not in base.SPLITS]
         if unknown or "train" not in source:
-            told = ", ".join(source) or "nothing"
-            raise ValueError(f"names {told}; name train, and valid and test if there are any, each a path")
+            message = ", ".join(source) or "nothing"
+            raise ValueError(f"names {message}; name train, and valid and test if there are any, each a path")
         for path in source.values():
             placeholders.check(path)
         return source
@@ -57,13 +57,13 @@ def write(config: Config, root: Path, sink: Sink) -> dict[str, int]:
     for split, reader in opened.items():
         if not reader.num_rows:
             raise ValueError(f"{config.path(split)}: no rows, which are to be the split {split}; name another table")
-        counts[split] = base.write_split(root, split, _told(reader, sink, sum(counts.values()), total))
+        counts[split] = base.write_split(root, split, _with_progress(reader, sink, sum(counts.values()), total))
         if counts[split] != reader.num_rows:
             raise ValueError(f"{config.path(split)}: {counts[split]} rows read of {reader.num_rows}; import it again")
     return counts
 
 
-def _told(reader: readers.Reader, sink: Sink, done: int, total: int) -> Iterator[pa.Table]:
+def _with_progress(reader: readers.Reader, sink: Sink, done: int, total: int) -> Iterator[pa.Table]:
     for block in range(len(reader.block_rows)):
         table = reader.read(block, reader.schema.names)
         done += table.num_rows

@@ -45,7 +45,7 @@ class Policy(Frozen):
         return self
 
 
-class _Told(Frozen):
+class _Settled(Frozen):
     """What the last fit did; `num_values` were seen in it, `num_shared` of them of ids without a row of their own.
 
     `count_error` is by how much counts may be too low, of all fits together.
@@ -77,7 +77,7 @@ class Dynamic(base.Encoder):
         self.max_rows = policy.max_rows
         self._policy, self._min_count, self._num_oov = policy, min_count, num_oov
         self.first_id_row = num_oov
-        self._told = _Told(num_embeddings=self._blocks(num_oov))
+        self._settled = _Settled(num_embeddings=self._blocks(num_oov))
         self._seen: pa.Table | None = None
         self._counts, self._num_values = counts.Counts(max_counted, policy.max_rows), 0
         self._row_of: row_of.RowOf | None = None
@@ -85,7 +85,7 @@ class Dynamic(base.Encoder):
     @property
     def num_embeddings(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride] - it grows
         """The rows that the table has at present."""
-        return self._told.num_embeddings
+        return self._settled.num_embeddings
 
     def observe(self, values: pa.Array) -> None:
         """Count the ids of one chunk."""
@@ -97,11 +97,11 @@ class Dynamic(base.Encoder):
 
         Of equals an id that has a row keeps it; then the one seen more often comes first, then the smaller.
         """
-        turn = self._told.round + 1
+        turn = self._settled.round + 1
         merged = self._merged(turn)
         error = self._counts.error
         if merged is None:
-            self._told = _Told(round=turn, num_embeddings=self._told.num_embeddings, count_error=error)
+            self._settled = _Settled(round=turn, num_embeddings=self._settled.num_embeddings, count_error=error)
             return
         count, last, row = (merged[name].to_numpy() for name in ("count", "last", "row"))
         expired = np.zeros(len(count), bool)
@@ -119,9 +119,9 @@ class Dynamic(base.Encoder):
         remembered[waiting] = True
         num_values, self._num_values = self._num_values, 0
         now = merged["seen"].to_numpy()
-        self._told = _Told(
+        self._settled = _Settled(
             round=turn,
-            num_embeddings=max(self._told.num_embeddings, self._blocks(int(rows.max(initial=0)) + 1)),
+            num_embeddings=max(self._settled.num_embeddings, self._blocks(int(rows.max(initial=0)) + 1)),
             admitted=len(new),
             evicted=int(evicted.sum()),
             expired=int((expired & (row > 0)).sum()),
@@ -149,7 +149,7 @@ class Dynamic(base.Encoder):
         """id, count, last, row of every id that is remembered, by rising id; what the last fit did, as its metadata."""
         if self._seen is None:
             return None
-        return self._seen.replace_schema_metadata({_META: self._told.model_dump_json().encode()})
+        return self._seen.replace_schema_metadata({_META: self._settled.model_dump_json().encode()})
 
     def restore(self, state: pa.Table) -> None:
         """Take over what `state` returned.
@@ -157,15 +157,15 @@ class Dynamic(base.Encoder):
         Raises:
             ValueError: it has more rows than `max_rows`.
         """
-        told = _Told.model_validate(json.loads((state.schema.metadata or {})[_META]))
-        if told.num_embeddings > self._policy.max_rows:
+        settled = _Settled.model_validate(json.loads((state.schema.metadata or {})[_META]))
+        if settled.num_embeddings > self._policy.max_rows:
             raise ValueError(
-                f"dynamic.max_rows {self._policy.max_rows}: the table has {told.num_embeddings} rows by now, and "
+                f"dynamic.max_rows {self._policy.max_rows}: the table has {settled.num_embeddings} rows by now, and "
                 "tables do not shrink; raise max_rows, or start cold (train.on_change: cold)"
             )
-        self._told, self._num_values = told, 0
+        self._settled, self._num_values = settled, 0
         self._counts.take()
-        self._counts.error = told.count_error
+        self._counts.error = settled.count_error
         self._learn(state.replace_schema_metadata(None))
 
     def inherit(self, before: base.Encoder) -> None:
@@ -178,14 +178,14 @@ class Dynamic(base.Encoder):
         if self.spec == before.spec or state is None or "row" not in state.schema.names:
             super().inherit(before)
             return
-        told, last = _Told(), pa.array(np.zeros(state.num_rows, np.int64))
+        settled, last = _Settled(), pa.array(np.zeros(state.num_rows, np.int64))
         if isinstance(before, Dynamic):
-            told, last = _Told.model_validate_json(state.schema.metadata[_META]), state["last"]
-        high = max(told.num_embeddings, int(state["row"].to_numpy().max(initial=0)) + 1)
-        told = told.model_copy(update={"num_embeddings": high})
+            settled, last = _Settled.model_validate_json(state.schema.metadata[_META]), state["last"]
+        high = max(settled.num_embeddings, int(state["row"].to_numpy().max(initial=0)) + 1)
+        settled = settled.model_copy(update={"num_embeddings": high})
         seen = row_of.within(state, self._num_oov, high).add_column(2, "last", last)
-        self.restore(seen.replace_schema_metadata({_META: told.model_dump_json().encode()}))
-        self._told = told.model_copy(update={"num_embeddings": self._blocks(high)})
+        self.restore(seen.replace_schema_metadata({_META: settled.model_dump_json().encode()}))
+        self._settled = settled.model_copy(update={"num_embeddings": self._blocks(high)})
 
     def known(self) -> pa.Table:
         """The ids that have a row at present."""
@@ -200,25 +200,25 @@ class Dynamic(base.Encoder):
         """Ids with a row, ids that wait for one, how many rows there may be to give out, and what the last fit did."""
         known = 0 if self._row_of is None else len(self._row_of.rows)
         seen = 0 if self._seen is None else self._seen.num_rows
-        told = self._told
+        settled = self._settled
         report = {
             "known": known,
             "out_of_vocabulary": seen - known,
             "capacity": self._policy.max_rows - self._num_oov,
-            "admitted": told.admitted,
-            "evicted": told.evicted,
-            "expired": told.expired,
+            "admitted": settled.admitted,
+            "evicted": settled.evicted,
+            "expired": settled.expired,
         }
-        return report | ({"count_error": told.count_error} if told.count_error else {})
+        return report | ({"count_error": settled.count_error} if settled.count_error else {})
 
     def figures(self) -> dict[str, float]:
         """Share of the rows that are taken, what the last fit did, and the share of its values that share a row."""
-        report, told = self.report(), self._told
+        report, settled = self.report(), self._settled
         return {
             "occupancy": report["known"] / max(report["capacity"], 1),
-            "admitted": float(told.admitted),
-            "evicted": float(told.evicted + told.expired),
-            "collision_rate": told.num_shared / max(told.num_values, 1),
+            "admitted": float(settled.admitted),
+            "evicted": float(settled.evicted + settled.expired),
+            "collision_rate": settled.num_shared / max(settled.num_values, 1),
         }
 
     def owners(self) -> np.ndarray:

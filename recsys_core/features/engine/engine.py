@@ -86,8 +86,8 @@ def _member(one: TypeAdapter[FeatureConfig], member: dict[str, Any]) -> FeatureC
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = "".join(f".{part}" for part in first["loc"])
-        told = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"groups[name={member['group']}], {member['name']!r}{key}: {told}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"groups[name={member['group']}], {member['name']!r}{key}: {message}") from None
 
 
 class Engine:
@@ -334,9 +334,9 @@ class Engine:
                 engine.encoders[table].restore(pq.read_table(directory / f"{table}.parquet"))
             engine.tables = engine._table_specs()
         except (AttributeError, LookupError, OSError, TypeError, ValueError, pa.ArrowException) as error:
-            told = f"{type(error).__name__}: {first_line(error)}"
+            message = f"{type(error).__name__}: {first_line(error)}"
             raise ValueError(
-                f"{directory}: damaged feature engine ({told}); install the kind's package, or run preprocess again"
+                f"{directory}: damaged feature engine ({message}); install the kind's package, or run preprocess again"
             ) from error
         return engine
 

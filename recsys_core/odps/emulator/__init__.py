@@ -94,15 +94,15 @@ class Emulator:
             self.keyring.verify(request)
             if fault is not None and fault.kind == "reset":
                 return Answer(), fault
-            told = self._told(part, request, fault)
+            answer = self._answered(part, request, fault)
         except RefusedError as error:
             return error.answer(as_xml=is_rest), None
         if fault is not None and fault.kind in ("wait", "state"):
-            return _unready(told, fault, part.operation(request)), None
+            return _unready(answer, fault, part.operation(request)), None
         # A stream of the tunnel that was cut short is whole by its own measure.
-        return told, None if fault is not None and fault.kind == "short" and part is self.tunnel else fault
+        return answer, None if fault is not None and fault.kind == "short" and part is self.tunnel else fault
 
-    def _told(self, part: Rest | Storage | Tunnel, request: Request, fault: Fault | None) -> Answer:
+    def _answered(self, part: Rest | Storage | Tunnel, request: Request, fault: Fault | None) -> Answer:
         if isinstance(part, Rest):
             return part.answer(request, self.host)
         if isinstance(part, Tunnel):
@@ -116,8 +116,8 @@ class Emulator:
         given = request.headers.get("x-emulator-token", "").encode()
         is_near = ipaddress.ip_address(request.client.partition("%")[0]).is_loopback
         if not is_near or not secrets.compare_digest(given, self.control_token.encode()):
-            told = "from this machine only, and with the header X-Emulator-Token, which is printed at the start"
-            return as_json({"Code": "Forbidden", "Message": told}, 403)
+            answer = "from this machine only, and with the header X-Emulator-Token, which is printed at the start"
+            return as_json({"Code": "Forbidden", "Message": answer}, 403)
         match request.method, request.path.removeprefix(_CONTROL):
             case "GET", "requests":
                 return as_json(dict(self.faults.requests))
@@ -135,14 +135,14 @@ class Emulator:
         return as_json({})
 
 
-def _unready(told: Answer, fault: Fault, operation: str) -> Answer:
+def _unready(answer: Answer, fault: Fault, operation: str) -> Answer:
     """Return the answer with another state of the session, as the interface names it."""
-    assert isinstance(told.body, bytes)
-    told_by_tunnel = operation.startswith("tunnel_")
-    waiting = ("CLOSING", "INITIATING") if told_by_tunnel else ("COMMITTING", "INIT")
+    assert isinstance(answer.body, bytes)
+    by_tunnel = operation.startswith("tunnel_")
+    waiting = ("CLOSING", "INITIATING") if by_tunnel else ("COMMITTING", "INIT")
     state = fault.text if fault.kind == "state" else waiting[0 if operation.endswith("commit") else 1]
-    changed = {"Status": state, "RecordCount": None} if told_by_tunnel else {"SessionStatus": state, "RecordCount": -1}
-    return as_json(json.loads(told.body or b"{}") | changed, 202 if fault.kind == "wait" else told.status)
+    changed = {"Status": state, "RecordCount": None} if by_tunnel else {"SessionStatus": state, "RecordCount": -1}
+    return as_json(json.loads(answer.body or b"{}") | changed, 202 if fault.kind == "wait" else answer.status)
 
 
 def _refuse(fault: Fault) -> None:

@@ -127,13 +127,13 @@ class Storage:
         if operation == "open_read":
             answer = self._open_read(table, json.loads(request.body))
         elif operation == "get_read":
-            answer = self._told_read(self._session(self._reads, rest[1]), 200)
+            answer = self._read_answer(self._session(self._reads, rest[1]), 200)
         elif operation == "read":
             answer = self._read(request)
         elif operation == "open_write":
             answer = self._open_write(table, json.loads(request.body))
         elif operation == "get_write":
-            answer = self._told_write(self._session(self._writes, rest[1]), 200)
+            answer = self._write_answer(self._session(self._writes, rest[1]), 200)
         elif operation == "write":
             answer = self._write(self._session(self._writes, rest[1]), request)
         else:
@@ -169,10 +169,10 @@ class Storage:
             raise RefusedError(404, "NoSuchPartition", f"{table.folder.name} has no partitions")
         with self._lock:
             self._reads[session.id] = session
-        return self._told_read(session, 201)
+        return self._read_answer(session, 201)
 
     @staticmethod
-    def _told_read(session: ReadSession, status: int) -> Answer:
+    def _read_answer(session: ReadSession, status: int) -> Answer:
         session.expires = time.time() + _LIFE_SECONDS
         return as_json(
             {
@@ -207,9 +207,9 @@ class Storage:
             session = WriteSession(table, partition, place, overwrite=asked["Overwrite"])
         with self._lock:
             self._writes[session.id] = session
-        return self._told_write(session, 201)
+        return self._write_answer(session, 201)
 
-    def _told_write(self, session: WriteSession, status: int) -> Answer:
+    def _write_answer(self, session: WriteSession, status: int) -> Answer:
         return as_json(
             {
                 "SessionId": session.id,
@@ -251,7 +251,7 @@ class Storage:
             if len(set(blocks)) < len(blocks) or any(number != session.id for number, *_ in messages):
                 raise RefusedError(400, "InvalidArgument", "a block twice, or one of another session")
             session.commit(name for _, _, name in messages)
-        return self._told_write(session, 201)
+        return self._write_answer(session, 201)
 
 
 def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch], compression: str | None) -> Iterator[bytes]:

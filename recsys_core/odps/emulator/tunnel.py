@@ -56,13 +56,13 @@ class Tunnel:
             case "tunnel_open_read":
                 answer = self._open_read(table, partition)
             case "tunnel_get_read":
-                answer = self._told_read(params["downloadid"])
+                answer = self._read_answer(params["downloadid"])
             case "tunnel_read":
                 answer = self._read(params, most_batches)
             case "tunnel_open_write":
                 answer = self._open_write(table, partition, overwrite=params.get("overwrite") == "true")
             case "tunnel_get_write":
-                answer = self._told_write(params["uploadid"])
+                answer = self._write_answer(params["uploadid"])
             case "tunnel_write":
                 answer = self._write(params, request.body)
             case _:
@@ -84,12 +84,12 @@ class Tunnel:
             session = ReadSession(table, [partition] if partition else [], table.schema.names)
         with self._lock:
             self._reads[session.id] = (session, _schema(table))
-        return self._told_read(session.id)
+        return self._read_answer(session.id)
 
-    def _told_read(self, number: str) -> Answer:
+    def _read_answer(self, number: str) -> Answer:
         session, schema = self._session(self._reads, number)
-        told = {"DownloadID": number, "Owner": "emulator", "Status": "NORMAL", "RecordCount": session.num_rows}
-        return as_json(told | {"Schema": schema})
+        answer = {"DownloadID": number, "Owner": "emulator", "Status": "NORMAL", "RecordCount": session.num_rows}
+        return as_json(answer | {"Schema": schema})
 
     def _read(self, params: dict[str, str], most_batches: int | None) -> Answer:
         session, _ = self._session(self._reads, params["downloadid"])
@@ -110,9 +110,9 @@ class Tunnel:
             session = WriteSession(table, partition, place, overwrite=overwrite)
         with self._lock:
             self._writes[session.id] = (session, {})
-        return self._told_write(session.id)
+        return self._write_answer(session.id)
 
-    def _told_write(self, number: str) -> Answer:
+    def _write_answer(self, number: str) -> Answer:
         session, blocks = self._session(self._writes, number)
         return as_json(
             {
@@ -150,7 +150,7 @@ class Tunnel:
             if session.state == "COMMITTED":
                 raise RefusedError(400, "StatusConflict", f"the session {number} is closed already")
             session.commit(blocks.values())
-        return self._told_write(number)
+        return self._write_answer(number)
 
     def _session(self, sessions: dict[str, Any], number: str) -> Any:
         with self._lock:
@@ -190,8 +190,8 @@ def _unframed(body: bytes) -> bytes:
         (whole if last else own).update(content)
         if not last:
             whole.update(content)
-        told = int.from_bytes(body[-4:] if last else body[at + size : at + size + 4], "big")
-        if len(body) - at < 4 or told != (whole if last else own).getvalue():
+        answer = int.from_bytes(body[-4:] if last else body[at + size : at + size + 4], "big")
+        if len(body) - at < 4 or answer != (whole if last else own).getvalue():
             raise RefusedError(400, "ChecksumError", "a checksum does not fit; the block came damaged")
         payload.append(content)
         at += size + 4

@@ -35,8 +35,8 @@ def test_statistics_are_computed_again(tmp_path: Path) -> None:
     partition.mkdir(parents=True)
     pq.write_table(pa.table({"a": [1, 2, 2]}), partition / "a.parquet")
     files = [FileRecord(path="items/ds=2024-01-01/a.parquet", num_bytes=1, digest="d")]
-    memory, told = tmp_path / "memory", list[Event]()
-    whole = statistics.of_partition(tmp_path, "items", files, [], memory, told.append)
+    memory, text = tmp_path / "memory", list[Event]()
+    whole = statistics.of_partition(tmp_path, "items", files, [], memory, text.append)
     (remembered,) = memory.iterdir()
     for content in (*RUBBISH, None):
         if content is None:
@@ -44,23 +44,23 @@ def test_statistics_are_computed_again(tmp_path: Path) -> None:
             remembered.mkdir()
         else:
             remembered.write_bytes(content)
-        assert statistics.of_partition(tmp_path, "items", files, [], memory, told.append) == whole
-        message = told.pop().message or ""
+        assert statistics.of_partition(tmp_path, "items", files, [], memory, text.append) == whole
+        message = text.pop().message or ""
         assert message.startswith(f"warning: {remembered}: ")
         assert message.endswith("; its partition is read again")
-    assert statistics.of_partition(tmp_path, "items", files, [], memory, told.append) == whole
-    assert told == []
+    assert statistics.of_partition(tmp_path, "items", files, [], memory, text.append) == whole
+    assert text == []
 
 
 def test_marks_of_imported_days(tmp_path: Path) -> None:
     marks = tmp_path / ".imported"
     marks.mkdir()
     (marks / "2024-01-01.json").write_text('{"digest": "digest", "rows": {"users": 1}}')
-    told: list[Event] = []
+    text: list[Event] = []
     for content in (*RUBBISH, b'"of older days"'):
         (marks / "2024-01-02.json").write_bytes(content)
-        assert ingest._imported(tmp_path, told.append) == {datetime.date(2024, 1, 1): "digest"}
-        message = told.pop().message or ""
+        assert ingest._imported(tmp_path, text.append) == {datetime.date(2024, 1, 1): "digest"}
+        message = text.pop().message or ""
         assert message.startswith(f"warning: {marks}/2024-01-02.json: damaged")
         assert message.endswith("; its day is imported again")
 

@@ -65,10 +65,10 @@ def test_a_file_without_a_suffix_is_what_it_begins_as(tmp_path: Path) -> None:
         ("000001_0", b"", "has no suffix, and it begins as neither Parquet nor ORC"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     write(tmp_path, "a.parquet")
     write(tmp_path, f"ds=1/{name}", content=content)
-    with pytest.raises(ValueError, match=rf"/ds=1/{name}: its name {told}.*move it out of the folder$"):
+    with pytest.raises(ValueError, match=rf"/ds=1/{name}: its name {message}.*move it out of the folder$"):
         folders.local_files(tmp_path)
 
 
@@ -87,14 +87,14 @@ def test_links_are_followed_unless_they_lead_nowhere_or_in_a_circle(tmp_path: Pa
     write(tmp_path, "data/a.parquet", "elsewhere/b.parquet")
     (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
     assert names(tmp_path / "data") == ["a.parquet", "linked/b.parquet"]
-    for target, told in (
+    for target, message in (
         ("nothing", "more.parquet: a link to what is not there; restore"),
         ("more.parquet", "more.parquet: cannot be reached"),
         ("..", r"more.parquet: a link to a folder that it is in|data: a link to a folder that it is in"),
         (".", "more.parquet: a link to a folder that it is in"),
     ):
         (tmp_path / "data/more.parquet").symlink_to(target)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             folders.local_files(tmp_path / "data")
         (tmp_path / "data/more.parquet").unlink()
 

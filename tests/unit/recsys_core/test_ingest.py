@@ -224,8 +224,8 @@ def test_an_imported_log_has_the_rows_that_were_imported_in_every_run(tmp_path: 
         dataset.days[0].num_interactions,
     )
     pq.write_table(pq.read_table(path).slice(5), path)
-    told = rf"interactions/ds=2024-01-01: {rows - 5} rows where {rows} were imported; remove .*/imports/synthetic-"
-    with pytest.raises(ValueError, match=told):
+    message = rf"interactions/ds=2024-01-01: {rows - 5} rows where {rows} were imported; remove .*/imports/synthetic-"
+    with pytest.raises(ValueError, match=message):
         ingest.run(request_for(tmp_path, shop, day), silent)
     # Of a log that is read in place, only its owner knows how many rows it should have.
     own = config_of({"kind": "daily", "source": str(dataset.root)})

@@ -103,14 +103,14 @@ def request(directory: Path, does: str, *, deaf: bool = False) -> Request:
 def test_it_returns_the_artifact_and_forwards_events(
     stage: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int
 ) -> None:
-    heard: list[Event] = []
+    events: list[Event] = []
     config = launch.Config(num_ranks=num_ranks, threads_per_rank=3)
     for name in ("TRY_PASSWORD", "TRY_TOKEN", "TRY_ADDRESS", "TRY_PLAIN"):
         monkeypatch.setenv(name, "http://u:s3cret@h" if name == "TRY_ADDRESS" else "s3cret")
-    note = launch.run("note", Note, request(stage, "write"), heard.append, config)
+    note = launch.run("note", Note, request(stage, "write"), events.append, config)
     assert note.world_size == num_ranks
     assert (stage / "secrets").read_text() == "TRY_PLAIN"
-    assert [event.message for event in heard] == ["3"] * num_ranks
+    assert [event.message for event in events] == ["3"] * num_ranks
     assert (stage / "note.request.json").is_file()
 
 
@@ -134,12 +134,12 @@ def test_a_crash_names_the_file_with_the_traceback_of_the_first_rank(stage: Path
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
-    heard: list[Event] = []
+    events: list[Event] = []
     config = launch.Config(num_ranks=num_ranks, max_restarts=1)
-    assert launch.run("note", Note, request(stage, "die once"), heard.append, config).world_size == num_ranks
+    assert launch.run("note", Note, request(stage, "die once"), events.append, config).world_size == num_ranks
     # The last rank, which is killed, has told nothing else than that it began.
     assert starts_of(stage) == [2] * num_ranks
-    assert len(heard) == 2 * num_ranks
+    assert len(events) == 2 * num_ranks
 
 
 def test_more_lost_ranks_than_restarts_are_an_error_that_ends_with_the_last(stage: Path) -> None:
@@ -186,9 +186,9 @@ def test_another_node_joins_by_the_command_that_is_told(
 
     def join(event: Event) -> None:
         if event.message and "on each of them run: " in event.message:
-            told = shlex.split(event.message.partition("run: ")[2])
-            told[told.index("python")] = sys.executable
-            joined.append(subprocess.Popen(told, stdin=subprocess.DEVNULL))
+            message = shlex.split(event.message.partition("run: ")[2])
+            message[message.index("python")] = sys.executable
+            joined.append(subprocess.Popen(message, stdin=subprocess.DEVNULL))
 
     config = launch.Config(num_nodes=2, num_ranks=num_ranks, rendezvous_endpoint=endpoint, max_restarts=max_restarts)
     note = launch.run("note", Note, request(stage, does), join, config)
@@ -244,9 +244,9 @@ def test_no_process_outlives_a_kill(stage: Path, launcher: subprocess.Popen[byte
     _, alive = psutil.wait_procs([torchrun, *ranks], timeout=30)
     assert not alive
     assert launcher.stderr is not None
-    told = launcher.stderr.read().decode()
+    message = launcher.stderr.read().decode()
     expected = {"launcher": "", "torchrun": "was killed by SIGKILL", "rank": "exitcode: -9"}[victim]
-    assert expected in told
+    assert expected in message
     assert not (stage / "note").exists()
 
 

@@ -55,16 +55,16 @@ def done(run: Run, text: str, stage: Stage) -> Note:
 
 
 def test_the_same_inputs_are_not_done_twice(run: Run) -> None:
-    stage, heard = Stage(), []
-    with perform.listening(heard.append):
+    stage, events = Stage(), []
+    with perform.listening(events.append):
         first = done(run, "once", stage)
         assert run.stages["note"].cached is False
         again = done(run, "once", stage)
     assert (again, stage.times) == (first, 1)
     assert (run.stages["note"].cached, run.stages["note"].rows) == (True, 4)
     assert run.artifacts["note"] == first
-    assert [perform.line(event) for event in heard][:2] == ["note: started", "note: 1 of 2 rows, loss 2"]
-    assert [event.message for event in heard][2:] == [heard[2].message, "done before"]
+    assert [perform.line(event) for event in events][:2] == ["note: started", "note: 1 of 2 rows, loss 2"]
+    assert [event.message for event in events][2:] == [events[2].message, "done before"]
 
 
 def test_a_stage_has_an_mlflow_run_with_its_curve(run: Run) -> None:
@@ -104,7 +104,7 @@ def test_an_artifact_that_is_not_whole_is_made_again(run: Run, harm: str) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b'{"path": 7}', b'{"path": "', b"\x80\x04\x95", None])
 def test_a_damaged_entry_is_named_and_its_stage_done_again(run: Run, content: bytes | None) -> None:
-    stage, heard = Stage(), []
+    stage, events = Stage(), []
     note = done(run, f"entry {content!r}", stage)
     entry = run.home / "cache" / "note" / f"{note.key}.json"
     entry.unlink()
@@ -114,23 +114,23 @@ def test_a_damaged_entry_is_named_and_its_stage_done_again(run: Run, content: by
         entry.write_bytes(content)
     shutil.rmtree(note.path)
     for _ in range(2):
-        with perform.listening(heard.append):
+        with perform.listening(events.append):
             assert done(run, f"entry {content!r}", stage).digest == note.digest
     assert stage.times == 2
-    warnings = [event.message for event in heard if event.message and event.message.startswith("warning")]
+    warnings = [event.message for event in events if event.message and event.message.startswith("warning")]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"warning: {entry}: ")
     assert warnings[0].endswith("; the stage is done again")
 
 
 def test_a_flipped_bit_in_a_kept_artifact_is_named_and_its_stage_done_again(run: Run) -> None:
-    stage, heard = Stage(), []
+    stage, events = Stage(), []
     note = done(run, "a bit", stage)
     (note.path / "note.txt").write_text("a bid")
-    with perform.listening(heard.append):
+    with perform.listening(events.append):
         done(run, "a bit", stage)
     assert (stage.times, (note.path / "note.txt").read_text()) == (2, "a bit")
-    assert f"{note.path / 'note.txt'}: damaged, its content is not what was written" in (heard[0].message or "")
+    assert f"{note.path / 'note.txt'}: damaged, its content is not what was written" in (events[0].message or "")
 
 
 def test_a_failed_stage_is_not_remembered_and_its_mlflow_run_says_so(run: Run) -> None:
@@ -160,11 +160,11 @@ def test_a_failed_stage_is_not_remembered_and_its_mlflow_run_says_so(run: Run) -
     ],
 )
 def test_only_what_may_pass_is_tried_again_and_is_told(error: Exception, expected: bool) -> None:
-    heard: list[Event] = []
-    with perform.listening(heard.append):
+    events: list[Event] = []
+    with perform.listening(events.append):
         found = perform._can_help(train, None, Failed(data=error))  # pyright: ignore[reportArgumentType]
     assert found is expected
-    assert [perform.line(event) for event in heard] == [f"train: failed and is tried again: {error}"] * expected
+    assert [perform.line(event) for event in events] == [f"train: failed and is tried again: {error}"] * expected
 
 
 def test_a_run_writes_below_its_home(run: Run, tmp_path: Path) -> None:

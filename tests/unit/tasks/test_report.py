@@ -21,9 +21,9 @@ class _Inputs(artifacts.Request):
 
 
 def checked(run: Run) -> DataCheck:
-    told = "2024-03-01 interactions.price has drifted"
+    message = "2024-03-01 interactions.price has drifted"
     fields = {"day": run.day, "table": "interactions", "column": "price", "check": "drift", "figure": 0.4, "limit": 0.2}
-    breach = Measurement(**fields, held=False, stops=False, told=told)
+    breach = Measurement(**fields, held=False, stops=False, message=message)
     request = _Inputs(output=run.directory / "check", config_hash="c", code_version="v")
     with artifacts.pending(request.output) as aside:
         return aside.commit(DataCheck, request, num_rows=9, day=run.day, first_day=run.day, breaches=(breach,))

@@ -32,16 +32,16 @@ class Model(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[World]:
+def world() -> Iterator[World]:
     with distributed.world("cpu") as world:
         yield world
 
 
-def state(num_rows: int, here: World, seed: int) -> dict[str, Any]:
+def state(num_rows: int, world: World, seed: int) -> dict[str, Any]:
     """The weights are drawn; the optimizer's numbers count up from the seed."""
     model = Model(num_rows)
-    optim.fuse(optim.SparseConfig(), model.tables, here.device)
-    sharded = sharding.shard(model, ["city", "tag"], sharding.Config(), here, seed)
+    optim.fuse(optim.SparseConfig(), model.tables, world.device)
+    sharded = sharding.shard(model, ["city", "tag"], sharding.Config(), world, seed)
     moments = sharded.fused_optimizer.state_dict()["state"]
     for held in moments.values():
         for value in held.values():
@@ -56,11 +56,11 @@ def tensor(held: dict[str, Any], key: str) -> torch.Tensor:
 
 @pytest.mark.parametrize(("piece_bytes", "expected"), [(1, 50), (7 * 4 * DIM, 8), (1 << 26, 1)])
 def test_a_table_in_pieces_comes_back_whole(
-    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, expected: int
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, expected: int
 ) -> None:
     monkeypatch.setattr(pieces, "_PIECE_BYTES", piece_bytes)
-    saved, loaded = state(50, here, 1), state(50, here, 2)
-    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), here)
+    saved, loaded = state(50, world, 1), state(50, world, 2)
+    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), world)
     chunks = storage.layout(tmp_path / "saved").tensors[KEYS[0]].chunks
     assert len(chunks) == expected
     assert sorted(chunk.offsets[0] for chunk in chunks)[:2] == ([0, -(-50 // expected)] if expected > 1 else [0])
@@ -73,11 +73,11 @@ def test_a_table_in_pieces_comes_back_whole(
 
 
 def test_a_table_that_has_grown_keeps_its_new_rows(
-    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "_PIECE_BYTES", 7 * 4 * DIM)
-    saved, grown = state(50, here, 1), state(60, here, 2)
-    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), here)
+    saved, grown = state(50, world, 1), state(60, world, 2)
+    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), world)
     fresh = {key: tensor(grown, key)[50:].clone() for key in KEYS}
     with pytest.raises(ValueError, match=r"another model:\n  model.*city\.weight: checkpoint \(50, 4\), model \(60"):
         checkpoint.load(tmp_path / "saved", grown)
@@ -86,4 +86,4 @@ def test_a_table_that_has_grown_keeps_its_new_rows(
         assert torch.equal(tensor(grown, key)[:50], tensor(saved, key))
         assert torch.equal(tensor(grown, key)[50:], fresh[key])
     with pytest.raises(ValueError, match=r"checkpoint \(50, 4\), model \(40, 4\)"):
-        checkpoint.load(tmp_path / "saved", state(40, here, 2), grown=KEYS)
+        checkpoint.load(tmp_path / "saved", state(40, world, 2), grown=KEYS)

@@ -154,8 +154,8 @@ def test_a_flipped_bit_is_seen_by_who_reads(ours: Path, place: float) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"__0_0.distcp: damaged, its content is not what was written"):
         storage.load(ours, empty(), alone=True)
-    told = rf"__0_0.distcp: damaged.*; delete {ours}, and training goes on from the checkpoint before it"
-    with pytest.raises(ValueError, match=told), checkpoint.resuming(ours):
+    message = rf"__0_0.distcp: damaged.*; delete {ours}, and training goes on from the checkpoint before it"
+    with pytest.raises(ValueError, match=message), checkpoint.resuming(ours):
         checkpoint.load(ours, empty(), alone=True)
     assert "__0_0.distcp: damaged" in str(
         CliRunner().invoke(app, ["checkpoint", "diff", str(ours), str(ours)]).exception

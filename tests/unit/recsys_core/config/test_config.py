@@ -54,8 +54,8 @@ def test_tables_that_no_feature_has_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"train\.sparse_optimizer\.by_table: there is no table 'nowhere'"):
         configs.load(path, ["train.sparse_optimizer.by_table.nowhere=0.1"])
     wide = {"compute_kernels": ["fused_uvm"]}
-    told = r"by_table\.x: fused_uvm is for GPUs"
-    with pytest.raises(ValueError, match=told):
+    message = r"by_table\.x: fused_uvm is for GPUs"
+    with pytest.raises(ValueError, match=message):
         configs.load(path, ["train.sharding.device=cpu", f"train.sharding.by_table.x={wide}"])
 
 

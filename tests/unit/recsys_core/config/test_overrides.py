@@ -70,8 +70,8 @@ def test_an_override_that_leads_nowhere_is_refused(assignment: str, expected: st
 )
 def test_a_selector_chooses_entries(path: str, chosen: list[int]) -> None:
     sections = features()
-    told = f"--set {path}.new=7"
-    assert override(sections, f"{path}.new=7") == {("query", number, "new"): told for number in chosen}
+    message = f"--set {path}.new=7"
+    assert override(sections, f"{path}.new=7") == {("query", number, "new"): message for number in chosen}
     assert [number for number, entry in enumerate(sections["query"]) if entry.get("new") == 7] == chosen
 
 

@@ -61,7 +61,7 @@ FILE = Path("shop.yaml")
 def mistakes(text: str, *overrides: str) -> list[str]:
     """Return the lines of the error."""
     sections = yaml.safe_load(text)
-    applied = {keys: told for change in overrides for keys, told in override(sections, change).items()}
+    applied = {keys: message for change in overrides for keys, message in override(sections, change).items()}
     with pytest.raises(ValueError, match=".") as error:
         parsing.validate(Whole, sections, FILE, applied)
     return str(error.value).splitlines()

@@ -131,9 +131,9 @@ def test_what_was_converted_is_told_once_for_each_column(tmp_path: Path):
             "out, in 40 rows"
         ),
     ]
-    told: list[Event] = []
-    _dataset(_log(tmp_path / "plain", _whole(pa.int64()), _whole(pa.int32())), told)
-    assert not [event for event in told if event.message and event.message.startswith("warning")]
+    message: list[Event] = []
+    _dataset(_log(tmp_path / "plain", _whole(pa.int64()), _whole(pa.int32())), message)
+    assert not [event for event in message if event.message and event.message.startswith("warning")]
 
 
 def test_files_of_one_table_may_lay_their_columns_out_as_they_like(tmp_path: Path):

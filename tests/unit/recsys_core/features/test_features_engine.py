@@ -305,14 +305,14 @@ def test_a_row_that_is_refused_is_told_by_its_number() -> None:
     cell = {"kind": "id", "name": "cell", "column": "c", "encoding": "identity", "num_embeddings": 4}
     engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": [cell], "item": []}))
     chunks = [pa.table({"c": [[0, 1], [2]]}), pa.table({"c": [[3], [], [1, 7]]})]
-    told = r"feature 'cell', column 'c': id 7 is not in 0\.\.3; raise num_embeddings, .*out_of_range: drop"
-    with pytest.raises(ValueError, match=f"^row 4 of those read: {told}"):
+    message = r"feature 'cell', column 'c': id 7 is not in 0\.\.3; raise num_embeddings, .*out_of_range: drop"
+    with pytest.raises(ValueError, match=f"^row 4 of those read: {message}"):
         engine.fit(chunks, [])
-    with pytest.raises(ValueError, match=f"^row 2: {told}"):
+    with pytest.raises(ValueError, match=f"^row 2: {message}"):
         engine.transform(chunks[1], "query")
-    with counting_from(lambda row: 100 - row), pytest.raises(ValueError, match=f"^row 2: {told}"):
+    with counting_from(lambda row: 100 - row), pytest.raises(ValueError, match=f"^row 2: {message}"):
         engine.transform(chunks[1], "query")
-    with pytest.raises(ValueError, match=f"^row 98 of those read: {told}"), counting_from(lambda row: 100 - row):
+    with pytest.raises(ValueError, match=f"^row 98 of those read: {message}"), counting_from(lambda row: 100 - row):
         engine.transform(chunks[1], "query")
 
 

@@ -49,7 +49,7 @@ class Whole(nn.Module):
 class Both:
     """A sharded model with its optimizer, and the whole one with the same start weights."""
 
-    def __init__(self, here: distributed.World, sparse: dict[str, Any], dense: dict[str, Any]) -> None:
+    def __init__(self, world: distributed.World, sparse: dict[str, Any], dense: dict[str, Any]) -> None:
         torch.manual_seed(3)
         tables = EmbeddingBagCollection(
             device=torch.device("meta"),
@@ -61,12 +61,12 @@ class Both:
             ],
         )
         model = Small(tables)
-        self.device = here.device
+        self.device = world.device
         self.sparse, self.dense = SparseConfig.model_validate(sparse), DenseConfig.model_validate(dense)
-        optim.fuse(self.sparse, tables, here.device)
-        self.model = sharding.shard(model, list(ROWS), sharding.Config(), here, 0)
+        optim.fuse(self.sparse, tables, world.device)
+        self.model = sharding.shard(model, list(ROWS), sharding.Config(), world, 0)
         self.optimizer = optim.Optimizer(self.sparse, self.dense, self.model)
-        self.whole = Whole().to(here.device)
+        self.whole = Whole().to(world.device)
         with torch.no_grad():
             for name in ROWS:
                 self.whole.table(name).copy_(self.table(name))
@@ -103,7 +103,7 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def here():
+def world():
     """The only rank."""
     with distributed.world("auto") as world:
         yield world
@@ -162,9 +162,9 @@ SPARSE: list[Any] = [
 
 @pytest.mark.parametrize(("section", "reference", "options"), SPARSE)
 def test_tables_learn_as_the_reference_does(
-    here: distributed.World, section: dict[str, Any], reference: Callable[..., Any], options: dict[str, Any]
+    world: distributed.World, section: dict[str, Any], reference: Callable[..., Any], options: dict[str, Any]
 ) -> None:
-    both = Both(here, section | {"learning_rate": 0.1}, {"kind": "sgd", "learning_rate": 0.05})
+    both = Both(world, section | {"learning_rate": 0.1}, {"kind": "sgd", "learning_rate": 0.05})
     tables = reference([both.whole.table(name) for name in ROWS], lr=0.1, **options)
     head = torch.optim.SGD(both.whole.head.parameters(), lr=0.05)
     for number in range(4):
@@ -176,8 +176,8 @@ def test_tables_learn_as_the_reference_does(
     both.same()
 
 
-def test_each_examples_gradient_of_a_table_is_cut_element_by_element(here: distributed.World) -> None:
-    both = Both(here, {"kind": "sgd", "learning_rate": 0.1, "max_gradient": 0.05}, {"kind": "sgd"})
+def test_each_examples_gradient_of_a_table_is_cut_element_by_element(world: distributed.World) -> None:
+    both = Both(world, {"kind": "sgd", "learning_rate": 0.1, "max_gradient": 0.05}, {"kind": "sgd"})
     both.step(0)
     cut = []
 
@@ -193,11 +193,11 @@ def test_each_examples_gradient_of_a_table_is_cut_element_by_element(here: distr
     both.same()
 
 
-def test_tables_have_learning_rates_of_their_own_under_one_schedule(here: distributed.World) -> None:
+def test_tables_have_learning_rates_of_their_own_under_one_schedule(world: distributed.World) -> None:
     schedule = {"kind": "manual", "boundaries": [1, 2], "shares": [0.5, 0]}
     section = {"kind": "sgd", "learning_rate": 0.1, "by_table": {"tag": 0.3}, "schedule": schedule}
     both = Both(
-        here, section, {"kind": "sgd", "learning_rate": 0.02, "schedule": {"kind": "constant", "warmup_steps": 2}}
+        world, section, {"kind": "sgd", "learning_rate": 0.02, "schedule": {"kind": "constant", "warmup_steps": 2}}
     )
     for number, (table_share, head_share) in enumerate([(1.0, 0.5), (0.5, 1.0), (0.0, 1.0)]):
         both.step(number)
@@ -213,8 +213,8 @@ def test_tables_have_learning_rates_of_their_own_under_one_schedule(here: distri
     assert both.optimizer.learning_rates() == {"sparse_learning_rate": 0.0, "dense_learning_rate": 0.02}
 
 
-def test_a_table_of_learning_rate_0_stays_as_it_is(here: distributed.World) -> None:
-    both = Both(here, {"by_table": {"tag": 0}, "initial_accumulator": 0.1}, {})
+def test_a_table_of_learning_rate_0_stays_as_it_is(world: distributed.World) -> None:
+    both = Both(world, {"by_table": {"tag": 0}, "initial_accumulator": 0.1}, {})
     before = {name: both.table(name).clone() for name in ROWS}
     for number in range(3):
         both.step(number)
@@ -236,9 +236,9 @@ DENSE: list[Any] = [
 
 @pytest.mark.parametrize(("section", "reference", "options"), DENSE)
 def test_the_rest_learns_as_torch_does(
-    here: distributed.World, section: dict[str, Any], reference: Any, options: dict[str, Any]
+    world: distributed.World, section: dict[str, Any], reference: Any, options: dict[str, Any]
 ) -> None:
-    both = Both(here, {"kind": "sgd", "learning_rate": 0.1}, section | {"learning_rate": 0.03})
+    both = Both(world, {"kind": "sgd", "learning_rate": 0.1}, section | {"learning_rate": 0.03})
     tables = torch.optim.SGD(both.whole.tables.parameters(), lr=0.1)
     head = reference(both.whole.head.parameters(), lr=0.03, **options)
     for number in range(4):
@@ -250,9 +250,9 @@ def test_the_rest_learns_as_torch_does(
     both.same()
 
 
-def test_groups_take_the_first_pattern_that_matches(here: distributed.World) -> None:
+def test_groups_take_the_first_pattern_that_matches(world: distributed.World) -> None:
     groups = [{"pattern": "*.bias", "learning_rate": 0.5}, {"pattern": "head.*", "weight_decay": 0.1}]
-    both = Both(here, {"kind": "sgd", "learning_rate": 0.1}, {"kind": "sgd", "learning_rate": 0.02, "groups": groups})
+    both = Both(world, {"kind": "sgd", "learning_rate": 0.1}, {"kind": "sgd", "learning_rate": 0.02, "groups": groups})
     head = both.whole.head
     reference = torch.optim.SGD(
         [{"params": [head.bias], "lr": 0.5}, {"params": [head.weight], "weight_decay": 0.1}], lr=0.02
@@ -264,8 +264,8 @@ def test_groups_take_the_first_pattern_that_matches(here: distributed.World) -> 
     both.same()
 
 
-def test_the_gradient_is_cut_to_a_length_and_told_as_it_was(here: distributed.World) -> None:
-    both = Both(here, {"kind": "sgd"}, {"kind": "sgd", "learning_rate": 1.0, "max_gradient_norm": 0.01})
+def test_the_gradient_is_cut_to_a_length_and_told_as_it_was(world: distributed.World) -> None:
+    both = Both(world, {"kind": "sgd"}, {"kind": "sgd", "learning_rate": 1.0, "max_gradient_norm": 0.01})
     before = {name: weight.detach().clone() for name, weight in both.optimizer.parameters.items()}
     both.step(0)
     both.gradients(0)
@@ -278,18 +278,18 @@ def test_the_gradient_is_cut_to_a_length_and_told_as_it_was(here: distributed.Wo
     assert float(norms["weight_norm"]) == pytest.approx(float(weights.detach().norm()), rel=1e-5)
 
 
-def test_norms_without_a_cut_are_those_of_the_last_gradient(here: distributed.World) -> None:
-    both = Both(here, {"kind": "sgd"}, {"kind": "sgd"})
+def test_norms_without_a_cut_are_those_of_the_last_gradient(world: distributed.World) -> None:
+    both = Both(world, {"kind": "sgd"}, {"kind": "sgd"})
     both.step(0)
     both.gradients(0)
     length = torch.cat([weight.grad.flatten() for weight in both.whole.head.parameters()]).norm()  # type: ignore[union-attr]
     assert float(both.optimizer.norms()["gradient_norm"]) == pytest.approx(float(length), rel=1e-5)
 
 
-def test_three_batches_make_one_update_and_what_is_left_over_another(here: distributed.World) -> None:
+def test_three_batches_make_one_update_and_what_is_left_over_another(world: distributed.World) -> None:
     """Tables stand still here, so that the whole model sees the same batches."""
     still = {"kind": "sgd", "by_table": dict.fromkeys(ROWS, 0)}
-    both = Both(here, still, {"kind": "adam", "learning_rate": 0.1, "accumulate_batches": 3})
+    both = Both(world, still, {"kind": "adam", "learning_rate": 0.1, "accumulate_batches": 3})
     reference = torch.optim.Adam(both.whole.head.parameters(), lr=0.1)
     for number in range(5):
         both.step(number)
@@ -311,21 +311,21 @@ def test_three_batches_make_one_update_and_what_is_left_over_another(here: distr
 
 
 @pytest.mark.parametrize("kind", ["rowwise_adagrad", "adagrad"])
-def test_rows_that_were_ever_updated_are_counted(here: distributed.World, kind: str) -> None:
-    both = Both(here, {"kind": kind, "initial_accumulator": 0.1}, {})
+def test_rows_that_were_ever_updated_are_counted(world: distributed.World, kind: str) -> None:
+    both = Both(world, {"kind": kind, "initial_accumulator": 0.1}, {})
     assert both.optimizer.touched_rows() == {"city": (0, 6), "tag": (0, 5)}
     lengths = torch.tensor([1, 0, 2, 0, 0, 0, 0, 0] + [1] + [0] * 7, dtype=torch.int32)
-    sparse = KeyedJaggedTensor(keys=list(ROWS), values=torch.tensor([1, 3, 1, 4]), lengths=lengths).to(here.device)
+    sparse = KeyedJaggedTensor(keys=list(ROWS), values=torch.tensor([1, 3, 1, 4]), lengths=lengths).to(world.device)
     both.optimizer.begin(0, 0)
     both.optimizer.backward(both.model(sparse).sum())
     both.optimizer.end()
     assert both.optimizer.touched_rows() == {"city": (2, 6), "tag": (1, 5)}
-    assert Both(here, {"kind": "sgd"}, {}).optimizer.touched_rows() == {}
+    assert Both(world, {"kind": "sgd"}, {}).optimizer.touched_rows() == {}
 
 
-def test_a_schedule_counts_updates_and_not_batches(here: distributed.World) -> None:
+def test_a_schedule_counts_updates_and_not_batches(world: distributed.World) -> None:
     schedule = {"kind": "manual", "boundaries": [1], "shares": [0.5]}
-    both = Both(here, {}, {"learning_rate": 0.1, "accumulate_batches": 2, "schedule": schedule})
+    both = Both(world, {}, {"learning_rate": 0.1, "accumulate_batches": 2, "schedule": schedule})
     rates = []
     for number in range(4):
         both.step(number)
@@ -333,8 +333,8 @@ def test_a_schedule_counts_updates_and_not_batches(here: distributed.World) -> N
     assert rates == [0.1, 0.1, 0.05, 0.05]
 
 
-def test_the_average_moves_by_its_decay(here: distributed.World) -> None:
-    both = Both(here, {"kind": "sgd"}, {"kind": "sgd", "learning_rate": 0.1, "average_decay": 0.75})
+def test_the_average_moves_by_its_decay(world: distributed.World) -> None:
+    both = Both(world, {"kind": "sgd"}, {"kind": "sgd", "learning_rate": 0.1, "average_decay": 0.75})
     expected = {name: weight.detach().clone() for name, weight in both.optimizer.parameters.items()}
     for number in range(3):
         both.step(number)
@@ -344,9 +344,9 @@ def test_the_average_moves_by_its_decay(here: distributed.World) -> None:
         torch.testing.assert_close(average, expected[name])
 
 
-def test_state_taken_back_goes_on_as_if_never_stopped(here: distributed.World) -> None:
+def test_state_taken_back_goes_on_as_if_never_stopped(world: distributed.World) -> None:
     dense = {"accumulate_batches": 2, "average_decay": 0.9, "max_gradient_norm": 0.1}
-    straight, stopped = (Both(here, {}, dense) for _ in range(2))
+    straight, stopped = (Both(world, {}, dense) for _ in range(2))
     for number in range(3):
         straight.step(number)
     kept = copy.deepcopy(straight.optimizer.state()["training"]), copy.deepcopy(straight.optimizer.state()["average"])
@@ -423,7 +423,7 @@ def test_kernels_that_cpus_do_not_have_are_refused_before_the_run() -> None:
     ],
 )
 def test_what_names_nothing_says_what_there_is(
-    here: distributed.World, sparse: dict[str, Any], dense: dict[str, Any], expected: str
+    world: distributed.World, sparse: dict[str, Any], dense: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ValueError, match=expected):
-        Both(here, sparse, dense)
+        Both(world, sparse, dense)

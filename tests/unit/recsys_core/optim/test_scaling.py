@@ -26,7 +26,7 @@ class Small(nn.Module):
 class Training:
     """A table and a layer; `multiplied` stands for what overflows."""
 
-    def __init__(self, here: distributed.World, *, scaled: bool, still: bool = False, **dense: Any) -> None:
+    def __init__(self, world: distributed.World, *, scaled: bool, still: bool = False, **dense: Any) -> None:
         torch.manual_seed(3)
         city = EmbeddingBagConfig(
             name="city", num_embeddings=6, embedding_dim=4, feature_names=["city"], pooling=PoolingType.SUM
@@ -34,9 +34,9 @@ class Training:
         tables = EmbeddingBagCollection(device=torch.device("meta"), tables=[city])
         model = Small(tables)
         sparse = SparseConfig(learning_rate=0.1, by_table={"city": 0.0} if still else {})
-        optim.fuse(sparse, tables, here.device)
-        self.model = sharding.shard(model, ["city"], sharding.Config(device="cpu"), here, 0)
-        self.scaler = Scaler([model.head], here) if scaled else None
+        optim.fuse(sparse, tables, world.device)
+        self.model = sharding.shard(model, ["city"], sharding.Config(device="cpu"), world, 0)
+        self.scaler = Scaler([model.head], world) if scaled else None
         config = DenseConfig.model_validate({"kind": "adam", "learning_rate": 0.1} | dense)
         self.optimizer = optim.Optimizer(sparse, config, self.model, self.scaler)
 
@@ -54,14 +54,14 @@ class Training:
 
 
 @pytest.fixture(scope="module")
-def here():
+def world():
     with distributed.world("cpu") as world:
         yield world
 
 
-def test_with_a_scale_everything_learns_as_without(here):
+def test_with_a_scale_everything_learns_as_without(world):
     options = {"accumulate_batches": 2, "max_gradient_norm": 0.1}
-    plain, scaled = (Training(here, scaled=scaled, **options) for scaled in (False, True))
+    plain, scaled = (Training(world, scaled=scaled, **options) for scaled in (False, True))
     for number in range(5):
         plain.step(number)
         scaled.step(number)
@@ -72,8 +72,8 @@ def test_with_a_scale_everything_learns_as_without(here):
     assert "gradient_scale" not in plain.optimizer.learning_rates()
 
 
-def test_a_batch_that_overflows_changes_nothing_but_the_scale(here):
-    training, undisturbed = (Training(here, scaled=True) for _ in range(2))
+def test_a_batch_that_overflows_changes_nothing_but_the_scale(world):
+    training, undisturbed = (Training(world, scaled=True) for _ in range(2))
     training.step(0)
     undisturbed.step(0)
     before = training.weights()
@@ -88,38 +88,38 @@ def test_a_batch_that_overflows_changes_nothing_but_the_scale(here):
     torch.testing.assert_close(training.weights(), undisturbed.weights(), rtol=1e-5, atol=1e-6)
 
 
-def test_an_update_is_the_mean_of_the_batches_after_an_overflow(here):
-    training, expected = (Training(here, scaled=True, still=True, accumulate_batches=n) for n in (3, 2))
+def test_an_update_is_the_mean_of_the_batches_after_an_overflow(world):
+    training, expected = (Training(world, scaled=True, still=True, accumulate_batches=n) for n in (3, 2))
     for number, multiplied in ((0, 1.0), (1, float("inf")), (2, 1.0)):
         training.step(number, multiplied)
     expected.step(2)
     expected.optimizer.finish()
     found = training.weights()
     torch.testing.assert_close(found, expected.weights(), rtol=1e-5, atol=1e-6)
-    assert not torch.equal(found["head.weight"], Training(here, scaled=True).weights()["head.weight"])
+    assert not torch.equal(found["head.weight"], Training(world, scaled=True).weights()["head.weight"])
     for number in range(3, 6):
         training.step(number, float("inf"))
     assert all(torch.equal(weight, found[name]) for name, weight in training.weights().items())
     assert training.scaler.scale == 65_536 / 2**4
 
 
-def test_one_rank_s_overflow_is_every_rank_s(here):
+def test_one_rank_s_overflow_is_every_rank_s(world):
     class Two(distributed.World):
         """A world whose other rank has an overflow."""
 
         def sum(self, values: torch.Tensor) -> torch.Tensor:
             return values + 1
 
-    training = Training(here, scaled=True)
+    training = Training(world, scaled=True)
     before = training.weights()
-    training.scaler._here = Two(0, 2, 2, torch.device("cpu"))
+    training.scaler._world = Two(0, 2, 2, torch.device("cpu"))
     training.step(0)
     assert all(torch.equal(weight, before[name]) for name, weight in training.weights().items())
 
 
-def test_the_scale_grows_after_many_finite_batches_and_is_in_the_state(here, monkeypatch):
+def test_the_scale_grows_after_many_finite_batches_and_is_in_the_state(world, monkeypatch):
     monkeypatch.setattr(scaling, "_GROW_AFTER", 3)
-    training = Training(here, scaled=True)
+    training = Training(world, scaled=True)
     for number in range(5):
         training.step(number)
     state = training.optimizer.state()["training"]
@@ -129,8 +129,8 @@ def test_the_scale_grows_after_many_finite_batches_and_is_in_the_state(here, mon
     assert training.scaler.scale == 8
 
 
-def test_gradients_that_are_never_finite_end_the_training(here):
-    training = Training(here, scaled=True)
+def test_gradients_that_are_never_finite_end_the_training(world):
+    training = Training(world, scaled=True)
     # From 2**16 to 2**-10.
     for number in range(26):
         training.step(number, float("inf"))

@@ -26,7 +26,7 @@ BATCH, STEPS, RATE = 16, 6, 0.05
 
 
 @pytest.fixture(scope="module")
-def here():
+def world():
     with distributed.world("cpu") as world:
         yield world
 
@@ -94,10 +94,10 @@ def _tables(dtype: DataType, *, pooled: bool, weighted: bool = False) -> nn.Modu
 class Trained:
     """A sharded collection with its optimizer."""
 
-    def __init__(self, here: distributed.World, section: dict[str, Any], tables: nn.Module) -> None:
+    def __init__(self, world: distributed.World, section: dict[str, Any], tables: nn.Module) -> None:
         sparse = SparseConfig.model_validate(section | {"learning_rate": RATE})
-        optim.fuse(sparse, tables, here.device)
-        self.model = sharding.shard(Read(tables), list(ROWS), sharding.Config(), here, 7)
+        optim.fuse(sparse, tables, world.device)
+        self.model = sharding.shard(Read(tables), list(ROWS), sharding.Config(), world, 7)
         self.optimizer = optim.Optimizer(sparse, DenseConfig(kind="sgd", learning_rate=1e-30), self.model)
         self.number = 0
 
@@ -155,8 +155,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("section", "options", "pooled"), CASES)
-def test_touched_rows_learn_as_with_torchs_sparse_adam_and_the_others_stay(here, section, options, pooled):
-    trained = Trained(here, section, _tables(DataType.FP32, pooled=pooled))
+def test_touched_rows_learn_as_with_torchs_sparse_adam_and_the_others_stay(world, section, options, pooled):
+    trained = Trained(world, section, _tables(DataType.FP32, pooled=pooled))
     start = {name: weight.clone() for name, weight in trained.weights().items()}
     reference = Reference(start, section.get("weight_decay", 0.0), **options)
     for number in range(STEPS):
@@ -174,8 +174,8 @@ def test_touched_rows_learn_as_with_torchs_sparse_adam_and_the_others_stay(here,
             assert not mine[untouched].any()
 
 
-def test_weighted_ids_get_their_share_of_the_gradient(here):
-    trained = Trained(here, {"kind": "adam"}, _tables(DataType.FP32, pooled=True, weighted=True))
+def test_weighted_ids_get_their_share_of_the_gradient(world):
+    trained = Trained(world, {"kind": "adam"}, _tables(DataType.FP32, pooled=True, weighted=True))
     reference = Reference(trained.weights(), 0.0)
     for number in range(STEPS):
         ids = _ids(number)
@@ -186,8 +186,8 @@ def test_weighted_ids_get_their_share_of_the_gradient(here):
         torch.testing.assert_close(weight, reference.weights[table].detach(), rtol=1e-5, atol=3e-5)
 
 
-def test_a_gradient_is_cut_before_ids_share_it(here):
-    trained = Trained(here, {"kind": "adam", "max_gradient": 0.25}, _tables(DataType.FP32, pooled=True))
+def test_a_gradient_is_cut_before_ids_share_it(world):
+    trained = Trained(world, {"kind": "adam", "max_gradient": 0.25}, _tables(DataType.FP32, pooled=True))
     nothing = torch.zeros(BATCH).long()
     ids = {feature: (torch.empty(0).long(), nothing) for feature in TABLE_OF}
     # Row 4 of `user` stands twice in the first bag, once in the second: of gradients beyond the limit it gets 3 limits.
@@ -199,8 +199,8 @@ def test_a_gradient_is_cut_before_ids_share_it(here):
     assert not trained.moments("item")[0].any()
 
 
-def test_weights_of_float16_have_moments_of_float32(here):
-    trained = Trained(here, {"kind": "adamw", "weight_decay": 0.1}, _tables(DataType.FP16, pooled=True))
+def test_weights_of_float16_have_moments_of_float32(world):
+    trained = Trained(world, {"kind": "adamw", "weight_decay": 0.1}, _tables(DataType.FP16, pooled=True))
     reference = Reference(trained.weights(), 0.1)
     for number in range(STEPS):
         trained.step(_jagged(_ids(number)))
@@ -211,9 +211,9 @@ def test_weights_of_float16_have_moments_of_float32(here):
         torch.testing.assert_close(weight.float(), reference.weights[table].detach(), rtol=0, atol=3e-3)
 
 
-def test_a_state_taken_over_goes_on_as_the_one_that_never_stopped(here):
+def test_a_state_taken_over_goes_on_as_the_one_that_never_stopped(world):
     section = {"kind": "adamw", "weight_decay": 0.1}
-    whole, resumed = (Trained(here, section, _tables(DataType.FP32, pooled=True)) for _ in range(2))
+    whole, resumed = (Trained(world, section, _tables(DataType.FP32, pooled=True)) for _ in range(2))
     for number in range(3):
         whole.step(_jagged(_ids(number)))
     resumed.number = whole.number

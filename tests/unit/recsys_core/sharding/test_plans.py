@@ -49,8 +49,8 @@ class OfMany(World):
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[World]:
-    with distributed.world("cpu") as here:
-        yield here
+    with distributed.world("cpu") as world:
+        yield world
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def config(**keys: object) -> sharding.Config:
 
 
 def test_bytes_are_weights_and_what_the_optimizer_keeps(two: World) -> None:
-    made, told = sharding.plan(Model(), config(sharding_types=["row_wise"]), two)
-    assert told == "fresh"
+    made, message = sharding.plan(Model(), config(sharding_types=["row_wise"]), two)
+    assert message == "fresh"
     city, tag = made.tables
     # 500 rows of 16 weights and a number of row-wise adagrad, 4 bytes each.
     assert [piece.num_bytes for piece in city.pieces] == [500 * 17 * 4] * 2 == [34_000] * 2
@@ -150,8 +150,8 @@ def test_what_a_rank_may_take_is_printed(two: World) -> None:
 
 
 def test_sizes_are_read_easily() -> None:
-    told = ["0 B", "999 B", "1 KB", "1 MB", "1.25 GB", "3e+03 TB"]
-    assert [readable(size) for size in (0, 999, 1_000, 999_600, 1_250_000_000, 3e15)] == told
+    message = ["0 B", "999 B", "1 KB", "1 MB", "1.25 GB", "3e+03 TB"]
+    assert [readable(size) for size in (0, 999, 1_000, 999_600, 1_250_000_000, 3e15)] == message
 
 
 def test_columns_are_cut_where_that_is_allowed(two: World) -> None:
@@ -193,16 +193,16 @@ def test_the_clusters_figures_come_from_the_config_else_from_the_environment(
     ],
 )
 def test_a_variable_that_makes_no_sense_is_refused(
-    two: World, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+    two: World, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         sharding.plan(Model(), config(), two)
 
 
 def test_constraints_that_name_nothing_or_that_a_cpu_cannot_meet_are_refused(two: World) -> None:
-    told = r"by_table: no table or feature 'cite' \(there are: my_city, my_tag, city, tag\)"
-    with pytest.raises(ValueError, match=told):
+    message = r"by_table: no table or feature 'cite' \(there are: my_city, my_tag, city, tag\)"
+    with pytest.raises(ValueError, match=message):
         sharding.plan(Model(), config(by_table={"cite": ["row_wise"]}), two)
     with pytest.raises(ValidationError, match=r"by_table\.city: fused_uvm is for GPUs; on CPUs there are table_wise"):
         config(by_table={"city": {"compute_kernels": ["fused_uvm"]}})
@@ -217,14 +217,14 @@ def test_a_plan_is_taken_again_where_nothing_has_changed(two: World, tmp_path: P
     assert Plan.load(tmp_path) == made
     assert (tmp_path / "plan.txt").read_text() == made.text() + "\n"
     empty = tmp_path / "empty"
-    again, told = sharding.plan(Model(), row_wise, two, batch_size=7, earlier=[empty, tmp_path])
+    again, message = sharding.plan(Model(), row_wise, two, batch_size=7, earlier=[empty, tmp_path])
     assert again.tables == made.tables
-    assert told.startswith(f"that of {tmp_path}, whose tables, ranks and settings are the same")
+    assert message.startswith(f"that of {tmp_path}, whose tables, ranks and settings are the same")
     grown = Model(tables=TABLES | {"tag": (60, 8)})
-    other, told = sharding.plan(grown, row_wise, two, earlier=[tmp_path])
+    other, message = sharding.plan(grown, row_wise, two, earlier=[tmp_path])
     assert other.tables != made.tables
-    assert told.startswith(f"fresh, not that of {tmp_path}: table tag was 51 x 8 RowWiseAdagrad in tables")
-    assert "and is 60 x 8" in told
+    assert message.startswith(f"fresh, not that of {tmp_path}: table tag was 51 x 8 RowWiseAdagrad in tables")
+    assert "and is 60 x 8" in message
 
 
 def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Path) -> None:
@@ -233,8 +233,10 @@ def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Pat
     asked = config(sharding_types=["row_wise"], plan=tmp_path / "plan.json")
     assert sharding.plan(Model(), asked, two)[0].tables == made.tables
     three = dataclasses.replace(two, num_ranks=3, num_local_ranks=3)
-    told = r"does not serve here: world size was 2 ranks, 2 on a node and is 3 ranks, 3 on a node\. Bring that back, or"
-    with pytest.raises(ValueError, match=told):
+    message = (
+        r"does not serve here: world size was 2 ranks, 2 on a node and is 3 ranks, 3 on a node\. Bring that back, or"
+    )
+    with pytest.raises(ValueError, match=message):
         sharding.plan(Model(), asked, three)
     with pytest.raises(ValueError, match=r"nowhere: no plan there; name a training's folder"):
         sharding.plan(Model(), config(plan=tmp_path / "nowhere"), two)
@@ -245,8 +247,10 @@ def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Pat
 
 def test_memory_that_cannot_be_had_is_told_with_the_plan(two: World) -> None:
     made, _ = sharding.plan(Model(), config(), two)
-    told = r"(?s)out of memory: can't allocate memory: you tried to allocate \d+ bytes.*city .*lower train\.batch_size"
-    with pytest.raises(ValueError, match=told) as refused, sizes.naming_memory(made):
+    message = (
+        r"(?s)out of memory: can't allocate memory: you tried to allocate \d+ bytes.*city .*lower train\.batch_size"
+    )
+    with pytest.raises(ValueError, match=message) as refused, sizes.naming_memory(made):
         torch.empty(1 << 60, dtype=torch.int8)
     assert made.text() in str(refused.value)
     with pytest.raises(ValueError, match="out of memory: CUDA out of memory. Tried"), sizes.naming_memory(made):

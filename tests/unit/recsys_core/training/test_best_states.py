@@ -52,9 +52,9 @@ def test_folders_follow_the_position(tmp_path):
     for name in ("step-2", "step-4", "step-10", ".step-8.partial"):
         (folder / name).mkdir(parents=True)
     position = after([2, 4, 6, 8, 10, 12], "auc", 3)
-    here = Alone(0, 1, 1, torch.device("cpu"))
+    world = Alone(0, 1, 1, torch.device("cpu"))
     # That of step 8 was being written when the process was killed.
-    found = best_states.still_there(folder, position, here)
+    found = best_states.still_there(folder, position, world)
     assert [one.step for one in found.kept] == [10, 4]
     best_states.tidy(folder, found)
     assert sorted(path.name for path in folder.iterdir()) == [".step-8.partial", "step-10", "step-4"]

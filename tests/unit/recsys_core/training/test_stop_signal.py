@@ -49,19 +49,19 @@ def test_it_is_asked_at_least_every_three_seconds(
 def test_signals_are_heard_inside_and_do_what_they_did_outside() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):
-        with stop_signal.signals() as told:
-            agreement = stop_signal.Agreement(alone(), told, 7, every_steps=20)
+        with stop_signal.signals() as message:
+            agreement = stop_signal.Agreement(alone(), message, 7, every_steps=20)
             assert not agreement.ask(8)
             signal.raise_signal(number)
             assert agreement.ask(9)
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    heard: list[bool] = []
+    events: list[bool] = []
 
     def elsewhere() -> None:
-        with stop_signal.signals() as told:
-            heard.append(told.is_set())
+        with stop_signal.signals() as message:
+            events.append(message.is_set())
 
     thread = threading.Thread(target=elsewhere)
     thread.start()
     thread.join()
-    assert heard == [False]
+    assert events == [False]

@@ -182,11 +182,11 @@ def _require_columns(
         raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
 
 
-def _mean_the_same(world: pa.DataType, there: pa.DataType) -> bool:
+def _mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:
     """Tell whether features make the same of equal values; a column beside nulls is often double for being int64."""
-    if columns.is_list(world) and columns.is_list(there):
-        return _mean_the_same(world.value_type, there.value_type)
-    return columns.united(world, there) is not None or (_is_number(world) and _is_number(there))
+    if columns.is_list(one) and columns.is_list(other):
+        return _mean_the_same(one.value_type, other.value_type)
+    return columns.united(one, other) is not None or (_is_number(one) and _is_number(other))
 
 
 def _require_ids(where: Callable[[int], readers.Place], reader: readers.Reader, engine: Engine) -> None:

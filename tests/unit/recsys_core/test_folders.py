@@ -55,7 +55,7 @@ def test_a_file_without_a_suffix_is_what_it_begins_as(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("notes.txt", b"x", "ends in none of .parquet"),
         ("part.parquet.tmp", b"PAR1", "ends in none of .parquet"),

@@ -185,7 +185,7 @@ def test_the_clusters_figures_come_from_the_config_else_from_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("INTRA_NODE_BANDWIDTH", "fast", "environment variable INTRA_NODE_BANDWIDTH: 'fast' is not bytes per"),
         ("CROSS_NODE_BANDWIDTH", "0", "CROSS_NODE_BANDWIDTH: '0' is not bytes per millisecond, above 0"),

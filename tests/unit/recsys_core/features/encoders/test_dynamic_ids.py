@@ -282,7 +282,7 @@ def test_an_engine_keeps_the_map_over_days_and_growth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"dynamic": {"max_rows": 4, "eviction": "ttl"}}, "eviction: ttl needs time_to_live"),
         ({"dynamic": {"max_rows": 4, "eviction": "none", "time_to_live": 2}}, "eviction: none keeps every row"),

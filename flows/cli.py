@@ -226,9 +226,9 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     # A second one would cut off what ends the processes and marks the run as killed.
     for other in _STOPPING:
         signal.signal(other, signal.SIG_IGN)
-    told = f"stopped by {signal.Signals(number).name}; run it again: finished stages are kept\n"
+    message = f"stopped by {signal.Signals(number).name}; run it again: finished stages are kept\n"
     with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(2, told.encode())
+        os.write(2, message.encode())
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     # Unlike death by the signal itself this unwinds.

@@ -149,8 +149,8 @@ def import_(
 
     read = source
     if source.startswith("{"):
-        told = f"{reading.visible(source)} is no mapping {{interactions: PATH, users: PATH, items: PATH}}"
-        read = reading.value(source, told, lines=False)
+        message = f"{reading.visible(source)} is no mapping {{interactions: PATH, users: PATH, items: PATH}}"
+        read = reading.value(source, message, lines=False)
     given = {"kind": kind.replace("-", "_"), "source": read}
     given |= {"checksum": checksum} if checksum else {}
     _write("import", given, settings, out, overwrite=overwrite, day=day and day.date())

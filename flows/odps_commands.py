@@ -102,7 +102,7 @@ def _fault(text: str) -> "Fault":
     from recsys_core.config import parsing, reading
     from recsys_core.odps.emulator import Fault
 
-    told = f"--fault {reading.visible(text)}"
+    message = f"--fault {reading.visible(text)}"
     if not text.lstrip().startswith("{"):
-        raise ValueError(f'{told}: not a JSON object such as {{"kind": "short", "operation": "read"}}')
-    return parsing.validate(Fault, reading.json_object(text, told), Path(told), {})
+        raise ValueError(f'{message}: not a JSON object such as {{"kind": "short", "operation": "read"}}')
+    return parsing.validate(Fault, reading.json_object(text, message), Path(message), {})

@@ -124,8 +124,8 @@ def _writable(key: str, path: Path) -> None:
         while not there.exists() and there != there.parent:
             there = there.parent
     except (RuntimeError, OSError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"{key} {visible(str(path))}: cannot be looked for ({told}); name another place") from None
+        message = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{key} {visible(str(path))}: cannot be looked for ({message}); name another place") from None
     if not there.is_dir():
         raise ValueError(f"{key} {path}: {there} is no folder; name another place")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -255,8 +255,8 @@ def _listed(column: pa.ChunkedArray, name: str) -> list[Any]:
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, LookupError, pa.ArrowException) as error:
-        told = f"values of {column.type} that Python has no equal of ({first_line(error)})"
-        raise ValueError(f"column {shown(name)} has {told}") from None
+        message = f"values of {column.type} that Python has no equal of ({first_line(error)})"
+        raise ValueError(f"column {shown(name)} has {message}") from None
 
 
 _READERS: dict[str, Callable[[bytes], tuple[Columns, Any]]] = {

@@ -311,8 +311,8 @@ def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypat
     (file,) = tmp_path.glob("dayline-fault-*.txt")
     assert (status, answer["error_code"]) == (500, "INTERNAL_ERROR")
     assert answer["message"] == f"a fault of Dayline, written to {file}: RuntimeError: two"
-    assert "RuntimeError: two" in (told := file.read_text())
-    assert "ClientDisconnect" not in told
+    assert "RuntimeError: two" in (message := file.read_text())
+    assert "ClientDisconnect" not in message
     assert not capfd.readouterr().err, "of the client that is gone either"
 
 

@@ -120,7 +120,7 @@ def rows_of(arguments: argparse.Namespace) -> list[dict[str, object]]:
         table, query = make(num_rows, rng)
         for threads in sorted({1, arguments.threads}):
             made = engine(query, threads)
-            # Polars is told its number of threads when it starts.
+            # Polars reads its number of threads when it starts.
             reference = in_polars(table) if threads == 1 else None
             work = functools.partial(made.transform, table, "query")
             add(f"{make.__name__}, {threads} thread(s)", num_rows, work, reference, "rows")

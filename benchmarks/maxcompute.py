@@ -3,7 +3,7 @@
     python benchmarks/maxcompute.py [--rows N] [--seed N] [--json FILE]
 
 The bare client reads the whole table as one stream and sees to nothing: no counting, no retries, no blocks. Both read
-every column; the tables are compared before any time is told. Times are the best of five, taken in turns; the ratio is
+every column; tables are compared before any time is printed. Times are the best of five, taken in turns; the ratio is
 ours over the bare client's, in rows per second. The emulator runs in a process of its own.
 """
 
@@ -50,7 +50,7 @@ def make(num_rows: int, seed: int) -> pa.Table:
 
 
 def serve(folder: str, message: Connection) -> None:
-    """Run the emulator in this process, and tell where it is."""
+    """Run the emulator in this process, and send its address over `connection`."""
     emulator = Emulator(Path(folder), [Keys(*_KEYS)])
     message.send(emulator.endpoint)
     emulator.serve()
@@ -95,7 +95,7 @@ def measure(compression: str, num_rows: int) -> dict[str, object]:
             tables.append(way(compression))
             best[number] = min(best[number], time.perf_counter() - start)
         if not tables[0].equals(tables[1]):
-            raise SystemExit(f"{compression}: the tables differ; no time is worth telling")
+            raise SystemExit(f"{compression}: the tables differ; their times mean nothing")
     rates = [num_rows / seconds for seconds in best]
     return {
         "case": f"read, {compression}",

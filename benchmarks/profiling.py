@@ -4,7 +4,7 @@
 
 The table has ten columns: ids, times, prices, rates, a label, two texts. Both read every column of the same file with
 the same number of threads; the reference throws the rows away. Each runs in a process of its own, whose peak memory is
-told beside the time, for the table and for one of a quarter of its rows: bounded memory is a ratio near 1.
+printed beside the time, for the table and for one of a quarter of its rows: bounded memory is a ratio near 1.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     python benchmarks/retrieval.py [--items N] [--queries N] [--dim N] [--seed N] [--json FILE]
 
 Every case answers the same queries twice: as the hit rate stage does it, and naively. The answers are compared before
-any time is told. Times are the best of three, taken in turns; the ratio is ours over the naive one, in queries per
+any time is printed. Times are the best of three, taken in turns; the ratio is ours over the naive one, in queries per
 second.
 """
 
@@ -165,7 +165,7 @@ def measure(case: Callable[[World], tuple[Callable, Callable]], world: World) ->
         # Ids may swap where two scores are a rounding apart.
         same = np.isclose(answers[0], answers[1], rtol=1e-4).mean()
         if same < 0.999:
-            raise SystemExit(f"{case.__name__}: only {same:.2%} of the answers agree; no time is worth telling")
+            raise SystemExit(f"{case.__name__}: only {same:.2%} of the answers agree; their times mean nothing")
     rates = [len(world.queries) / seconds for seconds in best]
     return {
         "case": case.__name__,

@@ -22,7 +22,7 @@ _Overrides = Annotated[
 
 
 def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":
-    """Load a config, or tell every mistake in it and exit with code 2."""
+    """Load a config, or print every mistake in it and exit with code 2."""
     from recsys_core import config as configs
 
     try:

@@ -48,8 +48,8 @@ def generate(
 ) -> None:
     """Make up a shop's click log whose structure a model can find.
 
-    Users have tastes that their fields tell in part, and that drift; items have styles; popularity is a power law;
-    somebody and something is new every day; fields are missing now and then.
+    Users have tastes that their fields reveal in part, and that drift; items have styles; popularity is a power law;
+    new users and new items come every day; fields are missing now and then.
 
     `dayline data generate --out data/shop`
 

@@ -23,7 +23,7 @@ from recsys_core import config as configs
 from recsys_core import liveness
 from tasks.hidden import reveal
 
-_TOLD = "The process of this run was killed; a later run of Dayline found it dead."
+_MESSAGE = "The process of this run was killed; a later run of Dayline found it dead."
 _holding = contextlib.ExitStack()
 atexit.register(_holding.close)
 
@@ -65,8 +65,8 @@ def _end(client: SyncPrefectClient, flow_run_id: UUID, state: StateType) -> None
         task_run_filter=TaskRunFilter.model_validate(running),
     )
     for task in tasks:
-        client.set_task_run_state(task.id, Crashed(message=_TOLD), force=True)
-    ended = Cancelled(message=_TOLD) if state == StateType.CANCELLING else Crashed(message=_TOLD)
+        client.set_task_run_state(task.id, Crashed(message=_MESSAGE), force=True)
+    ended = Cancelled(message=_MESSAGE) if state == StateType.CANCELLING else Crashed(message=_MESSAGE)
     client.set_flow_run_state(flow_run_id, ended, force=True)
 
 

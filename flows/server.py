@@ -107,7 +107,7 @@ class Server:
         return self._output.read().decode(errors="replace").strip().rpartition("\n")[2]
 
     def stop(self) -> None:
-        """Let it write down what it has heard, then end it."""
+        """Let it store the events that it has received, then end it."""
         with self._guard:
             self._stopping = True
         self._process.terminate()

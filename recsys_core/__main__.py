@@ -1,7 +1,7 @@
 """`python -m recsys_core STAGE --request FILE`: run one stage, as torchrun does on every rank.
 
 The request is the stage's `Request` as JSON, with paths of artifacts that exist; the artifact is written where the
-request says. Bad input ends with exit code 2 and an `error` event, a stage that was told to stop (SIGTERM, SIGINT) and
+request says. Bad input ends with exit code 2 and an `error` event, a stage that was asked to stop (SIGTERM, SIGINT) and
 can go on later with 75, anything else with a traceback; what no code expected writes `STAGE.fault.txt` beside it too.
 """
 

@@ -2,7 +2,7 @@
 
 Every regular file below it, in whatever subfolder, but what other programs mark as theirs: names that begin with `.` or
 `_`, checksums (`.crc`) and the folder markers of object stores. A file is of the format that its suffix names, in
-whatever spelling; one without a suffix, as Hive and MaxCompute write them, of the one that its first bytes tell.
+whatever spelling; one without a suffix, as Hive and MaxCompute write them, of the one that its first bytes identify.
 Anything else is refused by name: a file that is skipped is rows that are missing.
 """
 
@@ -28,7 +28,7 @@ FORMATS = {
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAGIC = {b"PAR1": "parquet", b"ORC": "orc"}
-# Their folders keep files of older versions of the table, which only their own log tells from those of the present one.
+# Their folders keep files of older versions of the table, which only their own log distinguishes from the present one.
 _VERSIONED = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 
 

@@ -1,4 +1,4 @@
-"""The gate: whether an evaluated model may go live, and why (not), in sentences for whoever reads them at 7 a.m."""
+"""The gate: whether an evaluated model may go live, and why (not), in sentences for the engineer on call."""
 
 import math
 from typing import Literal

@@ -1,11 +1,11 @@
-"""Starts a stage on its ranks, follows what they tell, and leaves no process behind, whoever dies first.
+"""Starts a stage on its ranks, follows their events, and leaves no process behind, whichever process dies first.
 
 The launcher alone holds the write end of the ranks' standard input. When its process dies, even by SIGKILL, the kernel
 closes that end, every rank reads the end of the file and exits, and torchrun ends with them. When torchrun dies, the
 launcher closes it. Ranks have sessions of their own, so no process group would reach them all.
 
 A process that is lost may be made up for by torchrun itself, which starts all ranks again (`launch.max_restarts`). Not
-so a stage that refuses its input, or was told to stop: it would end again as it ended.
+so a stage that refuses its input, or was asked to stop: it would end again as it ended.
 
 To stop a stage (an exception in the launcher, as Ctrl-C, Prefect's cancellation and a stage that takes too long are),
 SIGTERM is sent, which torchrun hands on. Ranks that can keep what they have done (training writes a checkpoint) get
@@ -101,7 +101,7 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
     The request, the events and the log lie beside the output as `STAGE.request.json`, `.events.jsonl` and `.log`.
 
     Raises:
-        Stopped: somebody told its processes to stop, and they did so in good order.
+        Stopped: its processes received a signal to stop, and did so in good order.
         ValueError: the stage refused its input; the message is the stage's own.
         RuntimeError: a process of it failed; names the exit code and ends with the log's last lines, or is a `Fault`.
     """

@@ -1,6 +1,6 @@
 """Whether the process that did something still lives, by a file that it holds, whatever its host and number are.
 
-A lock of the kernel tells it on one machine, in containers too, at once. Not every shared file system hands locks on to
+A lock of the kernel shows it on one machine, in containers too, at once. Not every shared file system hands locks on to
 other machines: there the file also has to have been silent for a while, as its holder touches it every few seconds.
 """
 

@@ -1,6 +1,6 @@
 """Pictures of a day and of a backfill, one function each, from the records alone.
 
-A colour means the same in every picture, and lines differ in their markers too, for those who cannot tell colours.
+A colour means the same in every picture, and lines differ in their markers too, for colour-blind readers.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""What a running stage tells: one event type, whoever listens (a progress bar, MLflow, a log).
+"""What a running stage emits: one event type for every listener (a progress bar, MLflow, a log).
 
 A stage calls its sink every so often. In the ranks that torchrun starts the sink appends JSON lines to a file, which
 the launcher follows; in the flow's own process the sink is the listener itself. Stages never know which.
@@ -17,7 +17,7 @@ class Event(Frozen):
     """A moment of a stage: how far it is, and what it measured.
 
     `done` and `total` count `unit`s; `metrics` are points of curves at `step` (None: a final value);
-    `error` is the message of the bad input that ended the stage, `stopped` that of a stage that was told to stop.
+    `error` is the message of the bad input that ended the stage, `stopped` that of a stage that was asked to stop.
     """
 
     stage: str
@@ -43,7 +43,7 @@ class Event(Frozen):
 
 
 class Stopped(RuntimeError):  # noqa: N818 - nothing went wrong
-    """A stage that was told to stop has kept what it had, and a rerun goes on from there."""
+    """A stage that was asked to stop has kept what it had, and a rerun goes on from there."""
 
 
 # What a process exits with then: BSD's EX_TEMPFAIL, "the user is invited to try again later".

@@ -32,7 +32,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 class Location(NamedTuple):
-    """One file: `path` as `filesystem` names it, `partitions` as its folders tell them, outermost first."""
+    """One file: `path` as `filesystem` names it, `partitions` as its folders name them, outermost first."""
 
     filesystem: fsspec.AbstractFileSystem
     path: str
@@ -48,7 +48,7 @@ def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
     """Return the files that `source` names: pieces in the order written, files of one piece sorted by path.
 
     A directory stands for every file that belongs to it, see `folders.files`. A file named outright may end in
-    anything. Of text, all folders of a file's path tell its partitions; of a `Path`, those below it.
+    anything. Of text, all folders of a file's path name its partitions; of a `Path`, those below it.
 
     Raises:
         ValueError: a piece is empty, names nothing or a file that was named before, or is a folder with something that
@@ -75,7 +75,7 @@ def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
 
 
 def reopen(addresses: tuple[str, ...]) -> list[Location]:
-    """Return the files at these addresses, as `address` tells them, without asking the store if they are there."""
+    """Return the files at these addresses, as `address` gives them, without asking the store if they are there."""
     opened = [_at(address) for address in addresses]
     return [Location(filesystem, path, partitions(path)) for filesystem, path in opened]
 
@@ -137,7 +137,7 @@ def below_common(locations: list[Location]) -> list[str]:
 
 
 def version(location: Location) -> str:
-    """Return a file's size and what tells that its content is the same: its time of change, or the store's version."""
+    """Return a file's size and what shows that its content is the same: its time of change, or the store's version."""
     filesystem, path, _ = location
     info = filesystem.info(path)
     message = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)

@@ -12,7 +12,7 @@ from tasks.perform import Run, listener, perform, stage_task
 
 @stage_task("check data")
 def check_data(run: Run, dataset: Dataset) -> DataCheck:
-    """Return what was found; warnings are told each time, and a breach that stops the run is an error.
+    """Return what was found; warnings are reported each time, and a breach that stops the run is an error.
 
     Raises:
         ValueError: a check whose `on_breach` is `stop` did not hold; names day, table, column, figure and limit.

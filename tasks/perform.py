@@ -1,4 +1,4 @@
-"""What every stage's task shares: do the work once per distinct input, tell who listens, and keep the time.
+"""What every stage's task shares: do the work once per distinct input, report progress, and keep the time.
 
 A stage's result is remembered under `RUN_ROOT/NAME/cache/STAGE/KEY.json`, where KEY is the digest of everything that
 goes into it. Prefect's own caching is not used: it would hand out results whose files are gone.
@@ -69,7 +69,7 @@ class Champion(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class AnyRun(Generic[C]):
-    """One run, as `start_run` made it; a context that ends it: MLflow is told, and the directory is let go.
+    """One run, as `start_run` made it; a context that ends it: its status goes to MLflow, and the directory is let go.
 
     `fingerprint` is the source's, `pretrained` are those of the files that tables start from. `stages` and `artifacts`
     are filled as the stages end.
@@ -220,7 +220,7 @@ def without_credentials(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Tell Prefect whether to try again: a dead rank, a busy disk, a server that restarts; not wrong input or code."""
+    """Return whether to try again: after a dead rank, a busy disk or a server's restart; not after wrong input."""
     from mlflow.exceptions import MlflowException
 
     # Not `state.result()`: where an event loop runs, as in a notebook, that is a coroutine.
@@ -240,7 +240,7 @@ def _can_help(task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bo
 
 @contextlib.contextmanager
 def listening(sink: Sink) -> Iterator[None]:
-    """Inside, stages tell `sink` how far they are; elsewhere they tell Prefect's log of the task."""
+    """Inside, the events of stages go to `sink`; elsewhere to Prefect's log of the task."""
     token = _listener.set(sink)
     try:
         yield
@@ -249,12 +249,12 @@ def listening(sink: Sink) -> Iterator[None]:
 
 
 def listener() -> Sink:
-    """Return who listens to the stages: see `listening`."""
+    """Return the sink of the stages' events: see `listening`."""
     return _listener.get() or _TaskLog()
 
 
 class _TaskLog:
-    """Listens where nobody else does: a line in the task's log every so often, and one at the end."""
+    """The sink where no other is set: a line in the task's log every so often, and one at the end."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -1,4 +1,4 @@
-"""Write down what a ranking run came to: for the command that asked, for MLflow, and for whoever looks tomorrow."""
+"""Write down what a ranking run came to: for the command that asked, for MLflow, and for readers of tomorrow."""
 
 import datetime
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Artifacts: the frozen records that stages hand to each other, and the only way they reach the disk.
 
-A stage writes its files into a directory that nobody else sees; `Pending.commit` writes the manifest last and renames
+A stage writes its files into a directory that no reader sees; `Pending.commit` writes the manifest last and renames
 the directory into place. A directory without a manifest is therefore never an artifact, whatever killed its writer.
 """
 

@@ -109,7 +109,7 @@ class Checkpoint(Artifact):
     """A finished training: distributed checkpoint in `state/`, the loss curve in `curve.parquet`.
 
     `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
-    that were ever updated, where the optimizer keeps what tells that. `kept` are the states that validated best, the
+    that were ever updated, where the optimizer's state shows it. `kept` are the states that validated best, the
     best one, which is in `state/`, first. `folder` is that of the state that is meant.
     """
 

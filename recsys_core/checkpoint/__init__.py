@@ -117,7 +117,7 @@ class Saver:
 def extremes(state: Any, device: torch.device, prefix: str = "") -> dict[str, torch.Tensor]:
     """Return the largest absolute value of each of `state`'s tensors of floats (its local pieces), by name.
 
-    It is a scalar on `device` that nobody has waited for; not finite where one of the tensor's elements is not.
+    It is a scalar on `device`, not synchronised with the host; not finite where one of the tensor's elements is not.
     """
     if isinstance(state, dict):
         found: dict[str, torch.Tensor] = {}

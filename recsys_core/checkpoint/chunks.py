@@ -67,7 +67,7 @@ class Load(storage.Planner):
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
     ) -> None:
-        """Tell the planner the sizes of now; which rows were saved is in the metadata's chunks."""
+        """Give the planner the present sizes; which rows were saved is in the metadata's chunks."""
         assert metadata is not None
         sizes = {key: value.size() for key, value in flat(state_dict).items() if key in self._grown}
         stored = {

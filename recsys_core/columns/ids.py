@@ -13,7 +13,7 @@ _BESIDE_DIGITS = r"^\+|\.0*$"
 
 
 def is_id(kind: pa.DataType) -> bool:
-    """Tell whether values of `kind` can be ids, as far as the type says."""
+    """Return whether values of `kind` can be ids, as far as the type says."""
     types, kind = pa.types, plain_type(kind)
     return (
         types.is_null(kind)
@@ -26,7 +26,7 @@ def is_id(kind: pa.DataType) -> bool:
 
 
 def is_inexact(kind: pa.DataType) -> bool:
-    """Tell whether `kind` holds ids only where its numbers are whole: floating numbers and decimals."""
+    """Return whether `kind` holds ids only where its numbers are whole: floating numbers and decimals."""
     return pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 

@@ -20,7 +20,7 @@ class RowError(ValueError):
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a column of this type holds lists, of whatever kind."""
+    """Return whether a column of this type holds lists, of whatever kind."""
     types = pa.types
     return (
         types.is_list(kind)
@@ -32,7 +32,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Tell whether a column of this type holds bytes, of whatever kind."""
+    """Return whether a column of this type holds bytes, of whatever kind."""
     types = pa.types
     return (
         types.is_binary(kind)

@@ -36,7 +36,7 @@ class Times(NamedTuple):
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Tell whether values of `kind` can be times, as far as the type says."""
+    """Return whether values of `kind` can be times, as far as the type says."""
     types, kind = pa.types, plain_type(kind)
     return (
         types.is_null(kind)
@@ -91,7 +91,7 @@ def _counted(values: pa.Array, missing: np.ndarray, per_second: int, unit: str) 
 
 
 def _numbers(values: pa.Array, missing: np.ndarray) -> Times:
-    """Return numbers, whole or not, as seconds; their size tells the unit."""
+    """Return numbers, whole or not, as seconds; the unit follows from their size."""
     if pa.types.is_decimal(values.type):
         whole = pc.floor(values)
         fractions = pc.not_equal(whole, values).fill_null(False).to_numpy(zero_copy_only=False)  # noqa: FBT003

@@ -47,7 +47,7 @@ _Selector = str | int | slice | _Condition
 
 
 def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str]:
-    """Apply `change` to `sections`; return each path that was set, with the option that set it as it is to be told.
+    """Apply `change` to `sections`; return each path that was set, with the option that set it as messages show it.
 
     `change` is `a.b[0].c=value`, the value read as YAML, or the text of a JSON object of such paths and values.
 

@@ -1,4 +1,4 @@
-"""From YAML text to a validated record, every mistake told at once and in the file's words."""
+"""From YAML text to a validated record, every mistake reported at once and in the file's words."""
 
 import copy
 import difflib
@@ -26,7 +26,7 @@ _BEYOND = ("less_than", "less_than_equal", "greater_than", "greater_than_equal")
 
 
 def validate(record: type[M], sections: dict[str, Any], path: Path, overrides: dict[tuple[Key, ...], str]) -> M:
-    """Return `sections` as `record`; `overrides` tells which paths were set by which option.
+    """Return `sections` as `record`; `overrides` gives the option that set a path.
 
     A null where the record takes none clears the key: it is as if it had not been written.
 
@@ -114,7 +114,7 @@ def _line(
 
 
 def _written(location: tuple[Key, ...], sections: Any) -> tuple[tuple[Key, ...], Any]:
-    """Drop what pydantic puts into a location but nobody wrote (tags of unions); return the rest and its parent."""
+    """Drop what pydantic adds to a location and the file lacks (tags of unions); return the rest and its parent."""
     keys: list[Key] = []
     place: Any = sections
     parent: Any = None

@@ -30,7 +30,7 @@ class Without:
             return section
         mistakes = [
             InitErrorDetails(
-                type=PydanticCustomError("value_error", "{told}", {"told": self.remedies[key]}),
+                type=PydanticCustomError("value_error", "{message}", {"message": self.remedies[key]}),
                 loc=(key,),
                 input=section[key],
             )

@@ -74,7 +74,7 @@ def value(text: str, place: str, *, lines: bool = True) -> Any:
 
 
 def json_object(text: str, message: str) -> dict[str, Any]:
-    """Return the JSON object in `text`, which `told` names.
+    """Return the JSON object in `text`, which `source` names.
 
     Raises:
         ValueError: it is no JSON object, has a key twice, or a number or text that no config can hold.

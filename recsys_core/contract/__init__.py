@@ -40,7 +40,7 @@ _SCHEMA = pa.schema(
         ("limit", pa.float64()),
         ("held", pa.bool_()),
         ("stops", pa.bool_()),
-        ("told", pa.string()),
+        ("message", pa.string()),
     ]
 )
 

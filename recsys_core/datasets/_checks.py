@@ -42,7 +42,7 @@ def check(root: Path, last: datetime.date, sink: Sink, name: Name | None = None)
     Raises:
         ValueError: the first thing found wrong: an unreadable file, a column that is missing or of another type,
             partitions of different schemas, null ids, times outside their day, an id twice in a day's users or items,
-            or interactions of somebody or something not known by that day.
+            or interactions of a user or item that is not known by that day.
     """
     name = name or _by_path(root)
     tables = {table: _until(daily.partitions(root, table), last) for table in daily.TABLES}
@@ -116,7 +116,7 @@ def _by_path(root: Path) -> Name:
 def _schema(root: Path, table: str, partitions: Partitions, name: Name) -> pa.Schema:
     """Return the schema in which all files of `table` are read.
 
-    What folders tell is a column if they tell it of every file: some days may lie in hours, and others not.
+    A key of the folders is a column if the folders of every file have it: some days may lie in hours, and others not.
     """
     first: str | None = None
     by_folder: set[str] = set()

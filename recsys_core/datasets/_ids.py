@@ -15,7 +15,7 @@ from recsys_core.progress import Event, Sink
 
 
 def is_doubtful(kind: pa.DataType) -> bool:
-    """Tell whether values of a type may be ids, and may be none."""
+    """Return whether values of a type may be ids, and may be none."""
     kind = _innermost(kind)
     return columns.is_inexact(kind) or columns.is_bytes(kind) or pa.types.is_uint64(kind)
 

@@ -48,7 +48,7 @@ def write(
 ) -> None:
     """Write `ratings` (user_id, item_id, timestamp; rating where known) and the tables that they refer to.
 
-    A user is known from the day of the first rating, for MovieLens tells no other day; every film from the log's first.
+    A user is known from the day of the first rating, for MovieLens gives no other day; every film from the log's first.
 
     Raises:
         ValueError: ratings without a value for `min_rating` to judge, or of users or films that the tables lack.

@@ -17,7 +17,7 @@ _BATCH_ROWS = 1 << 20
 
 
 class Notes:
-    """What had to be converted, to be told once for each column."""
+    """What had to be converted, to be reported once for each column."""
 
     def __init__(self) -> None:
         """Nothing was."""
@@ -30,7 +30,7 @@ class Notes:
         """Take note of times.
 
         Raises:
-            ValueError: they are numbers of another unit than those before. What tells its unit itself may vary.
+            ValueError: they are numbers of another unit than those before; types with their own unit may vary.
         """
         if found.seconds.null_count == len(found.seconds):
             return

@@ -77,7 +77,7 @@ def partition(day: datetime.date) -> str:
 
 
 class Counts(NamedTuple):
-    """What a log holds. `num_users` and `num_items` count rows: somebody who changed counts each time."""
+    """What a log holds. `num_users` and `num_items` count rows: a user who changed counts each time."""
 
     first_day: datetime.date
     last_day: datetime.date
@@ -115,7 +115,7 @@ class FirstDays:
 
 
 class LogWriter:
-    """Writes a log in the daily layout below `root`, which nobody reads before it is complete.
+    """Writes a log in the daily layout below `root`, which no process reads before it is complete.
 
     Interactions may come in any order: they are collected by day and by `slices_per_day` equal stretches of it, spilt
     to disk when they are many, and sorted when the day is closed. So memory holds one slice of one day, and each slice

@@ -6,7 +6,7 @@
 
 A day's rows are in Parquet files, in subfolders too, see `folders`; subfolders `key=value` are columns of text. Days
 are UTC. The table of users or items as of a day has the last row of each id in the partitions up to that day.
-Whoever acts, and whatever is acted on, is known by that day. A partition may be absent from users and items.
+The user and the item of an interaction are known by that day. A partition may be absent from users and items.
 """
 
 import datetime
@@ -65,12 +65,12 @@ def partitions(root: Path, table: str) -> dict[datetime.date, list[Path]]:
 
 
 def folder_columns(root: Path, path: Path) -> dict[str, str | None]:
-    """Return the columns that the folders of a file below the day's tell, such as `hour` of `hour=13`."""
+    """Return the columns that the folders of a file below the day's give, such as `hour` of `hour=13`."""
     return uri.partitions(posixpath.join(*path.relative_to(root).parts[2:]))
 
 
 def schema(root: Path, path: Path) -> pa.Schema:
-    """Return the schema of a file, with a column of text for each that its folders tell.
+    """Return the schema of a file, with a column of text for each that its folders give.
 
     Raises:
         ValueError: see `opened`.
@@ -83,7 +83,7 @@ def schema(root: Path, path: Path) -> pa.Schema:
 
 
 def completed(root: Path, path: Path, table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return `table`, read from `path`, with exactly `columns`, those included that its folders tell."""
+    """Return `table`, read from `path`, with exactly `columns`, those included that its folders give."""
     message = folder_columns(root, path)
     for name in columns:
         if name in message and name not in table.column_names:

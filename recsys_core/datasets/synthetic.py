@@ -6,7 +6,7 @@ Every item has a style, one of a few in its category. A user clicks item i with 
     softmax over items of (taste · style(i) + log popularity(i))
 
 in sessions that mostly stay in one category. Popularity follows a power law, favours new items and moves with style.
-User fields tell of the taste and item fields of the style, with noise and gaps, so that somebody or something new can
+User fields reveal the taste and item fields the style, with noise and gaps, so that a new user or a new item can
 be placed. Interests and prices change now and then, and then their row appears again.
 
 Users are made in blocks and each (day, block) has its own random stream: any block of any day can be made alone, a
@@ -90,7 +90,7 @@ def interactions(shop: Shop, index: int, block: int) -> pa.Table:
 
 
 def probabilities(shop: Shop, index: int, user_id: np.ndarray) -> np.ndarray:
-    """Return what nobody else can know, [users, I]: the probability that each user's next click is on each item."""
+    """Return what no model can know, [users, I]: the probability that each user's next click is on each item."""
     items = shop.stock(index)
     rows = np.empty((len(user_id), shop.num_items(index)), np.float32)
     for block in np.unique((user_id - 1) // BLOCK_ROWS):

@@ -116,7 +116,7 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
 
 
 def write_day(config: Config, parts: dict[str, readers.Part], root: Path, sink: Sink) -> base.Counts | None:
-    """Import a day's parts of the tables, as `days` tells them; return None if no interactions are among them.
+    """Import a day's parts of the tables, as `days` gives them; return None if no interactions are among them.
 
     Raises:
         ValueError: see `write`.

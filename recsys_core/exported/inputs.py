@@ -25,7 +25,7 @@ def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """Return the array as a tensor; one that Arrow holds, and nobody may write to, is copied."""
+    """Return the array as a tensor; one that Arrow holds, and that is read-only, is copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 

@@ -103,7 +103,7 @@ class Encoded(NamedTuple):
 class SparseFeature(NamedTuple):
     """A feature of ids: which table they are rows of, and how a row's embeddings become one (pooling none: they don't).
 
-    `tile_length` is how many are put side by side where they are tiled; `weighted` tells whether ids have weights.
+    `tile_length` is how many are put side by side where they are tiled; `weighted` says whether ids have weights.
     """
 
     name: str
@@ -317,7 +317,7 @@ class Feature(ABC):
     def plain(self, column: pa.Array) -> np.ndarray | None:  # noqa: ARG002 - see below
         """Return the column as it is where `transform` would pass it on: float32 or int64 [B]; None if it does more.
 
-        Nobody has looked yet whether the numbers are finite, or rows of the table: the engine does for many at once.
+        The numbers are not checked yet to be finite, or rows of the table: the engine checks many at once.
         """
         return None
 

@@ -102,7 +102,7 @@ def pinned(batch: B) -> B:
 
 
 def moved(batch: B, device: torch.device) -> B:
-    """Return the batch on `device`. Nobody waits for the copies of a pinned one."""
+    """Return the batch on `device`. The copies of a pinned one are asynchronous."""
     return batch if device.type == "cpu" else batch.each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
@@ -156,7 +156,7 @@ def _lengths(lengths: list[np.ndarray]) -> Tensor:
 
 @functools.lru_cache(maxsize=4)
 def _ones(size: int) -> Tensor:
-    """Return int32 ones for all batches of one shape; nobody writes to a batch's lengths."""
+    """Return int32 ones for all batches of one shape; a batch's lengths are never written to."""
     return torch.ones(size, dtype=torch.int32)
 
 

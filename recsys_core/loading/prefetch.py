@@ -13,7 +13,7 @@ _MAX_THREADS = 4
 
 
 def half_of_the_cores() -> int:
-    """Return how many threads read, and how many encode, if nobody says otherwise."""
+    """Return how many threads read, and how many encode, where the config does not say."""
     return max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0)) // 2))
 
 
@@ -38,7 +38,7 @@ def prefetch(
 
     def make() -> None:
         with turn:
-            # Whoever has the turn takes the first place that is free with the next item, so that they stay in order.
+            # The thread that has the turn takes the first free place with the next item, so that they stay in order.
             result = unmade.popleft()
             try:
                 item = next(items, end)

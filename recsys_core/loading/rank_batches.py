@@ -30,7 +30,7 @@ class Rows:
 
     @cached_property
     def batch(self) -> pa.RecordBatch:
-        """The rows in one piece; put together by whoever asks first, which should be a thread that has the time."""
+        """The rows in one piece; put together by the first thread that asks, which should be one that has the time."""
         return pa.concat_batches(self.parts)
 
     @property
@@ -69,7 +69,7 @@ class RankBatches:
         """Cut what `consumed` leaves of `order` into `num_ranks` parts and take the part of `rank`.
 
         With a `budget`, batches have up to `batch_size` rows, and fewer where these cost too much. How many batches
-        a rank then has depends on its rows; `gather` (`World.gather`; None for a single rank) tells it to the others.
+        a rank then has depends on its rows; `gather` (`World.gather`; None for a single rank) sends it to the others.
 
         Raises:
             ValueError: a row that alone costs more than the budget; it is named.

@@ -59,7 +59,7 @@ def read(
 
 
 class _Reading:
-    """One block that is to be read, by whoever comes first."""
+    """One block that is to be read, by the first thread that comes."""
 
     def __init__(self, reader: Reader, block: int, columns: Sequence[str]) -> None:
         self.future: Future[pa.Table] = Future()
@@ -67,7 +67,7 @@ class _Reading:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Read it, unless somebody does already."""
+        """Read it, unless another thread does already."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -77,7 +77,7 @@ class _Reading:
 
 
 def _result(wanted: _Reading, later: Iterable[_Reading]) -> pa.Table:
-    # Who would wait reads as well, so that no core is idle.
+    # A thread that would wait reads as well, so that no core is idle.
     for one in (wanted, *later):
         if wanted.future.done():
             break

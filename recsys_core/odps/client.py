@@ -48,7 +48,7 @@ class LostSessionError(ValueError):
 
 
 class TableInfo(NamedTuple):
-    """What a table is: its columns with the partition keys last, as text, and what tells that it has changed."""
+    """What a table is: its columns with the partition keys last, as text, and what changes when the table does."""
 
     id: str
     modified: int
@@ -186,11 +186,11 @@ class Client:
         """Open a session over rows of `partitions` (none: the whole table); return its name and number of rows."""
         answer = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
         if answer.number is None:
-            raise ValueError(f"{self._path.name}: the read session tells no number of rows; run the stage again")
+            raise ValueError(f"{self._path.name}: the read session has no number of rows; run the stage again")
         return answer.session, answer.number
 
     def get_read(self, session: str, *, refresh: bool = False) -> SessionState:
-        """Return what the service tells of a read session; with `refresh` it lives longer for it.
+        """Return the state of a read session; with `refresh` the session lives longer.
 
         Raises:
             LostSessionError: the service does not know it.
@@ -235,7 +235,7 @@ class Client:
         return answer.session, answer.number or 0
 
     def get_write(self, session: str) -> SessionState:
-        """Return what the service tells of a write session."""
+        """Return the state of a write session."""
         return self._call(lambda: self._way(session).write_state(session), "ask for the write session", session)
 
     def send_block(self, session: str, block: int, body: pa.Buffer) -> str:
@@ -250,7 +250,7 @@ class Client:
         raise AssertionError
 
     def commit(self, session: str, messages: Sequence[str]) -> None:
-        """Make the blocks that `messages` tell visible, once, even if the answer to it is lost."""
+        """Make the blocks of the commit messages `messages` visible, once, even if the answer to it is lost."""
         attempts = self._attempts("commit")
         answer = None
         while answer is None:

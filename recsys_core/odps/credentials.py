@@ -78,7 +78,7 @@ class _Temporary(CloudAccount):
 
 
 class Account(BaseAccount):
-    """Signs requests with the keys that its source tells; safe to share between threads.
+    """Signs requests with the keys of its source; safe to share between threads.
 
     Attributes:
         version: grows when the keys change.
@@ -131,7 +131,7 @@ def _refuse_page(answer: Any, **_options: Any) -> None:
 
 
 class Access(NamedTuple):
-    """Where MaxCompute is and who asks; `source` says in words where that was found."""
+    """Where MaxCompute is and as which account; `source` says in words where that was found."""
 
     endpoint: str
     tunnel_endpoint: str | None
@@ -179,7 +179,7 @@ def read_file(path: Path) -> dict[str, str]:
     """Read a file of `key = value` lines; blanks, comments, [sections], quotes and CRLF are no hindrance.
 
     Raises:
-        ValueError: no such file, a line that is none of these (its number is told, not its content), or no keys.
+        ValueError: no such file, a line that is none of these (its number is shown, not its content), or no keys.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -209,7 +209,7 @@ def _keys_of_file(path: Path) -> Keys:
 
 
 def _of_variables(environ: Mapping[str, str]) -> tuple[Account, str] | None:
-    """Return the account that the variables of MaxCompute's own client tell, and their names."""
+    """Return the account that the variables of MaxCompute's own client give, and their names."""
     if file := environ.get("ODPS_STS_ACCOUNT_FILE"):
         path = Path(file).expanduser()
         return Account(lambda: _keys_of_account_file(path)), f"ODPS_STS_ACCOUNT_FILE={file}"

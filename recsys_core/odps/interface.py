@@ -14,7 +14,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class SessionState(NamedTuple):
-    """What the service tells of a session: its name from now on, its state, and its rows, or how many blocks it takes.
+    """What the service says of a session: its name from now on, its state, and its rows, or how many blocks it takes.
 
     States other than those above are names of the service, and none of them comes to a good end.
     """
@@ -58,7 +58,7 @@ class Interface(ABC):
 
     @abstractmethod
     def commit(self, session: str, messages: Sequence[str]) -> SessionState:
-        """Make the blocks that `messages` tell visible."""
+        """Make the blocks of the commit messages `messages` visible."""
 
 
 class Chunks:

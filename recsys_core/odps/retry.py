@@ -47,7 +47,7 @@ class ShortStreamError(OSError):
 
 
 class ClosedError(ValueError):
-    """The service knows who asks, and does not offer this to them, whatever the request."""
+    """The service knows the account, and does not offer this to it, whatever the request."""
 
 
 class Config(Frozen):
@@ -76,8 +76,8 @@ class Attempts:
         """Wait until the next attempt, or raise what makes one useless.
 
         Raises:
-            ValueError: the attempts are used up, or the service will not do it (`ClosedError`: for anybody like
-                this); says what it said.
+            ValueError: the attempts are used up, or the service will not do it (`ClosedError`: not for this
+                account); says what it said.
             NoSuchObject: `error` itself, whose cause the caller knows better.
         """
         if isinstance(error, _EXPIRED) and not self._renewed:
@@ -115,7 +115,7 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether the service knows who asks and says no, or does not know them."""
+    """Whether the service knows the account and says no, or does not know it."""
     denied = (errors.AuthorizationRequired, errors.NoPermission, errors.SignatureNotMatch, *_EXPIRED)
     return isinstance(error, denied) or (isinstance(error, errors.ODPSError) and error.status_code in (401, 403))
 

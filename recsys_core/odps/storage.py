@@ -51,7 +51,7 @@ class Storage(interface.Interface):
         return _read_state(self._client.create_read_session(request))
 
     def read_state(self, session: str, *, refresh: bool = False) -> SessionState:
-        """See `interface.Interface.told_read`."""
+        """See `interface.Interface.read_state`."""
         return _read_state(self._client.get_read_session(api.SessionRequest(session, refresh=refresh)))
 
     def batches(self, session: str, start: int, stop: int) -> Iterator[pa.RecordBatch]:
@@ -78,7 +78,7 @@ class Storage(interface.Interface):
         return _write_state(self._client.create_write_session(request))
 
     def write_state(self, session: str) -> SessionState:
-        """See `interface.Interface.told_write`."""
+        """See `interface.Interface.write_state`."""
         return _write_state(self._client.get_write_session(api.SessionRequest(session)))
 
     def send(self, session: str, block: int, attempt: int, body: pa.Buffer) -> str:

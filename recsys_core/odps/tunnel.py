@@ -65,7 +65,7 @@ class Tunnel(interface.Interface):
         )
 
     def read_state(self, session: str, *, refresh: bool = False) -> SessionState:  # noqa: ARG002 - lives a day, and no longer
-        """See `interface.Interface.told_read`."""
+        """See `interface.Interface.read_state`."""
         known = _read(session)
         states = []
         for part in known["parts"]:
@@ -95,7 +95,7 @@ class Tunnel(interface.Interface):
         return self._write_state(PREFIX + json.dumps([list(map(list, partition)), answer["UploadID"]]), answer)
 
     def write_state(self, session: str) -> SessionState:
-        """See `interface.Interface.told_write`."""
+        """See `interface.Interface.write_state`."""
         partition, upload = self._upload(session)
         return self._write_state(session, self._ask("get", {"uploadid": upload}, partition))
 

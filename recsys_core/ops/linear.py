@@ -1,4 +1,4 @@
-"""The matrix product that layers with a way back of their own are made of: outside of autograd, for both ways."""
+"""The matrix product of layers with a backward of their own: outside of autograd, for forward and backward."""
 
 import torch
 from torch import Tensor

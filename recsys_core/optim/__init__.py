@@ -68,7 +68,7 @@ class Optimizer:
             share = self._schedules[side].share(updates, epoch)
             for group, rate in zip(groups, self._rates[side], strict=True):
                 group["lr"] = rate * share
-        # The fused optimizer has no gradients to clear, but this is how its kernels are told the learning rate.
+        # The fused optimizer has no gradients to clear, but this is how its kernels get the learning rate.
         self._fused.zero_grad()
         if not self._num_accumulated:
             self._zero_gradients()

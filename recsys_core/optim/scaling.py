@@ -1,6 +1,6 @@
 """Loss scaling: float16 has no numbers for small gradients, so that they are made of a loss that is scaled up.
 
-Tables learn within the backward pass, when nobody knows yet whether all gradients of the step are finite. So the pass
+Tables learn within the backward pass, when it is unknown yet whether all gradients of the step are finite. So the pass
 is cut where the dense parts take what the tables gave them. First come the dense gradients, of the scaled loss; then
 all ranks together look whether every gradient is finite; and only if it is, the gradients go on to the tables, without
 the scale. Otherwise the batch is left out on all ranks, by tables and dense parts alike, and the scale is halved.

@@ -109,7 +109,7 @@ def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> list[str]:
 
 
 def _with_progress(tables: Iterator[pa.Table], num_values: int, num_columns: int, sink: Sink) -> Iterator[pa.Table]:
-    """Pass the tables on, and tell how far it is: rows, of which a table may hold only some columns."""
+    """Pass the tables on, and emit the progress: rows, of which a table may hold only some columns."""
     started, done = time.monotonic(), 0
     for table in tables:
         yield table

@@ -1,4 +1,4 @@
-"""A table as its files tell it: one reader for each, so that a file can be named and its partition's rows counted."""
+"""A table as a list of its files: one reader for each, so that a file can be named and its partition's rows counted."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -104,7 +104,7 @@ def _opened(locations: Sequence[uri.Location], options: readers.CsvOptions) -> l
 
 
 def _asked(path: str) -> File:
-    """Open what is no file: its store counts the rows, and may not tell the bytes."""
+    """Open what is no file: its store counts the rows, and may not know the bytes."""
     return File(path=path, reader=readers.build(readers.infer(path)), num_bytes=None, partitions={})
 
 

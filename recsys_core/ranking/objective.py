@@ -120,6 +120,6 @@ def _group_numbers(rows: Rows, group: str) -> np.ndarray:
         return column.fill_null(_NO_GROUP).to_numpy()
     distinct = column.dictionary_encode()
     texts = [str(value).encode() for value in distinct.dictionary.to_pylist()]
-    # A null is no group of one user: its rows are together all the same, as those of "nobody known".
+    # A null is no user, but its rows are one group all the same: those of unknown users.
     hashes = np.array([*map(xxhash.xxh3_64_intdigest, texts), 0], dtype=np.uint64).view(np.int64)
     return hashes[distinct.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)]

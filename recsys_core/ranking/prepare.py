@@ -123,7 +123,7 @@ def _blocks(reader: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
 
 
 def _where(place: str, reader: readers.Reader, data: base.Config) -> Callable[[int], readers.Place]:
-    """Return what tells where a block stands: in a file of the user's, or among the rows of the table that it is of."""
+    """Return a function that gives a block's place: in a file of the user's, or among the rows of its table."""
     if data.in_place:
         return reader.place
     return lambda block: readers.Place(place, int(reader.block_rows[:block].sum()))

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def build(config: Frozen, state: dict[str, Any] | None = None) -> Reader:
-    """Open the table that `config`, of any reader's kind, names; `state` is what another process's reader told."""
+    """Open the table that `config`, of any reader's kind, names; `state` is that of another process's reader."""
     kind: str = config.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
     return lookup.component(__name__, kind).Reader(config, state)
 

@@ -32,7 +32,7 @@ _LINE_FEED = b"\n"
 
 
 def check_encoding(name: str) -> str:
-    """Return Python's name of an encoding in which lines can be told apart.
+    """Return Python's name of an encoding in which the ends of lines can be found.
 
     Raises:
         ValueError: no such encoding, or one whose line feeds are not those of ASCII or of UTF-16 and UTF-32.
@@ -75,7 +75,7 @@ class Text:
     """
 
     def __init__(self, location: Location, encoding: str | None, form: Form | None = None) -> None:
-        """`encoding` None: the one that a byte order mark tells, else UTF-8."""
+        """`encoding` None: the one that a byte order mark names, else UTF-8."""
         self._path = location.path
         self._bytes = _Gzip(location) if location.path.lower().endswith(".gz") else _Plain(location)
         self.form = form or self._look(encoding)
@@ -99,11 +99,11 @@ class Text:
             yield Lines(start, start + len(held), number, self._decoded(held, number))
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return lines that `lines` has told."""
+        """Return lines that `lines` has found."""
         return self._decoded(self._bytes.read(start, stop), 1)
 
     def num_bytes(self, text: bytes) -> int:
-        """Return how many of the file's bytes stand for a text that `lines` has told."""
+        """Return how many of the file's bytes stand for a text that `lines` has found."""
         return len(text) if self.form.encoding == "utf-8" else len(text.decode().encode(self.form.encoding))
 
     def _look(self, encoding: str | None) -> Form:

@@ -1,6 +1,6 @@
 """Types of CSV columns, found out from all of their values: the type must hold each one as it is written.
 
-Arrow tells the type of a block of lines. A column has the type that holds those of all blocks; where there is none, or
+Arrow infers the type of a block of lines. A column has the type that holds those of all blocks; where there is none, or
 a number would not be written again as it stands there (`007`, `0x1F`, 20 digits), it is text.
 """
 
@@ -39,7 +39,7 @@ def named(name: str, text: str) -> pa.DataType:
 
 
 def doubtful(text: bytes, delimiter: str, quote: str | None) -> bool:
-    """Tell whether a value of the lines may look like a number and be written otherwise; quick, and may be wrong so."""
+    """Return whether a value of the lines may look like a number and be written otherwise; quick, may be wrong so."""
     before = dict.fromkeys(("\n", "\t", " ", "+", "-", delimiter, quote or "\n"), ",")
     # Zeros, other digits, what stands before a value, and all else.
     spelt = (b"\n" + text).translate(_table(before | dict.fromkeys("123456789xX", "1") | {"0": "0"}))

@@ -43,7 +43,7 @@ class Files:
     """
 
     def __init__(self, path: uri.Source, state: list[tuple[str, dict[str, str | None]]] | None = None) -> None:
-        """Find the files that `path` names, or take those that `state` tells.
+        """Find the files that `path` names, or take those that `state` names.
 
         Raises:
             ValueError: see `uri.resolve`; or files whose folders name different partition keys.

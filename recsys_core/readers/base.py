@@ -12,7 +12,7 @@ from recsys_core import uri
 
 
 class Part(NamedTuple):
-    """The rows of one value of a partition key: what names just these, and what tells that they changed."""
+    """The rows of one value of a partition key: what names just these, and what shows that they changed."""
 
     path: uri.Source
     fingerprint: str
@@ -29,13 +29,13 @@ class Reader(ABC):
     """A table of `num_rows` rows in blocks (a Parquet row group, say); opening one reads no rows.
 
     A component of this catalogue has a `Config`, and its `Reader(config, state=None)` opens the table. With `state`,
-    what a reader of the same config told in another process, the store is not asked again: one rank opens the table,
+    that of a reader of the same config in another process, the store is not asked again: one rank opens the table,
     and all ranks see the same blocks.
 
     Attributes:
         schema: the table's schema, partition columns included.
         block_rows: [num_blocks] int64, rows of each block, in the table's order.
-        fingerprint: by file or table, what tells that its content is still the same (size and time of change, a
+        fingerprint: by file or table, what shows that its content is still the same (size and time of change, a
             version). A position in the table holds for these contents only.
     """
 
@@ -67,7 +67,7 @@ class Reader(ABC):
         return Place(place.path, place.first_row + row - int(self.block_rows[:block].sum()))
 
     def may_hold(self, condition: pc.Expression) -> np.ndarray:  # noqa: ARG002 - a store without statistics cannot say
-        """Return for each block whether a row of it may fulfil `condition`, as far as can be told without reading."""
+        """Return for each block whether a row of it may fulfil `condition`, as far as is known without reading."""
         return np.ones(len(self.block_rows), dtype=bool)
 
     @abstractmethod

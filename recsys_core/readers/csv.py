@@ -114,7 +114,7 @@ class Reader(base.Reader):
     """Parses blocks of lines, each by itself.
 
     Attributes:
-        kinds: the types of the files' own columns as far as their values tell them: null, where there are none.
+        kinds: the types of the files' own columns as far as their values show them: null, where there are none.
     """
 
     def __init__(self, config: Config, state: dict[str, Any] | None = None) -> None:
@@ -223,7 +223,7 @@ class Reader(base.Reader):
         return names
 
     def _found(self, block: _Block, text: bytes, names: list[str]) -> _csv_types.Kinds:
-        """Return the types of a block's columns as far as its own lines tell them."""
+        """Return the types of a block's columns as far as its own lines show them."""
         wanted = [name for name in names if name not in self._given]
         kinds = _csv_types.narrowed(self._parse(block, text, names, wanted, {}))
         numbers = _csv_types.numbers(kinds)
@@ -293,7 +293,7 @@ class Reader(base.Reader):
     def _refuse(
         self, block: _Block, text: bytes, num_columns: int, invalid: list[pacsv.InvalidRow], error: Exception
     ) -> NoReturn:
-        """Tell on which line a block cannot be parsed."""
+        """Raise an error that names the line at which a block cannot be parsed."""
         place = self._paths[block.file]
         if invalid and self._options.quote and invalid[0].text.count(self._options.quote) % 2:
             self._refuse_open_quote(block, text)
@@ -314,7 +314,7 @@ class Reader(base.Reader):
         return block.first_line + int(_csv_text.filled_lines(text)[row])
 
     def _is_open(self, file: int, text: bytes, names: list[str]) -> bool:
-        """Tell whether the last line ends inside of a quoted value, which Arrow takes for its end."""
+        """Return whether the last line ends inside of a quoted value, which Arrow takes for its end."""
         if self._options.quote is None:
             return False
         end = len(text.rstrip(b"\r\n"))

@@ -27,5 +27,5 @@ class Reader(base.Reader):
         return self._table.select(list(columns)).slice(block * _ROWS_PER_BLOCK, int(self.block_rows[block]))
 
     def state(self) -> dict[str, Any]:
-        """See `base.Reader.state`; nobody had to be asked."""
+        """See `base.Reader.state`; no store had to be asked."""
         return {}

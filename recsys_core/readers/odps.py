@@ -63,7 +63,7 @@ class Reader(base.Reader):
     """Reads tables by row numbers; several threads may, each over a connection of its own."""
 
     def __init__(self, config: Config, state: dict[str, Any] | None = None) -> None:
-        """Open the tables, or take up the sessions that `state` tells.
+        """Open the tables, or take up the sessions that `state` names.
 
         Raises:
             ValueError: a bad path, no access, no such table, partition or column, or tables that differ in their
@@ -104,7 +104,7 @@ class Reader(base.Reader):
             session = self._reopened(number, session, error)
             batches = self._clients[number].rows(session, start, stop)
         table = pa.Table.from_batches(batches).select(list(columns))
-        # A service may tell times in another unit or zone; a value that does not fit is refused.
+        # A service may send times in another unit or zone; a value that does not fit is refused.
         return table.cast(pa.schema([self.schema.field(name) for name in columns]))
 
     def place(self, block: int) -> base.Place:
@@ -120,10 +120,10 @@ class Reader(base.Reader):
         }
 
     def refresh(self) -> None:
-        """Tell the service that the sessions are still read.
+        """Extend the life of the sessions, as they are still read.
 
         Raises:
-            ValueError: it does not answer, or does not know them any more.
+            ValueError: the service does not answer, or does not know them any more.
         """
         for opened, one in zip(self._opened, self._clients, strict=True):
             one.get_read(opened.session, refresh=True)
@@ -152,7 +152,7 @@ class Reader(base.Reader):
             if opened.fingerprint != held.fingerprint or schema != self.schema:
                 raise ValueError(
                     f"{lost}; the table has changed since it was opened ({held.fingerprint} then, "
-                    f"{opened.fingerprint} now), so rows cannot be told apart by their numbers; {choices}"
+                    f"{opened.fingerprint} now), so rows cannot be identified by their numbers; {choices}"
                 ) from lost
             _LOG.warning("%s; reading goes on in the session %s", lost, opened.session)
             self._opened[number] = opened
@@ -169,7 +169,7 @@ class Reader(base.Reader):
                 try:
                     reader.refresh()
                 except client.LostSessionError as error:
-                    # Whoever reads finds out, too, and decides; a session that was opened since is young.
+                    # The thread that reads meets the error, too, and decides; a session that was opened since is young.
                     _LOG.warning("%s", error)
                     return
                 except ValueError as error:
@@ -230,7 +230,7 @@ def _open(config: Config, one: client.Client, at: TablePath) -> tuple[_Opened, p
     schema = pa.schema([info.schema.field(name) for name in names])
     partitions = one.partitions(at.partitions, info.partition_keys)
     if info.partition_keys and not partitions:
-        # All of them: one request tells of every change, and their number is not ours to ask one by one.
+        # All of them: one request covers every change; asked one by one, partitions may be too many.
         partitions = dict.fromkeys(one.all_partitions(), info.modified)
         if not partitions:
             raise ValueError(f"{at.name}: has no partitions yet; write one, or name a table that has rows")

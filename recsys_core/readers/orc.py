@@ -28,7 +28,7 @@ class _Footer(NamedTuple):
 
 
 class Reader(base.Reader):
-    """Reads stripes. Arrow does not tell how many rows a stripe has, so opening a table reads its cheapest column."""
+    """Reads stripes. Arrow does not expose how many rows a stripe has, so opening a table reads its cheapest column."""
 
     def __init__(self, config: Config, state: dict[str, Any] | None = None) -> None:
         """Open `config.path`'s files.

@@ -77,7 +77,7 @@ def base_release(uri: str, name: str, day: datetime.date) -> ReleaseInfo | None:
 def rollback(uri: str, name: str, version: int | None = None) -> ReleaseInfo:
     """Make the release that the live one replaced live again, or the one that is named; return it.
 
-    The releases that are left behind on the way back are marked as rolled back: no training continues from them.
+    The releases that the rollback leaves behind are marked as rolled back: no training continues from them.
 
     Raises:
         ValueError: there is no such release, or none to go back to.

@@ -24,7 +24,7 @@ _SUFFIX, _OWNER = ".being-promoted", "dayline.owner"
 
 @contextlib.contextmanager
 def locked(client: "MlflowClient", uri: str, name: str) -> Iterator[None]:
-    """Hold the aliases of the registered model `name`; wait for who holds them."""
+    """Hold the aliases of the registered model `name`; wait for the process that holds them."""
     database = _file(uri)
     if database is None:
         with _name_taken(client, name + _SUFFIX):

@@ -148,7 +148,7 @@ def plan(
     max_rows: Mapping[str, int] | None = None,
     earlier: Sequence[Path] = (),
 ) -> tuple[Plan, str]:
-    """Plan where the tables of `model` go; return the plan and what is to be told of where it comes from.
+    """Plan where the tables of `model` go; return the plan and a message that says where it comes from.
 
     `batch_size` is per rank. `max_rows` are the tables that grow, and how far. The plan in the first of the folders
     `earlier` that has one is taken again if nothing that it was made for has changed; that of `config.plan` must be.
@@ -197,7 +197,7 @@ def shard(
     """
     made = planned or plan(model, config.model_copy(update={"plan": None}), world)[0]
     assert {table.table for table in made.tables} == set(tables), (made.tables, tables)
-    # By default fbgemm would take row 0 for an id that is none of the table, and tell nobody but the log.
+    # By default fbgemm would take row 0 for an id that is none of the table, and say so in the log alone.
     fused = {"bounds_check_mode": BoundsCheckMode.FATAL}
     sharders: list[Any] = [Sharder(fused), RowsSharder(fused)]
     where = made.sharding_plan(world.device.type)

@@ -77,7 +77,7 @@ class RankMemory(Frozen):
 class Plan(Frozen):
     """A whole plan. `basis` is what it was made for, by the name of what it is: another basis needs another plan.
 
-    `memory` is that of each rank when the plan was used; empty: nobody has looked.
+    `memory` is that of each rank when the plan was used; empty: not measured.
     """
 
     num_ranks: int

@@ -30,7 +30,7 @@ _BRACKETS = "[] "
 
 
 def check(engine: Engine) -> None:
-    """Look at what can be told of the files without reading their rows.
+    """Check what can be checked of the files without reading their rows.
 
     Raises:
         ValueError: a file is not there, has no such column or one of another type or width, or the table's rows are
@@ -41,7 +41,7 @@ def check(engine: Engine) -> None:
 
 
 def fingerprints(engine: Engine) -> dict[str, str]:
-    """Return, by table that starts from a file, what tells that the file is still the same; no rows are read."""
+    """Return, by table that starts from a file, what shows that the file is still the same; no rows are read."""
     return {table.name: _Source(table, engine).fingerprint for table in _from_files(engine)}
 
 
@@ -53,7 +53,7 @@ def fill(
     known: Mapping[str, str],
     continuing: Collection[str] | None = None,
 ) -> list[str]:
-    """Write the rows that files name into this rank's pieces of `weights`; return what is to be told of it.
+    """Write the rows of the files into this rank's shards of `weights`; return a message for each table.
 
     `known` are the `fingerprints` that the training was asked for with. Of a training that continues another, only
     tables of `continuing` take rows, where their ids are new; every rank calls this.
@@ -85,7 +85,7 @@ class _Source:
     """The file of one table."""
 
     def __init__(self, table: TableSpec, engine: Engine, opened: tuple[Any, dict[str, Any]] | None = None) -> None:
-        """Open it; `opened` is what another rank's `state` told."""
+        """Open it; `opened` is the result of another rank's `state`."""
         self.place = _place(table)
         self._table, self._encoder = table, engine.encoders[table.name]
         initializer = table.initializer
@@ -108,7 +108,7 @@ class _Source:
 
     @property
     def fingerprint(self) -> str:
-        """What tells that the file is still the same."""
+        """What shows that the file is still the same."""
         return digest_of(self.reader.fingerprint)
 
     def state(self) -> tuple[Any, dict[str, Any], str]:

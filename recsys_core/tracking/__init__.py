@@ -1,4 +1,4 @@
-"""What MLflow is told of a day's run: one parent run per `run_id`, one child per stage.
+"""What MLflow records of a day's run: one parent run per `run_id`, one child per stage.
 
 A run that is started again (a rerun, a retry) goes on filling the same MLflow runs, found by their tags. A server that
 goes away meanwhile holds up nothing but publishing: see `spool`.
@@ -177,7 +177,7 @@ class Tracker(Run):
     def stage(self, name: str) -> Iterator[Run]:
         """Open a stage's child run.
 
-        What its sink hears also becomes `<stage>/<metric>` of the parent, by which days are compared.
+        What its sink receives also becomes `<stage>/<metric>` of the parent, by which days are compared.
         """
         stage = _Stage(self.client, self._outbox, self.experiment_id, self._parent_id, name, self._config)
         stage.begin(self)
@@ -203,10 +203,10 @@ def open_run(
 ) -> Iterator[Tracker]:
     """Open a day's parent run; whatever ends the block sets its status: FINISHED, FAILED or KILLED.
 
-    `params` is the whole config as JSON values. A server that goes away meanwhile is told of on `sink`.
+    `params` is the whole config as JSON values. If the server goes away meanwhile, `sink` gets a warning.
     """
     client = connect(location(config, run_root))
-    # Without a server there is nobody but us to say where the artifacts go.
+    # Without a server this process has to say where the artifacts go.
     artifacts = None if config.uri else (run_root.resolve() / "mlartifacts").as_uri()
     experiment_id = _experiment(client, config.experiment or identity.name, artifacts)
     outbox = Outbox(client, run_root / identity.directory, config, sink)
@@ -250,7 +250,7 @@ def _lasting(run: Run) -> Iterator[None]:
             run.end(error)
         except errors() as lost:
             # It may be the one that failed, and must not hide the message.
-            error.add_note(f"MLflow was not told that run {run.mlflow_run_id} ended: {redact(str(lost))[:200]}")
+            error.add_note(f"MLflow could not record the end of run {run.mlflow_run_id}: {redact(str(lost))[:200]}")
         raise
     run.end(None)
 

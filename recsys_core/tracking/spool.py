@@ -290,7 +290,7 @@ def _ends_a_line(file: BinaryIO) -> bool:
 
 
 def server_of(uri: str) -> str:
-    """Return what tells one server's address from another's without naming it."""
+    """Return what distinguishes one server's address from another's without naming it."""
     return digest_of(uri)[:12]
 
 

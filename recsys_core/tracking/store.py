@@ -24,7 +24,7 @@ from recsys_core.redaction import redact
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What MLflow reads when it is imported, unless the user chose otherwise: it reports to nobody and loads no pickles.
+# What MLflow reads when it is imported, unless the user chose otherwise: it sends no telemetry and loads no pickles.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

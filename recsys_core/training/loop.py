@@ -97,21 +97,21 @@ def fit(
 
 
 def _emit_restart(trainer: Trainer, sink: Sink) -> None:
-    """Tell that a process was lost, and how much of the work with it."""
+    """Emit that a process was lost, and how much of the work with it."""
     if trainer.world.is_first and (number := trainer.world.num_restarts):
         message = f"a process was lost; restart {number} goes on from step {trainer.position.step:,}"
         sink(Event(stage="train", message=message))
 
 
 def _emit_start(trainer: Trainer, report: carrying.Report | None, work: Pending, sink: Sink) -> None:
-    """Keep what was taken over of another training, and tell it."""
+    """Keep what was taken over of another training, and emit it."""
     if report is not None and trainer.world.is_first:
         report.save(work.path)
         sink(Event(stage="train", message=report.text))
 
 
 def _emit_plan(trainer: Trainer, work: Pending, sink: Sink) -> None:
-    """Keep the plan of the tables, and tell it with how well they serve their ids."""
+    """Keep the plan of the tables, and emit it with how well they serve their ids."""
     trainer.plan.save(work.path)
     message = f"plan ({trainer.plan_message})\n{trainer.plan.text()}"
     sys.stderr.write(f"{message}\n")

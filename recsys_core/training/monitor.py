@@ -26,7 +26,7 @@ _STAGE = "train"
 
 
 class Monitor:
-    """Counts examples and losses, and tells them; `curve` has a point for each report."""
+    """Counts examples and losses, and emits them; `curve` has a point for each report."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Monitor:
     def report(
         self, position: TrainProgress, measured: dict[str, torch.Tensor], known: dict[str, float | None]
     ) -> None:
-        """Tell the loss since the last report, averaged over all ranks, the speed, and other figures.
+        """Emit the loss since the last report, averaged over all ranks, the speed, and other figures.
 
         `measured` are numbers that every rank has alike, still on the device; `known` are others, None
         where one is not defined.
@@ -111,7 +111,7 @@ class Monitor:
             self._emit(position, {name: value for name, value in metrics.items() if value is not None})
 
     def emit(self, position: TrainProgress, validation: dict[str, float]) -> None:
-        """Tell what was measured on the validation rows; the time that took is not the training's."""
+        """Emit what was measured on the validation rows; the time that took is not the training's."""
         self._since = time.monotonic()
         if self._world.is_first:
             self._emit(position, {f"valid_{name}": value for name, value in validation.items()})
@@ -134,7 +134,7 @@ class Monitor:
             aside.rename(self._curve_path)
 
     def stopped(self, position: TrainProgress) -> str:
-        """Tell that training stops here, and return the words."""
+        """Emit that training stops here, and return the message."""
         words = f"stopped at step {position.step:,}, whose checkpoint is kept; run it again to go on from there"
         if self._world.is_first:
             event = Event(stage=_STAGE, done=self._done, total=self._total, unit="examples", stopped=words)

@@ -21,7 +21,7 @@ class Config(Frozen):
 
 @contextlib.contextmanager
 def tensorboard(directory: Path, sink: Sink, *, step: int) -> Iterator[Sink]:
-    """Inside, what the yielded sink hears is in TensorBoard's files in `directory` as well as told to `sink`.
+    """Inside, events of the yielded sink go to TensorBoard's files in `directory` as well as to `sink`.
 
     Points after `step`, from which training goes on, are taken back.
     """

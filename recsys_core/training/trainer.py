@@ -151,7 +151,7 @@ class Trainer:
             yield before
 
     def step(self, batch: Any, number: int) -> torch.Tensor:
-        """Make one update; return the rank's share of the batch's loss, a tensor that nobody has waited for."""
+        """Make one update; return the rank's share of the batch's loss, a tensor, not synchronised with the host."""
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.world.rank)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
@@ -202,7 +202,7 @@ class Trainer:
         )
 
     def judge(self, meter: Monitor, directory: Path) -> None:
-        """Measure the state and tell the figures; keep it in `directory` if it is among the best.
+        """Measure the state and emit the figures; keep it in `directory` if it is among the best.
 
         Raises:
             ValueError: there is nothing to validate on, or it does not have `train.best_metric`.
@@ -226,7 +226,7 @@ class Trainer:
         return {table: counts[table] / sizes[table] for table in sorted(counts)}
 
     def report(self, meter: Monitor) -> None:
-        """Tell the loss and the lengths of weights and gradients; every rank calls this after the same steps."""
+        """Emit the loss and the lengths of weights and gradients; every rank calls this after the same steps."""
         known = self.optimizer.learning_rates() | self.objective.figures(self.world)
         meter.report(self.position, self.optimizer.norms(), known)
 

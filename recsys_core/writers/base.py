@@ -1,6 +1,6 @@
 """The contract of writing: a table appears whole, in place of what was there before, or not at all.
 
-The first rank calls `begin`, every rank writes one part, and the first rank calls `commit` with what the parts told.
+The first rank calls `begin`, every rank writes one part, and the first rank calls `commit` with the parts' receipts.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from recsys_core.artifacts import Frozen
 
 
 class Receipt(Frozen):
-    """What a finished part tells: how many rows it has, and what `commit` needs to find it."""
+    """What is known of a finished part: how many rows it has, and what `commit` needs to find it."""
 
     part: int
     num_rows: int

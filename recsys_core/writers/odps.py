@@ -94,7 +94,7 @@ class Table(base.Table):
         return num_rows
 
     def abandon(self, state: dict[str, Any]) -> None:
-        """See `base.Table.abandon`; a session that is not committed ends by itself, and nobody sees its blocks."""
+        """See `base.Table.abandon`; a session that is not committed ends by itself, and no reader sees its blocks."""
 
     def _client(self, by: Choice | None = None) -> client.Client:
         return client.Client(
@@ -128,7 +128,7 @@ class Writer(base.Writer):
     """Collects rows until they fill a block, and sends it; what is in memory is one block."""
 
     def __init__(self, one: client.Client, config: Config, state: dict[str, Any], part: int) -> None:
-        """Write part number `part` of the session that `state` tells."""
+        """Write part number `part` of the session that `state` names."""
         self._client, self._config, self._state, self._part = one, config, state, part
         self._schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["schema"])))
         self._held: list[pa.Table] = []

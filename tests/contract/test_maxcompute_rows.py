@@ -229,7 +229,7 @@ def test_any_faults_write_every_row_once(
     rows = service.rows.drop_columns(["ds"]).slice(0, num_rows)
     service.emulator.faults.add(*metadata, *trouble[0], *trouble[1])
     if killed:
-        # What an attempt sends that never commits is nobody's.
+        # What an attempt that never commits has sent belongs to no table.
         _write(config, rows, 2, commits=False)
     table, state, receipts = _write(config, rows, num_parts, commits=True)
     if rotates:

@@ -284,7 +284,7 @@ def ranks(tmp_path_factory) -> Iterator[Ranks]:
 
 @pytest.fixture
 def signalled(ranks, tmp_path):
-    """Run a stage and send a signal to one of its ranks once a step was told of; return the exit codes."""
+    """Run a stage and send a signal to one of its ranks once a step was reported; return the exit codes."""
 
     def run(stage, request, num_ranks, *, step: int, victim: int, number: int) -> list[int]:
         events = request.output.with_name("events.jsonl")

@@ -114,7 +114,7 @@ def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, tr
     assert torch.allclose(_read(back, f"model.{WEIGHT}"), expected, rtol=0, atol=1e-7)
 
 
-def test_resumed_equals_undisturbed_and_the_curves_tell_how_full_tables_are(days, train_request, monkeypatch):
+def test_resumed_equals_undisturbed_and_the_curves_show_how_full_tables_are(days, train_request, monkeypatch):
     config = {"num_epochs": 2, "sharding": {"sharding_types": ["row_wise"]}}
     message = []
     undisturbed = train.run(train_request("undisturbed", data=days[0], config=config), message.append)

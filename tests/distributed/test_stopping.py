@@ -1,4 +1,4 @@
-"""Two real ranks that are told to stop or killed, again and again: they end as if nothing had happened.
+"""Two real ranks that are asked to stop or killed, again and again: they end as if nothing had happened.
 
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
@@ -56,7 +56,7 @@ def _step_of(output) -> int:
 
 
 class At:
-    """A sink that does something to torchrun (-1) or a rank once training has told of a step from `step` on."""
+    """A sink that does something to torchrun (-1) or a rank once training has reported a step from `step` on."""
 
     def __init__(self, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
         self._step, self._do = step, do
@@ -74,7 +74,7 @@ class At:
             self._do(self.processes)
 
 
-def test_below_torchrun_it_stops_in_good_order_and_nobody_is_left(
+def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
     make_train_request, assert_undisturbed, ranks, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG | {"async_checkpoints": True}, num_ranks=2)
@@ -124,7 +124,7 @@ def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     assert line == f"a process was lost; restart 1 goes on from step {last}"
     assert last >= 25
     assert last % 25 == 0
-    # Steps after the last checkpoint are told of again, as they are made again; none is left out.
+    # Steps after the last checkpoint are reported again, as they are made again; none is left out.
     back = next(place for place, step in enumerate(at.steps) if place and step <= at.steps[place - 1])
     assert last < at.steps[back] <= last + 2
     assert at.steps[-1] == _NUM_STEPS
@@ -132,7 +132,7 @@ def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     assert not alive
 
 
-def test_a_rank_that_is_told_to_stop_is_not_started_again(make_train_request, tmp_path) -> None:
+def test_a_rank_that_is_asked_to_stop_is_not_started_again(make_train_request, tmp_path) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
     at = At(10, lambda processes: processes[1].send_signal(signal.SIGTERM))
     restarting = _RANKS.model_copy(update={"max_restarts": 3})
@@ -144,7 +144,7 @@ def test_a_rank_that_is_told_to_stop_is_not_started_again(make_train_request, tm
     assert 10 <= _step_of(request.output) == at.steps[-1] < _NUM_STEPS
 
 
-def test_a_rank_that_is_told_to_stop_tells_the_others(
+def test_a_rank_that_is_asked_to_stop_stops_the_others(
     make_train_request, assert_undisturbed, ranks, signalled, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)

@@ -166,12 +166,12 @@ def test_resumed_equals_undisturbed_bit_for_bit(train_request, dying_at, config,
     ("precision", "instructions", "warns"),
     [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
 )
-def test_numbers_that_a_cpu_computes_in_software_are_told_of(
+def test_a_precision_that_a_cpu_computes_in_software_is_reported(
     train_request, monkeypatch, precision, instructions, warns
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     message = []
-    train.run(train_request("told", config={"precision": precision, "num_epochs": 1}), message.append)
+    train.run(train_request("software", config={"precision": precision, "num_epochs": 1}), message.append)
     assert (
         any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in message) == warns
     )
@@ -382,7 +382,7 @@ def test_a_state_that_is_not_finite_is_never_saved(train_request, monkeypatch, e
         loss = real(self, batch, number)
         if number == ending:
             (shard,) = self.model.state_dict()["tables.bags.embedding_bags.item_id.weight"].local_shards()
-            # A row that no batch has looked up: no loss will ever tell.
+            # A row that no batch has looked up: no loss will ever show it.
             shard.tensor[199, 3] = float("nan")
         return loss
 
@@ -506,7 +506,7 @@ def test_ids_that_were_sent_ahead_are_looked_up_once_where_they_are(train_reques
         expected = [look_up(batch) for batch in (first, second, third)]
         tables.send(first.sparse)
         tables.send(second.sparse)
-        # What nobody sent may come between.
+        # A batch that was not sent may come between.
         assert torch.equal(look_up(third), expected[2])
         collections = [*filter(None, [tables.bags]), *tables.rows]
         for kind in {type(collection) for collection in collections}:

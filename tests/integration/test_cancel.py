@@ -1,4 +1,4 @@
-"""A run that Prefect's worker has started and Prefect cancels: a last checkpoint, nobody left, and on from there."""
+"""A run that Prefect's worker has started and Prefect cancels: a last checkpoint, no process left, then on."""
 
 import datetime
 import json
@@ -63,7 +63,7 @@ def worker(client: SyncPrefectClient, tmp_path: Path) -> Iterator[psutil.Process
         started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     process = psutil.Process(started.pid)
     yield process
-    # Told to end, a worker may wait for its cancelled run's process, and nothing is to be learnt from how long.
+    # Asked to end, a worker may wait for its cancelled run's process, and nothing is to be learnt from how long.
     own = [process, *process.children(recursive=True)]
     started.terminate()
     _, alive = psutil.wait_procs(own, timeout=20)
@@ -79,7 +79,7 @@ class Started:
     def __init__(self, client: SyncPrefectClient, worker: psutil.Process, config: Path) -> None:
         self._client, self._worker, self._home = client, worker, config.parent / "runs" / "tiny" / str(DAY)
         deployment = client.read_deployment_by_name("daily-retrain/daily")
-        # So many epochs last, and only who is told to stop writes a checkpoint.
+        # So many epochs last, and only ranks that are asked to stop write a checkpoint.
         changes = ["launch.num_ranks=2", "train.num_epochs=5000", "train.checkpoint_every_steps=1000000"]
         asked: dict[str, Any] = {"config": str(config), "day": str(DAY), "overrides": changes}
         before = self._events_file()
@@ -101,7 +101,7 @@ class Started:
         return [step for line in lines if (step := json.loads(line)["step"])] or None
 
     def cancel(self) -> int:
-        """Cancel it as a person does; return the step of the checkpoint that is there when nobody runs any more."""
+        """Cancel it as a person does; return the step of the checkpoint that is there when no process runs any more."""
         self._client.set_flow_run_state(self.run_id, Cancelling())
         until(lambda: self._state() == StateType.CANCELLED or None, "the state Cancelled")
         _, alive = psutil.wait_procs(self.ranks, timeout=30)

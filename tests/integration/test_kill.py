@@ -66,7 +66,7 @@ class Kill(NamedTuple):
 
 
 def possible(pipeline: str, stage: str) -> list[str]:
-    """Return who can be killed in a stage."""
+    """Return the processes that can be killed in a stage."""
     command, ranked = STAGES[pipeline][stage]
     without = {"torchrun"} if command and not ranked else {"rank", "torchrun"} if command is None else set()
     return [victim for victim in VICTIMS if victim not in without]
@@ -139,7 +139,7 @@ class Command:
     """`dayline run` in a process of its own."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.output = place, place.home / "told"
+        self.place, self.output = place, place.home / "output"
         changes = [word for change in (*OVERRIDES, *place.changes) for word in ("--set", change)]
         arguments = ["run", str(place.config), "--json", *changes]
         arguments += ["--day", str(DAY)] if "tiny" in place.config.name else []
@@ -251,7 +251,7 @@ def write(
 
 @pytest.fixture(scope="module")
 def undisturbed(write: Callable[..., Place]) -> Callable[[str], dict[str, Any]]:
-    """Run a pipeline that nobody disturbs, once."""
+    """Run a pipeline undisturbed, once."""
     results: dict[str, dict[str, Any]] = {}
 
     def run(pipeline: str) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def restarting(server: Any) -> Iterator[None]:
     ids=[f"{pipeline}-" + "-".join(f"{k.victim}.{k.stage}" for k in kills) for pipeline, kills in ROUNDS],
 )
 @pytest.mark.timeout(3_000)
-def test_whoever_is_killed_in_any_stage_the_result_is_the_same_and_nothing_is_left(
+def test_whatever_is_killed_in_any_stage_the_result_is_the_same_and_nothing_is_left(
     pipeline: str,
     kills: list[Kill],
     undisturbed: Callable[[str], dict[str, Any]],

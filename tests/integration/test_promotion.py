@@ -50,7 +50,7 @@ class Promoting:
             env=os.environ,
         )
 
-    def message(self) -> str:
+    def output(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
@@ -107,7 +107,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return tracking.location(tracking.Config(), tmp_path)
 
 
-def test_the_newest_day_is_live_whoever_comes_last(uri: str) -> None:
+def test_the_newest_day_is_live_whichever_run_comes_last(uri: str) -> None:
     name = f"pair-{uri.partition(':')[0]}"
     client = tracking.connect(uri)
     client.create_registered_model(name)
@@ -146,7 +146,7 @@ def test_the_newest_day_is_live_whoever_comes_last(uri: str) -> None:
     assert not locks(client)
 
 
-def test_a_process_that_died_with_the_lock_holds_nobody_up(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_died_with_the_lock_holds_up_no_other(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"died-{uri.partition(':')[0]}"
     client = tracking.connect(uri)
     client.create_registered_model(name)

@@ -392,7 +392,7 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
     assert loaded.embed(loaded.table(columns)).tobytes() == trained_on.tobytes()
 
 
-def test_the_service_tells_what_it_left_out_of_each_row(service: str, made: Made) -> None:
+def test_the_service_reports_what_it_left_out_of_each_row(service: str, made: Made) -> None:
     message = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
     assert message == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
     assert {f"out_of_range/{name}": sum(one[name] for one in message) for name in message[0]} == OUT_OF_RANGE

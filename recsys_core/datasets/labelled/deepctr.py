@@ -24,7 +24,7 @@ from recsys_core.progress import Event, Sink
 
 _ROWS_PER_PART = 256
 _STRIPE_BYTES = 8 << 20
-_NUM_DENSE, _TEXT_LENGTH, _NUM_INTEGERS, _TELLING_TEXTS = 8, 10, 1_000_000, 20
+_NUM_DENSE, _TEXT_LENGTH, _NUM_INTEGERS, _FIRST_TEXTS = 8, 10, 1_000_000, 20
 
 
 class Config(base.Config):
@@ -109,6 +109,6 @@ def _lists(values: pa.Array, lengths: np.ndarray) -> pa.Array:
 def _first_mean(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return the mean of each row's first values, scaled so that it varies as much as one of them."""
     starts = np.cumsum(lengths) - lengths
-    cut = np.minimum(lengths, _TELLING_TEXTS)
+    cut = np.minimum(lengths, _FIRST_TEXTS)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     return (sums[starts + cut] - sums[starts]) / np.sqrt(cut)

@@ -35,7 +35,7 @@ class Config(base.Config):
         """Return the path of one split as of the config's day."""
         return placeholders.fill(self.source[split], self.day)
 
-    def place(self, root: Path, split: str) -> str:  # noqa: ARG002 - the copy is no name that anybody knows
+    def place(self, root: Path, split: str) -> str:  # noqa: ARG002 - the user does not know the copy's name
         """See `base.Config.place`: the table's path."""
         return self.path(split)
 

@@ -2,7 +2,7 @@
 
 The last day's clicks are `test`. Of the earlier ones, those of a share of the users are `valid`, the rest `train`. The
 sequences of a row are the user's clicks on earlier days *other than the click that the row was made for*, and a click's
-negatives get the same ones as the click: neither an element of a sequence nor its length tells the label, and no row
+negatives get the same ones as the click: neither a sequence's elements nor its length give the label away, and no row
 sees a click of the test day. Negatives are drawn by how often an ad was clicked before the last day, to the power 3/4.
 """
 
@@ -91,7 +91,7 @@ class _Rows:
         self._place = np.full(clicks.num_rows, -1)
         self._place[order] = early
         self._starts = np.searchsorted(self.user[order], np.arange(users.num_rows + 1))
-        # Ads that nobody has clicked before the last day are no negatives: no positive row of train has them either.
+        # Ads that no user has clicked before the last day are no negatives: no positive row of train has them either.
         weights = np.bincount(self._item[early], minlength=items.num_rows) ** 0.75
         self._cumulated = np.cumsum(weights) / weights.sum()
         self._clicked = np.unique(self.user * items.num_rows + self._item)

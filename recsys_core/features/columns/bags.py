@@ -133,7 +133,7 @@ def _without_nan(column: pa.Array) -> pa.Array:
 
 
 def _ids(values: pa.Array, lengths: np.ndarray, *, integers: bool = False) -> tuple[pa.Array, np.ndarray]:
-    """Bring flat values without nulls to ids, of which a NaN is none; a refused one is told by its row.
+    """Bring flat values without nulls to ids, of which a NaN is none; a refused one is named by its row.
 
     Texts are read as whole numbers if they are `integers`.
     """

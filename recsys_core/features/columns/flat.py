@@ -20,7 +20,7 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=_KEPT_ONES)
 def ones(num_rows: int) -> np.ndarray:
-    """Return int32 [B], the lengths of rows with a value each; shared, so that nobody can write to it."""
+    """Return int32 [B], the lengths of rows with a value each; shared, and therefore read-only."""
     lengths = np.ones(num_rows, dtype=np.int32)
     lengths.flags.writeable = False
     return lengths
@@ -58,7 +58,7 @@ def bags(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def outside(
     ids: np.ndarray, lengths: np.ndarray, size: int, out_of_range: Literal["refuse", "drop"] = "refuse"
 ) -> np.ndarray | None:
-    """Tell which of int64 [N] are no rows of a table of `size`, as bool [N]; None if all are.
+    """Return which of int64 [N] are no rows of a table of `size`, as bool [N]; None if all are.
 
     `lengths` [B] are how many of them each row of the data has.
 

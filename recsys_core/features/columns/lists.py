@@ -11,7 +11,7 @@ from recsys_core.features.columns import flat
 class Lists:
     """A column seen as lists: flat values, nulls left out, and how many each row has.
 
-    `was_list` tells whether the column had lists; `back` makes a column of one value per flat value again.
+    `was_list` says whether the column had lists; `back` makes a column of one value per flat value again.
     """
 
     def __init__(self, column: pa.Array) -> None:

@@ -12,7 +12,7 @@ from recsys_core.features.columns.numbers import floats
 
 
 class Pairs(NamedTuple):
-    """N keys (texts) with their values, of B rows; `lengths` [B] tells how many are of each row."""
+    """N keys (texts) with their values, of B rows; `lengths` [B] says how many are of each row."""
 
     keys: pa.Array
     values: pa.Array

@@ -30,7 +30,7 @@ _SCALARS: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_decimal, "float64"),
     (pa.types.is_date, "date32"),
 )
-# The first integer that float64 cannot tell from its neighbour.
+# The first integer that float64 cannot distinguish from its neighbour.
 _FIRST_INEXACT = float(1 << 53)
 
 

@@ -264,7 +264,7 @@ class Dynamic(base.Encoder):
         return best
 
     def _free(self, taken: np.ndarray, num: int) -> np.ndarray:
-        """Return the lowest `num` rows that nobody has."""
+        """Return the lowest `num` rows that no id has."""
         high = int(taken.max(initial=self._num_oov - 1)) + 1
         free = np.ones(high + num, bool)
         free[: self._num_oov] = False

@@ -33,7 +33,7 @@ class Carried(NamedTuple):
 
 
 class _Space(NamedTuple):
-    """What tells ids of a table from other ids that are spelled alike."""
+    """What distinguishes ids of a table from other ids that are spelled alike."""
 
     mod: int | None
     are_rows: bool
@@ -134,7 +134,7 @@ def differences(before: "Engine", now: "Engine") -> list[str]:
 
 def _changed(old_side: str, before: FeatureConfig, side: str, now: FeatureConfig) -> list[str]:
     old, new = _settings(before) | {"side": old_side}, _settings(now) | {"side": side}
-    # The width of a table is told of the table.
+    # The width of a table is reported with the table.
     keys = [key for key in {**old, **new} if key != "embedding_dim" and old.get(key) != new.get(key)]
     return [f"{key} {_short(old.get(key))} → {_short(new.get(key))}" for key in keys]
 

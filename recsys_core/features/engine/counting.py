@@ -17,7 +17,7 @@ def out_of_range_metrics(ranks: Iterable[dict[str, int]]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def counting_from(first: int | Callable[[int], int]) -> Iterator[None]:
-    """Let what refuses a row tell its number among all that are read; `first` is that of row 0, or makes it of any."""
+    """Let errors that refuse a row name its number among all rows read; `first` is that of row 0, or computes it."""
     try:
         yield
     except RowError as error:

@@ -134,7 +134,7 @@ class Values:
 
 
 def applied(feature: Feature, values: Values, use: Callable[[pa.Array], Any]) -> Any:
-    """Call `use` on the feature's value, and tell whose it was if that refuses it."""
+    """Call `use` on the feature's value; an error that refuses it names the feature."""
     value = values.of(feature)
     try:
         return use(value)

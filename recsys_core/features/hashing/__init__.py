@@ -21,7 +21,7 @@ from recsys_core.features.hashing.xxh3 import xxh3
 Name = Literal["xxh3", "farm", "murmur3"]
 # Large enough that a step costs more than its call, small enough that its arrays stay in the cache.
 _BLOCK_ROWS = 16_384
-# How many values tell whether it pays to find the distinct ones first, and up to which share of all it does.
+# From how many values it is guessed whether to find the distinct ones first, and up to which share that pays.
 _LOOK, _FEW = 4_096, 0.1
 
 

@@ -1,4 +1,4 @@
-"""Pairwise dot products of feature vectors (Naumov et al. 2019, section 2.1.3), with a way back that only gathers.
+"""Pairwise dot products of feature vectors (Naumov et al. 2019, section 2.1.3), with a backward that only gathers.
 
 Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, O = kept + P outputs, H outputs of the layer behind
 them, X the examples of a block.
@@ -18,7 +18,7 @@ _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 class DotInteraction(nn.Module):
     """Parts that make K·D numbers side by side → [B, O]: the first `kept` of them, then all pairs' dot products.
 
-    Autograd's way back through `index_select` adds into [B, K, K] number by number; that alone takes longer than all
+    Autograd's backward of `index_select` adds into [B, K, K] number by number; that alone takes longer than all
     else together. The gradient of the vectors is a symmetric matrix times the vectors, and that matrix is a gather
     of the pairs' gradients. What the next layer wants beside the pairs rides along, so that nothing is concatenated.
     """

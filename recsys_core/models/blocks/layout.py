@@ -35,7 +35,7 @@ class Weight(Frozen):
     """One weight: `place` is what it is in its model, whatever it is called; an axis for each of its dimensions.
 
     A bias means nothing without the weight `of` which it is. `after` is the place of the weight whose layer, activated
-    by a ReLU, is all that this one reads; `is_hidden` tells that such a layer may follow this one too.
+    by a ReLU, is all that this one reads; `is_hidden` says that such a layer may follow this one too.
     """
 
     place: str

@@ -77,7 +77,7 @@ def of_attention(name: str, attention: TargetAttention, elements: layout.Axis) -
 
 
 class _Attention(torch.autograd.Function):
-    """The same, block by block of rows; of the elements only what comes out of each ReLU is kept for the way back."""
+    """The same, block by block of rows; of the elements only what comes out of each ReLU is kept for the backward."""
 
     @staticmethod
     def forward(ctx: Any, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor, *parameters: Tensor) -> Tensor:

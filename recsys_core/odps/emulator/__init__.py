@@ -37,7 +37,7 @@ class Emulator:
         endpoint: what clients call the REST endpoint.
         control_token: what a request of a control address must have as its header `X-Emulator-Token`.
         faults: the trouble to come, and counts of requests.
-        keyring: who is let in.
+        keyring: the accounts that are let in.
     """
 
     def __init__(

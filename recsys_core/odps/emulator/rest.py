@@ -30,7 +30,7 @@ class Rest:
     """Answers what is below `/api` but not `/api/storage`."""
 
     def __init__(self, store: Store) -> None:
-        """Tell of, and change, the tables of `store`."""
+        """Show and change the tables of `store`."""
         self._store = store
         self._lock = threading.Lock()
         self._instances: dict[str, tuple[str, str | None]] = {}

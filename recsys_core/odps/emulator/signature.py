@@ -1,4 +1,4 @@
-"""Who asks? Signatures of version 2 and 4, and the tokens of temporary keys."""
+"""Which account asks? Signatures of version 2 and 4, and the tokens of temporary keys."""
 
 import base64
 import datetime
@@ -20,18 +20,18 @@ class Keyring:
     """The keys that open the emulator; they can be replaced while it runs."""
 
     def __init__(self, keys: Iterable[Keys]) -> None:
-        """Let in whoever has one of `keys`."""
+        """Let in requests signed with one of `keys`."""
         self._lock = threading.Lock()
         self.replace(keys)
 
     def replace(self, keys: Iterable[Keys]) -> None:
-        """Let in only whoever has one of `keys` from now on."""
+        """Let in only requests signed with one of `keys` from now on."""
         known = {key.access_id: key for key in keys}
         with self._lock:
             self._keys = known
 
     def verify(self, request: Request) -> None:
-        """Check that somebody who has the keys has made just this request, and now.
+        """Check that the request is signed with known keys, unchanged, and new.
 
         Raises:
             RefusedError: no signature or one of another request, unknown or expired keys, an old request.

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     status: int = 200
     body: bytes | Iterator[bytes] = b""
     content_type: str = "application/json"
-    headers: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
+    headers: dict[str, str] = {}  # noqa: RUF012 - it is never changed
 
 
 class RefusedError(Exception):

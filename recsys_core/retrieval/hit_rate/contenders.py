@@ -1,4 +1,4 @@
-"""One day's question, put in the same way to all who answer: a model, its index, a baseline, the champion."""
+"""One day's question, put in the same way to all contenders: a model, its index, a baseline, the champion."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ Observe = Callable[[Block], None]
 class Day(NamedTuple):
     """What is asked. `items`: ids of the item table; `mask`: what may not be recommended to whom.
 
-    `tick(phase, num_rows)` hears of every block that was answered.
+    `tick(phase, num_rows)` is called for every block that was answered.
     """
 
     ks: tuple[int, ...]
@@ -68,7 +68,7 @@ class Day(NamedTuple):
 
     @property
     def num_masked(self) -> int:
-        """How many ground-truth items are masked, so that nobody can find them."""
+        """How many ground-truth items are masked, so that no contender can find them."""
         truth, mask = self.queries.truth.known(), self.mask.known()
         stride = len(self.items)
         return int(np.isin(truth.owners * stride + truth.values, mask.owners * stride + mask.values).sum())

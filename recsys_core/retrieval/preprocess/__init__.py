@@ -201,7 +201,7 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
     """Find out which columns of the log the features need, and those of the features `live` that the log has.
 
     Raises:
-        ValueError: a feature's column is neither in the log nor made here, or would tell the query its own answer.
+        ValueError: a feature's column is neither in the log nor made here, or would give the query its own answer.
     """
     engine = Engine.build(features)
     fields, item_fields = list(dataset.columns["users"]), list(dataset.columns["items"])

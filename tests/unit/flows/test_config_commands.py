@@ -18,7 +18,7 @@ def test_check_says_what_is_valid() -> None:
     assert "demo.yaml: valid, shop, config hash " in done.stdout
 
 
-def test_check_tells_every_mistake_on_stderr() -> None:
+def test_check_prints_every_mistake_on_stderr() -> None:
     done = CliRunner().invoke(app, ["config", "check", DEMO, "--set", "trian.x=1", "--set", "seed=many"])
     assert (done.exit_code, done.stdout) == (2, "")
     lines = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The temporary Prefect server: there when it is needed, gone with whoever started it."""
+"""The temporary Prefect server: there when it is needed, gone with the process that started it."""
 
 import http.server
 import os

@@ -84,7 +84,7 @@ def test_a_condition_that_fails_alone_is_the_only_reason(config: Mapping, measur
     assert decision.reasons == (reason,)
 
 
-def test_every_failed_condition_is_told():
+def test_every_failed_condition_is_reported():
     assert len(decide(Config(minimum=0.5), evaluation(0.01, 0.1, 0.2, 0.1)).reasons) == 4
 
 

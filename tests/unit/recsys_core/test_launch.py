@@ -29,7 +29,7 @@ from recsys_core.artifacts import pending
 def run(request, sink):
     rank = os.environ.get("RANK", "0")
     (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
-    # Of another node's single rank nobody has set the threads.
+    # No launcher has set the threads of another node's single rank.
     sink(progress.Event(stage="note", done=1, total=2, message=os.environ.get("OMP_NUM_THREADS", "")))
     if rank == "0":
         (request.output.parent / "secrets").write_text(" ".join(sorted(n for n in os.environ if n.startswith("TRY_"))))
@@ -137,7 +137,7 @@ def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
     events: list[Event] = []
     config = launch.Config(num_ranks=num_ranks, max_restarts=1)
     assert launch.run("note", Note, request(stage, "die once"), events.append, config).world_size == num_ranks
-    # The last rank, which is killed, has told nothing else than that it began.
+    # The last rank, which is killed, has emitted nothing but that it began.
     assert starts_of(stage) == [2] * num_ranks
     assert len(events) == 2 * num_ranks
 
@@ -177,7 +177,7 @@ def test_several_nodes_need_a_place_to_meet() -> None:
 
 
 @pytest.mark.parametrize(("does", "num_ranks", "max_restarts"), [("write", 2, 0), ("die once", 1, 1)])
-def test_another_node_joins_by_the_command_that_is_told(
+def test_another_node_joins_by_the_command_that_is_shown(
     stage: Path, does: str, num_ranks: int, max_restarts: int
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:

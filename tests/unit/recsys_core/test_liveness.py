@@ -27,7 +27,7 @@ def holder(tmp_path: Path):
     process.communicate()
 
 
-def test_who_is_killed_is_dead_and_nobody_else(holder: subprocess.Popen, tmp_path: Path) -> None:
+def test_a_killed_process_is_dead_and_no_other(holder: subprocess.Popen, tmp_path: Path) -> None:
     file = tmp_path / "lock"
     assert not liveness.is_dead(file)
     assert not liveness.is_dead(tmp_path / "never held")

@@ -30,7 +30,7 @@ def test_a_table_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_rank_that_fails_is_told_to_all(tmp_path: Path) -> None:
+def test_a_rank_s_failure_fails_all_ranks(tmp_path: Path) -> None:
     class Second(World):
         def gather(self, value):
             return [value, (None, "its disk is full")]

@@ -69,7 +69,7 @@ def test_hive_partitions_are_read_off_the_folders():
     assert values == {"ds": "2024-01-01", "city": "São Paulo", "shop": None}
 
 
-def test_resolve_tells_the_partitions(tmp_path: Path):
+def test_resolve_names_the_partitions(tmp_path: Path):
     write(tmp_path, "ds=2024-01-01/hour=07/a.parquet")
     (location,) = uri.resolve(str(tmp_path))
     assert location.partitions == {"ds": "2024-01-01", "hour": "07"}

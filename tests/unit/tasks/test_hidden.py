@@ -20,7 +20,7 @@ def test_an_override_is_hidden_and_found_again() -> None:
     assert hidden.hide(given) == shown
 
 
-def test_two_that_look_alike_are_told_apart() -> None:
+def test_two_that_look_alike_are_distinguished() -> None:
     given = ["data.source=http://u:one@h", "data.source=http://u:two@h", "data.source=http://u:three@h"]
     shown = hidden.hide(given)
     assert len(set(shown)) == 3

@@ -1,4 +1,4 @@
-"""A stage is done once per distinct input, whoever was killed in between."""
+"""A stage is done once per distinct input, whichever process was killed in between."""
 
 import errno
 import shutil
@@ -159,7 +159,7 @@ def test_a_failed_stage_is_not_remembered_and_its_mlflow_run_says_so(run: Run) -
         (NotImplementedError("never"), False),
     ],
 )
-def test_only_what_may_pass_is_tried_again_and_is_told(error: Exception, expected: bool) -> None:
+def test_only_what_may_pass_is_tried_again_and_is_reported(error: Exception, expected: bool) -> None:
     events: list[Event] = []
     with perform.listening(events.append):
         found = perform._can_help(train, None, Failed(data=error))  # pyright: ignore[reportArgumentType]

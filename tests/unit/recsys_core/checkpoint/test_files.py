@@ -43,7 +43,7 @@ def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
         files.locate(tmp_path)
 
 
-def test_differences_are_told_with_their_size(made: Path, tmp_path: Path) -> None:
+def test_differences_are_shown_with_their_size(made: Path, tmp_path: Path) -> None:
     other = {"head.weight": torch.tensor([[1.0, 3.0]]), "head.bias": torch.zeros(2), "new": torch.zeros(1)}
     checkpoint.save_alone(tmp_path / "other", {"model": {**other, "tables.city": WEIGHTS["tables.city"]}})
     found = {one.key: one for one in files.diff(made / "state", tmp_path / "other")}
@@ -186,7 +186,7 @@ def test_what_the_checkpoint_lacks_may_start_anew(made: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_told(
+def test_what_does_not_fit_is_reported(
     made: Path, tmp_path: Path, fields: dict[str, object], names: str | None, expected: str
 ) -> None:
     if names is not None:

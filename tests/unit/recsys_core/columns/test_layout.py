@@ -22,7 +22,7 @@ from recsys_core.columns import by_chunk, ids, plain, plain_type, refuse_twice, 
         (pa.list_(pa.int64(), 2), [[1, 2], None]),
     ],
 )
-def test_plain_keeps_the_values_and_plain_type_tells_what_it_makes(kind, values):
+def test_plain_keeps_the_values_and_plain_type_names_what_it_makes(kind, values):
     column = pa.array(values, kind)
     for part in (column, column.slice(1), column.slice(0, 0)):
         made = plain(part)
@@ -65,7 +65,7 @@ def test_a_refused_row_is_counted_over_chunks():
     assert by_chunk(lambda chunk: seconds(chunk).seconds, pa.chunked_array([], pa.string())).type == pa.int64()
 
 
-def test_a_name_that_stands_twice_is_told_with_its_file():
+def test_a_name_that_stands_twice_is_reported_with_its_file():
     refuse_twice("a.parquet", ["a", "b"])
     with pytest.raises(ValueError, match=r"a\.parquet: the column 'b' is there more than once, .* rename or drop one"):
         refuse_twice("a.parquet", ["b", "a", "b", "b"])

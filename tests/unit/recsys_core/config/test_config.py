@@ -1,4 +1,4 @@
-"""The whole config: what it refuses across sections, what it shows, and what an editor is told."""
+"""The whole config: what it refuses across sections, what it shows, and what schema an editor gets."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ def test_a_shipped_config_says_how_to_run_it(path: Path) -> None:
     assert f"dayline run {path.relative_to(ROOT)}" in comment
 
 
-def test_the_hash_tells_configs_apart_but_not_where_runs_lie() -> None:
+def test_the_hash_distinguishes_configs_but_not_where_runs_lie() -> None:
     plain = configs.load(CONFIGS[0])
     assert configs.load(CONFIGS[0], ["run_root=/elsewhere"]).hash == plain.hash
     assert configs.load(CONFIGS[0], ["seed=7"]).hash != plain.hash
 
 
-def test_mistakes_in_components_and_across_sections_are_told_together() -> None:
+def test_mistakes_in_components_and_across_sections_are_reported_together() -> None:
     changes = ["features.query[0].tabel=x", "model.kind=two_towers", "name=My Shop", "hitrate.ks=[5, 5]"]
     with pytest.raises(ValueError, match=".") as error:
         configs.load(CONFIGS[0], changes)

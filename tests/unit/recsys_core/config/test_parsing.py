@@ -1,4 +1,4 @@
-"""Mistakes in a config are told all at once, each with its place and the way out."""
+"""Mistakes in a config are reported all at once, each with its place and the way out."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,7 +29,7 @@ class Named(Frozen):
 
 
 class Shape(Frozen):
-    """A variant that pydantic tells apart by itself."""
+    """A variant that pydantic distinguishes by itself."""
 
     kind: Literal["square"]
     side: float
@@ -105,7 +105,7 @@ def test_each_mistake_names_its_place(text: str, expected: str) -> None:
     assert f"shop.yaml: {expected}" in mistakes(text)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     text = "name: a\nlearning: {step: 3}\nsampler: {kind: weighted, num_negatives: 0}\nshape: []\n"
     assert [line.split(": ")[1] for line in mistakes(text)] == [
         "learning.steps",
@@ -166,7 +166,7 @@ def test_what_is_beyond_a_limit_is_refused_with_the_reason() -> None:
     )
 
 
-def test_of_very_many_mistakes_the_first_are_told() -> None:
+def test_of_very_many_mistakes_the_first_are_reported() -> None:
     lines = mistakes(GOOD + "named: [" + ", ".join(["{name: x}"] * 60) + "]\n")
     assert len(lines) == 51
     assert lines[-1] == "shop.yaml: 10 more mistakes"

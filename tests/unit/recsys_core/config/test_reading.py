@@ -115,7 +115,7 @@ def test_aliases_stand_for_no_more_than_a_config_needs(tmp_path: Path) -> None:
     assert "aliases stand for more than" in refusal(file)
 
 
-def test_aliases_and_merges_are_taken_and_shared_by_nobody(tmp_path: Path) -> None:
+def test_aliases_and_merges_are_taken_and_not_shared(tmp_path: Path) -> None:
     file = tmp_path / "shop.yaml"
     file.write_text("\ufeffa: &a {k: [1], day: 2024-01-15}\nb: *a\nc: {<<: *a, k: 2}\n")
     sections = reading.read(file)

@@ -103,7 +103,7 @@ def test_columns_beside_the_contract_and_the_day_before(tmp_path: Path):
     assert breaches(found, [], loose, columns={"allow_extra": True}) == []
     other = statistics(tmp_path, a=["1"], b=["x"])
     subject = checks.Subject(DAYS[1], "users", other, [(DAYS[0], found)], None, {})
-    (message,) = [m.output for m in checks.measure(checks.Limits(), subject) if not m.held]
+    (message,) = [m.message for m in checks.measure(checks.Limits(), subject) if not m.held]
     assert message == "2024-01-02 users.a is string on 2024-01-02 and was int64 on 2024-01-01; write both alike"
 
 

@@ -1,4 +1,4 @@
-"""Archives: members by name, damage told, URLs only with the right checksum, nothing written outside."""
+"""Archives: members by name, damage reported, URLs only with the right checksum, nothing written outside."""
 
 import contextlib
 import functools
@@ -363,7 +363,7 @@ def test_whatever_a_server_answers_has_bounds_and_is_named(
     "url",
     ["http://u:s3cr@et/pw@127.0.0.1:1/a", "http://127.0.0.1:1/a?password=s3cret", "http://u:s3cret@[::1/a", "http://"],
 )
-def test_credentials_of_an_address_are_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str):
+def test_credentials_of_an_address_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises((ValueError, ConnectionError)) as raised, _archive.opened(url, "0" * 32, tmp_path, silent):
         pass

@@ -243,7 +243,7 @@ def test_days_without_rows_or_without_files_are_fine(tmp_path: Path):
     assert days[LAST] == DayCount(day=LAST, num_interactions=1, num_users=2, num_items=0)
 
 
-def test_what_folders_tell_is_a_column_if_they_tell_it_of_every_file(tmp_path: Path):
+def test_a_key_of_folders_is_a_column_if_every_file_has_it(tmp_path: Path):
     write(tmp_path, GOOD)
     first, second = (tmp_path / "users" / f"ds=2024-01-0{number}" for number in (1, 2))
     (second / "hour=13").mkdir()

@@ -80,7 +80,7 @@ def test_a_log_without_two_days_in_a_row_has_no_last_day(tmp_path: Path):
         (2, r"the interactions of 2024-01-03 \(the ground truth of 2024-01-02\) are empty"),
     ],
 )  # fmt: skip
-def test_a_day_that_cannot_be_run_is_told_with_the_nearest_that_can(log: Path, number: int, message: str):
+def test_a_day_that_cannot_be_run_is_refused_with_the_nearest_that_can(log: Path, number: int, message: str):
     with pytest.raises(ValueError, match=message):
         daily.require_day(log, day(number))
 
@@ -90,7 +90,7 @@ def test_a_day_that_can_be_run_passes(log: Path):
     daily.require_day(log, day(6))
 
 
-def test_an_empty_log_and_one_of_single_days_tell_so(tmp_path: Path):
+def test_an_empty_log_and_one_of_single_days_are_refused(tmp_path: Path):
     (tmp_path / "interactions").mkdir()
     with pytest.raises(ValueError, match="interactions has no partitions"):
         daily.require_day(tmp_path, day(1))

@@ -118,7 +118,7 @@ def test_texts_of_other_types(tmp_path: Path, kind: pa.DataType):
     assert _seen(categories) == _seen(plain)
 
 
-def test_what_was_converted_is_told_once_for_each_column(tmp_path: Path):
+def test_what_was_converted_is_reported_once_for_each_column(tmp_path: Path):
     events: list[Event] = []
     _dataset(_log(tmp_path, _whole(pa.float64()), _iso(".5")), events)
     assert [event.message for event in events if event.message and event.message.startswith("warning")] == [

@@ -86,7 +86,7 @@ def test_large_days_are_cut_into_files_in_the_order_of_time(tmp_path: Path, monk
     assert sum(seconds, []) == sorted(sum(seconds, []))  # noqa: RUF017
 
 
-def test_somebody_and_something_is_new_every_day(tmp_path: Path, read_log: Callable[..., Any]):
+def test_users_and_items_are_new_every_day(tmp_path: Path, read_log: Callable[..., Any]):
     synthetic.write(SMALL, tmp_path, silent)
     for table, key, at_first, per_day in (("users", "user_id", 500, 20), ("items", "item_id", 300, 5)):
         known: set[int] = set()
@@ -96,7 +96,7 @@ def test_somebody_and_something_is_new_every_day(tmp_path: Path, read_log: Calla
             known |= new
     users = read_log(tmp_path, "users")["2024-01-02"]
     acting = {row["user_id"] for row in read_log(tmp_path, "interactions")["2024-01-02"]}
-    # Whoever registers does so to click.
+    # Users who register do so to click.
     assert set(range(501, 521)) <= acting
     assert len(users) > 20, "some users change their interests"
     later = [row for day, rows in read_log(tmp_path, "items").items() if day > "2024-01-01" for row in rows]
@@ -166,7 +166,7 @@ def test_tastes_drift(medium: tuple[Shop, list[pa.Table]]):
     assert np.array_equal(steady.affinity(0, 0, rows), steady.affinity(0, 12, rows))
 
 
-def test_fields_tell_of_tastes(medium: tuple[Shop, list[pa.Table]]):
+def test_fields_reveal_tastes(medium: tuple[Shop, list[pa.Table]]):
     """A user clicks in the categories named as interests far more often than others do."""
     shop, days = medium
     users = pa.concat_tables(synthetic.user_rows(shop, 0, block) for block in blocks(shop.num_users(0)))
@@ -231,7 +231,7 @@ def test_without_taste_everybody_chooses_alike():
     assert np.allclose(one, shop.stock(1).popularity / shop.stock(1).popularity.sum(), rtol=1e-5)
 
 
-def test_a_block_in_which_nobody_acts_is_empty():
+def test_a_block_in_which_no_user_acts_is_empty():
     quiet = Shop(Config(num_users=BLOCK_ROWS + 1, interactions_per_day=1, new_users_per_day=0))
     table = synthetic.interactions(quiet, 0, 1)
     assert table.num_rows == 0

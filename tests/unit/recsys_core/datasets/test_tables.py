@@ -183,7 +183,7 @@ def test_days_are_days_in_whatever_type_they_are(days: pa.Array) -> None:
     assert (found.tolist(), is_day) == ([19_724], True)
 
 
-def test_what_the_tables_lack_is_told_of_them_and_not_of_the_copy(tmp_path: Path) -> None:
+def test_what_the_tables_lack_is_reported_of_them_and_not_of_the_copy(tmp_path: Path) -> None:
     for name in ("interactions", "users", "items"):
         rows = {"ds": ["2024-01-02"], "user_id": [1], "item_id": [7], "timestamp": [NOON + 86_400]}
         _write(tmp_path / name, rows)

@@ -184,7 +184,7 @@ def test_a_column_and_a_feature_of_one_name_are_two_operands() -> None:
     assert found.dense.tolist() == [[2.0, 4.0], [6.0, 12.0]]
 
 
-def test_digest_tells_engines_apart(fitted: Engine) -> None:
+def test_digest_distinguishes_engines(fitted: Engine) -> None:
     other = build()
     assert other.digest != fitted.digest
     other.fit(USERS.to_batches(max_chunksize=1), [ITEMS])
@@ -301,7 +301,7 @@ def test_threads_and_equal_operations_change_nothing() -> None:
     assert alone.sparse["f3"].values is alone.sparse["f0"].values
 
 
-def test_a_row_that_is_refused_is_told_by_its_number() -> None:
+def test_a_row_that_is_refused_is_named_by_its_number() -> None:
     cell = {"kind": "id", "name": "cell", "column": "c", "encoding": "identity", "num_embeddings": 4}
     engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": [cell], "item": []}))
     chunks = [pa.table({"c": [[0, 1], [2]]}), pa.table({"c": [[3], [], [1, 7]]})]
@@ -316,7 +316,7 @@ def test_a_row_that_is_refused_is_told_by_its_number() -> None:
         engine.transform(chunks[1], "query")
 
 
-def test_an_identity_that_a_sequence_shares_tells_the_row_too() -> None:
+def test_an_identity_that_a_sequence_shares_names_the_row_too() -> None:
     item = {"kind": "id", "name": "item", "encoding": "identity", "num_embeddings": 4}
     clicks = {"kind": "sequence", "name": "clicks", "table": "item"}
     engine = Engine.build(Config.model_validate({"embedding_dim": 4, "query": [clicks], "item": [item]}))

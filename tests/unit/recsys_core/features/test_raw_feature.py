@@ -296,7 +296,7 @@ def test_buckets_of_lists_are_split_and_cut() -> None:
     assert given_.values.tolist() == [2, 0]
 
 
-def test_a_sequence_and_a_vector_of_one_column_are_told_apart() -> None:
+def test_a_sequence_and_a_vector_of_one_column_are_distinguished() -> None:
     query = [{"kind": "raw", "name": "pair", "column": "x", "dim": 2}, {"kind": "raw", "name": "x", "pooling": "none"}]
     engine = Engine.build(Features.model_validate({"embedding_dim": 4, "query": query, "item": []}))
     encoded = engine.transform(pa.table({"x": [[1.0, 2.0], [3.0, 4.0]]}), "query")

@@ -81,7 +81,7 @@ def test_a_chain_without_keys_says_what_it_tried(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(auth_util, "environment_access_key_id", None)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match="chain found no keys: .*set ODPS_CONFIG_FILE_PATH"):
-        credentials.find({"ALIBABA_CLOUD_PROFILE": "nobody", "ODPS_ENDPOINT": ENDPOINT}, tmp_path)
+        credentials.find({"ALIBABA_CLOUD_PROFILE": "absent", "ODPS_ENDPOINT": ENDPOINT}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ OLD = email.utils.format_datetime(datetime.datetime.now(datetime.UTC) - datetime
     ("account", "changes", "code"),
     [
         (CloudAccount("ak", "wrong"), {}, "SignatureNotMatch"),
-        (CloudAccount("nobody", "sk"), {}, "Unauthorized"),
+        (CloudAccount("unknown", "sk"), {}, "Unauthorized"),
         (CloudAccount("temporary", "sk"), {}, "AuthenticationRequestExpired"),
         (StsAccount("temporary", "sk", "stale", expired_hours=1), {}, "AuthenticationRequestExpired"),
         (CloudAccount("ak", "sk"), {"method": "DELETE"}, "SignatureNotMatch"),

@@ -285,7 +285,7 @@ def test_any_trouble_at_any_place_changes_no_row(
     assert pa.concat_tables(parts).equals(rows)
 
 
-def test_partitions_are_told_apart_by_a_key_and_by_what_changed(
+def test_partitions_are_distinguished_by_a_key_and_by_what_changed(
     emulator: Emulator, every_type: Callable, write: Callable, tmp_path: Path
 ) -> None:
     rows = every_type(4).select(["id", "text"])

@@ -112,7 +112,7 @@ def closed(emulator: Emulator, every_type: Callable, write: Callable) -> Emulato
     return emulator
 
 
-def test_the_tunnel_takes_over_and_one_line_tells_of_it(
+def test_the_tunnel_takes_over_and_one_line_says_so(
     closed: Emulator, every_type: Callable, write: Callable, opened: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -183,7 +183,7 @@ def test_an_unopened_storage_api_is_that_of_the_whole_emulator(tmp_path: Path, m
         assert table.commit(state, [part.close()]) == 2
 
 
-def test_a_session_that_ended_is_told_or_reopened(
+def test_a_session_that_ended_is_reported_or_reopened(
     emulator: Emulator, every_type: Callable, write: Callable, opened: Callable
 ) -> None:
     rows = every_type(500)

@@ -264,7 +264,7 @@ def test_groups_take_the_first_pattern_that_matches(world: distributed.World) ->
     both.same()
 
 
-def test_the_gradient_is_cut_to_a_length_and_told_as_it_was(world: distributed.World) -> None:
+def test_the_gradient_is_cut_to_a_length_and_reported_as_it_was(world: distributed.World) -> None:
     both = Both(world, {"kind": "sgd"}, {"kind": "sgd", "learning_rate": 1.0, "max_gradient_norm": 0.01})
     before = {name: weight.detach().clone() for name, weight in both.optimizer.parameters.items()}
     both.step(0)

@@ -96,7 +96,7 @@ def test_equal_texts_have_equal_hashes_and_others_have_others(texts: list[str]):
     assert len(set(found)) == len(set(texts))
 
 
-def test_hashes_tell_lengths_and_long_texts_apart():
+def test_hashes_distinguish_lengths_and_long_texts():
     long = "x" * 200
     found = hashes(pa.array(["a", "a\0", "", long, long + "y"])).tolist()
     assert len(set(found)) == 5

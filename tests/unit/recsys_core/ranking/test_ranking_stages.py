@@ -156,7 +156,7 @@ def test_tables_without_a_train_split_are_refused(tmp_path):
         _prepare(tmp_path, tmp_path / "prepare")
 
 
-def test_what_the_features_learnt_is_told(source, tmp_path):
+def test_what_the_features_learnt_is_reported(source, tmp_path):
     message = []
     dropping = {"encoding": "hash", "num_embeddings": 3, "input": "encoded", "out_of_range": "drop"}
     item = [{"kind": "id", "name": "cell", "column": "item"} | dropping]
@@ -251,7 +251,7 @@ def test_csv_keys_of_splits_that_are_no_csv_are_refused(source, tmp_path):
         _prepare(None, tmp_path / "prepare", data=data)
 
 
-def test_what_was_prepared_is_told(data):
+def test_what_was_prepared_is_reported(data):
     assert [(split.name, split.num_rows) for split in data.splits] == [("train", 400), ("valid", 100), ("test", 101)]
     assert data.num_rows == 400
     assert data.columns["item"] == "int64"

@@ -78,7 +78,7 @@ def test_a_column_without_values_in_the_first_block_is_text(tmp_path, small_bloc
     assert rows(reader)["b"].to_pylist() == [None] * 100 + ["late"]
 
 
-def test_a_value_that_does_not_fit_the_type_that_was_said_is_told_with_its_line(tmp_path, small_blocks):
+def test_a_value_that_does_not_fit_the_given_type_is_refused_with_its_line(tmp_path, small_blocks):
     (tmp_path / "a.csv").write_text("a,b\n" + "1,2\n" * 200 + "\n1,many\n")
     reader = opened(tmp_path, types={"b": "int64"})
     with pytest.raises(

@@ -113,7 +113,7 @@ def bucket(tmp_path_factory):
     server.stop()
 
 
-def test_a_table_on_s3_reads_like_a_local_one_and_tells_when_it_changes(bucket, tmp_path):
+def test_a_table_on_s3_reads_like_a_local_one_and_its_fingerprint_shows_changes(bucket, tmp_path):
     for day in ("1", "2"):
         pq.write_table(TABLE, tmp_path / "a.parquet", row_group_size=7)
         bucket.upload_file(str(tmp_path / "a.parquet"), "shop", f"log/ds={day}/a.parquet")
@@ -133,7 +133,7 @@ def test_a_table_on_s3_reads_like_a_local_one_and_tells_when_it_changes(bucket, 
         readers.infer("s3://shop/logg")
 
 
-def test_formats_that_cannot_be_told_are_refused(tmp_path):
+def test_formats_that_cannot_be_inferred_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("a\n1\n")
     pq.write_table(TABLE, tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"files of several formats \(.*a\.csv, .*b\.parquet\)"):

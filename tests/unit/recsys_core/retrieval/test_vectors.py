@@ -101,7 +101,7 @@ def test_masked_search_finds_what_a_full_sort_finds_in_blocks_of_any_size(monkey
     rng = np.random.default_rng(0)
     num_items, num_queries, keep = 50, 40, 6
     items, asked = (rng.normal(size=(n, 5)).astype(np.float32) for n in (num_items, num_queries))
-    # From nobody to a user who has seen all but two items.
+    # From a user who has seen nothing to one who has seen all but two items.
     seen = [rng.choice(num_items, rng.integers(0, 9), replace=False) for _ in range(num_queries)]
     seen[7], seen[9] = np.arange(48), np.arange(0)
     lists = Lists(np.concatenate(seen).astype(np.int64), np.cumsum([0, *map(len, seen)]))

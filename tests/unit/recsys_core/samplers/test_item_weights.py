@@ -90,7 +90,7 @@ def test_what_is_wrong_in_parquet_is_named_too(tmp_path):
         _weights.read(tmp_path / "none.txt")
 
 
-def test_many_items_are_told_apart(tmp_path):
+def test_many_items_are_distinguished(tmp_path):
     ids = np.random.default_rng(1).permutation(50_000)
     content = "".join([HEADER, *(f"{one}\t{one + 1}\ta\n" for one in ids.tolist())])
     assert _weights.of_items(_text(tmp_path, content), pa.array(np.arange(50_000))).tolist() == [*range(1, 50_001)]

@@ -94,7 +94,7 @@ def server(made_day, tmp_path_factory):
     }
     bundle.save(pieces, made["model"], made["index"], root / "mlflow", Model())
     with pytest.MonkeyPatch.context() as patched:
-        # As MLflow's command tells its server's process.
+        # As MLflow's command passes it to its server's process.
         patched.setenv(scoring_server._SERVER_MODEL_PATH, str(root / "mlflow"))
         running = Server(scoring_server.init(mlflow.pyfunc.load_model(str(root / "mlflow"))))
     yield running

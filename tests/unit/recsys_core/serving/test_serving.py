@@ -200,7 +200,7 @@ def test_the_command_says_what_it_saw(directory, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-def test_the_command_ends_with_whoever_started_it(directory):
+def test_the_command_ends_with_the_process_that_started_it(directory):
     command = [sys.executable, "-m", "recsys_core.serving", str(directory), "--watch-stdin"]
     assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 143
 

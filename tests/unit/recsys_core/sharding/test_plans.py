@@ -245,7 +245,7 @@ def test_a_plan_that_is_asked_for_serves_or_is_refused(two: World, tmp_path: Pat
         sharding.plan(Model(), asked, two)
 
 
-def test_memory_that_cannot_be_had_is_told_with_the_plan(two: World) -> None:
+def test_memory_that_cannot_be_had_is_reported_with_the_plan(two: World) -> None:
     made, _ = sharding.plan(Model(), config(), two)
     message = (
         r"(?s)out of memory: can't allocate memory: you tried to allocate \d+ bytes.*city .*lower train\.batch_size"

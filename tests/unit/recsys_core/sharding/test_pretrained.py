@@ -24,7 +24,7 @@ from recsys_core.sharding import pretrained
 DIM, ROWS = 4, 10
 DTYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 IDS = [3, 5, 8]
-# Of each id all numbers are a tenth of it, so that a row tells whose it is.
+# Of each id all numbers are a tenth of it, so that a row shows its id.
 VECTORS = [[0.3] * DIM, [0.5] * DIM, [0.8] * DIM]
 
 
@@ -68,7 +68,7 @@ def built(
 
 @pytest.fixture
 def started(world: World) -> Callable[..., tuple[torch.Tensor, torch.Tensor, list[str]]]:
-    """The table's rows as drawn, as filled, and what was told."""
+    """The table's rows as drawn, as filled, and the messages."""
 
     def start(engine: Engine, **more: Any) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         weights = sharding.shard(Model(engine), ["x"], sharding.Config(device="cpu"), world, 0).state_dict()
@@ -207,7 +207,7 @@ def test_rows_that_do_not_serve_are_refused(started, tmp_path: Path, named, vect
         ),
     ],
 )
-def test_what_the_schema_tells_is_refused_with_the_config(tmp_path: Path, kinds, keys, message) -> None:
+def test_what_the_schema_shows_is_refused_with_the_config(tmp_path: Path, kinds, keys, message) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.schema([("id", kinds[0]), ("embedding", kinds[1])]).empty_table(), path)
     engine = built(path, IDS, **keys)

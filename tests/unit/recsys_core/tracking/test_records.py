@@ -44,7 +44,7 @@ def test_params_are_dotted_and_lists_of_components_are_numbered():
     }
 
 
-def test_a_long_param_is_cut_and_still_tells_runs_apart():
+def test_a_long_param_is_cut_and_still_distinguishes_runs():
     first, second = (records.params({"query": "x" * 9_000 + end})["query"] for end in "ab")
     assert len(first) == len(second) == 6_000
     assert first != second
@@ -110,7 +110,7 @@ def test_the_log_is_an_input_with_its_days(tmp_path):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A git repository with one tracked source; the tags are of whoever's code runs."""
+    """A git repository with one tracked source; the tags are those of the code that runs."""
     source = tmp_path / "records.py"
     source.write_text("")
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]

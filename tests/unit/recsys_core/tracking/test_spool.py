@@ -83,7 +83,7 @@ def answer(status: int) -> HTTPError:
         (answer(404), False),
     ],
 )
-def test_what_a_server_refuses_is_told_from_one_that_is_away(error: Exception, expected: bool) -> None:
+def test_a_server_s_refusal_is_distinguished_from_its_absence(error: Exception, expected: bool) -> None:
     assert is_away(error, "http://h") is expected
     assert not is_away(error, "sqlite:////f/mlflow.db")
 

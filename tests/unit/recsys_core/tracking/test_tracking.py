@@ -130,7 +130,7 @@ def test_runs_of_a_dead_process_are_ended_by_the_next(client, run_root):
         assert stage.info.status == "KILLED"
 
 
-def test_a_run_whose_directory_is_not_here_is_somebody_elses(client, run_root, tmp_path):
+def test_a_run_whose_directory_is_not_here_is_another_machine_s(client, run_root, tmp_path):
     with tracking.open_run(QUIET, run_root, _identity("d6"), {}) as run:
         experiment = run.experiment_id
         tracking._end_orphans(client, experiment, tmp_path, "shop/2024-03-01/other")

@@ -24,7 +24,7 @@ def alone(num_ranks: int = 1) -> World:
 @pytest.mark.parametrize(
     ("seconds_per_step", "asked"),
     [
-        # After the first step, the twentieth ones, which are told of anyway.
+        # After the first step, the twentieth ones, which are reported anyway.
         (0.01, [1, 20, 40, 60]),
         # Three seconds are six steps.
         (0.5, [1, 7, 13, 19, 20, 26, 32, 38, 40, 46, 52, 58, 60]),
@@ -46,7 +46,7 @@ def test_it_is_asked_at_least_every_three_seconds(
     assert found == asked
 
 
-def test_signals_are_heard_inside_and_do_what_they_did_outside() -> None:
+def test_signals_are_caught_inside_and_do_what_they_did_outside() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):
         with stop_signal.signals() as message:

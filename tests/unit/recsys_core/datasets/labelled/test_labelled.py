@@ -110,7 +110,7 @@ def test_taobao_s_negatives_were_never_clicked_by_the_user(taobao):
         assert row["item_id"] in early
 
 
-def test_taobao_s_sequences_are_the_other_earlier_clicks_and_do_not_tell_the_label(taobao):
+def test_taobao_s_sequences_are_the_other_earlier_clicks_and_do_not_leak_the_label(taobao):
     clicks, _, rows = taobao
     for split, part in rows.items():
         for position, row in enumerate(part):

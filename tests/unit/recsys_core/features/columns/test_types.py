@@ -29,7 +29,7 @@ from recsys_core.features.columns import types
         (pa.map_(pa.string(), pa.map_(pa.int32(), pa.float32())), "map<string,map<int64,float32>>"),
     ],
 )
-def test_a_type_keeps_what_a_feature_can_tell(kind: pa.DataType, name: str) -> None:
+def test_a_type_keeps_what_a_feature_can_distinguish(kind: pa.DataType, name: str) -> None:
     assert types.name_of(kind) == name
     assert types.name_of(types.parse(name)) == name
 

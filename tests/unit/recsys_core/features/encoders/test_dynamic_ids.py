@@ -162,7 +162,7 @@ def test_the_rarest_newcomers_are_forgotten_by_hand() -> None:
     assert table.figures()["collision_rate"] == 9 / 15
     again = Dynamic(Policy(max_rows=4, block_rows=1), 2, 1, max_counted=2)
     again.restore(state)
-    # Ids with a row are counted exactly, whoever else comes: c gets the last row, f and g are one too many.
+    # Ids with a row are counted exactly, whichever other ids come: c gets the last row, f and g are one too many.
     assert fit(again, ["a", "b", "c", "c", "f", "g"])["count_error"] == 3
     later = again.state()
     assert later is not None

@@ -145,7 +145,7 @@ def test_rows_that_an_upstream_job_gives_are_found_by_number() -> None:
     assert "city" not in carried(before, engine(CITY, fit=cities("a"))).tables
 
 
-def test_differences_are_told_by_feature_and_table() -> None:
+def test_differences_are_reported_by_feature_and_table() -> None:
     before = engine(CITY, {"kind": "raw", "name": "age"})
     now = engine(
         CITY | {"num_embeddings": 9, "max_length": 3},

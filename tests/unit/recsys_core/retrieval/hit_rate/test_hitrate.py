@@ -245,7 +245,7 @@ def test_the_sweep_can_be_stated_left_out_and_made_on_some_queries(world: World)
     assert hitrate.run(world.request(sweep=[]), silent).ann_recall_by_nprobe == {}
 
 
-def test_details_tell_each_users_day(world: World):
+def test_details_give_each_users_day(world: World):
     evaluation = hitrate.run(world.request(), silent)
     rows = {row["user_id"]: row for row in pq.read_table(evaluation.path / "details.parquet").to_pylist()}
     assert len(rows) == NUM_USERS

@@ -49,10 +49,10 @@ def make(num_rows: int, seed: int) -> pa.Table:
     )
 
 
-def serve(folder: str, message: Connection) -> None:
+def serve(folder: str, connection: Connection) -> None:
     """Run the emulator in this process, and send its address over `connection`."""
     emulator = Emulator(Path(folder), [Keys(*_KEYS)])
-    message.send(emulator.endpoint)
+    connection.send(emulator.endpoint)
     emulator.serve()
 
 

@@ -77,12 +77,12 @@ def measured(work: Callable[[str], int], path: Path) -> tuple[float, int]:
     return seconds, peak_bytes
 
 
-def _work(work: Callable[[str], int], path: str, message: Connection) -> None:
+def _work(work: Callable[[str], int], path: str, connection: Connection) -> None:
     pa.set_cpu_count(os.cpu_count() or 1)
     start = time.perf_counter()
     work(path)
     seconds = time.perf_counter() - start
-    message.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
 def main() -> None:

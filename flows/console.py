@@ -122,7 +122,7 @@ class _Lines:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if now >= self._next.get(event.stage, now) or _ended(event) or _is_message(event):
+        if now >= self._next.get(event.stage, now) or _ended(event) or _is_notice(event):
             self._next[event.stage] = now + _LINE_SECONDS
             self._console.print(_line(event), soft_wrap=True)
 
@@ -135,7 +135,7 @@ class _Bars:
         self._open: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
-        if _ended(event) or _is_message(event):
+        if _ended(event) or _is_notice(event):
             if event.stage in self._open:
                 self._bars.remove_task(self._open.pop(event.stage))
             self._bars.console.print(_line(event))
@@ -154,7 +154,7 @@ def _ended(event: Event) -> bool:
     return event.message is not None and event.message.startswith(("done", "failed", "stopped"))
 
 
-def _is_message(event: Event) -> bool:
+def _is_notice(event: Event) -> bool:
     return event.message is not None and event.message.startswith(("warning", "waiting", "plan"))
 
 
@@ -173,11 +173,11 @@ def _line_note(event: Event) -> str:
 
 
 def _note(event: Event) -> str:
-    message = event.metrics
+    metrics = event.metrics
     parts = [
-        f"loss {message['loss']:.3f}" if "loss" in message else "",
-        f"waits {message['data_wait_share']:.0%}" if "data_wait_share" in message else "",
-        f"{message['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in message else "",
+        f"loss {metrics['loss']:.3f}" if "loss" in metrics else "",
+        f"waits {metrics['data_wait_share']:.0%}" if "data_wait_share" in metrics else "",
+        f"{metrics['memory_bytes'] / 1e9:.1f} GB" if "memory_bytes" in metrics else "",
         event.message,
     ]
     return ", ".join(filter(None, parts))

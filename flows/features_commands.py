@@ -82,8 +82,10 @@ def show(
         if any(one.fitted is False for one in described):
             given = {side: [tables[side]] for side in tables}
             engine.fit(given.get("query", []), given.get("item", []), partly=True)
-            message = ", ".join(dict.fromkeys(f"{table.num_rows:,} rows of {places[s]}" for s, table in tables.items()))
-            typer.echo(f"for these examples the features learnt from the first {message}", err=True)
+            learnt_from = ", ".join(
+                dict.fromkeys(f"{table.num_rows:,} rows of {places[s]}" for s, table in tables.items())
+            )
+            typer.echo(f"for these examples the features learnt from the first {learnt_from}", err=True)
         for side, table in tables.items():
             examples |= engine.examples(table.slice(0, rows), side)
     examples = {one.name: examples[one.name] for one in described if one.name in examples}

@@ -35,16 +35,16 @@ def write(path: str, rows: Rows, world: World) -> int:
     kind = "odps" if path.startswith("odps://") else "parquet"
     table = writers.build(lookup.component("recsys_core.writers", kind).Config(path=path))
     state = world.share(lambda: table.begin(rows.schema))
-    message: tuple[Receipt | None, str | None]
+    result: tuple[Receipt | None, str | None]
     try:
         with table.part(state, world.rank) as part:
             for some in rows.tables:
                 part.write(some)
-        message = part.close(), None
+        result = part.close(), None
     except (ValueError, OSError) as error:
         # Not raised yet: the other ranks wait for this one.
-        message = None, str(error)
-    every = world.gather(message)
+        result = None, str(error)
+    every = world.gather(result)
     failed = {rank: error for rank, (_, error) in enumerate(every) if error is not None}
     if failed:
         if world.is_first:

@@ -140,8 +140,8 @@ def version(location: Location) -> str:
     """Return a file's size and what shows that its content is the same: its time of change, or the store's version."""
     filesystem, path, _ = location
     info = filesystem.info(path)
-    message = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
-    return f"{info['size']} bytes, {message}"
+    state = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), None) or filesystem.ukey(path)
+    return f"{info['size']} bytes, {state}"
 
 
 def is_remote(source: str) -> bool:

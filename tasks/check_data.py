@@ -30,15 +30,15 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
         memory=run.home / "cache" / "statistics",
     )
     check = perform(run, "check", DataCheck, request, stage.run)
-    message = report.sentences(check)
-    for sentence in message:
+    sentences = report.sentences(check)
+    for sentence in sentences:
         listener()(Event(stage="check", message=f"warning: {sentence}"))
     if not run.stages["check"].cached:
         num_stops = sum(breach.stops for breach in check.breaches)
         run.tracker.log_tags(
             {
-                "contract": "stopped" if num_stops else "warned" if message else "held",
-                "contract.breaches": "\n".join(message),
+                "contract": "stopped" if num_stops else "warned" if sentences else "held",
+                "contract.breaches": "\n".join(sentences),
             }
         )
         run.tracker.log_figure(report.figure(check), "contract")

@@ -149,15 +149,15 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     model = registry.load_model(info, uri, config.run_root)
     checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
     found = continuing.changes(config, checkpoint, engine)
-    message = f"release {info.name} version {info.version} of {info.day}"
+    release = f"release {info.name} version {info.version} of {info.day}"
     if found and config.train.on_change == "refuse":
         raise ValueError(
-            f"train.on_change: refuse, and {message} differs: {'; '.join(found)}. Bring these back, or set "
+            f"train.on_change: refuse, and {release} differs: {'; '.join(found)}. Bring these back, or set "
             "train.on_change to carry or cold"
         )
     if found and config.train.on_change == "cold":
-        return None, f"cold start (train.on_change), as {message} differs: {'; '.join(found)}"
-    note = f"{message} is continued with changes: {'; '.join(found)}" if found else None
+        return None, f"cold start (train.on_change), as {release} differs: {'; '.join(found)}"
+    note = f"{release} is continued with changes: {'; '.join(found)}" if found else None
     base = Base(
         version=info.version,
         day=info.day,

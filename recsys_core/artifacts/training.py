@@ -140,9 +140,9 @@ class Checkpoint(Artifact):
             return self
         folders = {one.step: one.folder for one in self.kept}
         if step not in folders:
-            message = ", ".join(f"{one.step} ({one.metric} {one.value:.6g})" for one in self.kept) or "none"
+            steps = ", ".join(f"{one.step} ({one.metric} {one.value:.6g})" for one in self.kept) or "none"
             raise ValueError(
-                f"use_step: {self.path} has no state of step {step}, but of {message}; name one of these, or keep more "
+                f"use_step: {self.path} has no state of step {step}, but of {steps}; name one of these, or keep more "
                 "with train.keep_best"
             )
         folder = folders[step]

@@ -154,8 +154,8 @@ def require_text(values: pa.Array) -> pa.Array:
 
 def shown(value: object) -> str:
     """Return a value of whatever size and signs in a few of one line."""
-    message = repr(value)
-    return message if len(message) <= _MAX_SHOWN else f"{message[:_MAX_SHOWN]}…"
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def cast(values: pa.Array, kind: pa.DataType, reason: Callable[[object], str]) -> pa.Array:

@@ -56,47 +56,47 @@ def override(sections: dict[str, Any], change: str) -> dict[tuple[Key, ...], str
             that matches nothing; names what there is.
     """
     if change.lstrip().startswith("{"):
-        message = f"--edit-config-json {reading.visible(change)}"
-        edits = _edits(change, message)
+        option = f"--edit-config-json {reading.visible(change)}"
+        edits = _edits(change, option)
     else:
-        message = f"--set {reading.visible(change)}"
+        option = f"--set {reading.visible(change)}"
         edits = {}
         found = _PATH.match(change[: _MAX_PATH + 1])
         if not found or change[found.end() : found.end() + 1] != "=":
-            raise ValueError(f"{message}: not of the form section.key=value or section.list[0].key=value")
-        edits[found[1]] = reading.value(change[found.end() + 1 :], message, lines=False)
-    return {keys: message for path, value in edits.items() for keys in _assign(sections, path, value, message)}
+            raise ValueError(f"{option}: not of the form section.key=value or section.list[0].key=value")
+        edits[found[1]] = reading.value(change[found.end() + 1 :], option, lines=False)
+    return {keys: option for path, value in edits.items() for keys in _assign(sections, path, value, option)}
 
 
-def _edits(text: str, message: str) -> dict[str, Any]:
-    edits = reading.json_object(text, message)
+def _edits(text: str, option: str) -> dict[str, Any]:
+    edits = reading.json_object(text, option)
     for path in edits:
         if len(path) > _MAX_PATH or not _PATH.fullmatch(path):
             raise ValueError(
-                f"{message}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key"
+                f"{option}: {reading.visible(path)!r} is not of the form section.key or section.list[0].key"
             )
     return {path.strip(): value for path, value in edits.items()}
 
 
-def _assign(sections: dict[str, Any], path: str, value: Any, message: str) -> Iterator[tuple[Key, ...]]:
+def _assign(sections: dict[str, Any], path: str, value: Any, option: str) -> Iterator[tuple[Key, ...]]:
     """Set `value` at every place that `path` selects; yield those places."""
-    selectors = _selectors(path, message)
+    selectors = _selectors(path, option)
     places: list[tuple[tuple[Key, ...], Any]] = [((), sections)]
     for selector, after in itertools.pairwise(selectors):
         inside: list[tuple[tuple[Key, ...], Any]] = []
         for keys, place in places:
-            for key in _chosen(place, selector, spell(keys), message):
+            for key in _chosen(place, selector, spell(keys), option):
                 if isinstance(key, str) and place.get(key) is None:
                     place[key] = {} if isinstance(after, str) else []
                 inside.append(((*keys, key), place[key]))
         places = inside
     for keys, place in places:
-        for key in _chosen(place, selectors[-1], spell(keys), message):
+        for key in _chosen(place, selectors[-1], spell(keys), option):
             place[key] = copy.deepcopy(value)
             yield (*keys, key)
 
 
-def _selectors(path: str, message: str) -> list[_Selector]:
+def _selectors(path: str, option: str) -> list[_Selector]:
     selectors: list[_Selector] = []
     for step in re.findall(_STEP, path):
         key, *brackets = re.split(r"\[([^\[\]]*)\]", step)
@@ -109,7 +109,7 @@ def _selectors(path: str, message: str) -> list[_Selector]:
             elif found := _CONDITION.fullmatch(inside):
                 selectors.append(_Condition(tuple(found["key"].split(".")), found["sign"], _scalar(found["value"])))
             else:
-                raise ValueError(f"{message}: [{inside}] selects nothing; write [0], [-1], [1:3], [:] or [name=value]")
+                raise ValueError(f"{option}: [{inside}] selects nothing; write [0], [-1], [1:3], [:] or [name=value]")
     return selectors
 
 
@@ -120,23 +120,23 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _chosen(place: Any, selector: _Selector, at: str, message: str) -> list[Key]:
+def _chosen(place: Any, selector: _Selector, at: str, option: str) -> list[Key]:
     """Return the keys of `place` that `selector` chooses, at least one."""
     if isinstance(selector, str):
         if not isinstance(place, dict):
             found = kind_of(place)
-            raise ValueError(f"{message}: {at} is {found} in the config, which has no key {selector!r}")  # noqa: TRY004
+            raise ValueError(f"{option}: {at} is {found} in the config, which has no key {selector!r}")  # noqa: TRY004
         return [selector]
     if not isinstance(place, list):
-        raise ValueError(f"{message}: {at} is {kind_of(place)} in the config, not a list")  # noqa: TRY004
+        raise ValueError(f"{option}: {at} is {kind_of(place)} in the config, not a list")  # noqa: TRY004
     held = f"{at} has {len(place)} entries in the config"
     if isinstance(selector, int):
         if not -len(place) <= selector < len(place):
-            raise ValueError(f"{message}: {held}, so [{selector}] is out of range")
+            raise ValueError(f"{option}: {held}, so [{selector}] is out of range")
         return [selector % len(place)]
     if isinstance(selector, slice):
         if not (numbers := list(range(len(place)))[selector]):
-            raise ValueError(f"{message}: {held}, and the range selects none of them")
+            raise ValueError(f"{option}: {held}, and the range selects none of them")
         return [*numbers]
     values = [_inside(entry, selector.keys) for entry in place]
     if not (matching := [n for n, value in enumerate(values) if _holds(value, selector)]):
@@ -145,7 +145,7 @@ def _chosen(place: Any, selector: _Selector, at: str, message: str) -> list[Key]
         near = difflib.get_close_matches(str(selector.value), known, n=1)
         there = f"its entries have {key} {', '.join(known[:_MAX_LISTED])}" if known else f"none of them has {key}"
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{message}: {held}, none with {key} {selector.sign} {selector.value}: {there}{hint}")
+        raise ValueError(f"{option}: {held}, none with {key} {selector.sign} {selector.value}: {there}{hint}")
     return [*matching]
 
 

@@ -98,19 +98,19 @@ def _line(
         # A mistake that only the whole shows names its key itself.
         begins = details["msg"].removeprefix("Value error, ")
         origin = next((text for set_, text in overrides.items() if begins.startswith(spell(set_, sections))), origin)
-    output = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
+    start = f"{origin}: {spell(keys, sections)}: " if keys else f"{origin}: "
     if details["type"] == "extra_forbidden":
         known = list(_known(whole, keys[:-1], sections))
         near = difflib.get_close_matches(str(keys[-1]), known, n=1)
-        return f"{output}unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+        return f"{start}unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
     if details["type"] == "missing":
         near = difflib.get_close_matches(str(keys[-1]), map(str, parent), n=1) if isinstance(parent, dict) else []
-        return f"{output}missing" + (f" (there is {near[0]})" if near else "")
+        return f"{start}missing" + (f" (there is {near[0]})" if near else "")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
-        return output + message
+        return start + message
     reason = _described(whole, keys, sections) if details["type"] in _BEYOND else ""
-    return f"{output}{message[0].lower()}{message[1:]}, found {_short(details['input'])}{reason}"
+    return f"{start}{message[0].lower()}{message[1:]}, found {_short(details['input'])}{reason}"
 
 
 def _written(location: tuple[Key, ...], sections: Any) -> tuple[tuple[Key, ...], Any]:

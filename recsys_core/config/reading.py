@@ -73,7 +73,7 @@ def value(text: str, place: str, *, lines: bool = True) -> Any:
         loader.dispose()
 
 
-def json_object(text: str, message: str) -> dict[str, Any]:
+def json_object(text: str, source: str) -> dict[str, Any]:
     """Return the JSON object in `text`, which `source` names.
 
     Raises:
@@ -83,36 +83,36 @@ def json_object(text: str, message: str) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if twice := {key for key in keys if keys.count(key) > 1}:
-            raise ValueError(f"{message}: {', '.join(sorted(twice))} is there twice; keep one of them")
+            raise ValueError(f"{source}: {', '.join(sorted(twice))} is there twice; keep one of them")
         return dict(pairs)
 
     def whole(digits: str) -> int:
         if len(digits) > len(str(_LIMIT)) + 1 or not -_LIMIT <= int(digits) < _LIMIT:
-            raise ValueError(f"{message}: {_too_large(digits)}")
+            raise ValueError(f"{source}: {_too_large(digits)}")
         return int(digits)
 
     def constant(name: str) -> Any:
-        raise ValueError(f"{message}: not JSON: {name} is no number")
+        raise ValueError(f"{source}: not JSON: {name} is no number")
 
     try:
         found = json.loads(text, object_pairs_hook=once, parse_int=whole, parse_constant=constant)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{message}: not JSON: {error}") from None
+        raise ValueError(f"{source}: not JSON: {error}") from None
     except RecursionError:
-        raise ValueError(f"{message}: {_TOO_DEEP}") from None
+        raise ValueError(f"{source}: {_TOO_DEEP}") from None
     assert isinstance(found, dict)
-    _refuse_unfit(found, message)
+    _refuse_unfit(found, source)
     return found
 
 
-def _refuse_unfit(made: Any, message: str) -> None:
+def _refuse_unfit(made: Any, source: str) -> None:
     waiting: list[tuple[Any, int]] = [(made, 0)]
     while waiting:
         held, depth = waiting.pop()
         if depth == _MAX_DEPTH:
-            raise ValueError(f"{message}: {_TOO_DEEP}")
+            raise ValueError(f"{source}: {_TOO_DEEP}")
         if isinstance(held, str) and (character := _UNWRITABLE.search(held)):
-            raise ValueError(f"{message}: {_unwritable(character)}")
+            raise ValueError(f"{source}: {_unwritable(character)}")
         inner = [*held, *held.values()] if isinstance(held, dict) else held if isinstance(held, list) else ()
         waiting += [(entry, depth + 1) for entry in inner]
 

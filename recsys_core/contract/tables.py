@@ -51,8 +51,8 @@ def read(path: Path) -> Tables:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from None
     except ValidationError as error:
-        message = [f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
-        raise ValueError("\n".join(message)) from None
+        mistakes = [f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()]
+        raise ValueError("\n".join(mistakes)) from None
 
 
 def write(path: Path, name: str, profile: TableProfile) -> None:

@@ -104,8 +104,8 @@ class Archive:
             f"unfolds from {info.compress_size:,} to {info.file_size:,} bytes, as no log does": info.file_size
             > max(_SMALL_BYTES, _MAX_RATIO * info.compress_size),
         }
-        if message := [what for what, holds in wrong.items() if holds]:
-            raise ValueError(f"{self.source}: {member} {message[0]}; refused")
+        if reasons := [what for what, holds in wrong.items() if holds]:
+            raise ValueError(f"{self.source}: {member} {reasons[0]}; refused")
         return info
 
     def _most(self, member: str) -> int:

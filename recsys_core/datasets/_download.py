@@ -43,8 +43,8 @@ def fetch(url: str, checksum: str | None, path: Path, sink: Sink) -> None:
             path.open("wb") as file,
         ):
             if not response.is_success:
-                message = f"{response.status_code} {response.reason_phrase}".strip()
-                raise ValueError(f"{shown}: the server answered {message}; is the address right?")
+                status = f"{response.status_code} {response.reason_phrase}".strip()
+                raise ValueError(f"{shown}: the server answered {status}; is the address right?")
             _receive(response, file, path.parent, sink, shown)
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise ValueError(f"{shown}: no file to fetch there ({redact(str(error))}); is the address right?") from None
@@ -68,8 +68,8 @@ def verify(path: Path, source: str, checksum: str) -> None:
         file.seek(0)
         found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != wanted:
-        message = "; it is a page of HTML, such as of a login, and not the file" if page else ""
-        raise ValueError(f"{source}: its {algorithm} is {found} where {wanted} is pinned; refused{message}")
+        hint = "; it is a page of HTML, such as of a login, and not the file" if page else ""
+        raise ValueError(f"{source}: its {algorithm} is {found} where {wanted} is pinned; refused{hint}")
 
 
 def _receive(response: httpx.Response, file: IO[bytes], folder: Path, sink: Sink, shown: str) -> None:
@@ -77,7 +77,7 @@ def _receive(response: httpx.Response, file: IO[bytes], folder: Path, sink: Sink
     total = int(announced) if announced and announced.isascii() and announced.isdigit() else None
     room = shutil.disk_usage(folder).free - _SPARE_BYTES
     most = min(room, _MAX_UNANNOUNCED_BYTES if total is None else total)
-    done, message, since, before = 0, 0, time.monotonic(), 0
+    done, emitted, since, before = 0, 0, time.monotonic(), 0
     sink(Event(stage=STAGE, done=0, total=total, unit="bytes", message=f"downloading {shown}"))
     if total is not None and total > room:
         raise ValueError(f"{shown}: {total:,} bytes, and the disk of {folder} has room for {max(room, 0):,}")
@@ -86,8 +86,8 @@ def _receive(response: httpx.Response, file: IO[bytes], folder: Path, sink: Sink
         if done > most:
             raise ValueError(f"{shown}: more than {most:,} bytes, without an end; fetch it yourself and name the file")
         file.write(chunk)
-        if done - message >= _EVENT_BYTES:
-            message = done
+        if done - emitted >= _EVENT_BYTES:
+            emitted = done
             sink(Event(stage=STAGE, done=done, total=total, unit="bytes", message=f"downloading {shown}"))
         if (seconds := time.monotonic() - since) > _TIMEOUT_SECONDS:
             if done - before < seconds * _SLOWEST_BYTES_PER_SECOND:

@@ -84,10 +84,10 @@ def schema(root: Path, path: Path) -> pa.Schema:
 
 def completed(root: Path, path: Path, table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Return `table`, read from `path`, with exactly `columns`, those included that its folders give."""
-    message = folder_columns(root, path)
+    values = folder_columns(root, path)
     for name in columns:
-        if name in message and name not in table.column_names:
-            table = table.append_column(name, pa.repeat(pa.scalar(message[name], pa.string()), table.num_rows))
+        if name in values and name not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(values[name], pa.string()), table.num_rows))
     return table.select(list(columns))
 
 

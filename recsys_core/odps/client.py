@@ -116,10 +116,10 @@ class Client:
             return None
         except errors.NoSuchObject as error:
             raise ValueError(f"{self._path.name}: {retry.describe(error)}; check the project and the schema") from None
-        answer = self._table.table_schema
-        keys = tuple(column.name for column in answer.partitions)
+        schema = self._table.table_schema
+        keys = tuple(column.name for column in schema.partitions)
         fields = []
-        for column in answer.simple_columns:
+        for column in schema.simple_columns:
             try:
                 fields.append(pa.field(column.name, types.to_arrow(str(column.type))))
             except ValueError as error:
@@ -184,10 +184,10 @@ class Client:
         self, partitions: Sequence[Partition], columns: Sequence[str], keys: Sequence[str]
     ) -> tuple[str, int]:
         """Open a session over rows of `partitions` (none: the whole table); return its name and number of rows."""
-        answer = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
-        if answer.number is None:
+        state = self._opened(lambda way: way.open_read(partitions, columns, keys), "read")
+        if state.number is None:
             raise ValueError(f"{self._path.name}: the read session has no number of rows; run the stage again")
-        return answer.session, answer.number
+        return state.session, state.number
 
     def get_read(self, session: str, *, refresh: bool = False) -> SessionState:
         """Return the state of a read session; with `refresh` the session lives longer.
@@ -231,8 +231,8 @@ class Client:
 
     def open_write(self, partition: Partition) -> tuple[str, int]:
         """Open a session that will replace `partition` or the unpartitioned table; return its name and block limit."""
-        answer = self._opened(lambda way: way.open_write(partition), "write")
-        return answer.session, answer.number or 0
+        state = self._opened(lambda way: way.open_write(partition), "write")
+        return state.session, state.number or 0
 
     def get_write(self, session: str) -> SessionState:
         """Return the state of a write session."""
@@ -252,16 +252,16 @@ class Client:
     def commit(self, session: str, messages: Sequence[str]) -> None:
         """Make the blocks of the commit messages `messages` visible, once, even if the answer to it is lost."""
         attempts = self._attempts("commit")
-        answer = None
-        while answer is None:
+        state = None
+        while state is None:
             try:
-                answer = self._way(session).commit(session, messages)
+                state = self._way(session).commit(session, messages)
             except retry.CAUGHT as error:
                 self._refuse_lost(error, session, "commit")
                 if retry.is_transient(error) and self.get_write(session).state != READY:
                     break
                 attempts.failed(error)
-        if answer is None or answer.state != COMMITTED:
+        if state is None or state.state != COMMITTED:
             self._wait(lambda: self.get_write(session), COMMITTED, None, COMMITTING)
 
     def compression(self) -> str | None:
@@ -271,16 +271,16 @@ class Client:
     def _partition_modified(self, partition: Partition) -> int:
         text = ",".join(f"{key}='{value}'" for key, value in partition)
         try:
-            answer = self._table.get_partition(text)
-            self._call(answer.reload, f"look up the partition {text}")
+            found = self._table.get_partition(text)
+            self._call(found.reload, f"look up the partition {text}")
         except errors.NoSuchObject:
             raise ValueError(self._no_partition(partition)) from None
-        return int(answer.last_data_modified_time.timestamp())
+        return int(found.last_data_modified_time.timestamp())
 
     def _no_partition(self, partition: Partition) -> str:
         there = [paths.spec(one) for one in self.all_partitions()]
-        answer = f"it has {len(there)}, from {there[0]} to {there[-1]}" if there else "it has none"
-        return f"{self._path.name}: no partition {paths.spec(partition)!r}; {answer}"
+        known = f"it has {len(there)}, from {there[0]} to {there[-1]}" if there else "it has none"
+        return f"{self._path.name}: no partition {paths.spec(partition)!r}; {known}"
 
     def _way(self, session: str) -> Interface:
         return self._tunnel if interface_of(session) == "tunnel" else self._storage
@@ -296,46 +296,46 @@ class Client:
                 raise
             closed = error
         try:
-            answer = self._ready(self._tunnel, work, kind)
+            state = self._ready(self._tunnel, work, kind)
         except ValueError as error:
             raise ValueError(f"{closed}; nor is {self._tunnel.name} open: {error}") from error
         _LOG.warning("rows of %s go by %s: %s", self._path.name, self._tunnel.name, closed)
         self._by = "tunnel"
-        return answer
+        return state
 
     def _ready(
         self, way: Interface, work: Callable[[Interface], SessionState], kind: Literal["read", "write"]
     ) -> SessionState:
         what = f"open a {kind} session of {way.name}"
         try:
-            answer = self._call(lambda: work(way), what)
+            state = self._call(lambda: work(way), what)
         except errors.NoSuchObject as error:
             if _is_missing(error):
                 raise ValueError(self._dropped(what, error)) from error
             raise retry.ClosedError(f"{self._path.name}: {what}: it is not there ({retry.describe(error)})") from error
         ask = self.get_read if kind == "read" else self.get_write
-        return self._wait(lambda: ask(answer.session), READY, answer)
+        return self._wait(lambda: ask(state.session), READY, state)
 
     def _wait(
-        self, ask: Callable[[], SessionState], wanted: str, answer: SessionState | None, passing: str = PENDING
+        self, ask: Callable[[], SessionState], wanted: str, state: SessionState | None, passing: str = PENDING
     ) -> SessionState:
         """Ask until the session's state is `wanted`; any that is not `passing` either is refused."""
         deadline, pause = time.monotonic() + self._wait_seconds, _POLL_SECONDS[0]
-        answer = ask() if answer is None else answer
-        while answer.state != wanted:
-            if answer.state != passing:
+        state = ask() if state is None else state
+        while state.state != wanted:
+            if state.state != passing:
                 raise LostSessionError(
-                    f"{self._path.name}: the session is {answer.state} and does not become {wanted}; run it again"
+                    f"{self._path.name}: the session is {state.state} and does not become {wanted}; run it again"
                 )
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"{self._path.name}: the session is still {answer.state} after {self._wait_seconds:g} s; "
+                    f"{self._path.name}: the session is still {state.state} after {self._wait_seconds:g} s; "
                     "run the stage again, or allow more with wait_seconds"
                 )
             time.sleep(pause)
             pause = min(pause * 2, _POLL_SECONDS[1])
-            answer = ask()
-        return answer
+            state = ask()
+        return state
 
     def _attempts(self, what: str) -> retry.Attempts:
         return retry.Attempts(f"{self._path.name}: {what}", self._retry, self._access.account)

@@ -229,8 +229,8 @@ def _of_variables(environ: Mapping[str, str]) -> tuple[Account, str] | None:
 
 def _keys_of_account_file(path: Path) -> Keys:
     try:
-        answer = json.loads(path.read_text())
-        return Keys(answer["accessKeyId"], answer["accessKeySecret"], answer["securityToken"])
+        fields = json.loads(path.read_text())
+        return Keys(fields["accessKeyId"], fields["accessKeySecret"], fields["securityToken"])
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         # Not the error's own text: it may quote the file.
         raise ValueError(

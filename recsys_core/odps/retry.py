@@ -88,13 +88,13 @@ class Attempts:
                 self._version = self._account.version
                 return
         if is_denied(error):
-            answer = f"{self._what}: {_denied(error)}"
-            raise (ClosedError(answer) if _is_closed(error) else ValueError(answer)) from error
+            message = f"{self._what}: {_denied(error)}"
+            raise (ClosedError(message) if _is_closed(error) else ValueError(message)) from error
         if isinstance(error, errors.NoSuchObject):
             raise error
         if not is_transient(error):
-            answer = f"{self._what}: MaxCompute refused it ({describe(error)})"
-            raise (ClosedError(answer) if _is_closed(error) else ValueError(answer)) from error
+            message = f"{self._what}: MaxCompute refused it ({describe(error)})"
+            raise (ClosedError(message) if _is_closed(error) else ValueError(message)) from error
         self._failed += 1
         if self._failed >= self._config.attempts:
             raise ValueError(

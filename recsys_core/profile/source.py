@@ -110,14 +110,14 @@ def _asked(path: str) -> File:
 
 def _refuse_other_columns(first: File, file: File) -> None:
     types = [{field.name: field.type for field in one.reader.schema} for one in (first, file)]
-    message = [
+    differences = [
         f"{name!r} is {types[1].get(name, 'absent')} here and {types[0].get(name, 'absent')} there"
         for name in dict.fromkeys([*types[0], *types[1]])
         if name not in types[0] or name not in types[1] or united(types[0][name], types[1][name]) is None
     ]
-    if not message:
+    if not differences:
         return
     raise ValueError(
-        f"{file.path}: its columns differ from those of {first.path}: {'; '.join(message)}; "
+        f"{file.path}: its columns differ from those of {first.path}: {'; '.join(differences)}; "
         "profile tables one at a time, or write the files with the same columns"
     )

@@ -239,11 +239,11 @@ class Reader(base.Reader):
         unknown = [name for name in self._given if name not in names]
         if unknown and not is_shared:
             raise ValueError(f"types: there is no column {unknown[0]!r}; there are {', '.join(names)}")
-        message = functools.reduce(_csv_types.joined, [scanned.kinds for scanned in found if scanned.kinds], {})
+        kinds = functools.reduce(_csv_types.joined, [scanned.kinds for scanned in found if scanned.kinds], {})
         given = {name: kind for name, kind in self._given.items() if name in names}
-        message = dict.fromkeys(names, pa.null()) | message
-        settled = _csv_types.settled(message) | given
-        return pa.schema([(name, settled[name]) for name in names]), message | given
+        kinds = dict.fromkeys(names, pa.null()) | kinds
+        settled = _csv_types.settled(kinds) | given
+        return pa.schema([(name, settled[name]) for name in names]), kinds | given
 
     def _parse(
         self, block: _Block, text: bytes, names: list[str], wanted: list[str], kinds: _csv_types.Kinds
@@ -305,8 +305,8 @@ class Reader(base.Reader):
                 f"{place}: line {self._line(block, text, row)}: {invalid[0].actual_columns} values where there are "
                 f"{num_columns} columns: {shown!r}; mend the line, or say csv.delimiter or csv.quote"
             ) from None
-        message = _ROW.search(str(error))
-        line = f"line {self._line(block, text, int(message[1]) - 1)}" if message else f"from line {block.first_line} on"
+        found = _ROW.search(str(error))
+        line = f"line {self._line(block, text, int(found[1]) - 1)}" if found else f"from line {block.first_line} on"
         reason = str(error).rpartition(": CSV ")[2]
         raise ValueError(f"{place}: {line}: {reason}; mend it, or say the column's type in csv.types") from None
 

@@ -80,7 +80,7 @@ class Reader(base.Reader):
         else:
             self.schema = _files.schema_from(state["schema"])
             self._opened = [
-                _Opened(at, *message) for at, message in zip(path.parse(config.path), state["sessions"], strict=True)
+                _Opened(at, *session) for at, session in zip(path.parse(config.path), state["sessions"], strict=True)
             ]
         self.fingerprint = {opened.path.name: opened.fingerprint for opened in self._opened}
         self._blocks = [
@@ -235,8 +235,8 @@ def _open(config: Config, one: client.Client, at: TablePath) -> tuple[_Opened, p
         if not partitions:
             raise ValueError(f"{at.name}: has no partitions yet; write one, or name a table that has rows")
     session, num_rows = one.open_read(list(partitions), _carried(names, info), info.partition_keys)
-    message = ";".join(f"{path.spec(partition)} {at}" for partition, at in partitions.items()) or str(info.modified)
-    digest = hashlib.sha256(message.encode()).hexdigest()[:16]
+    changes = ";".join(f"{path.spec(partition)} {at}" for partition, at in partitions.items()) or str(info.modified)
+    digest = hashlib.sha256(changes.encode()).hexdigest()[:16]
     return _Opened(at, session, num_rows, f"table {info.id}, {num_rows} rows, changes {digest}"), schema
 
 

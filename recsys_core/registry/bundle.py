@@ -87,8 +87,8 @@ def _without_nulls(row: dict[str, Any], counted: set[str], histories: tuple[str,
     `histories` are of the same interactions: what one of them lacks is left out of all.
     """
     lists = {name: value for name, value in row.items() if isinstance(value, list)}
-    message = [lists[name] for name in histories if name in lists and name not in counted]
-    whole = [all(entry is not None for entry in entries) for entries in zip(*message, strict=True)]
+    columns = [lists[name] for name in histories if name in lists and name not in counted]
+    whole = [all(entry is not None for entry in entries) for entries in zip(*columns, strict=True)]
     for name, value in lists.items():
         if name in histories and whole:
             row[name] = [entry for entry, keeps in zip(value, whole, strict=True) if keeps]

@@ -255,18 +255,18 @@ class Bundle:
             ids_BK[rows[some]], scores_BK[rows[some]] = ids, scores
 
 
-def _typed(values: Iterable[Any], name: str, kind: pa.DataType, message: str) -> pa.Array:
+def _typed(values: Iterable[Any], name: str, kind: pa.DataType, wanted: str) -> pa.Array:
     """Return loose values as a column of type `kind`, or one line that names the column."""
     try:
         array = types.column(values, kind)
     except ValueError as error:
-        raise ValueError(f"column {name!r} takes {message}: {asked.first_line(error)}") from None
+        raise ValueError(f"column {name!r} takes {wanted}: {asked.first_line(error)}") from None
     numbers = array
     while pa.types.is_list(numbers.type):
         numbers = numbers.flatten()
     if pa.types.is_floating(numbers.type) and pc.any(pc.greater(pc.abs(numbers), _LARGEST)).as_py():
         raise ValueError(
-            f"column {name!r} takes {message}: a number is beyond ±{_LARGEST:.3g}; give null where it is unknown"
+            f"column {name!r} takes {wanted}: a number is beyond ±{_LARGEST:.3g}; give null where it is unknown"
         )
     return array
 

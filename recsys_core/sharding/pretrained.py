@@ -62,7 +62,7 @@ def fill(
         ValueError: a file has changed, an id is there twice, an embedding is not of the table's width or not finite, or
             no id of the table is there.
     """
-    message: list[str] = []
+    messages: list[str] = []
     for table in _from_files(engine):
         if continuing is not None and table.name not in continuing:
             continue
@@ -77,8 +77,10 @@ def fill(
                 f"{source.place}: none of its {source.reader.num_rows:,} ids has a row of table {table.name!r} "
                 f"({engine.encoders[table.name].spec}); write the ids as the features' column has them"
             )
-        message.append(f"table {table.name} starts from {source.path}: {num_taken:,} of {source.reader.num_rows:,} ids")
-    return message
+        messages.append(
+            f"table {table.name} starts from {source.path}: {num_taken:,} of {source.reader.num_rows:,} ids"
+        )
+    return messages
 
 
 class _Source:

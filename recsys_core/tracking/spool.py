@@ -117,7 +117,7 @@ class Outbox:
             AwayError: it has not.
         """
         seconds = self._config.wait_seconds
-        deadline, message = time.monotonic() + seconds, False
+        deadline, emitted = time.monotonic() + seconds, False
         while (lost := self._ping()) is not None or not self._drain(self._directory):
             why = f" ({reason(lost)})" if lost else ""
             if time.monotonic() > deadline:
@@ -125,9 +125,9 @@ class Outbox:
                     f"MLflow at {self.where} has not answered for {seconds:g} s{why}, and publishing needs it; start "
                     "it and run this again: finished stages are kept"
                 )
-            if not message:
+            if not emitted:
                 self._emit(f"waiting for MLflow at {self.where}{why}, up to {seconds:g} s: publishing needs it")
-                message = True
+                emitted = True
             time.sleep(1)
         self._away_since = None
 

@@ -60,9 +60,9 @@ class Start:
     def from_files(self, files: Mapping[str, str], sink: Sink, continuing: list[str] | None = None) -> None:
         """Fill the rows of tables that start from files; see `pretrained.fill`."""
         weights, engine = self._state()["model"], self._objective.engine
-        message = pretrained.fill(weights, engine, self._world, known=files, continuing=continuing)
-        if message and self._world.is_first:
-            sink(Event(stage="train", message="; ".join(message)))
+        messages = pretrained.fill(weights, engine, self._world, known=files, continuing=continuing)
+        if messages and self._world.is_first:
+            sink(Event(stage="train", message="; ".join(messages)))
 
     def from_base(
         self, base: Base, files: Mapping[str, str], sink: Sink, *, on_change: str, restore_optimizer: bool

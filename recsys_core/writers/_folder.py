@@ -29,7 +29,7 @@ class Part(base.Writer):
     def close(self) -> base.Receipt:
         """See `base.Writer.close`."""
         self.finish()
-        return base.Receipt(part=self._number, num_rows=self.num_rows, message=(self._path.name,))
+        return base.Receipt(part=self._number, num_rows=self.num_rows, written=(self._path.name,))
 
     def drop(self) -> None:
         """See `base.Writer.drop`."""
@@ -82,13 +82,13 @@ class Table(base.Table):
     def commit(self, state: dict[str, Any], receipts: Sequence[base.Receipt]) -> int:
         """See `base.Table.commit`."""
         aside = Path(state["aside"])
-        message = {name: receipt for receipt in receipts for name in receipt.message}
+        written = {name: receipt for receipt in receipts for name in receipt.written}
         there = {file.name for file in aside.iterdir()}
-        if there != set(message):
+        if there != set(written):
             raise ValueError(
-                f"{aside}: holds {sorted(there)} where the ranks wrote {sorted(message)}; run the stage again"
+                f"{aside}: holds {sorted(there)} where the ranks wrote {sorted(written)}; run the stage again"
             )
-        for name, receipt in message.items():
+        for name, receipt in written.items():
             num_rows = self.count(aside / name)
             if num_rows != receipt.num_rows:
                 raise ValueError(f"{aside / name}: {num_rows} rows where {receipt.num_rows} were written; run it again")

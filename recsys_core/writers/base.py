@@ -18,7 +18,7 @@ class Receipt(Frozen):
 
     part: int
     num_rows: int
-    message: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
 
 class Writer(ABC):

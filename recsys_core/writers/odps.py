@@ -81,7 +81,7 @@ class Table(base.Table):
     def commit(self, state: dict[str, Any], receipts: Sequence[base.Receipt]) -> int:
         """See `base.Table.commit`; a second commit of the same session changes nothing."""
         one = self._client(client.interface_of(state["session"]))
-        one.commit(state["session"], [message for receipt in receipts for message in receipt.message])
+        one.commit(state["session"], [message for receipt in receipts for message in receipt.written])
         num_rows = sum(receipt.num_rows for receipt in receipts)
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(state["schema"])))
         keys = [key for key, _ in self._partition]
@@ -154,7 +154,7 @@ class Writer(base.Writer):
             # The first part sends a block even without rows, so that a commit is never one of nothing.
             if self._held or (self._part == 0 and not self._messages):
                 self._send()
-            self._receipt = base.Receipt(part=self._part, num_rows=self.num_rows, message=tuple(self._messages))
+            self._receipt = base.Receipt(part=self._part, num_rows=self.num_rows, written=tuple(self._messages))
         return self._receipt
 
     def _send(self) -> None:

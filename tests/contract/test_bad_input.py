@@ -228,8 +228,8 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulato
 
 def _opened(interface: str, path: str = "odps://shop/tables/t") -> odps.Reader:
     waits = {"attempts": 3, "first_wait_seconds": 0, "most_wait_seconds": 0}
-    message = {"path": path, "rows_per_block": 400, "max_batch_rows": 100, "interface": interface, "retry": waits}
-    return odps.Reader(odps.Config.model_validate(message))
+    fields = {"path": path, "rows_per_block": 400, "max_batch_rows": 100, "interface": interface, "retry": waits}
+    return odps.Reader(odps.Config.model_validate(fields))
 
 
 @pytest.mark.parametrize("interface", ["storage", "tunnel"])

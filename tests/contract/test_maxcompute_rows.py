@@ -41,8 +41,8 @@ class Service(NamedTuple):
     def rotate(self) -> None:
         """Let the token that is in use expire; the file has another."""
         number = int(json.loads(self.keys.read_text())["securityToken"]) + 1 if self.keys.exists() else 0
-        message = {"accessKeyId": "ak", "accessKeySecret": "a secret", "securityToken": str(number)}
-        self.keys.write_text(json.dumps(message))
+        fields = {"accessKeyId": "ak", "accessKeySecret": "a secret", "securityToken": str(number)}
+        self.keys.write_text(json.dumps(fields))
         self.emulator.keyring.replace([Keys("ak", "a secret", str(number))])
 
     def forget(self) -> None:
@@ -143,7 +143,7 @@ def test_any_faults_ranks_and_stops_read_exactly_the_table(
 ) -> None:
     interface, faults = reading
     service.emulator.faults.clear()
-    message: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "path": "odps://shop/tables/t",
         "interface": interface,
         "rows_per_block": rows_per_block,
@@ -152,7 +152,7 @@ def test_any_faults_ranks_and_stops_read_exactly_the_table(
         "on_lost_session": "reopen",
         "retry": WAITS,
     }
-    config = Config.model_validate(message)
+    config = Config.model_validate(fields)
     opened = Reader(config)
     state, fingerprint = opened.state(), opened.fingerprint
     consumed: list[RowRange] = []
@@ -224,8 +224,8 @@ def test_any_faults_write_every_row_once(
     service.emulator.faults.clear()
     path = "odps://shop/tables/out/ds=2024-01-01"
     retry = WAITS | {"attempts": 12}
-    message = {"path": path, "interface": interface, "block_bytes": block_bytes, "retry": retry}
-    config = writer.Config.model_validate(message)
+    fields = {"path": path, "interface": interface, "block_bytes": block_bytes, "retry": retry}
+    config = writer.Config.model_validate(fields)
     rows = service.rows.drop_columns(["ds"]).slice(0, num_rows)
     service.emulator.faults.add(*metadata, *trouble[0], *trouble[1])
     if killed:
@@ -259,8 +259,8 @@ def _write(config: writer.Config, rows: pa.Table, num_parts: int, *, commits: bo
 @pytest.mark.parametrize("interface", ["storage", "tunnel"])
 def test_forked_and_started_workers_read_through_faults(service: Service, interface: str) -> None:
     service.emulator.faults.clear()
-    message = {"path": "odps://shop/tables/t", "interface": interface, "rows_per_block": 90, "max_batch_rows": 31}
-    table = Reader(Config.model_validate(message | {"retry": WAITS}))
+    fields = {"path": "odps://shop/tables/t", "interface": interface, "rows_per_block": 90, "max_batch_rows": 31}
+    table = Reader(Config.model_validate(fields | {"retry": WAITS}))
     # This thread has an open connection from here on, which children must not talk over.
     assert table.read(0, ["row"]).num_rows == 90
     prefix = "tunnel_" if interface == "tunnel" else ""

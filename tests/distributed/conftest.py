@@ -292,8 +292,8 @@ def signalled(ranks, tmp_path):
 
         def send(pids: list[int]) -> None:
             while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
-                message = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
-                if any((json.loads(line)["step"] or 0) >= step for line in message):
+                lines = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
+                if any((json.loads(line)["step"] or 0) >= step for line in lines):
                     os.kill(pids[victim], number)
                     return
                 time.sleep(0.002)

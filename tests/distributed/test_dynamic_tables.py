@@ -116,14 +116,14 @@ def test_who_survives_keeps_row_and_optimizer_and_who_comes_starts_anew(days, tr
 
 def test_resumed_equals_undisturbed_and_the_curves_show_how_full_tables_are(days, train_request, monkeypatch):
     config = {"num_epochs": 2, "sharding": {"sharding_types": ["row_wise"]}}
-    message = []
-    undisturbed = train.run(train_request("undisturbed", data=days[0], config=config), message.append)
-    filled = message[0].metrics
+    events = []
+    undisturbed = train.run(train_request("undisturbed", data=days[0], config=config), events.append)
+    filled = events[0].metrics
     assert filled["tables/user_id/occupancy"] == 1.0
     assert 0 < filled["tables/user_id/collision_rate"] < 1
     assert filled["tables/user_id/admitted"] == 149
     assert filled["tables/item_id/occupancy"] == 120 / 199
-    assert message[0].message.startswith("plan (fresh)\ntable ")
+    assert events[0].message.startswith("plan (fresh)\ntable ")
     assert undisturbed.touched["user_id"] == (_read(undisturbed, f"optimizer.{STATE}") > 0).sum() / 150
     assert undisturbed.touched["item_id"] == 120 / 200
     killed, real = train_request("killed", data=days[0], config=config), Trainer.step
@@ -137,9 +137,9 @@ def test_resumed_equals_undisturbed_and_the_curves_show_how_full_tables_are(days
     with pytest.raises(KeyboardInterrupt):
         train.run(killed, silent)
     monkeypatch.setattr(Trainer, "step", real)
-    message = []
-    resumed = train.run(killed, message.append)
-    assert message[0].message.startswith(f"plan (that of {killed.output.with_name('.killed.partial')}, whose tables")
+    events = []
+    resumed = train.run(killed, events.append)
+    assert events[0].message.startswith(f"plan (that of {killed.output.with_name('.killed.partial')}, whose tables")
     for key in (f"model.{WEIGHT}", f"optimizer.{STATE}", "owners.user_id"):
         assert torch.equal(_read(undisturbed, key), _read(resumed, key)), key
 

@@ -41,10 +41,10 @@ def test_two_ranks_learn_the_planted_groups(train_request, ranks, events):
     codes, log = ranks.stage("train", request, 2)
     assert not any(codes), log
     made = Checkpoint.load(request.output)
-    message = events()
-    assert message[-1]["done"] == message[-1]["total"] == 8 * 2_011
-    assert {"loss", "examples_per_second", "data_wait_share"} <= message[-1]["metrics"].keys()
-    losses = [event["metrics"]["loss"] for event in message if "loss" in event["metrics"]]
+    emitted = events()
+    assert emitted[-1]["done"] == emitted[-1]["total"] == 8 * 2_011
+    assert {"loss", "examples_per_second", "data_wait_share"} <= emitted[-1]["metrics"].keys()
+    losses = [event["metrics"]["loss"] for event in emitted if "loss" in event["metrics"]]
     assert made.loss < 0.75 * losses[0]
 
 
@@ -99,8 +99,8 @@ def test_a_table_starts_from_a_file_alike_on_any_ranks_and_stays_so_if_frozen(
         assert not any(codes), log
         made.append(Checkpoint.load(request.output))
         same_weights(made[0], made[-1], 0.0)
-    message = [event["message"] for event in events() if "starts from" in (event["message"] or "")]
-    assert message == [f"table item_id starts from {pretrained_day.path / 'items.parquet'}: 60 of 560 ids"] * 3
+    messages = [event["message"] for event in events() if "starts from" in (event["message"] or "")]
+    assert messages == [f"table item_id starts from {pretrained_day.path / 'items.parquet'}: 60 of 560 ids"] * 3
     (found,) = (w for key, w in weights_of(made[0]).items() if key.endswith(".item_id.weight"))
     file = pq.read_table(pretrained_day.path / "items.parquet").to_pydict()
     encoder = Engine.load(pretrained_day.engine).encoders["item_id"]
@@ -170,10 +170,10 @@ def test_a_precision_that_a_cpu_computes_in_software_is_reported(
     train_request, monkeypatch, precision, instructions, warns
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    message = []
-    train.run(train_request("software", config={"precision": precision, "num_epochs": 1}), message.append)
+    events = []
+    train.run(train_request("software", config={"precision": precision, "num_epochs": 1}), events.append)
     assert (
-        any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in message) == warns
+        any(f"({instructions}) computes {precision} in software" in (event.message or "") for event in events) == warns
     )
 
 
@@ -185,10 +185,10 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     request = train_request("steps")
     given = request.config.model_dump(exclude={"num_epochs", "num_warm_epochs"}) | config
     request = request.model_copy(update={"config": TrainingConfig.model_validate(given)})
-    message = []
-    made = train.run(request, message.append)
+    events = []
+    made = train.run(request, events.append)
     # Two epochs of 16 steps, and half of the third, whose last batch is not among them.
-    assert (made.num_steps, message[-1].done, message[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
+    assert (made.num_steps, events[-1].done, events[-1].total) == (40, 2 * 2_011 + 8 * 128, 40 * 128)
     real = Trainer.step
 
     def interrupts(self, batch, number):
@@ -200,10 +200,10 @@ def test_a_number_of_steps_ends_within_an_epoch_and_a_stop_changes_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", interrupts)
         with pytest.raises(Stopped, match=r"stopped at step \d+, whose checkpoint is kept; run it again"):
-            train.run(stopped, message.append)
-    assert message[-1].stopped
+            train.run(stopped, events.append)
+    assert events[-1].stopped
     kept = checkpoint.latest(request.output.with_name(".stopped.partial") / "steps")
-    assert message[-1].step == checkpoint.position(kept).step
+    assert events[-1].step == checkpoint.position(kept).step
     resumed = train.run(stopped, silent)
     same_weights(made, resumed, 0.0)
     assert (resumed.loss, resumed.num_steps) == (made.loss, 40)
@@ -438,8 +438,8 @@ def test_the_curve_has_the_norms_and_tensorboard_and_a_profile_lie_beside(train_
         assert point["gradient_norm"] > 0
         assert point["memory_bytes"] > 1e7
         assert point["dense_learning_rate"] == 0.001
-    message = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
-    assert [(event.step, event.value) for event in message] == [
+    points = EventAccumulator(str(tmp_path / "train.tensorboard")).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in points] == [
         (point["step"], pytest.approx(point["loss"])) for point in curve
     ]
     with gzip.open(tmp_path / "train.profile" / "rank-0.json.gz") as file:

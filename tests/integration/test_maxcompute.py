@@ -30,10 +30,10 @@ def service(shop: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]
     with subprocess.Popen([*command, "--fault", commit, "--fault", cut], cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
-            message = [
+            variables = [
                 process.stdout.readline().decode().removeprefix("export ").strip().split("=", 1) for _ in range(5)
             ]
-            yield folder, dict(message)
+            yield folder, dict(variables)
         finally:
             process.terminate()
 
@@ -41,12 +41,12 @@ def service(shop: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]
 def test_a_day_in_and_out_of_maxcompute(
     service: tuple[Path, dict[str, str]], write_config: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    folder, message = service
+    folder, variables = service
     # As the tutorial of another tool has it: one file, which odpscmd reads, too.
     settings = tmp_path / "odps_conf.ini"
     settings.write_text(
-        f"project_name = shop\naccess_id = {message['ODPS_ACCESS_ID']}\naccess_key = {message['ODPS_ACCESS_KEY']}\n"
-        f"end_point = {message['ODPS_ENDPOINT']}\n"
+        f"project_name = shop\naccess_id = {variables['ODPS_ACCESS_ID']}\naccess_key = {variables['ODPS_ACCESS_KEY']}\n"
+        f"end_point = {variables['ODPS_ENDPOINT']}\n"
     )
     config = write_config(tmp_path)
     text = config.read_text()
@@ -77,7 +77,7 @@ def test_a_day_in_and_out_of_maxcompute(
         assert set(written.column_names) == kept | {"embedding"}
         key = "item_id" if "item_id" in kept else "user_id"
         assert written.sort_by(key).to_pylist() == expected.sort_by(key).to_pylist()
-    secret = message["ODPS_ACCESS_KEY"]
+    secret = variables["ODPS_ACCESS_KEY"]
     assert secret not in run.stderr
     assert not any(secret in path.read_text(errors="replace") for path in tmp_path.glob("runs/**/*") if path.is_file())
 
@@ -122,7 +122,7 @@ def _labelled(folder: Path, num_rows: int, seed: int) -> None:
 
 
 def test_scores_of_a_table_go_back_to_a_table(service: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    folder, message = service
+    folder, variables = service
     for day, num_rows in (("2024-01-01", 50), ("2024-01-02", 700)):
         _labelled(folder / "shop" / "rows" / f"ds={day}", num_rows, 1)
         _labelled(folder / "shop" / "held_out" / f"ds={day}", num_rows // 2, 2)
@@ -131,10 +131,10 @@ def test_scores_of_a_table_go_back_to_a_table(service: tuple[Path, dict[str, str
     # As the tutorial of another tool has it where there is no file: the cloud's chain, and the endpoint.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ODPS_", "ALIBABA_"))}
     environment |= {
-        "ALIBABA_CLOUD_ACCESS_KEY_ID": message["ODPS_ACCESS_ID"],
-        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": message["ODPS_ACCESS_KEY"],
+        "ALIBABA_CLOUD_ACCESS_KEY_ID": variables["ODPS_ACCESS_ID"],
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET": variables["ODPS_ACCESS_KEY"],
         "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
-        "ODPS_ENDPOINT": message["ODPS_ENDPOINT"],
+        "ODPS_ENDPOINT": variables["ODPS_ENDPOINT"],
         "NO_PROXY": "127.0.0.1",
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": "",
@@ -151,7 +151,7 @@ def test_scores_of_a_table_go_back_to_a_table(service: tuple[Path, dict[str, str
             timeout=500,
         )
         assert done.returncode == 0, done.stderr
-        assert message["ODPS_ACCESS_KEY"] not in done.stderr
+        assert variables["ODPS_ACCESS_KEY"] not in done.stderr
         return done.stdout
 
     result = json.loads(command("-c", "from flows.cli import main; main()", "run", str(config), "--json"))

@@ -98,9 +98,9 @@ def test_the_release_is_served(server, released, tmp_path, start_mlflow):
         with pytest.raises(urllib.error.HTTPError) as caught:
             _ask(service.uri, {"segment": "s1", "age": "old", "history__item_id": []}, k=3)
         assert caught.value.code == 400
-        message = json.loads(caught.value.read())
-        assert message["message"].startswith("column 'age' takes int64: ")
-        assert "stack_trace" not in message
+        answer = json.loads(caught.value.read())
+        assert answer["message"].startswith("column 'age' takes int64: ")
+        assert "stack_trace" not in answer
         everything = {"segment": "s1", "age": None, "history__item_id": [7], "exclude": [17]}
         items = _ask(service.uri, everything, k=10**9)["predictions"][0]["item_ids"]
         assert len(items) == 58

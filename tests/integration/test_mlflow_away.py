@@ -38,18 +38,18 @@ class Shop:
     def __init__(self, uri: str, root: Path, name: str, **fields: float) -> None:
         known = {"uri": uri, "system_metrics": False, "check_seconds": 10, "flush_seconds": 0}
         self.config = tracking.Config.model_validate(known | fields)
-        self.root, self.name, self.output = root, name, []
+        self.root, self.name, self.events = root, name, []
 
     def open(self, run_id: str) -> Any:
         identity = tracking.Identity(name=self.name, day=DAY, run_id=run_id, config_hash="h", code_version="v")
-        return tracking.open_run(self.config, self.root, identity, {"run": run_id}, self.output.append)
+        return tracking.open_run(self.config, self.root, identity, {"run": run_id}, self.events.append)
 
     def spool(self, run_id: str) -> Path:
         return self.root / self.name / str(DAY) / run_id / spool.SPOOL
 
     def messages(self) -> list[str]:
-        found = [event.message for event in self.output]
-        self.output.clear()
+        found = [event.message for event in self.events]
+        self.events.clear()
         return found
 
 

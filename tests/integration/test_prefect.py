@@ -163,9 +163,9 @@ def test_a_change_of_features_tables_and_layers_is_taken_over_refused_or_starts_
     result = daily_retrain(*asked)
     checkpoint = Checkpoint.load(result.artifacts["train"])
     assert checkpoint.warm_started_from == Checkpoint.load(days[1].artifacts["train"]).digest
-    message = checkpoint.carried.read_text()
-    assert "changed: feature interests: gone\n" in message
-    assert "16 of 24" in message
+    report = checkpoint.carried.read_text()
+    assert "changed: feature interests: gone\n" in report
+    assert "16 of 24" in report
     # What the live model reads is there though the features of now do not.
     assert result.metrics.champion_hit_rate is not None
     assert result.metrics.hit_rate["20"] > 1.5 * result.metrics.baselines.popularity["20"]

@@ -333,9 +333,9 @@ def _embedded(made: Made) -> pa.Table:
     if not output.exists():
         config = embed.Config(batch_size=5)
         request = embed.Request(output=output, config=config, data=made.data, model=made.model, **COMMON)
-        message: list[dict[str, float]] = []
-        embed.run(request, lambda event: message.append(event.metrics))
-        assert message[-1] == OUT_OF_RANGE
+        figures: list[dict[str, float]] = []
+        embed.run(request, lambda event: figures.append(event.metrics))
+        assert figures[-1] == OUT_OF_RANGE
     return pa.concat_tables(pq.read_table(path) for path in sorted((output / "queries").glob("*.parquet")))
 
 
@@ -393,9 +393,9 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
 
 
 def test_the_service_reports_what_it_left_out_of_each_row(service: str, made: Made) -> None:
-    message = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
-    assert message == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
-    assert {f"out_of_range/{name}": sum(one[name] for one in message) for name in message[0]} == OUT_OF_RANGE
+    left_out = [answer["out_of_range"] for answer in _answers(service, _rows(users()), 1)]
+    assert left_out == [{"cell": int(row > 19), "cells": row % 2 + (row == 21)} for row in range(NUM_ROWS)]
+    assert {f"out_of_range/{name}": sum(one[name] for one in left_out) for name in left_out[0]} == OUT_OF_RANGE
     outputs = Model.load(str(made.root / "mlflow")).get_output_schema().input_names()
     assert outputs == ["item_ids", "scores", "out_of_range"]
 
@@ -479,9 +479,9 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
             model=ranker,
             **COMMON,
         )
-        message: list[dict[str, float]] = []
-        made_scores = ranking_predict.run(request, lambda event, message=message: message.append(event.metrics))
-        assert message[-1] == OUT_OF_RANGE
+        figures: list[dict[str, float]] = []
+        made_scores = ranking_predict.run(request, lambda event, figures=figures: figures.append(event.metrics))
+        assert figures[-1] == OUT_OF_RANGE
         parts = sorted((made_scores.path / "rows").glob("*.parquet"))
         scores = pa.concat_tables(pq.read_table(path) for path in parts)["score"].to_numpy()
         assert scores.tobytes() == np.ascontiguousarray(expected[:, column]).tobytes()

@@ -25,8 +25,8 @@ class Config(base.Config):
     def _known(cls, source: dict[str, str]) -> dict[str, str]:
         unknown = [name for name in source if name not in base.SPLITS]
         if unknown or "train" not in source:
-            message = ", ".join(source) or "nothing"
-            raise ValueError(f"names {message}; name train, and valid and test if there are any, each a path")
+            names = ", ".join(source) or "nothing"
+            raise ValueError(f"names {names}; name train, and valid and test if there are any, each a path")
         for path in source.values():
             placeholders.check(path)
         return source

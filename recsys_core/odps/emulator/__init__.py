@@ -116,8 +116,8 @@ class Emulator:
         given = request.headers.get("x-emulator-token", "").encode()
         is_near = ipaddress.ip_address(request.client.partition("%")[0]).is_loopback
         if not is_near or not secrets.compare_digest(given, self.control_token.encode()):
-            answer = "from this machine only, and with the header X-Emulator-Token, which is printed at the start"
-            return as_json({"Code": "Forbidden", "Message": answer}, 403)
+            message = "from this machine only, and with the header X-Emulator-Token, which is printed at the start"
+            return as_json({"Code": "Forbidden", "Message": message}, 403)
         match request.method, request.path.removeprefix(_CONTROL):
             case "GET", "requests":
                 return as_json(dict(self.faults.requests))

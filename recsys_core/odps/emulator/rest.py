@@ -75,14 +75,14 @@ class Rest:
     def _table(self, table: Table, params: dict[str, str]) -> Answer:
         if "partitions" in params:
             wanted = _spec(params.get("partition", ""))
-            answer = [
+            entries = [
                 "<Partition>"
                 + "".join(f"<Column Name={quote(k)} Value={quote(v)}/>" for k, v in pairs)
                 + "</Partition>"
                 for pairs in table.partitions()
                 if pairs[: len(wanted)] == wanted
             ]
-            return _xml(f"<Partitions><Marker/><MaxItems>{len(answer)}</MaxItems>{''.join(answer)}</Partitions>")
+            return _xml(f"<Partitions><Marker/><MaxItems>{len(entries)}</MaxItems>{''.join(entries)}</Partitions>")
         if "partition" in params:
             place = table.existing(_spec(params["partition"]))
             modified = int(max(path.stat().st_mtime for path in (place, *place.glob("*.parquet"))))

@@ -96,9 +96,9 @@ class Store:
         """
         folder = self.folder(project, schema, name)
         if (folder / META).is_file():
-            answer = json.loads((folder / META).read_text())
-            columns, keys = (tuple(map(tuple, answer[key])) for key in ("columns", "partition_keys"))
-            return Table(folder, answer["id"], columns, keys, answer["lifecycle"], answer["created"])
+            meta = json.loads((folder / META).read_text())
+            columns, keys = (tuple(map(tuple, meta[key])) for key in ("columns", "partition_keys"))
+            return Table(folder, meta["id"], columns, keys, meta["lifecycle"], meta["created"])
         found = sorted(folder.glob("**/*.parquet"))
         if not found:
             raise RefusedError(404, "NoSuchTable", f"ODPS-0130131:[1,1] Table not found - {project}.{name}")
@@ -129,14 +129,14 @@ class Store:
         if folder.exists():
             raise RefusedError(400, "ODPS-0130131", f"Table or view already exists - {folder.name}")
         folder.mkdir(parents=True)
-        answer = {
+        meta = {
             "id": uuid.uuid4().hex,
             "columns": list(columns),
             "partition_keys": list(partition_keys),
             "lifecycle": lifecycle,
             "created": int(time.time()),
         }
-        (folder / META).write_text(json.dumps(answer, indent=1))
+        (folder / META).write_text(json.dumps(meta, indent=1))
 
     def drop(self, table: Table) -> None:
         """Remove a table with its rows."""

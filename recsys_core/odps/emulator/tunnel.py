@@ -190,8 +190,8 @@ def _unframed(body: bytes) -> bytes:
         (whole if last else own).update(content)
         if not last:
             whole.update(content)
-        answer = int.from_bytes(body[-4:] if last else body[at + size : at + size + 4], "big")
-        if len(body) - at < 4 or answer != (whole if last else own).getvalue():
+        checksum = int.from_bytes(body[-4:] if last else body[at + size : at + size + 4], "big")
+        if len(body) - at < 4 or checksum != (whole if last else own).getvalue():
             raise RefusedError(400, "ChecksumError", "a checksum does not fit; the block came damaged")
         payload.append(content)
         at += size + 4

@@ -224,8 +224,8 @@ def test_the_demo_makes_its_shop_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_demo_names_commands_that_this_shell_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    message = demo.farewell()
-    command = next(line.split()[0] for line in message.splitlines() if "mlflow server" in line)
+    output = demo.farewell()
+    command = next(line.split()[0] for line in output.splitlines() if "mlflow server" in line)
     assert Path(command).name == "mlflow"
     assert Path(command).parent.samefile(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))

@@ -55,8 +55,8 @@ def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 @pytest.mark.parametrize(("num_bytes", "expected"), [(0, "0 B"), (1_500, "1.5 kB"), (2.5e9, "2.5 GB"), (3e21, None)])
 def test_sizes_have_units(num_bytes: float, expected: str | None) -> None:
-    message = profiles._size(num_bytes)
-    assert message == expected if expected else message.endswith(profiles._UNITS[-1])
+    text = profiles._size(num_bytes)
+    assert text == expected if expected else text.endswith(profiles._UNITS[-1])
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_sizes_have_units(num_bytes: float, expected: str | None) -> None:
     [(None, ""), (True, "true"), (7, "7"), (0.123456789, "0.12346"), ("text", "text"), ("x" * 500, None)],
 )
 def test_values_are_short(value: object, expected: str | None) -> None:
-    message = profiles._value(value)
-    assert message == expected if expected is not None else message == "x" * (profiles._MAX_TEXT - 1) + "…"
+    text = profiles._value(value)
+    assert text == expected if expected is not None else text == "x" * (profiles._MAX_TEXT - 1) + "…"
 
 
 def test_a_profile_of_many_values_says_how_exact_it_is(tmp_path: Path) -> None:

@@ -186,9 +186,9 @@ def test_another_node_joins_by_the_command_that_is_shown(
 
     def join(event: Event) -> None:
         if event.message and "on each of them run: " in event.message:
-            message = shlex.split(event.message.partition("run: ")[2])
-            message[message.index("python")] = sys.executable
-            joined.append(subprocess.Popen(message, stdin=subprocess.DEVNULL))
+            command = shlex.split(event.message.partition("run: ")[2])
+            command[command.index("python")] = sys.executable
+            joined.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
     config = launch.Config(num_nodes=2, num_ranks=num_ranks, rendezvous_endpoint=endpoint, max_restarts=max_restarts)
     note = launch.run("note", Note, request(stage, does), join, config)
@@ -244,9 +244,9 @@ def test_no_process_outlives_a_kill(stage: Path, launcher: subprocess.Popen[byte
     _, alive = psutil.wait_procs([torchrun, *ranks], timeout=30)
     assert not alive
     assert launcher.stderr is not None
-    message = launcher.stderr.read().decode()
+    output = launcher.stderr.read().decode()
     expected = {"launcher": "", "torchrun": "was killed by SIGKILL", "rank": "exitcode: -9"}[victim]
-    assert expected in message
+    assert expected in output
     assert not (stage / "note").exists()
 
 

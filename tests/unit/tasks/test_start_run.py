@@ -99,15 +99,15 @@ def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path) -> None:
     for table in ("interactions", "users", "items"):
         (tmp_path / "shop" / table / f"ds={DAY}").mkdir(parents=True)
     changes = [f"run_root={tmp_path}/runs", f"data.source={tmp_path}/shop", f"features.tables={json.dumps([start])}"]
-    message: list[tuple[str, dict[str, str]]] = []
+    runs: list[tuple[str, dict[str, str]]] = []
     for ids in ([1, 2], [1, 2], [1, 2, 3]):
-        if not message or len(ids) == 3:
+        if not runs or len(ids) == 3:
             pq.write_table(pa.table({"item_id": ids, "embedding": [[0.5] * 32] * len(ids)}), file)
         with start_run.start_run.fn(str(CONFIGS / "demo.yaml"), DAY, changes) as run:
-            message.append((run.run_id, run.pretrained))
-    assert message[0] == message[1]
-    assert message[2][0] != message[0][0]
-    assert message[2][1].keys() == message[0][1].keys() == {"item_id"}
+            runs.append((run.run_id, run.pretrained))
+    assert runs[0] == runs[1]
+    assert runs[2][0] != runs[0][0]
+    assert runs[2][1].keys() == runs[0][1].keys() == {"item_id"}
     changes[-1] = changes[-1].replace(', "id_column": "item_id"', "")
     said_so = r"tables\[name=item_id\]\.initializer: .*no column 'id'.*say which in id_column"
     with pytest.raises(ValueError, match=said_so):

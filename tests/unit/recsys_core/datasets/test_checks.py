@@ -73,11 +73,11 @@ def test_ids_may_be_text(tmp_path: Path):
 
 
 def test_times_that_say_their_unit_stand_beside_others_and_a_file_without_rows_has_none(tmp_path: Path):
-    message: list[Event] = []
+    events: list[Event] = []
     zoned = pa.array([MIDNIGHT * 10**6] * 3, pa.timestamp("us", "Asia/Shanghai"))
     write(tmp_path, GOOD | interactions(timestamp=zoned))
-    assert _checks.check(tmp_path, LAST, message.append).days[0].num_interactions == 3
-    assert message[-1].message == (
+    assert _checks.check(tmp_path, LAST, events.append).days[0].num_interactions == 3
+    assert events[-1].message == (
         "warning: interactions: timestamp is timestamp[us, tz=Asia/Shanghai] and seconds, read as Unix seconds in UTC"
     )
     milliseconds = {"user_id": [3], "item_id": [8], "timestamp": [(MIDNIGHT + DAY) * 1000]}

@@ -74,8 +74,8 @@ def test_the_parquet_becomes_three_days_in_the_order_of_positions(
     config = Config(source=str(parquet), first_day=datetime.date(2001, 12, 30))
     movielens_1m.write(config, tmp_path / "log", silent)
     days = read_log(tmp_path / "log", "interactions")
-    message = {day: [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows] for day, rows in days.items()}
-    assert message == {
+    found = {day: [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows] for day, rows in days.items()}
+    assert found == {
         "2001-12-30": [(1, 5, at(2001, 12, 30)), (2, 4, at(2001, 12, 30)), (2, 5, at(2001, 12, 30, 0, 0, 1))],
         "2001-12-31": [(1, 3, at(2001, 12, 31, 0, 0, 1)), (2, 3, at(2001, 12, 31, 0, 0, 2))],
         "2002-01-01": [(1, 4, at(2002, 1, 1, 0, 0, 2)), (2, 5, at(2002, 1, 1, 0, 0, 3))],

@@ -131,9 +131,9 @@ def test_what_was_converted_is_reported_once_for_each_column(tmp_path: Path):
             "out, in 40 rows"
         ),
     ]
-    message: list[Event] = []
-    _dataset(_log(tmp_path / "plain", _whole(pa.int64()), _whole(pa.int32())), message)
-    assert not [event for event in message if event.message and event.message.startswith("warning")]
+    events: list[Event] = []
+    _dataset(_log(tmp_path / "plain", _whole(pa.int64()), _whole(pa.int32())), events)
+    assert not [event for event in events if event.message and event.message.startswith("warning")]
 
 
 def test_files_of_one_table_may_lay_their_columns_out_as_they_like(tmp_path: Path):

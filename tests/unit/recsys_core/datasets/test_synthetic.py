@@ -177,11 +177,11 @@ def test_fields_reveal_tastes(medium: tuple[Shop, list[pa.Table]]):
         for user, item in zip(days[0]["user_id"].to_pylist(), days[0]["item_id"].to_pylist(), strict=True)
         if interests.get(user)
     ]
-    message = np.mean([clicked in named for clicked, named in known])
+    share = np.mean([clicked in named for clicked, named in known])
     others = [named for _, named in known[len(known) // 2 :] + known[: len(known) // 2]]
     swapped = np.mean([clicked in named for (clicked, _), named in zip(known, others, strict=True)])
-    assert message > 0.3
-    assert message > 2 * swapped
+    assert share > 0.3
+    assert share > 2 * swapped
 
 
 def test_who_knows_the_tastes_beats_popularity_and_item_item(medium: tuple[Shop, list[pa.Table]]):

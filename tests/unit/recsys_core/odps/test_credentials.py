@@ -117,8 +117,8 @@ def test_a_token_that_expires_in_a_long_job_is_replaced_by_the_files(
     emulator: Emulator, every_type, write, opened, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def rotate(token: str) -> None:
-        message = {"accessKeyId": "sts", "accessKeySecret": SECRET, "securityToken": token}
-        (tmp_path / "sts.json").write_text(json.dumps(message))
+        fields = {"accessKeyId": "sts", "accessKeySecret": SECRET, "securityToken": token}
+        (tmp_path / "sts.json").write_text(json.dumps(fields))
         emulator.keyring.replace([Keys("sts", SECRET, token)])
 
     rotate("first")

@@ -101,9 +101,9 @@ def test_rows_that_something_else_changed_are_noticed(emulator: Emulator, every_
     state = table.begin(rows.schema)
     with table.part(state, 0) as part:
         part.write(rows)
-    message = part.close().model_copy(update={"num_rows": 11})
+    receipt = part.close().model_copy(update={"num_rows": 11})
     with pytest.raises(ValueError, match="holds 10 rows after 11 were committed"):
-        table.commit(state, [message])
+        table.commit(state, [receipt])
 
 
 @pytest.mark.parametrize(

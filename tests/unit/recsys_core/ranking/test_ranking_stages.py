@@ -157,12 +157,12 @@ def test_tables_without_a_train_split_are_refused(tmp_path):
 
 
 def test_what_the_features_learnt_is_reported(source, tmp_path):
-    message = []
+    figures = []
     dropping = {"encoding": "hash", "num_embeddings": 3, "input": "encoded", "out_of_range": "drop"}
     item = [{"kind": "id", "name": "cell", "column": "item"} | dropping]
-    _prepare(source, tmp_path / "prepare", item, sink=lambda event: message.append(event.metrics))
-    assert message[-1]["known/user"] == 8
-    assert message[-1]["out_of_range/cell"] == (pq.read_table(source / "train")["item"].to_numpy() >= 3).sum()
+    _prepare(source, tmp_path / "prepare", item, sink=lambda event: figures.append(event.metrics))
+    assert figures[-1]["known/user"] == 8
+    assert figures[-1]["out_of_range/cell"] == (pq.read_table(source / "train")["item"].to_numpy() >= 3).sum()
 
 
 def _splits(root, suffix="parquet", **tables):
@@ -209,9 +209,9 @@ def test_whole_numbers_in_double_columns_are_ids_with_a_message(tmp_path):
         table = _table(rows, seed)
         kind = pa.float64() if split == "train" else pa.decimal128(38, 18)
         tables[split] = table.set_column(2, "item", table["item"].cast(kind))
-    message = []
-    made = _prepare(_splits(tmp_path / "data", **tables), tmp_path / "prepare", sink=message.append)
-    messages = [event.message for event in message if event.message]
+    events = []
+    made = _prepare(_splits(tmp_path / "data", **tables), tmp_path / "prepare", sink=events.append)
+    messages = [event.message for event in events if event.message]
     assert messages == ["warning: item is double; its whole numbers are read as ids"]
     encoded = Engine.load(made.engine).transform(tables["test"], "item").sparse["item"].values
     integers = _splits(tmp_path / "integers", train=_table(60, 0), test=_table(20, 1))
@@ -280,15 +280,15 @@ _BY_EPOCHS = {
 @pytest.fixture(scope="module")
 def kept(data, tmp_path_factory):
     """Training whose three best states of four are there."""
-    message = []
+    events = []
     request = _train_request(data, tmp_path_factory.mktemp("kept") / "train", **_BY_EPOCHS)
-    return train.run(request, message.append), message
+    return train.run(request, events.append), events
 
 
 def test_states_are_measured_after_epochs_and_the_best_three_can_be_used(data, kept, tmp_path):
-    made, message = kept
+    made, events = kept
     # 400 rows are eight steps; the ninth epoch is no second one.
-    values = {event.step: event.metrics["valid_logloss"] for event in message if "valid_logloss" in event.metrics}
+    values = {event.step: event.metrics["valid_logloss"] for event in events if "valid_logloss" in event.metrics}
     assert list(values) == [16, 32, 48, 64]
     expected = sorted(values.items(), key=lambda pair: pair[1])[:3]
     assert [(one.step, one.value) for one in made.kept] == expected
@@ -341,8 +341,8 @@ def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(dat
         "checkpoint_every_steps": 2,
         "async_checkpoints": dies_at == 41,
     }
-    message: list = []
-    whole = train.run(_train_request(data, tmp_path / "whole" / "train", **changes), message.append)
+    events: list = []
+    whole = train.run(_train_request(data, tmp_path / "whole" / "train", **changes), events.append)
     request = _train_request(data, tmp_path / "killed" / "train", **changes)
     again: list = []
     with dying_at(dies_at):
@@ -351,8 +351,8 @@ def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(dat
     assert made.kept == whole.kept
     assert (made.num_steps, made.loss) == (whole.num_steps, whole.loss)
     measured = [
-        {event.step: event.metrics for event in events if "valid_logloss" in event.metrics}
-        for events in (message, again)
+        {event.step: event.metrics for event in emitted if "valid_logloss" in event.metrics}
+        for emitted in (events, again)
     ]
     assert measured[0] == measured[1]
     assert {8, 16, 20, 24, 32, 40} <= measured[0].keys()

@@ -150,8 +150,8 @@ def test_what_a_rank_may_take_is_printed(two: World) -> None:
 
 
 def test_sizes_are_read_easily() -> None:
-    message = ["0 B", "999 B", "1 KB", "1 MB", "1.25 GB", "3e+03 TB"]
-    assert [readable(size) for size in (0, 999, 1_000, 999_600, 1_250_000_000, 3e15)] == message
+    expected = ["0 B", "999 B", "1 KB", "1 MB", "1.25 GB", "3e+03 TB"]
+    assert [readable(size) for size in (0, 999, 1_000, 999_600, 1_250_000_000, 3e15)] == expected
 
 
 def test_columns_are_cut_where_that_is_allowed(two: World) -> None:

@@ -74,8 +74,8 @@ def started(world: World) -> Callable[..., tuple[torch.Tensor, torch.Tensor, lis
         weights = sharding.shard(Model(engine), ["x"], sharding.Config(device="cpu"), world, 0).state_dict()
         (weight,) = (w.local_shards()[0].tensor for w in weights.values())
         drawn = weight.float().clone()
-        message = pretrained.fill(weights, engine, world, **({"known": {}} | more))
-        return drawn, weight.float(), message
+        messages = pretrained.fill(weights, engine, world, **({"known": {}} | more))
+        return drawn, weight.float(), messages
 
     return start
 
@@ -87,22 +87,22 @@ def written(path: Path, named: Any = IDS, vectors: Any = VECTORS, **names: str) 
 
 
 def test_identity_rows_are_the_ids_and_the_others_are_drawn(started, tmp_path: Path) -> None:
-    drawn, found, message = started(built(written(tmp_path / "x.parquet"), encoding="identity"))
+    drawn, found, messages = started(built(written(tmp_path / "x.parquet"), encoding="identity"))
     assert [round(float(found[row, 0]), 4) for row in IDS] == [0.3, 0.5, 0.8]
     rest = [row for row in range(ROWS) if row not in IDS]
     assert torch.equal(found[rest], drawn[rest])
-    assert message == [f"table x starts from {tmp_path / 'x.parquet'}: 3 of 3 ids"]
+    assert messages == [f"table x starts from {tmp_path / 'x.parquet'}: 3 of 3 ids"]
 
 
 @pytest.mark.parametrize("num_oov", [1, 3])
 def test_a_vocabulary_s_ids_get_theirs_and_unknown_ones_none(started, tmp_path: Path, num_oov: int) -> None:
     # By count: 5 has the first row behind those of unknown ids, 3 the next; 8 was never seen.
     engine = built(written(tmp_path / "x.parquet"), [5, 3, 5], num_oov=num_oov)
-    drawn, found, message = started(engine)
+    drawn, found, messages = started(engine)
     assert torch.allclose(found[num_oov : num_oov + 2, 0], torch.tensor([0.5, 0.3]))
     assert torch.equal(found[:num_oov], drawn[:num_oov])
     assert torch.equal(found[num_oov + 2 :], drawn[num_oov + 2 :])
-    assert message[0].endswith("2 of 3 ids")
+    assert messages[0].endswith("2 of 3 ids")
 
 
 def test_ids_of_one_bucket_share_the_mean(started, tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def test_it_is_asked_at_least_every_three_seconds(
 def test_signals_are_caught_inside_and_do_what_they_did_outside() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     for number in (signal.SIGTERM, signal.SIGINT):
-        with stop_signal.signals() as message:
-            agreement = stop_signal.Agreement(alone(), message, 7, every_steps=20)
+        with stop_signal.signals() as stop:
+            agreement = stop_signal.Agreement(alone(), stop, 7, every_steps=20)
             assert not agreement.ask(8)
             signal.raise_signal(number)
             assert agreement.ask(9)
@@ -58,8 +58,8 @@ def test_signals_are_caught_inside_and_do_what_they_did_outside() -> None:
     events: list[bool] = []
 
     def elsewhere() -> None:
-        with stop_signal.signals() as message:
-            events.append(message.is_set())
+        with stop_signal.signals() as stop:
+            events.append(stop.is_set())
 
     thread = threading.Thread(target=elsewhere)
     thread.start()

@@ -111,10 +111,10 @@ def test_equals_a_dict(rounds, min_count, num_oov, room, eviction, time_to_live,
     every = sorted({one for ids in rounds for one in ids})
     for ids in rounds:
         named = [str(one) for one in ids] if texts else ids
-        message, expected = fit(table, named[:7], named[7:]), simulated.fit(named)
-        assert {name: message[name] for name in expected} == expected
-        assert message["known"] == len(simulated.row)
-        assert message["out_of_vocabulary"] == len(simulated.count) - len(simulated.row)
+        report, expected = fit(table, named[:7], named[7:]), simulated.fit(named)
+        assert {name: report[name] for name in expected} == expected
+        assert report["known"] == len(simulated.row)
+        assert report["out_of_vocabulary"] == len(simulated.count) - len(simulated.row)
         looked_up = [str(one) for one in every] if texts else every
         if looked_up:
             assert rows(table, looked_up) == simulated.encode(looked_up)
@@ -184,12 +184,12 @@ def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(rounds, min_c
     truth: Counter[int] = Counter()
     for number, ids in enumerate(rounds):
         truth.update(ids)
-        message = fit(table, *(ids[start : start + size] for start in range(0, len(ids), size)))
+        report = fit(table, *(ids[start : start + size] for start in range(0, len(ids), size)))
         state = table.state()
         assert state is not None
         found = dict(zip(state["id"].to_pylist(), state["count"].to_pylist(), strict=True))
         given_rows = {one for one, row in zip(state["id"].to_pylist(), state["row"].to_pylist(), strict=True) if row}
-        error = message.get("count_error", 0)
+        error = report.get("count_error", 0)
         assert error * (most + 1) <= truth.total()
         assert all(count <= truth[one] for one, count in found.items())
         assert all(truth[one] >= min_count for one in given_rows)
@@ -203,7 +203,7 @@ def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(rounds, min_c
         assert len(given_rows) <= room
         table = Dynamic(policy, min_count, 1, max_counted=most)
         table.restore(state)
-        assert table.report() == message
+        assert table.report() == report
 
 
 def test_lfu_keeps_what_was_seen_most_often() -> None:

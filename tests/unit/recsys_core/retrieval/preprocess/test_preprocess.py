@@ -366,8 +366,8 @@ def test_whole_numbers_in_a_double_field_are_its_ids(small: Dataset, tmp_path: P
         pq.write_table(items.set_column(2, "price", items["price"].cast(pa.float64())), path)
     events: list[Event] = []
     again = preprocess.run(make_request(small, 1, tmp_path / "doubles"), events.append)
-    message = [event.message for event in events if event.message]
-    assert message == ["warning: items: price is double; its whole numbers are read as ids"]
+    messages = [event.message for event in events if event.message]
+    assert messages == ["warning: items: price is double; its whole numbers are read as ids"]
     before, after = (Engine.load(one.engine).encoders["price"].state() for one in (made, again))
     assert before == after
     items = pq.ParquetFile(files[0]).read()

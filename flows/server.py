@@ -1,4 +1,4 @@
-"""A Prefect server for the length of one command, for who has not started one.
+"""A Prefect server for the length of one command, for users without one of their own.
 
 Prefect would start one by itself, but that one stays behind when our process is killed, and starts only when the flow
 does; this one boots while the flow's code is being imported. Its records are in Prefect's own database, so

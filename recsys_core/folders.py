@@ -1,4 +1,4 @@
-"""Which files belong to a folder of data: one rule for all who read one.
+"""Which files belong to a folder of data: one rule for every reader.
 
 Every regular file below it, in whatever subfolder, but what other programs mark as theirs: names that begin with `.` or
 `_`, checksums (`.crc`) and the folder markers of object stores. A file is of the format that its suffix names, in

@@ -101,7 +101,7 @@ def verify(digests: Mapping[Path, str], memory: Path | None = None) -> None:
     """Compare files with their digests.
 
     What was compared is remembered in this process, and in the file `memory` for the processes to come. That file is
-    only ever replaced whole, so that of two who write it at once the last one counts.
+    only ever replaced whole, so that of two processes that write it at once the last one counts.
 
     Raises:
         ValueError: a file is missing, or its content has changed; names the first one.

@@ -31,7 +31,7 @@ def held(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
-        # Who only looks whether it is held has it for a moment, too.
+        # A process that only looks whether it is held locks it for a moment, too.
         for _ in range(_TRIES):
             if _locked(file):
                 break
@@ -103,7 +103,7 @@ def _touch() -> None:
             if not _held:
                 return
             for path in _held:
-                # Whose folder was deleted needs no sign of life.
+                # A run whose folder was deleted needs no sign of life.
                 with contextlib.suppress(OSError):
                     os.utime(path)
         pause.wait(_TOUCH_SECONDS)

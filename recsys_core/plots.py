@@ -17,7 +17,7 @@ from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingEvaluat
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
 # By Evaluation's field: label, colour, marker.
-_WHO = {
+_CONTENDERS = {
     "exact": ("two-tower, exact search", "#1f5fa8", "o"),
     "approximate": ("two-tower, approximate search", "#4fa3d9", "s"),
     "champion": ("live model, exact search", "#d9822b", "D"),
@@ -44,7 +44,7 @@ def loss_curve(checkpoint: Checkpoint, loss_name: str = "sampled-softmax loss") 
         f"Training loss, {checkpoint.day}",
         f"{checkpoint.num_steps:,} steps of {checkpoint.num_ranks} rank(s) from {start}, end at {checkpoint.loss:.3f}",
     )
-    axes.plot(examples, loss, color=_WHO["exact"][1], marker=None if len(examples) > 30 else "o", label="loss")
+    axes.plot(examples, loss, color=_CONTENDERS["exact"][1], marker=None if len(examples) > 30 else "o", label="loss")
     axes.set(xlabel="examples seen", ylabel=f"{loss_name} (nats)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     right = axes.twinx()
@@ -64,14 +64,14 @@ def hit_rate_by_k(evaluation: Evaluation) -> Figure:
     figure, axes = _figure(f"Hit rate by K on {evaluation.ground_truth_day}", _protocol(evaluation))
     rankings = _rankings(evaluation)
     ks = _ks(rankings["exact"].hit_rate)
-    for who, ranking in rankings.items():
-        label, colour, marker = _WHO[who]
-        style = "--" if who == "approximate" else "-"
+    for name, ranking in rankings.items():
+        label, colour, marker = _CONTENDERS[name]
+        style = "--" if name == "approximate" else "-"
         rates = [ranking.hit_rate[str(k)] for k in ks]
         axes.plot(range(len(ks)), rates, style, color=colour, marker=marker, label=label)
-        if who in ("exact", "popularity"):
+        if name in ("exact", "popularity"):
             for position, rate in enumerate(rates):
-                shift = (0, 8) if who == "exact" else (0, -15)
+                shift = (0, 8) if name == "exact" else (0, -15)
                 axes.annotate(
                     f"{rate:.3f}",
                     (position, rate),
@@ -93,7 +93,7 @@ def hit_rate_by_popularity(evaluation: Evaluation) -> Figure:
     """Hit rate of ground-truth items that are rare, common, … in the training log."""
     buckets = evaluation.hit_rate_by_popularity
     figure, axes = _figure(f"Hit rate by popularity of the item, {evaluation.ground_truth_day}", _protocol(evaluation))
-    bars = axes.bar(range(len(buckets)), list(buckets.values()), color=_WHO["exact"][1], width=0.7)
+    bars = axes.bar(range(len(buckets)), list(buckets.values()), color=_CONTENDERS["exact"][1], width=0.7)
     axes.bar_label(bars, labels=[f"{rate:.3f}" for rate in buckets.values()], padding=3, fontsize=9)
     axes.set_xticks(range(len(buckets)), list(buckets))
     axes.set(xlabel="interactions of the item in the training log", ylabel="hit rate (hits ÷ ground-truth items)")
@@ -123,7 +123,7 @@ def roc(evaluation: RankingEvaluation) -> Figure:
     """True against false positive rate; the area below is the AUC."""
     figure, axes = _figure(f"ROC curve of {evaluation.split}", _measured(evaluation))
     points = pq.read_table(evaluation.path / "roc.parquet")
-    axes.plot(points["false_positives"], points["true_positives"], color=_WHO["exact"][1], label="model")
+    axes.plot(points["false_positives"], points["true_positives"], color=_CONTENDERS["exact"][1], label="model")
     axes.plot([0, 1], [0, 1], ":", color=_GREY, label="chance")
     axes.set(
         xlabel="negatives above the threshold", ylabel="positives above the threshold", xlim=(0, 1), ylim=(0, 1.02)
@@ -136,7 +136,7 @@ def calibration(evaluation: RankingEvaluation) -> Figure:
     """Share of positives against mean prediction, in bins of equally many rows."""
     figure, axes = _figure(f"Calibration on {evaluation.split}", _measured(evaluation))
     points = pq.read_table(evaluation.path / "calibration.parquet")
-    axes.plot(points["predicted"], points["observed"], color=_WHO["exact"][1], marker="o", label="model")
+    axes.plot(points["predicted"], points["observed"], color=_CONTENDERS["exact"][1], marker="o", label="model")
     axes.plot([0, 1], [0, 1], ":", color=_GREY, label="as predicted")
     axes.set(xlabel="mean predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")
@@ -156,14 +156,14 @@ def hit_rate_by_day(points: Sequence[DayPoint], k: int) -> Figure:
     subtitle = f"{len(points)} days, {num_live} went live; each day is measured on the one that follows it"
     figure, axes = _figure(f"Hit rate@{k}, {first} to {last}", subtitle)
     days = list(range(len(points)))
-    for who, (label, colour, marker) in _WHO.items():
-        known = [(day, point) for day, point in zip(days, points, strict=True) if who in point.hit_rate]
-        if not known or who == "approximate":
+    for name, (label, colour, marker) in _CONTENDERS.items():
+        known = [(day, point) for day, point in zip(days, points, strict=True) if name in point.hit_rate]
+        if not known or name == "approximate":
             continue
-        rates = [point.hit_rate[who] for _, point in known]
+        rates = [point.hit_rate[name] for _, point in known]
         axes.plot([day for day, _ in known], rates, color=colour, marker=marker, label=label)
-        if who == "exact":
-            held = [(day, point.hit_rate[who]) for day, point in known if not point.live]
+        if name == "exact":
+            held = [(day, point.hit_rate[name]) for day, point in known if not point.live]
             axes.plot(*zip(*held, strict=True), marker, color=colour, markerfacecolor="white") if held else None
     axes.set_xticks(days, [f"{point.day:%b %d}" for point in points])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
@@ -187,8 +187,8 @@ def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:
 
 
 def _rankings(evaluation: Evaluation) -> dict[str, RetrievalMetrics]:
-    found = {who: getattr(evaluation, who) for who in _WHO}
-    return {who: ranking for who, ranking in found.items() if ranking is not None}
+    found = {name: getattr(evaluation, name) for name in _CONTENDERS}
+    return {name: ranking for name, ranking in found.items() if ranking is not None}
 
 
 def _protocol(evaluation: Evaluation) -> str:

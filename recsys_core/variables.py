@@ -8,7 +8,7 @@ from recsys_core.redaction import is_secret, redact
 # What these two are configured by is for the flow's own process; a rank talks to neither.
 _OF_THE_FLOW = ("MLFLOW_", "PREFECT_")
 _HARMLESS = ("MLFLOW_DISABLE_TELEMETRY", "PREFECT_SERVER_ANALYTICS_ENABLED")
-# Whose variables open what lies behind an address.
+# By an address's scheme: the prefixes of the variables that give access to what lies behind it.
 _FAMILIES = {
     "odps": ("ODPS_", "ALIBABA_CLOUD_"),
     "oss": ("OSS_", "ALIBABA_CLOUD_"),

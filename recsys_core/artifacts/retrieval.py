@@ -81,7 +81,7 @@ class RetrievalMetrics(Frozen):
     """Full-ranking retrieval metrics by K (the K is the key, as text: JSON has no other).
 
     hit_rate: hits over all ground-truth items; recall: mean over queries of found÷relevant; ndcg and mrr: means over
-    queries; coverage: share of the item table that was recommended to anyone.
+    queries; coverage: share of the item table that was recommended to any user.
     """
 
     hit_rate: dict[str, float]

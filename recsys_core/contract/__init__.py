@@ -112,7 +112,7 @@ def run(request: Request, sink: Sink) -> DataCheck:
     files = _files(dataset)
     for table in dataset.columns:
         tags = _tags(table, agreed_tables.get(table))
-        # Users and items hold who is new or changed that day: of them it means nothing that few were there before.
+        # The tables of users and items hold the new and changed rows of a day: that few ids were known means nothing.
         acting = tags.items() if table == "interactions" else ()
         sampled = [name for name, words in acting if "id" in words and {"user", "item"} & set(words)]
         before: list[tuple[datetime.date, PartitionStatistics]] = []

@@ -109,7 +109,7 @@ def converted(rows: pa.Table, table: str, place: str, first_row: int, notes: Not
         else:
             made = column
         if notes is not None:
-            # Those who read the rows again need not look again.
+            # Later passes over the rows need not look again.
             of_column(columns.require_text, made, name, place, first_row)
         rows = rows if made is column else rows.set_column(number, name, made)
     return rows

@@ -70,7 +70,7 @@ class RankingModel(nn.Module, ABC):
             their lengths [B]) → logits [B]; the features stand as in `tables.pooled_features` and
             `tables.unpooled_features`, the query's dense fields before the item's. Behind the unpooled features come
             the sequences of numbers [N, D], the query's first.
-        reads_number_sequences: whether it takes sequences of numbers; who does not is built for no config with one.
+        reads_number_sequences: whether it takes sequences of numbers; if not, a config with one is refused.
     """
 
     reads_number_sequences: ClassVar[bool] = False

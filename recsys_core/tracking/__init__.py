@@ -302,7 +302,7 @@ def _describe(identity: Identity) -> dict[str, str]:
 
 
 def _end_orphans(client: "MlflowClient", experiment_id: str, run_root: Path, mine: str) -> None:
-    """Set the status of the runs below `run_root` whose process died without a chance to; whose run is `mine` has."""
+    """End the runs below `run_root` that a dead process has left RUNNING, those in the directory `mine` included."""
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         directory = run.data.tags.get(_DIRECTORY_TAG)
         if directory is None or not (directory == mine or liveness.is_dead(run_root / directory / LOCK)):

@@ -52,10 +52,10 @@ def metrics(data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evalu
         "examples_per_second": checkpoint.examples_per_second,
     }
     found |= _by_k("held_out/sampled_recall", held_out.sampled_recall)
-    for who in ("exact", "approximate", "popularity", "item_item", "champion"):
-        ranking = getattr(evaluation, who)
+    for contender in ("exact", "approximate", "popularity", "item_item", "champion"):
+        ranking = getattr(evaluation, contender)
         for metric in type(ranking).model_fields if ranking else ():
-            found |= _by_k(f"{who}/{metric}", getattr(ranking, metric))
+            found |= _by_k(f"{contender}/{metric}", getattr(ranking, metric))
     found |= _by_k("ann_recall", evaluation.ann_recall)
     found |= {f"hit_rate_by_popularity/{name}": rate for name, rate in evaluation.hit_rate_by_popularity.items()}
     return {name_of(name): float(value) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""Tables whose rows come and go, over days and ranks: who survives keeps its row, who comes starts anew."""
+"""Tables whose rows come and go, over days and ranks: ids that survive keep their rows, new ones start anew."""
 
 import dataclasses
 

@@ -25,8 +25,8 @@ class Policy(Frozen):
 
     The table has up to `max_rows` rows, which may be raised (not lowered) from one training to the next, and no more at
     any time than its ids need, in blocks of `block_rows`. When more ids are admitted than there are rows, `eviction`
-    says who keeps one: `lru` those seen last, `lfu` those seen most often; with `ttl` and `none` newcomers wait. An id
-    that was not seen in the last `time_to_live` fits loses its row in any case. Who has lost a row is forgotten.
+    says which keep one: `lru` those seen last, `lfu` those seen most often; with `ttl` and `none` new ids wait. An id
+    that was not seen in the last `time_to_live` fits loses its row in any case. An id without its row is forgotten.
     """
 
     max_rows: PositiveInt
@@ -67,8 +67,8 @@ class Dynamic(base.Encoder):
     Its state has a row for every id that is remembered: id, count, last (the round it was seen in), row (0: none).
     Besides those with a row these are ids that wait for one, `max_rows` of them at most.
 
-    Of a fit's ids without a row up to `max_counted` are counted; see `_counts`. So who is admitted was seen `min_count`
-    times indeed; who was seen up to `count_error` times more often than that may wait for longer.
+    Of a fit's ids without a row up to `max_counted` are counted; see `_counts`. So an id that is admitted was seen
+    `min_count` times indeed; one that was seen up to `count_error` times more often may wait for longer.
     """
 
     def __init__(self, policy: Policy, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:

@@ -21,9 +21,9 @@ class Vocabulary(base.Encoder):
     manner with the ids that are new, or whose count, summed over all fits, reached `min_count` only now.
 
     Memory is bounded: up to `max_counted` ids without a row are counted, and of more the rarest are forgotten; see
-    `_counts`. So who has a row was seen `min_count` times indeed, and who was seen `count_error` times more often than
-    that has one, unless all are given out. Up to `max_counted` distinct ids counts are exact, and the order of reading
-    is of no consequence.
+    `_counts`. So an id with a row was seen `min_count` times indeed, and one that was seen `count_error` times more
+    often has a row, unless all are given out. Up to `max_counted` distinct ids counts are exact, and the order of
+    reading is of no consequence.
     """
 
     def __init__(self, num_embeddings: int, min_count: int, num_oov: int = 1, max_counted: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Vocabulary(base.Encoder):
         return report | ({"count_error": self._counts.error} if self._counts.error else {})
 
     def inherit(self, before: base.Encoder) -> None:
-        """Take over the ids of a vocabulary of other settings or of a dynamic table; who has a row here keeps it."""
+        """Take over the ids of a vocabulary of other settings or of a dynamic table; an id with a row here keeps it."""
         if self.spec == before.spec or not isinstance(before, Vocabulary | dynamic.Dynamic):
             super().inherit(before)
         elif (state := before.state()) is not None:

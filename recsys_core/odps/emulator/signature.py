@@ -1,4 +1,4 @@
-"""Which account asks? Signatures of version 2 and 4, and the tokens of temporary keys."""
+"""Which account a request comes from: signatures of version 2 and 4, and the tokens of temporary keys."""
 
 import base64
 import datetime

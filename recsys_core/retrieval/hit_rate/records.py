@@ -58,7 +58,7 @@ class Details:
 
 
 def ground_truth_digest(folder: Path) -> str:
-    """Digest of who is to be given what: the same for any order of the rows, and for any model that answers."""
+    """Digest of each user's ground-truth items: the same for any order of the rows, and for any model."""
     table = readers.read_all(readers.opened(folder), ["user_id", "gt_items"]).combine_chunks()
     lists = table["gt_items"].combine_chunks()
     pairs = pa.table({"user": table["user_id"].take(pc.list_parent_indices(lists)), "item": lists.flatten()})

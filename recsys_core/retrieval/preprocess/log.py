@@ -1,4 +1,4 @@
-"""The log in memory: who was known when, which items there are, and what each user had done before an interaction.
+"""The log in memory: the users and when they were known, the items, and what each user had done before.
 
 Legend: R interactions in the order of time, U users, I items, B of something that is asked for. A user or an item is
 a code: its row in `Users.ids` or in the table of items.

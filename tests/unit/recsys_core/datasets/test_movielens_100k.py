@@ -108,7 +108,7 @@ def test_every_form_becomes_the_same_log(
 def test_low_ratings_can_be_left_out(tmp_path: Path, official: Path, read_log: Callable[..., Any]):
     counts = movielens_100k.write(Config(source=str(official), min_rating=4), tmp_path / "log", silent)
     assert counts.num_interactions == 2
-    # The log starts on the day of the first rating that is left, and who rated nothing well is known from then on.
+    # The log starts on the day of the first rating left, and users who rated nothing well are known from then on.
     assert list(read_log(tmp_path / "log", "items")) == ["1997-09-21"]
     assert [row["user_id"] for row in read_log(tmp_path / "log", "users")["1997-09-21"]] == [1, 2, 3]
     with pytest.raises(ValueError, match="no rating is left of 4; lower min_rating 6"):

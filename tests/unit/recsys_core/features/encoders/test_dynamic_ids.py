@@ -193,7 +193,7 @@ def test_counts_in_bounded_memory_are_off_by_no_more_than_they_say(rounds, min_c
         assert error * (most + 1) <= truth.total()
         assert all(count <= truth[one] for one, count in found.items())
         assert all(truth[one] >= min_count for one in given_rows)
-        # Later on those who waited in vain are forgotten too.
+        # Later on ids that waited in vain are forgotten too.
         assert number or all(truth[one] - error <= found[one] for one in given_rows)
         assert (
             number

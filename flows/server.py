@@ -148,7 +148,7 @@ def temporary() -> Iterator[Server | None]:
     if named := PREFECT_API_URL.value():
         _require(named)
         done = threading.Event()
-        threading.Thread(target=_tell_of_silence, args=(named, done), daemon=True, name="prefect-server").start()
+        threading.Thread(target=_report_silence, args=(named, done), daemon=True, name="prefect-server").start()
         try:
             yield None
         finally:
@@ -191,7 +191,7 @@ def _require(named: str) -> None:
         )
 
 
-def _tell_of_silence(named: str, done: threading.Event) -> None:
+def _report_silence(named: str, done: threading.Event) -> None:
     """Say once of each time that the server does not answer what the run waits for: Prefect's client retries silently.
 
     Ends when `done` is set.

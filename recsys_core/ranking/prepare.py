@@ -183,7 +183,7 @@ def _require_columns(
 
 
 def _mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Tell whether features make the same of equal values; a column beside nulls is often double for being int64."""
+    """Return whether features make the same of equal values; a column beside nulls is often double for being int64."""
     if columns.is_list(one) and columns.is_list(other):
         return _mean_the_same(one.value_type, other.value_type)
     return columns.united(one, other) is not None or (_is_number(one) and _is_number(other))

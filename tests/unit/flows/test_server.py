@@ -104,7 +104,7 @@ def test_an_address_at_which_nothing_answers_is_named(named: str) -> None:
         server._require(named)
 
 
-def test_a_named_server_that_falls_silent_is_told_of_once(
+def test_a_named_server_that_falls_silent_is_named_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     done, asked = threading.Event(), 0

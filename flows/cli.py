@@ -41,13 +41,9 @@ _QUIET = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
 }
 
-<<<<<<< HEAD
 _STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
-# Whose exceptions are about what answers elsewhere.
-=======
 # Packages whose exceptions are about a service, by that service's name.
->>>>>>> c642cf1 (Comments name ids, processes and runs where they said who)
 _SERVICES = {"mlflow": "MLflow", "prefect": "Prefect", "httpx": "Prefect", "sqlalchemy": "database"}
 
 app = typer.Typer(

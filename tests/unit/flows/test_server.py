@@ -120,7 +120,7 @@ def test_a_named_server_that_falls_silent_is_named_once(
 
     monkeypatch.setattr(httpx, "get", get)
     monkeypatch.setattr(server, "_ASK_SECONDS", 0.01)
-    server._tell_of_silence("http://user:word@127.0.0.1:9/api", done)
+    server._report_silence("http://user:word@127.0.0.1:9/api", done)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("waiting for the Prefect server at http://") for line in lines)

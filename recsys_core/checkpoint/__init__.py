@@ -115,7 +115,7 @@ class Saver:
 
 
 def extremes(state: Any, device: torch.device, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Return the largest absolute value of each of `state`'s tensors of floats (its local pieces), by name.
+    """Return the largest absolute value of each of `state`'s tensors of floats (its local chunks), by name.
 
     It is a scalar on `device`, not synchronised with the host; not finite where one of the tensor's elements is not.
     """

@@ -7,7 +7,7 @@ model that only grew gives out at first what it gave out before, while what is n
 et al. 2016, Net2Net: widening and deepening that preserve the function). A hidden layer that is put in behind another
 one starts by passing on what that gives out.
 
-Each rank reads for itself the pieces that hold rows of its own shards, one at a time.
+Each rank reads for itself the chunks that hold rows of its own shards, one at a time.
 """
 
 import contextlib
@@ -252,7 +252,7 @@ def take_rows(stored: chunks.Stored, key: str, rows: Rows, local: torch.Tensor, 
     mine = (rows.now >= offsets[0]) & (rows.now < offsets[0] + len(local))
     order = np.argsort(rows.before[mine], kind="stable")
     before, now = rows.before[mine][order], rows.now[mine][order] - offsets[0]
-    for piece in stored.pieces(key):
+    for piece in stored.chunks(key):
         first, last = np.searchsorted(before, [piece.offsets[0], piece.offsets[0] + piece.sizes[0]])
         # Columns; what has one dimension has one.
         spans = [*zip(piece.offsets[1:], piece.sizes[1:], strict=True), *zip(offsets[1:], local.shape[1:], strict=True)]

@@ -1,4 +1,4 @@
-"""How tensors go to a checkpoint and come back: in pieces, so that no copy of a whole table is ever in memory.
+"""How tensors go to a checkpoint and come back: in chunks, so that no copy of a whole table is ever in memory.
 
 shard of a table   rows 0 ... 999,999 | 1,000,000 ... 1,999,999 | ...
 in the file        a piece            | a piece                 | ...
@@ -18,18 +18,18 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from recsys_core.checkpoint import storage
 
-_PIECE_BYTES = 1 << 26
+_CHUNK_BYTES = 1 << 26
 
 
 class Save(DefaultSavePlanner):
-    """Cuts shards into pieces.
+    """Cuts shards into chunks.
 
     A writer copies what it writes where that is a part of a larger memory, as shards are; a reader reads a whole piece
     before it copies it to its place.
     """
 
     def create_local_plan(self) -> SavePlan:
-        """Plan this rank's pieces."""
+        """Plan this rank's chunks."""
         whole = super().create_local_plan()
         self.plan = dataclasses.replace(whole, items=[piece for item in whole.items for piece in _cut(item)])
         return self.plan
@@ -97,7 +97,7 @@ def _cut(item: WriteItem) -> Iterator[WriteItem]:
     num_rows, *widths = data.chunk.sizes
     first, *others = data.chunk.offsets
     row_bytes = torch.Size(widths).numel() * data.properties.dtype.itemsize
-    step = max(_PIECE_BYTES // row_bytes, 1)
+    step = max(_CHUNK_BYTES // row_bytes, 1)
     for start in range(0, num_rows, step):
         offsets = torch.Size([first + start, *others])
         sizes = torch.Size([min(step, num_rows - start), *widths])
@@ -128,8 +128,8 @@ class Stored:
         self._tensors = {key: meta for key, meta in held if isinstance(meta, TensorStorageMetadata)}
         self.sizes = {key: meta.size for key, meta in self._tensors.items()}
 
-    def pieces(self, key: str) -> list[ChunkStorageMetadata]:
-        """Return where the pieces of a tensor lie in it."""
+    def chunks(self, key: str) -> list[ChunkStorageMetadata]:
+        """Return where the chunks of a tensor lie in it."""
         return self._tensors[key].chunks
 
     def read(self, key: str, piece: ChunkStorageMetadata | None = None) -> torch.Tensor:

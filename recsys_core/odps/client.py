@@ -325,7 +325,8 @@ class Client:
         while state.state != wanted:
             if state.state != passing:
                 raise LostSessionError(
-                    f"{self._path.name}: the session is {state.state} and does not become {wanted}; run it again"
+                    f"{self._path.name}: the session is {state.state}, and will not become {wanted}; "
+                    "run the stage again"
                 )
             if time.monotonic() > deadline:
                 raise ValueError(

@@ -247,9 +247,9 @@ def test_chosen_rows_in_batches_by_cost_are_each_trained_on_once(train_request, 
 
 
 def test_a_position_in_rows_that_have_changed_is_refused():
-    position = checkpoint.Position(step=7, source={"a.parquet": "10 bytes, 1", "b.parquet": "5 bytes, 1"})
+    position = checkpoint.TrainProgress(step=7, source={"a.parquet": "10 bytes, 1", "b.parquet": "5 bytes, 1"})
     position.refuse_other_source({"b.parquet": "5 bytes, 1", "a.parquet": "10 bytes, 1"})
-    checkpoint.Position().refuse_other_source({"a.parquet": "10 bytes, 1"})
+    checkpoint.TrainProgress().refuse_other_source({"a.parquet": "10 bytes, 1"})
     changed = {"a.parquet": "11 bytes, 2", "c.parquet": "5 bytes, 1"}
     with pytest.raises(
         ValueError, match=r"step 7: a\.parquet was 10 bytes, 1 and is 11 bytes, 2; b\.parquet was .* absent"

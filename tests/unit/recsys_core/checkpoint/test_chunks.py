@@ -10,7 +10,7 @@ from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, PoolingType
 
 from recsys_core import checkpoint, distributed, optim, sharding
-from recsys_core.checkpoint import chunks as pieces
+from recsys_core.checkpoint import chunks as chunking
 from recsys_core.checkpoint import files, storage
 from recsys_core.distributed import World
 
@@ -51,16 +51,16 @@ def state(num_rows: int, world: World, seed: int) -> dict[str, Any]:
 
 
 def tensor(held: dict[str, Any], key: str) -> torch.Tensor:
-    return pieces.flat(held)[key].local_shards()[0].tensor
+    return chunking.flat(held)[key].local_shards()[0].tensor
 
 
 @pytest.mark.parametrize(("piece_bytes", "expected"), [(1, 50), (7 * 4 * DIM, 8), (1 << 26, 1)])
 def test_a_table_in_pieces_comes_back_whole(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int, expected: int
 ) -> None:
-    monkeypatch.setattr(pieces, "_PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(chunking, "_CHUNK_BYTES", piece_bytes)
     saved, loaded = state(50, world, 1), state(50, world, 2)
-    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), world)
+    checkpoint.save(tmp_path / "saved", saved, checkpoint.TrainProgress(), world)
     chunks = storage.layout(tmp_path / "saved").tensors[KEYS[0]].chunks
     assert len(chunks) == expected
     assert sorted(chunk.offsets[0] for chunk in chunks)[:2] == ([0, -(-50 // expected)] if expected > 1 else [0])
@@ -75,9 +75,9 @@ def test_a_table_in_pieces_comes_back_whole(
 def test_a_table_that_has_grown_keeps_its_new_rows(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pieces, "_PIECE_BYTES", 7 * 4 * DIM)
+    monkeypatch.setattr(chunking, "_CHUNK_BYTES", 7 * 4 * DIM)
     saved, grown = state(50, world, 1), state(60, world, 2)
-    checkpoint.save(tmp_path / "saved", saved, checkpoint.Position(), world)
+    checkpoint.save(tmp_path / "saved", saved, checkpoint.TrainProgress(), world)
     fresh = {key: tensor(grown, key)[50:].clone() for key in KEYS}
     with pytest.raises(ValueError, match=r"another model:\n  model.*city\.weight: checkpoint \(50, 4\), model \(60"):
         checkpoint.load(tmp_path / "saved", grown)

@@ -1,5 +1,6 @@
 """`dayline data`: make a log in the daily layout, from nothing or from published data; see what a table holds."""
 
+import json
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -73,40 +74,91 @@ def generate(
 def generate_ctr(
     *,
     out: _Out,
-    files: Annotated[int, typer.Option(min=1, help="files to train on")] = 10,
-    rows: Annotated[int, typer.Option(min=1, help="rows of each file")] = 2047,
-    max_length: Annotated[int, typer.Option(min=1, help="the longest sequence")] = 2000,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="days of impressions, in folders ds=YYYY-MM-DD", show_default=False)
+    ] = None,
+    rows_per_day: Annotated[
+        int | None, typer.Option(min=1, help="impressions of each day; by default 40000", show_default=False)
+    ] = None,
+    files: Annotated[int | None, typer.Option(min=1, help="files of splits; by default 10", show_default=False)] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="rows of each; by default 2047", show_default=False)] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="their longest sequence; by default 2000", show_default=False)
+    ] = None,
     seed: Annotated[int, typer.Option(help="the same seed makes the same rows")] = 0,
     settings: _Settings = None,
     overwrite: _Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
 ) -> None:
-    """Make up labelled rows with long sequences as ORC files, below train/ and test/.
+    """Make up labelled rows: a shop's impressions by day, or splits with long sequences.
 
-    Rows are in the shape of the ones that RecIS's CTR example is trained on: 8 dense numbers, one to be bucketised,
-    three ids, a sequence of integers and one of texts. Labels follow from them in part (`--set signal=0`: not at all,
-    as there).
+    With `--days`, impressions and whether they were clicked, in Parquet by day: users, items and their fields, with
+    planted click probabilities that drift, and new users and items every day. Printed is the best AUC that is
+    attainable on each day, that of the true probabilities; `attainable.json` has it too.
+
+    `dayline data generate-ctr --out data/ctr --days 12 --rows-per-day 40000`, then `dayline backfill
+    configs/ctr_daily.yaml --from 2024-01-04 --to 2024-01-10`
+
+    Other keys: first_day, num_users, new_users_per_day, num_items, new_items_per_day, signal, id_effects, drift_days,
+    and `--set shuffled_days=[2024-01-06]`, whose labels are shuffled.
+
+    Without it, ORC files below train/ and test/, in the shape of the rows that RecIS's CTR example is trained on: 8
+    dense numbers, one to be bucketised, three ids, a sequence of integers and one of texts. Labels follow from them in
+    part (`--set signal=0`: not at all, as there).
 
     `dayline data generate-ctr --out data/deepctr`, then `dayline run configs/recis_deepctr.yaml --set data.kind=splits
     --set data.source=data/deepctr`; without that, the config makes the same rows itself.
 
     Other keys: num_test_files, num_texts.
     """
-    given = {
-        "kind": "deepctr",
-        "day": "2025-09-01",
-        "num_files": files,
-        "rows_per_file": rows,
-        "max_length": max_length,
-        "seed": seed,
-    }
+    by_day = {"num_days": days, "rows_per_day": rows_per_day}
+    of_splits = {"num_files": files, "rows_per_file": rows, "max_length": max_length}
+    if days is None and rows_per_day is not None:
+        raise typer.BadParameter("--rows-per-day: goes with --days")
+    if days is not None and any(value is not None for value in of_splits.values()):
+        raise typer.BadParameter("--files, --rows and --max-length are of splits; with --days say --rows-per-day")
+    given = {key: value for key, value in (of_splits if days is None else by_day).items() if value is not None}
+    given["seed"] = seed
+    if days is None:
+        _write_splits(given, settings, out, overwrite=overwrite, as_json=as_json)
+    else:
+        _write_impressions(given, settings, out, overwrite=overwrite, as_json=as_json)
+
+
+def _write_splits(
+    given: dict[str, Any], settings: Sequence[str] | None, out: Path, *, overwrite: bool, as_json: bool
+) -> None:
     from flows import console
     from recsys_core import ingest
     from recsys_core.ranking import prepare
 
+    given |= {"kind": "deepctr", "day": "2025-09-01"}
     config = _config("generate-ctr", given, settings, prepare.CATALOGUE)
     with console.progress() as sink:
         counts = ingest.import_log(config, out, sink, overwrite=overwrite, catalogue=prepare.CATALOGUE)
-    typer.echo(f"{out}: {', '.join(f'{rows:,} rows of {split}' for split, rows in counts.items())}")
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+    else:
+        typer.echo(f"{out}: {', '.join(f'{rows:,} rows of {split}' for split, rows in counts.items())}")
+
+
+def _write_impressions(
+    given: dict[str, Any], settings: Sequence[str] | None, out: Path, *, overwrite: bool, as_json: bool
+) -> None:
+    from flows import console
+    from recsys_core import ingest
+    from recsys_core.datasets.labelled import _impressions
+
+    config = _checked("generate-ctr", _impressions.Config, given, settings)
+    with console.progress() as sink:
+        made = ingest.write_whole(out, lambda root: _impressions.write(config, root, sink), overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps([day.model_dump(mode="json") for day in made], indent=2))
+        return
+    for day in made:
+        best = "not defined" if day.auc is None else f"{day.auc:.4f}"
+        typer.echo(f"{day.day}: {day.num_rows:,} rows, {day.num_clicks:,} clicks, best attainable AUC {best}")
+    typer.echo(f"train on it: --set data.kind=labelled_days --set data.source={out}", err=True)
 
 
 @app.command("import")
@@ -222,10 +274,14 @@ def profile(
 
 def _config(command: str, given: dict[str, Any], settings: Sequence[str] | None, catalogue: str) -> Any:
     from recsys_core import lookup
+
+    return _checked(command, lookup.component(catalogue, given["kind"]).Config, given, settings)
+
+
+def _checked(command: str, record: Any, given: dict[str, Any], settings: Sequence[str] | None) -> Any:
     from recsys_core.config import limits
 
-    applied = _applied(given, settings)
-    config = _validated(lookup.component(catalogue, given["kind"]).Config, command, given, applied)
+    config = _validated(record, command, given, _applied(given, settings))
     try:
         limits.check(config)
     except ValueError as error:

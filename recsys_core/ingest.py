@@ -10,14 +10,16 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from recsys_core import artifacts, integrity, lookup, uri
 from recsys_core.artifacts import Dataset, Frozen, digest_of, digest_of_file
 from recsys_core.datasets import _checks, base, daily
 from recsys_core.progress import Event, Sink, silent
+
+T = TypeVar("T")
 
 CATALOGUE = "recsys_core.datasets"
 _IMPORTED = ".imported"
@@ -134,7 +136,8 @@ def prepare(
     destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
     with _locked(destination.parent):
         if not destination.exists():
-            _import(config, destination, sink, catalogue)
+            importer = lookup.component(catalogue, config.kind)
+            _whole(destination, lambda aside: importer.write(config, aside, sink))
     return destination.absolute()
 
 
@@ -150,10 +153,20 @@ def import_log(
     """
     if config.in_place:
         raise ValueError(f"{config.source}: {config.kind} is the daily layout already; name it as data.source")
+    importer = lookup.component(catalogue, config.kind)
+    return write_whole(destination, lambda aside: importer.write(config, aside, sink), overwrite=overwrite)
+
+
+def write_whole(destination: Path, write: Callable[[Path], T], *, overwrite: bool = False) -> T:
+    """Return what `write` does, called with a folder that becomes `destination` when it is complete and not before.
+
+    Raises:
+        ValueError: a `destination` that exists without `overwrite`.
+    """
     with _locked(destination.absolute().parent):
         if destination.exists() and not overwrite:
             raise ValueError(f"{destination}: exists; name another folder, or allow it to be overwritten")
-        return _import(config, destination, sink, catalogue)
+        return _whole(destination, write)
 
 
 def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime.date) -> base.Counts:
@@ -274,17 +287,17 @@ def _drop_days(destination: Path, gone: set[datetime.date], day: datetime.date |
                 shutil.rmtree(destination / table / base.partition(at), ignore_errors=True)
 
 
-def _import(config: base.Config, destination: Path, sink: Sink, catalogue: str) -> Any:
+def _whole(destination: Path, write: Callable[[Path], T]) -> T:
     aside = destination.with_name(f".{destination.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)
     try:
-        counts = lookup.component(catalogue, config.kind).write(config, aside, sink)
+        written = write(aside)
         artifacts.move_into_place(aside, destination)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return counts
+    return written
 
 
 @contextlib.contextmanager

@@ -39,6 +39,28 @@ def test_generate_ctr_makes_labelled_rows_in_orc(tmp_path: Path):
     assert "exists; name another folder" in str(refused.exception)
 
 
+def test_generate_ctr_makes_days_of_impressions_and_says_what_can_be_attained(tmp_path: Path):
+    arguments = ["generate-ctr", "--out", str(tmp_path / "ctr"), "--days", "2", "--rows-per-day", "600"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    first, second = shown.stdout.splitlines()
+    assert first.startswith("2024-01-01: 600 rows, ")
+    assert "clicks, best attainable AUC 0." in second
+    assert f"--set data.kind=labelled_days --set data.source={tmp_path / 'ctr'}" in shown.stderr
+    assert len(list((tmp_path / "ctr").glob("ds=2024-01-0?/*.parquet"))) == 2
+    again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"], catch_exceptions=False)
+    made = json.loads(again.stdout)
+    assert [day["day"] for day in made] == ["2024-01-01", "2024-01-02"]
+    assert f"AUC {made[1]['auc']:.4f}" in second
+    mixed = CliRunner().invoke(app, [*arguments, "--files", "1"])
+    assert "are of splits; with --days say" in _unwrapped(mixed.output)
+    alone = CliRunner().invoke(app, ["generate-ctr", "--out", str(tmp_path / "x"), "--rows-per-day", "5"])
+    assert "goes with --days" in _unwrapped(alone.output)
+
+
+def _unwrapped(message: str) -> str:
+    return " ".join(message.replace("│", " ").split())
+
+
 def test_import_takes_the_published_names_of_data_sets(tmp_path: Path):
     raw = tmp_path / "raw"
     raw.mkdir()

@@ -12,6 +12,7 @@ from recsys_core.artifacts.core import (
     move_into_place,
     pending,
 )
+from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
 from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, Measurement
 from recsys_core.artifacts.ranking import ExportedRanker, HeldOut, LabelledMetrics, Predictions, RankingEvaluation
 from recsys_core.artifacts.retrieval import Embeddings, Evaluation, ExportedModel, Index, RetrievalMetrics
@@ -44,18 +45,23 @@ __all__ = [
     "FileRecord",
     "Frozen",
     "HeldOut",
+    "Holdout",
     "Index",
     "KeptState",
     "LabelledData",
     "LabelledMetrics",
     "LabelledSplit",
+    "Learned",
     "Measurement",
+    "NextDay",
     "Pending",
     "Predictions",
     "RankingEvaluation",
     "Release",
     "Request",
     "RetrievalMetrics",
+    "Rows",
+    "Tail",
     "TrainingData",
     "code_version",
     "digest_of",

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import xxhash
 from pydantic import BaseModel, ConfigDict
 
+import recsys_core
 from recsys_core import integrity
 from recsys_core.integrity import digest_of, digest_of_file, read_record, sealed, write_text
 
@@ -170,7 +171,7 @@ def move_into_place(aside: Path, destination: Path) -> None:
 
 def code_version() -> str:
     """Return a digest of the core's own sources: a stage made by other code is another stage."""
-    package = Path(__file__).parent
+    package = Path(recsys_core.__file__).parent
     return digest_of([(str(f.relative_to(package)), digest_of_file(f)) for f in sorted(package.rglob("*.py"))])[:12]
 
 

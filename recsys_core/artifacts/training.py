@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from recsys_core.artifacts.core import Artifact, Frozen
+from recsys_core.artifacts.holdout import Learned
 from recsys_core.integrity import digest_of
 
 # A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
@@ -18,7 +19,8 @@ class TrainingData(Artifact):
     """What one day's training and evaluation read: `examples/`, `items/`, `ground_truth/`, `features/`.
 
     `num_rows` counts the examples. `first_day`..`day` are the days the examples come from; `ground_truth_day` is
-    the day whose interactions are to be predicted.
+    the day whose interactions are to be predicted. `learned` is what a state has learned from once it has been trained
+    on them, null in records of before.
     """
 
     stage: ClassVar[str] = "preprocess"
@@ -30,6 +32,7 @@ class TrainingData(Artifact):
     num_queries: int
     num_ground_truth: int
     engine_digest: str
+    learned: Learned | None = None
 
     @property
     def examples(self) -> Path:
@@ -64,7 +67,8 @@ class LabelledData(Artifact):
     """Labelled tables `root/{train,valid,test}/`, checked; `features/` is the engine fitted on `train`.
 
     `num_rows` counts the training rows. The rows themselves stay where they are. `csv` is how files of CSV among them
-    are read, by a section `csv` that names the type of every column.
+    are read, by a section `csv` that names the type of every column. `learned` is what a state has learned from once it
+    has been trained on them, null where the rows are of no days.
     """
 
     stage: ClassVar[str] = "prepare"
@@ -74,6 +78,7 @@ class LabelledData(Artifact):
     columns: dict[str, str]
     csv: dict[str, Any] | None = None
     engine_digest: str
+    learned: Learned | None = None
 
     @property
     def train(self) -> Path:
@@ -110,7 +115,8 @@ class Checkpoint(Artifact):
 
     `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
     that were ever updated, where the optimizer's state shows it. `kept` are the states that validated best, the
-    best one, which is in `state/`, first. `folder` is that of the state that is meant.
+    best one, which is in `state/`, first. `folder` is that of the state that is meant. `learned` says which rows it has
+    learned from, null in records of before and where rows are of no days.
     """
 
     stage: ClassVar[str] = "train"
@@ -121,6 +127,7 @@ class Checkpoint(Artifact):
     examples_per_second: float
     num_ranks: int
     warm_started_from: str | None
+    learned: Learned | None = None
     touched: dict[str, float] = Field(default={})
     kept: tuple[KeptState, ...] = ()
     folder: str = STATE

@@ -88,6 +88,7 @@ def fit(
             loss=trainer.position.last_loss,
             examples_per_second=speed(curve),
             num_ranks=world.num_ranks,
+            learned=data.learned,
             warm_started_from=base.checkpoint.digest if base else None,
             touched=touched,
             kept=best_states.finish(work.path / _BEST, trainer.position, trainer.config.best_metric),

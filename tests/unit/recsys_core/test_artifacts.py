@@ -1,11 +1,14 @@
 """Artifacts: visible when whole, and never otherwise; keys that follow content."""
 
+import datetime
 import json
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+import recsys_core
 from recsys_core import artifacts
-from recsys_core.artifacts import Artifact, Frozen, HeldOut, Request
+from recsys_core.artifacts import Artifact, Frozen, HeldOut, Holdout, Learned, Request, Rows, Tail
 
 COMMON = {"config_hash": "c", "code_version": "v1"}
 
@@ -118,6 +121,47 @@ def test_manifests_are_plain_json_without_paths(tmp_path):
     assert str(tmp_path) not in json.dumps(fields)
 
 
-def test_code_version_is_stable():
+def test_the_code_version_covers_every_room_of_the_core(tmp_path, monkeypatch):
     assert artifacts.code_version() == artifacts.code_version()
     assert len(artifacts.code_version()) == 12
+    package = tmp_path / "recsys_core"
+    (package / "training").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "training" / "loop.py").write_text("old")
+    before = artifacts.code_version()
+    monkeypatch.setattr(recsys_core, "__file__", str(package / "__init__.py"))
+    old = artifacts.code_version()
+    (package / "training" / "loop.py").write_text("new")
+    assert len({before, old, artifacts.code_version()}) == 3
+
+
+def test_what_was_learned_reads_back_and_must_be_whole():
+    day = datetime.date(2024, 1, 2)
+    whole = Learned(first_day=day, last_day=day + datetime.timedelta(days=2))
+    part = Learned(first_day=day, last_day=day, withheld=Rows(share=0.1, by="user_id"), withheld_since=day)
+    for learned in (whole, part):
+        assert Learned.model_validate_json(learned.model_dump_json()) == learned
+    for wrong in (
+        {"last_day": day - datetime.timedelta(days=1)},
+        {"last_day": day, "withheld": Tail(hours=2)},
+        {"last_day": day, "withheld_since": day},
+        {"last_day": day, "withheld": Tail(hours=2), "withheld_since": day + datetime.timedelta(days=1)},
+    ):
+        with pytest.raises(ValidationError):
+            Learned(first_day=day, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"kind": "tail", "hours": 24}, "less than 24"),
+        ({"kind": "tail", "hours": 0}, "greater than 0"),
+        ({"kind": "rows", "share": 1.0, "by": "user_id"}, "less than 1"),
+        ({"kind": "rows", "share": 0.1}, "by"),
+        ({"kind": "next_day", "hours": 3}, "hours"),
+        ({"kind": "yesterday"}, "yesterday"),
+    ],
+)
+def test_a_holdout_that_measures_nothing_or_everything_is_refused(section, message):
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Holdout).validate_python(section)

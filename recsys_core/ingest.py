@@ -129,12 +129,12 @@ def prepare(
         return _in_place(config)
     if catalogue == CATALOGUE and (parts := _days(config, day)) is not None:
         destination = import_root / f"{config.kind}-{digest_of(_of_config(config))}"
-        with _locked(destination.parent):
+        with locked(destination.parent):
             _drop_days(destination, {at for at in _imported(destination, sink) if at not in parts}, day)
             _import_days(config, destination, sink, parts)
         return destination.absolute()
     destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
-    with _locked(destination.parent):
+    with locked(destination.parent):
         if not destination.exists():
             importer = lookup.component(catalogue, config.kind)
             _whole(destination, lambda aside: importer.write(config, aside, sink))
@@ -163,7 +163,7 @@ def write_whole(destination: Path, write: Callable[[Path], T], *, overwrite: boo
     Raises:
         ValueError: a `destination` that exists without `overwrite`.
     """
-    with _locked(destination.absolute().parent):
+    with locked(destination.absolute().parent):
         if destination.exists() and not overwrite:
             raise ValueError(f"{destination}: exists; name another folder, or allow it to be overwritten")
         return _whole(destination, write)
@@ -181,7 +181,7 @@ def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime
     if "interactions" not in parts.get(day, {}):
         path = config.source["interactions"]
         raise ValueError(f"{path}: no interactions of {day}; name another day, or write its partition first")
-    with _locked(destination.absolute().parent):
+    with locked(destination.absolute().parent):
         integrity.discard(destination / _IMPORTED / f"{day}.json")
         (counts,) = _import_days(config, destination, sink, {day: parts[day]})
     if counts is None:
@@ -301,8 +301,11 @@ def _whole(destination: Path, write: Callable[[Path], T]) -> T:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # Two runs of one new source would otherwise import it into the same place; the second waits and finds it there.
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder that imports are written to.
+
+    Two runs of one new source would otherwise import it into the same place; the second waits and finds it there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

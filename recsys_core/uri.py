@@ -21,8 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 from recsys_core import folders
 from recsys_core.artifacts import digest_of
 
-Source = str | Path | tuple[str, ...]
-"""What a reader opens: text in the grammar above, one local file or folder as it is, or `address`es of files."""
+Source = str | Path | tuple[str, ...] | tuple[Path, ...]
+"""What a reader opens: text in the grammar above, local files or folders as they are, or `address`es of files."""
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # What a store calls the version of an object's content, whichever it reports.
@@ -55,7 +55,9 @@ def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
             is not understood; the piece or the file is in the message, with the nearest name there is.
     """
     if isinstance(source, tuple):
-        return reopen(source)
+        places = [place for place in source if isinstance(place, Path)]
+        addresses = tuple(place for place in source if isinstance(place, str))
+        return [*reopen(addresses), *(at for place in places for at in resolve(place, of_any_format=of_any_format))]
     if isinstance(source, Path):
         return _of_folder(source.absolute(), of_any_format=of_any_format)
     whole = not is_remote(source) and os.path.lexists(_local(source))
@@ -161,7 +163,7 @@ def nearest(name: str, names: list[str]) -> str:
 
 
 def _shown(source: Source) -> str:
-    return str(source) if not isinstance(source, tuple) else ", ".join(source)
+    return str(source) if not isinstance(source, tuple) else ", ".join(map(str, source))
 
 
 def _local(piece: str) -> str:

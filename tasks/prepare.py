@@ -12,7 +12,7 @@ def prepare(run: RankingRun) -> LabelledData:
         stage.Request,
         "prepare",
         config=run.config.ranking,
-        data=run.config.data,
+        data=run.config.split_data,
         features=run.config.features,
         import_root=run.import_root,
         fingerprint=run.fingerprint,

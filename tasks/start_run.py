@@ -72,7 +72,7 @@ def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = 
         raise ValueError(f"{config}: has no section `ranking`, so it is no ranking config")  # noqa: TRY004
     preflight.check(loaded)
     _make_root(loaded)
-    return RankingRun(**_open(loaded, loaded.data.day, prepare.fingerprint(loaded.data), None))
+    return RankingRun(**_open(loaded, loaded.split_data.day, prepare.fingerprint(loaded.split_data), None))
 
 
 def _make_root(loaded: RunConfig | RankingConfig) -> None:

@@ -13,7 +13,7 @@ from recsys_core.artifacts.core import (
     pending,
 )
 from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
-from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, Measurement
+from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, LabelledDay, LabelledLog, Measurement
 from recsys_core.artifacts.ranking import ExportedRanker, HeldOut, LabelledMetrics, Predictions, RankingEvaluation
 from recsys_core.artifacts.retrieval import Embeddings, Evaluation, ExportedModel, Index, RetrievalMetrics
 from recsys_core.artifacts.training import (
@@ -49,6 +49,8 @@ __all__ = [
     "Index",
     "KeptState",
     "LabelledData",
+    "LabelledDay",
+    "LabelledLog",
     "LabelledMetrics",
     "LabelledSplit",
     "Learned",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from recsys_core import integrity
-from recsys_core.artifacts.core import Artifact, Frozen
+from recsys_core.artifacts.core import Artifact, FileRecord, Frozen
 
 
 class DayCount(Frozen):
@@ -30,6 +30,39 @@ class Dataset(Artifact):
     def log_digests(self) -> dict[Path, str]:
         """Return the digest that each file of the log had when it was checked, by its path."""
         return {self.root / file["path"]: file["digest"] for file in integrity.read_json(self.path / "files.json")}
+
+
+class LabelledDay(Frozen):
+    """One day's labelled rows, and the folder of Parquet files that they are in: the user's, or that of a copy."""
+
+    day: datetime.date
+    num_rows: int
+    num_positives: int
+    folder: Path
+
+
+class LabelledLog(Artifact):
+    """Labelled rows by day, checked: those that a run learns from and is measured on, and those it compares them with.
+
+    `num_rows` counts the rows of all `days`, which are in order; a day without a partition is not among them. `columns`
+    are those of the last day. `source` is what the log is called in messages.
+    """
+
+    stage: ClassVar[str] = "ingest"
+
+    source: str
+    day: datetime.date
+    days: tuple[LabelledDay, ...]
+    columns: dict[str, str]
+
+    def files_of(self, day: datetime.date) -> tuple[FileRecord, ...]:
+        """Return the files of a day as they were when they were checked; paths are below the day's folder."""
+        return tuple(map(FileRecord.model_validate, integrity.read_json(self.path / "files.json").get(str(day), ())))
+
+    def log_digests(self) -> dict[Path, str]:
+        """Return the digest that each file of the log had when it was checked, by its path."""
+        files = integrity.read_json(self.path / "files.json")
+        return {day.folder / file["path"]: file["digest"] for day in self.days for file in files[str(day.day)]}
 
 
 class Measurement(Frozen):

@@ -56,19 +56,24 @@ class TrainingData(Artifact):
 
 
 class LabelledSplit(Frozen):
-    """One table of labelled rows: what it is for (`train`, `valid` or `test`), and how many rows are positive."""
+    """One table of labelled rows: what it is for (`train`, `valid` or `test`), and how many rows are positive.
+
+    `folders` are those that its rows are in, in order, of which relative ones lie below the artifact's own; none: the
+    rows are in the folder of this name below the data's root.
+    """
 
     name: str
     num_rows: int
     num_positives: int
+    folders: tuple[Path, ...] = ()
 
 
 class LabelledData(Artifact):
     """Labelled tables `root/{train,valid,test}/`, checked; `features/` is the engine fitted on `train`.
 
     `num_rows` counts the training rows. The rows themselves stay where they are. `csv` is how files of CSV among them
-    are read, by a section `csv` that names the type of every column. `learned` is what a state has learned from once it
-    has been trained on them, null where the rows are of no days.
+    are read, by a section `csv` that names the type of every column. Of daily rows `day` is the run's, and `learned` is
+    what a state has learned from once it has been trained on them.
     """
 
     stage: ClassVar[str] = "prepare"
@@ -78,22 +83,17 @@ class LabelledData(Artifact):
     columns: dict[str, str]
     csv: dict[str, Any] | None = None
     engine_digest: str
+    day: datetime.date | None = None
     learned: Learned | None = None
 
-    @property
-    def train(self) -> Path:
-        """Folder of the training rows."""
-        return self.root / "train"
+    def has(self, split: str) -> bool:
+        """Whether there are rows for `split`."""
+        return any(one.name == split for one in self.splits)
 
-    @property
-    def valid(self) -> Path | None:
-        """Folder of the rows that decide when training stops, if there are any."""
-        return self.root / "valid" if any(split.name == "valid" for split in self.splits) else None
-
-    @property
-    def test(self) -> Path | None:
-        """Folder of the rows that are measured at the end, if there are any."""
-        return self.root / "test" if any(split.name == "test" for split in self.splits) else None
+    def folders(self, split: str) -> tuple[Path, ...]:
+        """Return the folders that the rows of a split are in, in order."""
+        (found,) = (one for one in self.splits if one.name == split)
+        return tuple(self.path / folder for folder in found.folders) or (self.root / split,)
 
     @property
     def engine(self) -> Path:

@@ -3,12 +3,12 @@
 from recsys_core import models
 from recsys_core.artifacts import Checkpoint
 from recsys_core.checkpoint import carrying
-from recsys_core.config import RunConfig
+from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.features import Engine
-from recsys_core.models.base import RetrievalModel
+from recsys_core.models.base import RankingModel, RetrievalModel
 
 
-def changes(config: RunConfig, base: Checkpoint, before: Engine) -> list[str]:
+def changes(config: RunConfig | RankingConfig, base: Checkpoint, before: Engine) -> list[str]:
     """Return in words what differs: features, tables, dense weights and the optimizers' kinds; none: all is the same.
 
     `before` are the features that `base` was trained with.
@@ -23,10 +23,15 @@ def changes(config: RunConfig, base: Checkpoint, before: Engine) -> list[str]:
             return [str(error)]
         raise
 
-    def layout(engine: Engine) -> carrying.Layout:
-        return models.build(config.model, engine, RetrievalModel, tables_device="meta").layout()
+    def built(engine: Engine) -> RetrievalModel | RankingModel:
+        if isinstance(config, RunConfig):
+            return models.build(config.model, engine, RetrievalModel, tables_device="meta")
+        return models.build(config.model, engine, RankingModel, tables_device="meta")
 
-    model = models.build(config.model, now, RetrievalModel, tables_device="meta")
+    def layout(engine: Engine) -> carrying.Layout:
+        return built(engine).layout()
+
+    model = built(now)
     source = carrying.source(base.state, (before, now), model.layout(), layout)
     train, weights = config.train, model.state_dict()
     kinds = (train.sparse_optimizer.kind, train.dense_optimizer.kind) if train.restore_optimizer else None

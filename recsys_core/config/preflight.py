@@ -21,6 +21,7 @@ from recsys_core.features import Engine
 from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.odps import path as odps_path
 from recsys_core.optim import refuse_unfit
+from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
 from recsys_core.samplers import _weights as _item_weights
 from recsys_core.samplers import weighted
@@ -68,15 +69,24 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
         else:
             _source(config, ingest.CATALOGUE)
         return
-    if config.data.in_place:
+    if config.is_daily:
+        _days(config, day)
+    elif config.data.in_place:
         _splits(config)
     else:
         _source(config, prepare.CATALOGUE)
     if (source := config.predict.source) is not None and "://" not in source:
-        path = placeholders.fill(source, day or config.data.day)
+        path = placeholders.fill(source, day or config.split_data.day)
         reader = readers.build(readers.infer(path, config.predict.csv))
         if config.predict.csv != readers.CsvOptions() and not isinstance(reader, readers.csv.Reader):
             raise ValueError(f"predict.csv: {path} is no CSV, so nothing reads this; leave it out")
+
+
+def _days(config: RankingConfig, day: datetime.date | None) -> None:
+    if "://" not in config.days.source:
+        day = day or ranking_ingest.last_day(config.days, config.holdout)
+        window = config.prepare.window_days
+        ranking_ingest.needed(config.days, day, held_out=config.holdout, base_learned=None, window_days=window)
 
 
 def _splits(config: RankingConfig) -> None:

@@ -9,6 +9,34 @@ from pydantic import AfterValidator, GetCoreSchemaHandler, GetJsonSchemaHandler,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+Remedies = Mapping[tuple[str, ...], str]
+"""What to do instead of giving a key, by the path of the key."""
+
+
+def refuse(sections: Any, remedies: Remedies) -> None:
+    """Check that what is to become a config has none of the keys.
+
+    Raises:
+        ValidationError: for each that it has, at its place.
+    """
+    mistakes: list[InitErrorDetails] = []
+    for keys, remedy in remedies.items():
+        place = sections
+        for key in keys[:-1]:
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict) and keys[-1] in place:
+            kind = PydanticCustomError("value_error", "{message}", {"message": remedy})
+            mistakes.append(InitErrorDetails(type=kind, loc=keys, input=place[keys[-1]]))
+    if mistakes:
+        raise ValidationError.from_exception_data("section", mistakes)
+
+
+def without(dumped: dict[str, Any], remedies: Remedies) -> dict[str, Any]:
+    """Return a config as it was dumped without the keys."""
+    left = {key: value for key, value in dumped.items() if (key,) not in remedies}
+    inner = {key: {rest[1:]: "" for rest in remedies if len(rest) > 1 and rest[0] == key} for key in left}
+    return {key: without(value, inner[key]) if inner[key] else value for key, value in left.items()}
+
 
 @dataclass(frozen=True)
 class Without:
@@ -25,18 +53,8 @@ class Without:
         Raises:
             ValidationError: for each that it has, at its place.
         """
-        found = [key for key in self.remedies if isinstance(section, dict) and key in section]
-        if not found:
-            return section
-        mistakes = [
-            InitErrorDetails(
-                type=PydanticCustomError("value_error", "{message}", {"message": self.remedies[key]}),
-                loc=(key,),
-                input=section[key],
-            )
-            for key in found
-        ]
-        raise ValidationError.from_exception_data("section", mistakes)
+        refuse(section, {(key,): remedy for key, remedy in self.remedies.items()})
+        return section
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Refuse the keys before the section is parsed, and leave them out when it is dumped."""
@@ -66,15 +84,27 @@ def _at_home(path: Path) -> Path:
 
 RunRoot = Annotated[Path, AfterValidator(_at_home)]
 
-_COLD = "a ranking model is trained from random weights each time; remove it, or start from train.fine_tune_from"
+_COLD = (
+    "a ranking model on splits is trained from random weights each time; remove it, or start from train.fine_tune_from"
+)
+_DAILY = "only a ranking model that is retrained daily (data.kind: labelled_days) has this section; remove it"
+_HELD_OUT = "a ranking model that is retrained daily is measured after its training, on what holdout says; remove it"
+_SCORED = "a ranking model that is retrained daily scores the rows that it is measured on; remove it"
+_EVALUATING = ("evaluate_every_steps", "evaluate_every_epochs", "keep_best", "early_stopping_patience", "best_metric")
+_WARM = ("warm_start", "on_change", "num_warm_epochs", "restore_optimizer")
 _UNMEASURED = (
     "a retrieval model is measured after its training, on the next day's rows, and not while it trains; remove it, and "
     "train for so many num_epochs or num_steps"
 )
-RANKING = Without(dict.fromkeys(("warm_start", "on_change", "num_warm_epochs", "restore_optimizer"), _COLD))
-RETRIEVAL = Without(
-    dict.fromkeys(
-        ("evaluate_every_steps", "evaluate_every_epochs", "keep_best", "early_stopping_patience", "best_metric"),
-        _UNMEASURED,
-    )
-)
+RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
+RANKING_SPLITS: Remedies = {
+    **{("train", key): _COLD for key in _WARM},
+    **{(section,): _DAILY for section in ("holdout", "contract", "prepare")},
+}
+RANKING_DAYS: Remedies = {
+    **{("train", key): _HELD_OUT for key in _EVALUATING},
+    ("evaluate", "split"): _HELD_OUT,
+    ("use_step",): _HELD_OUT,
+    ("predict", "source"): _SCORED,
+    ("predict", "csv"): _SCORED,
+}

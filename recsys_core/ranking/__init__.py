@@ -24,11 +24,11 @@ def opened(data: LabelledData, split: str) -> readers.Reader:
     Raises:
         ValueError: it has not the rows that were checked.
     """
-    options = readers.CsvOptions.model_validate(data.csv or {})
-    reader, (checked,) = readers.opened(data.root / split, options), (p for p in data.splits if p.name == split)
+    options, folders = readers.CsvOptions.model_validate(data.csv or {}), data.folders(split)
+    reader, (checked,) = readers.opened(folders, options), (p for p in data.splits if p.name == split)
     if reader.num_rows != checked.num_rows:
         raise ValueError(
-            f"{data.root / split}: {reader.num_rows} rows where prepare checked {checked.num_rows}; the split has "
-            "changed since, so run again"
+            f"{', '.join(map(str, folders))}: {reader.num_rows} rows where prepare checked {checked.num_rows}; the "
+            "split has changed since, so run again"
         )
     return reader

@@ -84,7 +84,7 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     model.load_state_dict(state)
     model.eval()
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
-    split = "test" if request.data.test else "train"
+    split = "test" if request.data.has("test") else "train"
     rows = readers.read_all(opened(request.data, split), num_rows=request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     with artifacts.pending(request.output) as aside, torch.no_grad():

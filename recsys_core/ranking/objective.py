@@ -47,7 +47,7 @@ class Ranking(Objective):
         self._loss = binary_cross_entropy.Loss()
         self._seen = Histogram()
         self._config, self._batch_size, self._model = config, batch_size, model
-        self._valid = opened(data, "valid") if data.valid else None
+        self._valid = opened(data, "valid") if data.has("valid") else None
 
     def layout(self, engine: Engine | None = None) -> Layout:
         """See `Objective.layout`."""

@@ -60,8 +60,8 @@ def infer(path: uri.Source, options: CsvOptions | None = None) -> Frozen:
     return lookup.component(__name__, kind).Config(path=path)
 
 
-def opened(folder: Path, options: CsvOptions | None = None) -> Reader:
-    """Open the files of a local folder, of whichever format they are; see `infer`.
+def opened(folder: Path | tuple[Path, ...], options: CsvOptions | None = None) -> Reader:
+    """Open the files of a local folder, or of several in this order, of whichever format they are; see `infer`.
 
     Raises:
         ValueError: there are none, or they are of different formats.

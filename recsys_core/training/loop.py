@@ -85,7 +85,7 @@ def fit(
             num_rows=trainer.objective.reader.num_rows,
             day=day,
             num_steps=trainer.position.step,
-            loss=trainer.position.last_loss,
+            loss=base.checkpoint.loss if base is not None and not trainer.num_epochs else trainer.position.last_loss,
             examples_per_second=speed(curve),
             num_ranks=world.num_ranks,
             learned=data.learned,

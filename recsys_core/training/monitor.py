@@ -171,11 +171,14 @@ def _memory_bytes(device: torch.device) -> float:
 
 
 def speed(curve: Curve) -> float:
-    """Return the examples per second over the whole curve: reading, waiting and updating, without the start-up."""
+    """Return the examples per second over the whole curve: reading, waiting and updating, without the start-up.
+
+    Of a training without rows it is 0.
+    """
     examples = [0.0, *(point["examples"] for point in curve)]
     counts = [after - before for before, after in itertools.pairwise(examples)]
     seconds = [count / point["examples_per_second"] for count, point in zip(counts, curve, strict=True)]
-    return sum(counts) / sum(seconds)
+    return sum(counts) / sum(seconds) if counts else 0.0
 
 
 def _read(path: Path, step: int) -> Curve:

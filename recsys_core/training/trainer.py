@@ -56,6 +56,9 @@ class Trainer:
         if config.num_steps is not None:
             # A step takes a row at least.
             self.num_epochs = config.num_steps
+        if not objective.reader.num_rows:
+            assert warm, "only what is continued may be without new rows"
+            self.num_epochs = 0
         specs = objective.engine.tables
         frozen = {table.name for table in specs if not table.trainable}
         optim.fuse(config.sparse_optimizer, objective.tables, world.device, frozen)
@@ -92,14 +95,14 @@ class Trainer:
         self._budget: CostLimit | None = None
         if config.cost_column is not None and config.max_cost is not None:
             self._budget = CostLimit(config.cost_column, config.max_cost)
-        if config.selection != Selection():
+        if config.selection != Selection() and self.num_epochs:
             whole = objective.reader
             counts = world.share(lambda: Selected(whole, config.selection).state())
             objective.reader = Selected(whole, config.selection, counts)
             if not objective.reader.num_rows:
                 raise ValueError(f"train.selection keeps none of the {whole.num_rows} rows; widen it")
         num_rows = objective.reader.num_rows
-        if config.drop_remainder and num_rows < self.full_rows:
+        if config.drop_remainder and self.num_epochs and num_rows < self.full_rows:
             raise ValueError(
                 f"train.drop_remainder: {num_rows:,} rows are less than a batch of {self.full_rows:,} of all ranks, so "
                 "that nothing would be trained on; lower train.batch_size"

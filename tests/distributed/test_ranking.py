@@ -226,7 +226,7 @@ def test_what_is_exported_scores_as_what_was_trained_on_two_ranks(ranks, train_o
     scores = predict.Request(
         output=tmp_path / "predict",
         config=predict.Config(batch_size=90, reserved_columns=("label", "weight")),
-        source=str(data.train),
+        source=str(*data.folders("train")),
         source_digest="d",
         model=exported,
         **COMMON,

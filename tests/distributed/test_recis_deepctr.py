@@ -87,13 +87,13 @@ def _reference(rows, of_training):
 def test_tensors_equal_those_of_plain_python(config, data):
     engine = Engine.load(data.engine)
     feed = LabelledFeed(engine, label=config.ranking.label)
-    (file,) = data.test.glob("*.orc")
+    (file,) = data.folders("test")[0].glob("*.orc")
     table = orc.ORCFile(file).read()
     batch = feed.batch(Rows(table.combine_chunks().to_batches(), [], table.num_rows + 3, table.num_rows))
-    rows = _rows(data.test)
+    rows = _rows(*data.folders("test"))
     assert batch.labels_B.tolist() == [row["label"] for row in rows]
     assert batch.dense_BF.tolist() == np.array([row["dense1"] for row in rows], np.float32).tolist()
-    wanted = _reference(rows, _rows(data.train))
+    wanted = _reference(rows, _rows(*data.folders("train")))
     assert batch.sparse.keys() == [f"query.{name}" for name in wanted]
     for name, lists in wanted.items():
         jagged = batch.sparse[f"query.{name}"]
@@ -177,7 +177,7 @@ def test_two_ranks_train_it_and_its_scores_are_the_model_s(config, data, ranks, 
         predict.Request(
             output=tmp_path / "predict",
             config=config.predict,
-            source=str(data.test),
+            source=str(*data.folders("test")),
             source_digest="d",
             model=ranker,
             **COMMON,

@@ -373,6 +373,9 @@ class Engine:
             before = known.get(feature.config.name)
             if before is not None and before.config == feature.config:
                 feature.restore(before.state())
+        for side in self.features:
+            types = base.schema(side)
+            self._types[side] |= {name: types[name]["type"] for name in self.columns(side) if name in types}
         self.tables = self._table_specs()
 
 

@@ -413,7 +413,7 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
         output=tmp_path / "export", config=Export(), model=MODEL, data=data, checkpoint=trained, **COMMON
     )
     exported = export.run(request, silent)
-    source = str(data.test)
+    source = str(*data.folders("test"))
 
     def scored(name, **config) -> Predictions:
         return predict.run(

@@ -1,0 +1,262 @@
+"""Ingest, the first stage of daily ranking: bring the days that a run needs to one place, and look at their labels.
+
+A day is copied and looked at once, and again when its files have changed: beside the copies it is remembered what was
+found.
+"""
+
+import datetime
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple, TypeVar
+
+from pydantic import Field
+
+from recsys_core import artifacts, folders, holdout, ingest, integrity, readers, uri
+from recsys_core.artifacts import FileRecord, Frozen, Holdout, LabelledDay, LabelledLog, Learned, NextDay, digest_of
+from recsys_core.datasets import base
+from recsys_core.datasets.labelled import labelled_days
+from recsys_core.progress import Event, Sink
+from recsys_core.ranking import Config
+from recsys_core.ranking.prepare.labels import blocks, naming, positives
+
+M = TypeVar("M", bound=Frozen)
+
+_STAGE = "ingest"
+_CHECKED, _COPIED = ".checked", ".copied"
+
+
+class Request(artifacts.Request):
+    """What a run of `day` needs: the days `first_day`..`last_day` of `data`; `fingerprint` is theirs, see `needed`.
+
+    Where the log lies or is copied to does not count.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"import_root"}
+
+    config: Config
+    data: labelled_days.Config
+    day: datetime.date
+    first_day: datetime.date
+    last_day: datetime.date
+    import_root: Path
+    fingerprint: str
+
+
+class Needed(NamedTuple):
+    """The days that a run needs to have, and what shows that one of them has changed."""
+
+    first_day: datetime.date
+    last_day: datetime.date
+    fingerprint: str
+
+
+def needed(
+    data: labelled_days.Config,
+    day: datetime.date,
+    *,
+    held_out: Holdout,
+    base_learned: Learned | None,
+    window_days: int | None,
+    reference_days: int = 0,
+) -> Needed:
+    """Return what a run of `day` needs; `reference_days` are compared with the ones that it learns from.
+
+    No content is read.
+
+    Raises:
+        ValueError: the source cannot be reached, or does not have the day or the one that is measured on.
+    """
+    last = holdout.last_day(day, held_out)
+    first = base.days_before(holdout.first_day(day, base_learned, window_days), reference_days)
+    parts = labelled_days.days(data, first, last)
+    _require(data, parts, day, last)
+    return Needed(first, last, labelled_days.fingerprint(parts))
+
+
+def last_day(data: labelled_days.Config, held_out: Holdout) -> datetime.date:
+    """Return the last day that can be run: it has a partition, and so has the one that is measured on.
+
+    Raises:
+        ValueError: the source cannot be reached, or there is no such day.
+    """
+    there = labelled_days.days(data, datetime.date.min, datetime.date.max)
+    for day in reversed(there):
+        if not isinstance(held_out, NextDay) or (day < datetime.date.max and base.day_after(day) in there):
+            return day
+    wanted = "two days in a row, and a run needs a day and the one after it" if there else "day in it"
+    raise ValueError(f"{data.source}: there are no {wanted}")
+
+
+def run(request: Request, sink: Sink) -> LabelledLog:
+    """Copy what is not read in place, and check the label, the weight and the time of every row.
+
+    Raises:
+        ValueError: a day that is needed is missing or has no rows, a file cannot be read, a column is missing, a label
+            is not 0 or 1, a weight is none, or a time is not of its day; nothing is written then.
+    """
+    data = request.data
+    parts = labelled_days.days(data, request.first_day, request.last_day)
+    _require(data, parts, request.day, request.last_day)
+    home = (request.import_root / f"{data.kind}-{_version(data)}").absolute()
+    found: dict[datetime.date, _Day] = {}
+    with ingest.locked(home.parent):
+        for number, (day, part) in enumerate(parts.items()):
+            sink(Event(stage=_STAGE, done=number, total=len(parts), unit="days", message=f"checking {day}"))
+            found[day] = _day(request, home, day, part, sink)
+    for day, role in _roles(request.day, request.last_day):
+        if not found[day].num_rows:
+            raise ValueError(f"{data.source}: {day} ({role}) has no rows; write its partition again")
+    with artifacts.pending(request.output) as aside:
+        # The digest of this file is the log's, so it follows from the content and not from where it lies.
+        files = {str(day): [file.model_dump(mode="json") for file in one.files] for day, one in found.items()}
+        artifacts.write_text(aside.path / "files.json", json.dumps(files, indent=1))
+        days = [
+            LabelledDay(day=day, num_rows=one.num_rows, num_positives=one.num_positives, folder=one.folder)
+            for day, one in found.items()
+        ]
+        return aside.commit(
+            LabelledLog,
+            request,
+            num_rows=sum(day.num_rows for day in days),
+            source=data.source,
+            day=request.day,
+            days=tuple(days),
+            columns=found[request.last_day].columns,
+        )
+
+
+class _Day(Frozen):
+    """A day as it was found: with what fingerprint, where its files are, and what they hold."""
+
+    fingerprint: str
+    folder: Path
+    files: tuple[FileRecord, ...] = ()
+    num_rows: int = 0
+    num_positives: int = 0
+    columns: dict[str, str] = Field(default={})
+
+    def are_there(self) -> bool:
+        """Whether the files are as many bytes as they were: a copy may have been deleted."""
+        paths = ((self.folder / file.path, file.num_bytes) for file in self.files)
+        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
+
+
+class _Copy(Frozen):
+    """A day that was copied, with what fingerprint."""
+
+    fingerprint: str
+
+
+def _roles(day: datetime.date, last: datetime.date) -> list[tuple[datetime.date, str]]:
+    measured = [(last, f"on which the run of {day} is measured")] if last != day else []
+    return [(day, "the day itself"), *measured]
+
+
+def _require(
+    data: labelled_days.Config, parts: Mapping[datetime.date, readers.Part], day: datetime.date, last: datetime.date
+) -> None:
+    for wanted, role in _roles(day, last):
+        if wanted not in parts:
+            there = labelled_days.days(data, datetime.date.min, datetime.date.max)
+            span = f"the {len(there)} days from {min(there)} to {max(there)}" if there else "no day at all"
+            raise ValueError(f"{data.source}: has no partition of {wanted} ({role}), but {span}; name another day")
+
+
+def _version(data: labelled_days.Config) -> str:
+    """Return what the copies of a source follow from, beside the source."""
+    code = [Path(str(labelled_days.__file__)), Path(__file__)]
+    fields = data.model_dump(mode="json", exclude={"time_column"})
+    return digest_of([fields, data.root, [artifacts.digest_of_file(path) for path in code]])
+
+
+def _day(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> _Day:
+    """Return what there is of a day, as it is remembered or, if it has changed since, as it is found now."""
+    looked_at = digest_of([request.config, request.data.time_column])
+    mark = home / _CHECKED / looked_at / f"{day}.json"
+    known = _remembered(_Day, mark, sink)
+    if known is not None and known.fingerprint == part.fingerprint and known.are_there():
+        return known
+    found = _found(request, home, day, part, sink)
+    artifacts.write_text(mark, integrity.sealed(found.model_dump(mode="json")))
+    return found
+
+
+def _found(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> _Day:
+    """Read a day's labels, weights and times, and copy the day if it is not read in place.
+
+    Raises:
+        ValueError: see `run`.
+    """
+    own = part.path if isinstance(part.path, Path) else None
+    if own is not None and not folders.local_files(own):
+        return _Day(fingerprint=part.fingerprint, folder=own)
+    (reader,) = readers.alike({str(day): part.path}, request.data.csv, "data.csv")[0].values()
+    num_positives = _num_positives(request, day, reader)
+    folder = own if own is not None and uri.format_of(own) == "parquet" else _copied(home, day, part, reader, sink)
+    return _Day(
+        fingerprint=part.fingerprint,
+        folder=folder,
+        files=tuple(
+            FileRecord(
+                path=str(path.relative_to(folder)),
+                num_bytes=path.stat().st_size,
+                digest=artifacts.digest_of_file(path),
+            )
+            for path in (folders.local_files(folder) if reader.num_rows else ())
+        ),
+        num_rows=reader.num_rows,
+        num_positives=num_positives,
+        columns={field.name: str(field.type) for field in reader.schema},
+    )
+
+
+def _num_positives(request: Request, day: datetime.date, reader: readers.Reader) -> int:
+    config, time = request.config, request.data.time_column
+    keys = {config.label: "ranking.label", config.sample_weight: "ranking.sample_weight"}
+    keys |= {config.group: "ranking.group", time: "data.time_column"}
+    used = {name: key for name, key in keys.items() if name is not None}
+    for name, key in used.items():
+        if name not in reader.schema.names:
+            place, names = reader.place(0).path if len(reader.block_rows) else str(day), reader.schema.names
+            near = uri.nearest(name, names)
+            raise ValueError(f"{place}: no column {name!r}, which {key} names (there are: {', '.join(names)}){near}")
+    num_positives = 0
+    for block, table in enumerate(blocks(reader, [*used])):
+        place = reader.place(block)
+        num_positives += positives(place, table, config)
+        if time is not None:
+            with naming(place):
+                holdout.of_day(table.column(time), time, day)
+    return num_positives
+
+
+def _copied(home: Path, day: datetime.date, part: readers.Part, reader: readers.Reader, sink: Sink) -> Path:
+    """Return the folder of a day's copy in Parquet, which is made unless there is one of these very files."""
+    copy, mark = home / base.partition(day), home / _COPIED / f"{day}.json"
+    known = _remembered(_Copy, mark, sink)
+    if known is not None and known.fingerprint == part.fingerprint and copy.is_dir():
+        return copy
+    integrity.discard(mark)
+    aside = home / f".{day}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        num_rows = base.write_parquet(aside / "part-00000.parquet", blocks(reader, reader.schema.names))
+        if num_rows != reader.num_rows:
+            raise ValueError(f"{part.path}: {num_rows} rows read of {reader.num_rows}; has it changed? run again")
+        artifacts.move_into_place(aside, copy)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    artifacts.write_text(mark, integrity.sealed(_Copy(fingerprint=part.fingerprint).model_dump()))
+    return copy
+
+
+def _remembered(record: type[M], mark: Path, sink: Sink) -> M | None:
+    """Return what was written down of a day; damaged notes count as none."""
+    try:
+        return integrity.read_record(record, mark) if mark.exists() else None
+    except ValueError as error:
+        sink(Event(stage=_STAGE, message=f"warning: {error}; the day is looked at again"))
+        return None

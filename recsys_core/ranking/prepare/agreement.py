@@ -1,0 +1,93 @@
+"""That tables have the columns which features and labels need, alike, and what the features learn of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pyarrow as pa
+
+from recsys_core import columns, readers
+from recsys_core.columns import RowError
+from recsys_core.datasets import _ids
+from recsys_core.features import Engine
+from recsys_core.ranking import Config
+from recsys_core.ranking.prepare.labels import blocks, is_number
+
+
+def fit(engine: Engine, train: readers.Reader, place: str | None) -> None:
+    """Let the features learn from all rows of `train`, which is called `place`, or by its files.
+
+    Raises:
+        ValueError: a feature cannot take a row's value; names the row.
+    """
+    try:
+        engine.fit(_texts(train, engine.columns("query")), _texts(train, engine.columns("item")))
+    except RowError as error:
+        path, row = train.locate(error.row) if place is None else (place, error.row)
+        raise ValueError(f"{path}: row {row}: {error.reason}") from None
+
+
+def _texts(train: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
+    """Yield the blocks of `train`, whose texts are looked at.
+
+    Raises:
+        RowError: bytes that are no text.
+    """
+    start = 0
+    for table in blocks(train, names):
+        for name in table.column_names:
+            try:
+                columns.by_chunk(lambda chunk: columns.require_text(columns.plain(chunk)), table.column(name))
+            except RowError as error:
+                raise RowError(start + error.row, f"column {name!r}: {error.reason}") from None
+        yield table
+        start += table.num_rows
+
+
+def require_columns(
+    places: Mapping[str, str], tables: Mapping[str, readers.Reader], engine: Engine, config: Config
+) -> None:
+    """Refuse splits without a column that is used, or with one of another kind than in `train`; others may differ.
+
+    Raises:
+        ValueError: names the split, as it is called in `places`, and the column; or a feature reads the label.
+    """
+    asked = {
+        "ranking.label": config.label,
+        "ranking.sample_weight": config.sample_weight,
+        "ranking.group": config.group,
+    }
+    wanted = {column: key for key, column in asked.items() if column is not None}
+    wanted = {column: "features" for side in ("query", "item") for column in engine.columns(side)} | wanted
+    first = tables["train"].schema
+    for name, reader in tables.items():
+        names = reader.schema.names
+        for column, key in wanted.items():
+            if column not in names:
+                raise ValueError(
+                    f"{places[name]}: no column {column!r}, which {key} names (there are: {', '.join(names)})"
+                )
+            own, there = reader.schema.field(column).type, first.field(column).type
+            if not _mean_the_same(columns.plain_type(own), columns.plain_type(there)):
+                raise ValueError(
+                    f"{places[name]}: column {column!r} is {own}, and {there} in {places['train']}; write both alike"
+                )
+    if config.label in {column for side in ("query", "item") for column in engine.columns(side)}:
+        raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
+
+
+def _mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether features make the same of equal values; a column beside nulls is often double for being int64."""
+    if columns.is_list(one) and columns.is_list(other):
+        return _mean_the_same(one.value_type, other.value_type)
+    return columns.united(one, other) is not None or (is_number(one) and is_number(other))
+
+
+def require_ids(where: Callable[[int], readers.Place], reader: readers.Reader, engine: Engine) -> None:
+    """Refuse ids that are none: training, and all that is done for it, comes after.
+
+    Raises:
+        ValueError: names the row.
+    """
+    doubtful = [name for name in engine.columns_of_ids() if _ids.is_doubtful(reader.schema.field(name).type)]
+    for block, table in enumerate(blocks(reader, doubtful)):
+        for name in doubtful:
+            _ids.require(table.column(name), name, *where(block))

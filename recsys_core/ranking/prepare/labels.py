@@ -1,0 +1,71 @@
+"""Labels and weights of rows, which are looked at before anything is trained on them."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_core import columns, readers
+from recsys_core.columns import RowError
+from recsys_core.ranking import Config
+
+
+@contextlib.contextmanager
+def naming(where: readers.Place) -> Iterator[None]:
+    """Inside, what is refused of a row or a column is said with the place of the rows at hand."""
+    try:
+        yield
+    except RowError as error:
+        raise ValueError(f"{where.path}: row {where.first_row + error.row}: {error.reason}") from None
+    except ValueError as error:
+        raise ValueError(f"{where.path}: {error}") from None
+
+
+def blocks(reader: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
+    """Yield all rows of `reader`, with the columns of these names; without any there are none."""
+    for block in range(len(reader.block_rows)) if names else ():
+        yield reader.read(block, names)
+
+
+def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
+    """Return how many rows are positive.
+
+    Raises:
+        ValueError: a label is not 0 or 1, or a weight is none; names the row.
+    """
+    labels = columns.by_chunk(columns.plain, table.column(config.label))
+    if pa.types.is_boolean(labels.type):
+        labels = labels.cast(pa.int8())
+    zero_or_one = pa.array([0, 1]).cast(pa.float64()) if is_number(labels.type) else None
+    held = zero_or_one and pc.is_in(labels.cast(pa.float64(), safe=False), value_set=zero_or_one)
+    _require(where, labels, held, f"{config.label!r}", "a label is 0 or 1 (ranking.label)")
+    if config.sample_weight is not None:
+        weights = columns.by_chunk(columns.plain, table.column(config.sample_weight))
+        held = None
+        if is_number(weights.type):
+            held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0).cast(weights.type)))
+        remedy = "a weight is a number from 0 on (ranking.sample_weight)"
+        _require(where, weights, held, f"{config.sample_weight!r}", remedy)
+    return int(pc.sum(labels).as_py() or 0)
+
+
+def _require(
+    where: readers.Place, values: pa.ChunkedArray, held: pa.ChunkedArray | None, name: str, remedy: str
+) -> None:
+    """Refuse values that do not hold; `held` is None for a type of which none does."""
+    if held is None:
+        raise ValueError(f"{where.path}: column {name} is {values.type}; {remedy}")
+    held = pc.fill_null(held, False)  # noqa: FBT003
+    row = pc.index(held, pa.scalar(False)).as_py()  # noqa: FBT003
+    if row >= 0:
+        start = where.first_row
+        raise ValueError(
+            f"{where.path}: column {name} holds {values[row].as_py()} in row {start + row} of rows {start} to "
+            f"{start + len(values)}; {remedy}"
+        )
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values of a type are numbers; booleans are none."""
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)

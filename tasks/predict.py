@@ -13,17 +13,15 @@ def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predi
     """Return the scored rows, in the table's order: of `predict.source`, or else of the split that was evaluated."""
     config = run.config
     named, output = config.predict.source, config.predict.output
-    place = placeholders.fill(named, run.day) if named else data.root / config.evaluate.split
-    source, output = str(place), output and placeholders.fill(output, run.day)
-    # A split is read as it was when it was checked.
-    read_by = {"csv": readers.CsvOptions.model_validate(data.csv or {})}
+    place = placeholders.fill(named, run.day) if named else str(data.root / config.evaluate.split)
     request = run.request(
         stage.Request,
         "predict",
-        config=config.predict.model_copy(update={"source": source, "output": output} | ({} if named else read_by)),
-        source=source,
-        source_digest=digest_of(readers.fingerprint(place)),
-        is_folder=not named,
+        config=config.predict.model_copy(update={"output": output and placeholders.fill(output, run.day)}),
+        source=place,
+        source_digest=digest_of(readers.fingerprint(place)) if named else data.digest,
+        data=None if named else data,
+        split=config.evaluate.split,
         model=model,
     )
     work = partial(launch.run, "rank_predict", Predictions, config=config.launch)

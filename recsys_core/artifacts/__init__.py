@@ -12,10 +12,25 @@ from recsys_core.artifacts.core import (
     move_into_place,
     pending,
 )
+from recsys_core.artifacts.difference import Difference
 from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
 from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, LabelledDay, LabelledLog, Measurement
-from recsys_core.artifacts.ranking import ExportedRanker, HeldOut, LabelledMetrics, Predictions, RankingEvaluation
-from recsys_core.artifacts.retrieval import Embeddings, Evaluation, ExportedModel, Index, RetrievalMetrics
+from recsys_core.artifacts.ranking import (
+    ExportedRanker,
+    HeldOut,
+    LabelledMetrics,
+    LabelledSlice,
+    Predictions,
+    RankingEvaluation,
+)
+from recsys_core.artifacts.retrieval import (
+    Embeddings,
+    Evaluation,
+    ExportedModel,
+    Index,
+    RetrievalMetrics,
+    RetrievalSlice,
+)
 from recsys_core.artifacts.training import (
     HISTORY,
     STATE,
@@ -38,6 +53,7 @@ __all__ = [
     "DataCheck",
     "Dataset",
     "DayCount",
+    "Difference",
     "Embeddings",
     "Evaluation",
     "ExportedModel",
@@ -52,6 +68,7 @@ __all__ = [
     "LabelledDay",
     "LabelledLog",
     "LabelledMetrics",
+    "LabelledSlice",
     "LabelledSplit",
     "Learned",
     "Measurement",
@@ -62,6 +79,7 @@ __all__ = [
     "Release",
     "Request",
     "RetrievalMetrics",
+    "RetrievalSlice",
     "Rows",
     "Tail",
     "TrainingData",

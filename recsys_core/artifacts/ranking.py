@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from recsys_core.artifacts.core import Artifact, Frozen
+from recsys_core.artifacts.difference import Difference
 
 
 class HeldOut(Artifact):
@@ -39,13 +42,34 @@ class LabelledMetrics(Frozen):
     accuracy: float | None = None
 
 
+class LabelledSlice(Frozen):
+    """Metrics of some of the rows, as `RankingEvaluation` has them of all; None where there are no such rows."""
+
+    num_rows: int
+    num_units: int
+    metrics: LabelledMetrics | None
+    champion: LabelledMetrics | None
+    differences: dict[str, Difference]
+
+
 class RankingEvaluation(Artifact):
-    """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures."""
+    """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures.
+
+    `champion` and `baselines` (`rate`, `item_rate`) are measured on the same rows, whose digest is `rows_digest`.
+    `differences` are those to the champion by metric; `num_units` groups (rows, where there is no group) were drawn for
+    their intervals. `slices` are parts of the rows, by name.
+    """
 
     stage: ClassVar[str] = "evaluate"
 
     split: str
     metrics: LabelledMetrics
+    champion: LabelledMetrics | None = None
+    baselines: dict[str, LabelledMetrics] = Field(default={})
+    differences: dict[str, Difference] = Field(default={})
+    num_units: int = 0
+    slices: dict[str, LabelledSlice] = Field(default={})
+    rows_digest: str | None = None
 
 
 class ExportedRanker(Artifact):

@@ -4,7 +4,10 @@ import datetime
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from recsys_core.artifacts.core import Artifact, Frozen
+from recsys_core.artifacts.difference import Difference
 
 
 class ExportedModel(Artifact):
@@ -91,8 +94,22 @@ class RetrievalMetrics(Frozen):
     coverage: dict[str, float]
 
 
+class RetrievalSlice(Frozen):
+    """Exact search on some of the users or of the ground-truth items; None where there are none of them."""
+
+    num_queries: int
+    num_ground_truth: int
+    exact: RetrievalMetrics | None
+    champion: RetrievalMetrics | None
+    differences: dict[str, Difference]
+
+
 class Evaluation(Artifact):
-    """Metrics of one day's ground truth. `protocol` states how they were measured; `sweep.json` has the ANN sweep."""
+    """Metrics of one day's ground truth. `protocol` states how they were measured; `sweep.json` has the ANN sweep.
+
+    `differences` are those of `exact` to the champion by metric and K (`hit_rate@50`), with intervals over users;
+    `slices` are parts of the ground truth, by name.
+    """
 
     stage: ClassVar[str] = "hitrate"
 
@@ -111,3 +128,5 @@ class Evaluation(Artifact):
     ann_recall: dict[str, float]
     ann_recall_by_nprobe: dict[str, dict[str, float]]
     hit_rate_by_popularity: dict[str, float]
+    differences: dict[str, Difference] = Field(default={})
+    slices: dict[str, RetrievalSlice] = Field(default={})

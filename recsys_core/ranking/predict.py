@@ -2,15 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
 import torch
 from pydantic import Field, field_validator, model_validator
 
-from recsys_core import artifacts, distributed, output, placeholders, readers, uri
-from recsys_core.artifacts import ExportedRanker, Frozen, Pending, Predictions
+from recsys_core import artifacts, distributed, output, placeholders, ranking, readers
+from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, Pending, Predictions
 from recsys_core.distributed import World
 from recsys_core.exported.inputs import MODEL, ranker_inputs
 from recsys_core.features import Engine, RowError, counting_from, out_of_range_metrics
@@ -55,14 +54,17 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What scoring a table needs; `source_digest` stands for the table's content.
 
-    `is_folder`: the source is the folder of a split, and not text in the path grammar.
+    With `data` the rows are those of its `split`, and `source` only names them in messages. `stage` names the progress
+    events (`predict`, `score`, `score_champion`).
     """
 
     config: Config
     source: str
     source_digest: str
-    is_folder: bool = False
+    data: LabelledData | None = None
+    split: str = "test"
     model: ExportedRanker
+    stage: str = "predict"
 
 
 def run(request: Request, sink: Sink) -> Predictions:
@@ -82,8 +84,7 @@ def run(request: Request, sink: Sink) -> Predictions:
             work.path.mkdir(parents=True)
         world.barrier()
         engine = Engine.load(request.model.engine)
-        source = Path(request.source) if request.is_folder else request.source
-        reader = _opened(source, _options(request.config.csv, engine), world)
+        reader = _opened(request, engine, world)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
         _check(request.source, reader.schema, kept, columns)
@@ -98,13 +99,13 @@ def run(request: Request, sink: Sink) -> Predictions:
                 writer.write(table)
                 done += global_rows
                 if world.is_first:
-                    sink(Event(stage="predict", done=done, total=reader.num_rows))
+                    sink(Event(stage=request.stage, done=done, total=reader.num_rows))
         num_rows = sum(world.gather(writer.num_rows))
         if num_rows != reader.num_rows:
             raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
         outside = out_of_range_metrics(world.gather(engine.out_of_range()))
         if world.is_first and outside:
-            sink(Event(stage="predict", done=num_rows, total=num_rows, metrics=outside))
+            sink(Event(stage=request.stage, done=num_rows, total=num_rows, metrics=outside))
         if (out := request.config.output) is not None:
             part = work.path / "rows" / f"part-{world.rank:05d}.parquet"
             output.write(out, output.groups(part), world)
@@ -122,9 +123,11 @@ def _options(given: readers.CsvOptions, engine: Engine) -> readers.CsvOptions:
     return given.model_copy(update={"types": texts | given.types})
 
 
-def _opened(source: uri.Source, options: readers.CsvOptions, world: World) -> readers.Reader:
-    """Open the table on the first rank, and on the others as it was found there: all see the same rows."""
-    config = readers.infer(source, options) if world.is_first else None
+def _opened(request: Request, engine: Engine, world: World) -> readers.Reader:
+    """Open a split as it was checked; another table on the first rank, and on the others as it was found there."""
+    if request.data is not None:
+        return ranking.opened(request.data, request.split)
+    config = readers.infer(request.source, _options(request.config.csv, engine)) if world.is_first else None
     config = world.share(lambda: config)
     assert config is not None
     mine = readers.build(config) if world.is_first else None

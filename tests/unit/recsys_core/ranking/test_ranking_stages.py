@@ -22,7 +22,7 @@ from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import dlrm
-from recsys_core.progress import silent
+from recsys_core.progress import Event, silent
 from recsys_core.ranking import Config, evaluate, export, opened, predict, prepare, train
 from recsys_core.training.config import Config as Train
 
@@ -442,6 +442,21 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
     written = scored("written", reserved_columns=("user", "label", "weight"), output=str(tmp_path / "out"))
     assert pq.read_table(written.rows).equals(rows)
     assert pq.read_table(tmp_path / "out").equals(rows)
+    # As the stages score and score_champion do: the split as it was checked, the needed columns alone.
+    events: list[Event] = []
+    of_split = predict.Request(
+        output=tmp_path / "score",
+        config=predict.Config(batch_size=40, reserved_columns=("user", "label", "weight")),
+        source="the split",
+        source_digest=data.digest,
+        data=data,
+        split="test",
+        model=exported,
+        stage="score",
+        **COMMON,
+    )
+    assert pq.read_table(predict.run(of_split, events.append).rows).equals(rows)
+    assert {event.stage for event in events} == {"score"}
     with pytest.raises(ValueError, match="already has a column 'score'"):
         scored("again")
     with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):

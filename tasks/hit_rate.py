@@ -22,6 +22,8 @@ def hit_rate(
         embeddings=embeddings,
         index=index,
         champion=champion,
+        parts=run.config.gate.parts,
+        confidence=run.config.gate.confidence,
     )
     work = partial(launch.run, "hitrate", Evaluation, config=launch.alone(run.config.launch))
     return perform(run, "hitrate", Evaluation, request, work)

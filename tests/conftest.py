@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from recsys_core import artifacts, features
 from recsys_core.artifacts import (
     Checkpoint,
+    Difference,
     Embeddings,
     Evaluation,
     ExportedModel,
@@ -292,6 +293,11 @@ def _evaluation(output: Path, day: datetime.date, seed: int, rng: Any) -> Evalua
         rates = {str(k): min(1.0, level * k**0.5 / 10) for k in (20, 50, 200)}
         return RetrievalMetrics(hit_rate=rates, recall=rates, ndcg=rates, mrr=rates, coverage=rates)
 
+    exact, champion = ranking(0.30), ranking(0.27)
+    differences = {}
+    for k, rate in exact.hit_rate.items():
+        ahead = rate - champion.hit_rate[k]
+        differences[f"hit_rate@{k}"] = Difference(value=ahead, low=ahead - 0.005, high=ahead + 0.005)
     return _commit(
         Evaluation,
         output,
@@ -303,11 +309,12 @@ def _evaluation(output: Path, day: datetime.date, seed: int, rng: Any) -> Evalua
         num_ground_truth=NUM_USERS,
         num_items=NUM_ITEMS,
         protocol="full ranking",
-        exact=ranking(0.30),
+        exact=exact,
         approximate=ranking(0.29),
         popularity=ranking(0.11),
         item_item=ranking(0.16),
-        champion=ranking(0.27),
+        champion=champion,
+        differences=differences,
         ann_recall={"20": 0.99, "50": 0.985, "200": 0.97},
         ann_recall_by_nprobe={
             str(n): {str(k): 1 - k**0.25 / (5 * n) for k in (20, 50, 200)} for n in (1, 2, 4, 8, 16, 32, 64)

@@ -43,10 +43,10 @@ class LabelledMetrics(Frozen):
 
 
 class LabelledSlice(Frozen):
-    """Metrics of some of the rows, as `RankingEvaluation` has them of all; None where there are no such rows."""
+    """Metrics of some of the rows, as `RankingEvaluation` has them of all; None where no such row has a weight."""
 
-    num_rows: int
     num_units: int
+    has_groups: bool
     metrics: LabelledMetrics | None
     champion: LabelledMetrics | None
     differences: dict[str, Difference]
@@ -56,8 +56,8 @@ class RankingEvaluation(Artifact):
     """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures.
 
     `champion` and `baselines` (`rate`, `item_rate`) are measured on the same rows, whose digest is `rows_digest`.
-    `differences` are those to the champion by metric; `num_units` groups (rows, where there is no group) were drawn for
-    their intervals. `slices` are parts of the rows, by name.
+    `differences` are those to the champion by metric; for their intervals `num_units` groups were drawn (rows, unless
+    `has_groups`). `slices` are parts of the rows, by name.
     """
 
     stage: ClassVar[str] = "evaluate"
@@ -68,6 +68,7 @@ class RankingEvaluation(Artifact):
     baselines: dict[str, LabelledMetrics] = Field(default={})
     differences: dict[str, Difference] = Field(default={})
     num_units: int = 0
+    has_groups: bool = False
     slices: dict[str, LabelledSlice] = Field(default={})
     rows_digest: str | None = None
 

@@ -166,26 +166,58 @@ class Tally:
             hits[:, number] = np.bincount(cells[ranks <= k] // ids_BW.shape[1], minlength=len(rows_B))
         return hits
 
-    def metrics(self) -> RetrievalMetrics:
-        """Return the metrics over all queries; those never added count as having found nothing.
+    @property
+    def ranked(self) -> "Ranked":
+        """What was found; queries that were never added have found nothing."""
+        return Ranked(self.truth, self.ranks_N)
 
-        hit_rate: hits over ground-truth items, both summed over queries; recall: mean of found÷relevant; ndcg: binary
-        gains, the ideal list holds min(K, relevant) items; mrr: mean of 1÷rank of the first item found, 0 beyond K;
+    def metrics(self) -> RetrievalMetrics:
+        """Return the metrics over all queries, see `Ranked`.
+
         coverage: share of the item table with a rank of at most K (so: not in a tie that crosses K) for some query.
         """
+        coverage = {str(k): float(self._recommended[number].mean()) for number, k in enumerate(self.ks)}
+        return self.ranked.metrics(self.ks).model_copy(update={"coverage": coverage})
+
+
+class Ranked(NamedTuple):
+    """The rank of every ground-truth item, int [N]; `truth` has at least one item per query."""
+
+    truth: Lists
+    ranks: np.ndarray
+
+    def part(self, keep_N: np.ndarray) -> "Ranked":
+        """Return what the queries that keep an item have found of those that are kept, bool [N]."""
+        lengths = np.add.reduceat(keep_N, self.truth.offsets[:-1], dtype=np.int64) if len(keep_N) else keep_N
+        truth = Lists(self.truth.values[keep_N], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]))
+        return Ranked(truth, self.ranks[keep_N])
+
+    def sums(self, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return two numbers for each query, float64 [Q]: a metric is the sum of the first over that of the second.
+
+        hit_rate: hits over ground-truth items, both summed over queries; recall: mean of found÷relevant; ndcg: binary
+        gains, the ideal list holds min(K, relevant) items; mrr: mean of 1÷rank of the first item found, 0 beyond K.
+        All of them are better the higher they are.
+        """
         starts, lengths = self.truth.offsets[:-1], self.truth.lengths
-        ranks_N = self.ranks_N.astype(np.float64)
-        discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, max(self.ks) + 2)))])
+        ranks_N, ones_Q = self.ranks.astype(np.float64), np.ones(len(lengths))
+        discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+        hits_Q = np.add.reduceat(ranks_N <= k, starts, dtype=np.float64)
+        gain_Q = np.add.reduceat(np.where(ranks_N <= k, 1 / np.log2(ranks_N + 1), 0.0), starts)
         first_Q = np.minimum.reduceat(ranks_N, starts)
+        return {
+            "hit_rate": (hits_Q, lengths.astype(np.float64)),
+            "recall": (hits_Q / lengths, ones_Q),
+            "ndcg": (gain_Q / discounts[np.minimum(lengths, k)], ones_Q),
+            "mrr": (np.where(first_Q <= k, 1 / first_Q, 0.0), ones_Q),
+        }
+
+    def metrics(self, ks: Sequence[int]) -> RetrievalMetrics:
+        """Return the metrics but for the coverage, which lists alone do not tell."""
         fields: dict[str, dict[str, float]] = {name: {} for name in RetrievalMetrics.model_fields}
-        for number, k in enumerate(self.ks):
-            hit_N = ranks_N <= k
-            gain_Q = np.add.reduceat(np.where(hit_N, 1 / np.log2(ranks_N + 1), 0.0), starts)
-            fields["hit_rate"][str(k)] = float(hit_N.mean())
-            fields["recall"][str(k)] = float((np.add.reduceat(hit_N, starts, dtype=np.int64) / lengths).mean())
-            fields["ndcg"][str(k)] = float((gain_Q / discounts[np.minimum(lengths, k)]).mean())
-            fields["mrr"][str(k)] = float(np.where(first_Q <= k, 1 / first_Q, 0.0).mean())
-            fields["coverage"][str(k)] = float(self._recommended[number].mean())
+        for k in ks:
+            for name, (numerators, denominators) in self.sums(k).items():
+                fields[name][str(k)] = float(numerators.sum() / denominators.sum())
         return RetrievalMetrics.model_validate(fields)
 
 

@@ -13,12 +13,14 @@ from pydantic import Field, field_validator, model_validator
 
 from recsys_core import artifacts, readers
 from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Index, TrainingData
+from recsys_core.gate import Part
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
 from recsys_core.retrieval.baselines import ItemItem, read_history
 from recsys_core.retrieval.hit_rate import contenders as _day
 from recsys_core.retrieval.hit_rate.contenders import Block, Day
+from recsys_core.retrieval.hit_rate.parts import differences, entries, part
 from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
 from recsys_core.retrieval.vectors import Items
 
@@ -60,7 +62,10 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live."""
+    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
+
+    `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
+    """
 
     config: Config
     dataset: Dataset
@@ -68,6 +73,8 @@ class Request(artifacts.Request):
     embeddings: Embeddings
     index: Index
     champion: Embeddings | None = None
+    parts: dict[str, Part] = Field(default={})
+    confidence: float = 0.95
 
 
 def run(request: Request, sink: Sink) -> Evaluation:
@@ -105,6 +112,10 @@ def run(request: Request, sink: Sink) -> Evaluation:
         baseline = ItemItem(users, clicked, num_items, config.item_item_history)
         item_item = day.measure(_day.item_item(baseline, queries.seen, num_items), "item-item")
         champion = day.measure(_day.of_champion(request.champion, day), "champion") if request.champion else None
+        live, slices = champion.ranked if champion else None, {}
+        for name, asked in request.parts.items():
+            kept = entries(name, asked, day, request.data, num_interactions)
+            slices[name] = part(exact.ranked, live, kept, config.ks, request.confidence)
         evaluation = aside.commit(
             Evaluation,
             request,
@@ -124,6 +135,8 @@ def run(request: Request, sink: Sink) -> Evaluation:
             ann_recall=recall,
             ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in sweep["points"]},
             hit_rate_by_popularity=_by_popularity(config, exact, num_interactions),
+            differences=differences(exact.ranked, live, config.ks, request.confidence),
+            slices=slices,
         )
     rates = {f"hit_rate_at_{k}": rate for k, rate in evaluation.exact.hit_rate.items()}
     sink(Event(stage="hitrate", done=done, total=total, metrics=rates))

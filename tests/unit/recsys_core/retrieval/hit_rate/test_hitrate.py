@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_core import artifacts
-from recsys_core.artifacts import Dataset, DayCount, Embeddings, Evaluation, TrainingData
+from recsys_core.artifacts import Dataset, DayCount, Embeddings, Evaluation, RetrievalSlice, TrainingData
+from recsys_core.gate import Part
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import hit_rate as hitrate
 from recsys_core.retrieval import index
@@ -99,11 +100,27 @@ class World:
         )
 
     def data(self) -> TrainingData:
-        table = pa.table({"item_id": self.item_ids(range(NUM_ITEMS)[::-1]), "num_interactions": self.counts[::-1]})
+        # The users and items stand in another order than their vectors: only ids match them.
+        items, users = range(NUM_ITEMS)[::-1], range(NUM_USERS)[::-1]
+        table = pa.table(
+            {
+                "item_id": self.item_ids(items),
+                "num_interactions": self.counts[::-1],
+                "brand": [item % 3 for item in items],
+                "name": ["x"] * NUM_ITEMS,
+            }
+        )
+        asked = pa.table(
+            {
+                "user_id": [f"u{user}" for user in users],
+                "city": pa.array([None if user == 4 else ("rome", "oslo")[user % 2] for user in users]),
+                "name": ["y"] * NUM_USERS,
+            }
+        )
         return self.commit(
             TrainingData,
             "preprocess",
-            {"items/part-00000.parquet": table},
+            {"items/part-00000.parquet": table, "ground_truth/part-00000.parquet": asked},
             num_rows=1,
             day=DAY,
             first_day=DAY,
@@ -163,15 +180,23 @@ class World:
             **common,
         )
 
-    def hit_rate(self, scores: np.ndarray, k: int, *, mask_seen: bool = True) -> float:
+    def hit_rate(
+        self,
+        scores: np.ndarray,
+        k: int,
+        *,
+        mask_seen: bool = True,
+        kept: Callable[[int, int], bool] = lambda user, item: True,
+    ) -> float:
         """Count in plain loops: rank = how many unmasked items score at least as much."""
-        hits = 0
+        hits = num_truth = 0
         for user in range(NUM_USERS):
             shown = [item for item in range(NUM_ITEMS) if not mask_seen or item not in self.seen[user]]
             for item in self.truth[user]:
                 rank = sum(scores[user, other] >= scores[user, item] for other in shown) if item in shown else None
-                hits += rank is not None and rank <= k
-        return hits / sum(map(len, self.truth))
+                hits += kept(user, item) and rank is not None and rank <= k
+                num_truth += kept(user, item)
+        return hits / num_truth
 
 
 @pytest.fixture
@@ -213,6 +238,73 @@ def test_the_champion_is_measured_on_the_same_queries_whatever_the_order_of_its_
     assert evaluation.champion is not None
     for k in KS:
         assert evaluation.champion.hit_rate[str(k)] == pytest.approx(world.hit_rate(scores, k))
+
+
+def test_differences_to_the_champion_have_intervals_over_users(world: World):
+    evaluation = hitrate.run(world.request(champion=True), silent)
+    assert evaluation.champion is not None
+    assert evaluation.differences.keys() == {
+        f"{name}@{k}" for name in ("hit_rate", "recall", "ndcg", "mrr") for k in KS
+    }
+    for name, found in evaluation.differences.items():
+        metric, k = name.split("@")
+        own, theirs = getattr(evaluation.exact, metric)[k], getattr(evaluation.champion, metric)[k]
+        assert found.value == pytest.approx(own - theirs)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low <= found.value <= found.high
+    assert hitrate.run(world.request(), silent).differences == {}
+
+
+def test_parts_of_the_ground_truth_are_the_slow_oracles(world: World):
+    world.counts[:40] = 0
+    asked = {
+        "new_users": Part(),
+        "cold_items": Part(),
+        "northern": Part(column="city", value="oslo"),
+        "branded": Part(column="brand", value=2),
+        "nowhere": Part(column="city", value="atlantis"),
+    }
+    kept: dict[str, Callable[[int, int], bool]] = {
+        "new_users": lambda user, item: not world.seen[user],
+        "cold_items": lambda user, item: item >= NUM_ITEMS or world.counts[item] == 0,
+        "northern": lambda user, item: user % 2 == 1,
+        "branded": lambda user, item: item < NUM_ITEMS and item % 3 == 2,
+    }
+    request = world.request(champion=True).model_copy(update={"parts": asked})
+    slices = hitrate.run(request, silent).slices
+    scores = exact_scores(world.users, world.items), exact_scores(world.champion_users, world.champion_items)
+    for name, keeps in kept.items():
+        found = slices[name]
+        entries = [(u, i) for u in range(NUM_USERS) for i in world.truth[u] if keeps(u, i)]
+        assert (found.num_queries, found.num_ground_truth) == (len({user for user, _ in entries}), len(entries))
+        assert found.exact is not None
+        assert found.champion is not None
+        for k in KS:
+            own, theirs = (world.hit_rate(values, k, kept=keeps) for values in scores)
+            assert (found.exact.hit_rate[str(k)], found.champion.hit_rate[str(k)]) == pytest.approx((own, theirs))
+            assert found.differences[f"hit_rate@{k}"].value == pytest.approx(own - theirs)
+        assert (found.differences["mrr@5"].low is None) == (found.num_queries < 20)
+    assert slices["nowhere"] == RetrievalSlice(
+        num_queries=0, num_ground_truth=0, exact=None, champion=None, differences={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(column="town", value="x"), "neither the users nor the items have a column 'town'; .*, of user_id, city"),
+        (Part(column="name", value="x"), "both the users and the items have a column 'name'"),
+        (Part(column="city", value=3), r"gate.slices.odd.value: 3, and the column 'city' is string; give a value of"),
+        (Part(column="brand", value="3"), r"gate.slices.odd.value: '3', and the column 'brand' is int64"),
+        (Part(column="brand", value=True), r"gate.slices.odd.value: True, and the column 'brand' is int64"),
+    ],
+)
+def test_a_part_that_no_row_could_have_is_refused(world: World, part: Part, message: str):
+    request = world.request().model_copy(update={"parts": {"odd": part}})
+    with pytest.raises(ValueError, match=message):
+        hitrate.run(request, silent)
+    assert not request.output.exists()
 
 
 @pytest.mark.parametrize(("kind", "values"), [("ivf_flat", [1, 2, 4, 8]), ("hnsw", [16 << n for n in range(7)])])

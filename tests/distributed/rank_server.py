@@ -16,11 +16,19 @@ import time
 import traceback
 
 _GRACE_SECONDS = 20.0
+_STAGES = (
+    "retrieval.train",
+    "retrieval.evaluate",
+    "retrieval.export",
+    "retrieval.embed",
+    "ranking.train",
+    "ranking.evaluate",
+)
 
 
 def main() -> None:
     """Serve until standard input ends."""
-    for module in ("__main__", "train", "evaluate", "export", "predict", "ranking.train", "ranking.evaluate"):
+    for module in ("__main__", *_STAGES):
         importlib.import_module(f"recsys_core.{module}")
     # What the first optimizer and the first sharded model would import in every rank anew.
     importlib.import_module("fbgemm_gpu.split_table_batched_embeddings_ops_training")

@@ -5,16 +5,16 @@ Legend: P points that stand for a column's numbers, H hashes that stand for its 
 
 import base64
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys_core import profile
+from recsys_core import profile, readers
 from recsys_core.artifacts import FileRecord, Frozen, digest_of, digest_of_file, write_text
-from recsys_core.columns import united
+from recsys_core.columns import plain_type, united
 from recsys_core.datasets import _rows, daily
 from recsys_core.integrity import discard, read_record
 from recsys_core.profile.columns import Column
@@ -73,6 +73,9 @@ class PartitionStatistics(Frozen):
     columns: dict[str, ColumnStatistics]
 
 
+_NOTHING = PartitionStatistics(rows=0, columns={})
+
+
 def of_partition(
     root: Path, table: str, files: Sequence[FileRecord], ids: Sequence[str], memory: Path, sink: Sink = silent
 ) -> PartitionStatistics:
@@ -84,14 +87,38 @@ def of_partition(
         ValueError: a file cannot be read.
     """
     key = digest_of([_version(), table, list(ids), [file.digest for file in files]])
-    remembered = memory / f"{key}.json"
+    return _remembered(memory / f"{key}.json", sink, lambda: compute(root, table, [root / f.path for f in files], ids))
+
+
+def of_labelled_day(
+    folder: Path,
+    files: Sequence[FileRecord],
+    ids: Sequence[str],
+    categories: Sequence[str],
+    memory: Path,
+    sink: Sink = silent,
+) -> PartitionStatistics:
+    """Return the statistics of a day's labelled rows, as `of_partition` does; `files` are below `folder`.
+
+    Whole numbers in `categories` are names, and so are compared one by one and not by their size.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    key = digest_of([_version(), "labelled", list(ids), list(categories), [file.digest for file in files]])
+    return _remembered(
+        memory / f"{key}.json", sink, lambda: compute_labelled(folder, ids, categories) if files else _NOTHING
+    )
+
+
+def _remembered(remembered: Path, sink: Sink, compute: Callable[[], PartitionStatistics]) -> PartitionStatistics:
     if remembered.exists():
         try:
             return read_record(PartitionStatistics, remembered)
         except ValueError as error:
             sink(Event(stage="check", message=f"warning: {error}; its partition is read again"))
             discard(remembered)
-    found = compute(root, table, [root / file.path for file in files], ids)
+    found = compute()
     write_text(remembered, found.model_dump_json(exclude_defaults=True))
     return found
 
@@ -103,22 +130,43 @@ def compute(root: Path, table: str, paths: Sequence[Path], ids: Sequence[str]) -
         ValueError: a file cannot be read.
     """
     if not paths:
-        return PartitionStatistics(rows=0, columns={})
+        return _NOTHING
     types, schema = _types(root, table, paths)
+    return _summed(types, schema, ids, (rows for path in paths for rows in _rows.read(root, table, path, schema.names)))
+
+
+def compute_labelled(folder: Path, ids: Sequence[str], categories: Sequence[str]) -> PartitionStatistics:
+    """Read the labelled rows of a day once; see `of_labelled_day`.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    reader = readers.opened(folder)
+    types = {field.name: field.type for field in reader.schema}
+    kinds = {name: plain_type(kind) for name, kind in types.items()}
+    kinds |= {name: pa.string() for name in categories if pa.types.is_integer(kinds[name])}
+    tables = (reader.read(block, reader.schema.names) for block in range(len(reader.block_rows)))
+    return _summed(types, pa.schema(list(kinds.items())), ids, tables)
+
+
+def _summed(
+    types: dict[str, pa.DataType], schema: pa.Schema, ids: Sequence[str], tables: Iterator[pa.Table]
+) -> PartitionStatistics:
+    """Return the statistics of `tables`, whose columns are read as `schema` has them and are called `types`."""
     samples = {name: _Ids() for name in ids if name in types and schema.field(name).type in _ID_TYPES}
     num_rows = 0
 
-    def tables() -> Iterator[pa.Table]:
+    def conforming() -> Iterator[pa.Table]:
         nonlocal num_rows
-        for path in paths:
-            for rows in _rows.read(root, table, path, schema.names):
-                num_rows += rows.num_rows
-                for name, sample in samples.items():
-                    for chunk in rows.column(name).chunks:
-                        sample.add(chunk)
-                yield conformed(rows, schema)
+        for rows in tables:
+            num_rows += rows.num_rows
+            whole = conformed(rows, schema)
+            for name, sample in samples.items():
+                for chunk in whole.column(name).chunks:
+                    sample.add(chunk)
+            yield whole
 
-    columns = profile.columns_of(schema, schema.names, tables())
+    columns = profile.columns_of(schema, schema.names, conforming())
     return PartitionStatistics(
         rows=num_rows,
         columns={name: _statistics(column, str(types[name]), samples.get(name)) for name, column in columns.items()},

@@ -132,7 +132,14 @@ class Trainer:
         config = self.config
         if base is not None:
             choice = {"on_change": config.on_change, "restore_optimizer": config.restore_optimizer}
-            return self.start.from_base(base, files, sink, **choice)
+            report = self.start.from_base(base, files, sink, **choice)
+            if report is not None and not self.num_epochs:
+                changes = "; ".join(report.changes)
+                raise ValueError(
+                    f"{changes}: there are no new rows to train what has changed with; run a later day, or take the "
+                    "changes back"
+                )
+            return report
         self.start.from_files(files, sink)
         return None if config.fine_tune_from is None else self.start.from_other(config.fine_tune_from)
 

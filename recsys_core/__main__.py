@@ -25,6 +25,7 @@ STAGES = {
     "index": "retrieval.index",
     "hitrate": "retrieval.hit_rate",
     "rank_train": "ranking.train",
+    "rank_measure": "ranking.measure",
     "rank_evaluate": "ranking.evaluate",
     "rank_export": "ranking.export",
     "rank_predict": "ranking.predict",

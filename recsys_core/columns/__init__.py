@@ -4,6 +4,7 @@ from recsys_core.columns.ids import ids, integers, is_id, is_inexact
 from recsys_core.columns.layout import (
     RowError,
     by_chunk,
+    digest,
     is_bytes,
     is_list,
     plain,
@@ -21,6 +22,7 @@ __all__ = [
     "RowError",
     "Times",
     "by_chunk",
+    "digest",
     "ids",
     "integers",
     "is_bytes",

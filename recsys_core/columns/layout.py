@@ -6,6 +6,7 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 _MAX_SHOWN = 80
 
@@ -103,6 +104,19 @@ def united(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         inner = united(kind.value_type, other.value_type)
         return None if inner is None else pa.list_(inner)
     return None
+
+
+def digest(table: pa.Table) -> str:
+    """Return the xxh3-128 of the values of all columns, by row; nothing of how they are laid out counts."""
+    content = xxhash.xxh3_128()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        texts = by_chunk(lambda chunk: plain(chunk).cast(pa.large_string()), column).combine_chunks()
+        lengths = pc.fill_null(pc.binary_length(texts), -1)
+        content.update(name.encode())
+        content.update(lengths.to_numpy().tobytes())
+        _, ends, characters = pc.fill_null(texts, "").buffers()
+        content.update(characters.slice(0, int(np.frombuffer(ends, np.int64)[len(texts)])) if characters else b"")
+    return content.hexdigest()
 
 
 def by_chunk(

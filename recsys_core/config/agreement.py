@@ -3,14 +3,17 @@
 import torch
 
 from recsys_core import models, optim
-from recsys_core.artifacts import ComponentConfig
+from recsys_core.artifacts import Frozen
 from recsys_core.config import limits
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
+from recsys_core.gate import COLD_ITEMS, NEW_USERS
 from recsys_core.gate import Config as Gate
+from recsys_core.gate import RankingConfig as RankingGate
 from recsys_core.launch import Config as Launch
 from recsys_core.models import multi_tower_din
 from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.ranking import Config as Ranking
 from recsys_core.retrieval.hit_rate import Config as HitRate
 from recsys_core.retrieval.index import Config as Index
 from recsys_core.sharding import pretrained
@@ -27,7 +30,7 @@ _KIND_OF_INDEX = {
 
 def check(
     features: Features,
-    model: ComponentConfig,
+    model: Frozen,
     contract: type[RankingModel] | type[RetrievalModel],
     train: Train,
     launch: Launch,
@@ -68,6 +71,29 @@ def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
         )
     if hitrate.sweep and index.kind == "flat":
         raise ValueError("hitrate.sweep: index.kind flat has nothing to sweep; remove it, or use another kind of index")
+
+
+def check_gate(gate: RankingGate, ranking: Ranking) -> None:
+    """Check that what a gate of ranking needs is named.
+
+    Raises:
+        ValueError: a key that needs the column of the group or of the item, where there is none.
+    """
+    needs = {
+        "ranking.group": {
+            "gate.metric: gauc": gate.metric == "gauc",
+            "gate.slices.new_users": NEW_USERS in gate.slices,
+        },
+        "ranking.item": {
+            "gate.baseline: item_rate": gate.baseline == "item_rate",
+            "gate.slices.cold_items": COLD_ITEMS in gate.slices,
+        },
+    }
+    columns = {"ranking.group": ranking.group, "ranking.item": ranking.item}
+    for key, asking in needs.items():
+        for name, asks in asking.items():
+            if asks and columns[key] is None:
+                raise ValueError(f"{name} needs to know rows' {key.partition('.')[2]}s; name their column in {key}")
 
 
 def _check_attended(model: multi_tower_din.Config, engine: Engine) -> None:

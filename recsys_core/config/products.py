@@ -90,6 +90,7 @@ _COLD = (
 _DAILY = "only a ranking model that is retrained daily (data.kind: labelled_days) has this section; remove it"
 _HELD_OUT = "a ranking model that is retrained daily is measured after its training, on what holdout says; remove it"
 _SCORED = "a ranking model that is retrained daily scores the rows that it is measured on; remove it"
+_GATED = "only the gate of a ranking model that is retrained daily (data.kind: labelled_days) reads it; remove it"
 _EVALUATING = ("evaluate_every_steps", "evaluate_every_epochs", "keep_best", "early_stopping_patience", "best_metric")
 _WARM = ("warm_start", "on_change", "num_warm_epochs", "restore_optimizer")
 _UNMEASURED = (
@@ -99,7 +100,8 @@ _UNMEASURED = (
 RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
 RANKING_SPLITS: Remedies = {
     **{("train", key): _COLD for key in _WARM},
-    **{(section,): _DAILY for section in ("holdout", "contract", "prepare")},
+    **{(section,): _DAILY for section in ("holdout", "contract", "prepare", "gate")},
+    ("ranking", "item"): _GATED,
 }
 RANKING_DAYS: Remedies = {
     **{("train", key): _HELD_OUT for key in _EVALUATING},

@@ -147,4 +147,5 @@ _MAKERS: dict[str, Callable[[Any], base.Feature]] = {
 
 
 def _made(output: base.FeatureConfig) -> base.Feature:
-    return _MAKERS[output.kind](output)
+    kind: str = output.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
+    return _MAKERS[kind](output)

@@ -69,9 +69,7 @@ def conditions(config: Config, evaluation: RankingEvaluation) -> list[Condition]
     else:
         found += _bounds(measured, config)
         if config.minimum_lift is not None:
-            baseline = _value(evaluation.baselines[config.baseline], config.metric)
-            assert baseline is not None, "what is defined on these rows is so for the baseline too"
-            found.append(lift(measured, config.baseline, baseline, config.minimum_lift))
+            found.append(_lift(config, measured, evaluation.baselines.get(config.baseline), config.minimum_lift))
         if config.maximum_drop is not None:
             found.append(drop(measured, config.maximum_drop, config.confidence))
     if config.calibration is not None:
@@ -79,6 +77,15 @@ def conditions(config: Config, evaluation: RankingEvaluation) -> list[Condition]
     for name in config.slices:
         found += _of_slice(config, name, evaluation.slices[name])
     return found
+
+
+def _lift(config: Config, measured: Measured, baseline: LabelledMetrics | None, limit: float) -> Condition:
+    if baseline is None:
+        sentence = f"There are no past rows to make the baseline {config.baseline} of, so the lift is not known."
+        return Condition(key="gate.minimum_lift", held=None, sentence=sentence)
+    value = _value(baseline, config.metric)
+    assert value is not None, "what is defined of a model is defined of a baseline on the same rows"
+    return lift(measured, config.baseline, value, limit)
 
 
 def _of_slice(config: Config, name: str, found: LabelledSlice) -> list[Condition]:

@@ -29,10 +29,10 @@ def draws(num_units: int, num_resamples: int = NUM_RESAMPLES, seed: int = _SEED)
     rng = np.random.default_rng(seed)
     width = min(num_resamples, max(1, _CELLS // num_units))
     for start in range(0, num_resamples, width):
-        counts = np.empty((num_units, min(width, num_resamples - start)))
-        for resample in range(counts.shape[1]):
-            counts[:, resample] = np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
-        yield counts
+        drawn = np.empty((min(width, num_resamples - start), num_units), np.uint32)
+        for counts in drawn:
+            counts[:] = np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
+        yield drawn.T.astype(np.float64, order="C")
 
 
 def differences(

@@ -16,6 +16,11 @@ class Config(Frozen):
     group: str | None = Field(
         default=None, description="column by which GAUC groups the evaluated rows, such as user_id; null: no GAUC"
     )
+    item: str | None = Field(
+        default=None,
+        description="column of what a row offers, such as item_id, for the gate's baseline `item_rate` and slice "
+        "`cold_items` of a daily config",
+    )
 
 
 def opened(data: LabelledData, split: str) -> readers.Reader:

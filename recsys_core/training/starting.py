@@ -31,7 +31,7 @@ class Start:
 
     def __init__(
         self,
-        objective: Objective[Any],
+        objective: Objective,
         world: World,
         owned: Mapping[str, torch.Tensor],
         optimizers: tuple[SparseConfig, DenseConfig],

@@ -54,6 +54,7 @@ def require_columns(
         "ranking.label": config.label,
         "ranking.sample_weight": config.sample_weight,
         "ranking.group": config.group,
+        "ranking.item": config.item,
     }
     wanted = {column: key for key, column in asked.items() if column is not None}
     wanted = {column: "features" for side in ("query", "item") for column in engine.columns(side)} | wanted

@@ -10,7 +10,7 @@ are being read and sorted, more with ids of text; and all versions of users and 
 
 import datetime
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -73,7 +73,8 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start.
 
-    `live_columns` are what the live release's query features read, which is measured on the same queries.
+    `live_columns` are what the live release's query features read, which is measured on the same queries, and
+    `slice_columns` those that parts of them are told apart by, by the part's name.
     `weights` is the file of the sampler's weights of items, if there is one, and `weights_digest` that of its content.
     """
 
@@ -89,6 +90,7 @@ class Request(artifacts.Request):
     base_engine: Path | None = None
     base_engine_digest: str | None = None
     live_columns: tuple[str, ...] = ()
+    slice_columns: dict[str, str] = Field(default={})
 
     @model_validator(mode="after")
     def _whole_base(self) -> Self:
@@ -109,7 +111,8 @@ def run(request: Request, sink: Sink) -> TrainingData:
     """
     config, day, dataset = request.config, request.day, request.dataset
     _check_ground_truth(dataset, day)
-    columns = _plan(request.features, dataset, request.live_columns)
+    sliced = _sliced(request.slice_columns, dataset)
+    columns = _plan(request.features, dataset, [*request.live_columns, *sliced])
     engine = Engine.build(request.features, base=_base_engine(request))
     ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
     _ids.check(dataset, list(ids), day_after(day), _STAGE, sink)
@@ -221,6 +224,22 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
             raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *_COMPUTED])}")
     user = [column for column in query if column in fields and column != "user_id"]
     return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
+
+
+def _sliced(columns: Mapping[str, str], dataset: Dataset) -> list[str]:
+    """Return the columns of users that are needed, though no feature may read them; those of items are there.
+
+    Raises:
+        ValueError: one that the log does not have, or has of users and of items.
+    """
+    fields, item_fields = dataset.columns["users"], dataset.columns["items"]
+    for name, column in columns.items():
+        key = f"gate.slices.{name}.column"
+        if column in fields and column in item_fields:
+            raise ValueError(f"{key}: both the users and the items have {column!r}; name one that only one of them has")
+        if column not in fields and column not in item_fields:
+            raise ValueError(f"{key}: {unknown('column', column, list(dict.fromkeys([*fields, *item_fields])))}")
+    return [column for column in columns.values() if column in fields]
 
 
 def _check_ground_truth(dataset: Dataset, day: datetime.date) -> None:

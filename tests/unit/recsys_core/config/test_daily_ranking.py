@@ -81,6 +81,8 @@ def test_what_a_daily_config_cannot_have_is_refused_by_its_key(tmp_path: Path, c
         ("holdout.kind=next_day", "holdout: only a ranking model that is retrained daily (data.kind: labelled_days)"),
         ("contract.num_days=1", "contract: only a ranking model that is retrained daily (data.kind: labelled_days)"),
         ("prepare.window_days=1", "prepare: only a ranking model that is retrained daily (data.kind: labelled_days)"),
+        ("gate.minimum=0.6", "gate: only a ranking model that is retrained daily (data.kind: labelled_days)"),
+        ("ranking.item=item", "ranking.item: only the gate of a ranking model that is retrained daily"),
         ("train.warm_start=false", "train.warm_start: a ranking model on splits is trained from random weights each"),
         ("train.on_change=cold", "train.on_change: a ranking model on splits is trained from random weights each time"),
     ],
@@ -90,5 +92,30 @@ def test_one_on_splits_has_none_of_the_daily_keys(tmp_path: Path, change: str, m
         load(tmp_path, change, data=SPLITS)
     assert message in str(refused.value)
     shown = yaml.safe_load(configs.show(load(tmp_path, data=SPLITS)))
-    assert not {"holdout", "contract", "prepare"} & set(shown)
+    assert not {"holdout", "contract", "prepare", "gate"} & set(shown)
     assert "warm_start" not in shown["train"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("gate.metric=gauc", "gate.metric: gauc needs to know rows' groups; name their column in ranking.group"),
+        (
+            "gate.baseline=item_rate",
+            "gate.baseline: item_rate needs to know rows' items; name their column in ranking.item",
+        ),
+        (
+            "gate.slices.new_users={}",
+            "gate.slices.new_users needs to know rows' groups; name their column in ranking.g",
+        ),
+        (
+            "gate.slices.cold_items={}",
+            "gate.slices.cold_items needs to know rows' items; name their column in ranking.i",
+        ),
+    ],
+)
+def test_a_gate_knows_what_it_needs_of_the_rows(tmp_path: Path, change: str, key: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        load(tmp_path, change)
+    assert key in str(refused.value)
+    load(tmp_path, change, "ranking.group=user", "ranking.item=item")

@@ -294,6 +294,21 @@ def test_what_the_live_release_reads_stays_though_the_features_of_now_do_not(sma
     assert "long_gone" not in read(data.ground_truth)[0]
 
 
+def test_what_slices_are_told_apart_by_stays_though_no_feature_reads_it(small: Dataset, tmp_path: Path) -> None:
+    features = {"embedding_dim": 4, "query": [], "item": [{"kind": "id", "name": "item_id", "num_embeddings": 9}]}
+
+    def run(output: str, **columns: str) -> TrainingData:
+        request = make_request(small, 1, tmp_path / output, features=features, slice_columns=columns)
+        return preprocess.run(request, silent)
+
+    data = run("out", rich="segment", cheap="price")
+    assert "segment" in read(data.ground_truth)[0]
+    assert "price" in read(data.items)[0]
+    with pytest.raises(ValueError, match=r"gate\.slices\.poor\.column: there is no column 'segmnt' .*'segment'\?"):
+        run("missing", poor="segmnt")
+    assert not (tmp_path / "missing").exists()
+
+
 def test_the_base_engine_counts_by_its_digest_not_by_where_it_lies(small: Dataset, tmp_path: Path) -> None:
     def key(engine: str, digest: str) -> str:
         fields = {"base_day": day_at(0), "base_engine": tmp_path / engine, "base_engine_digest": digest}

@@ -1,0 +1,195 @@
+"""Stage `evaluate` of daily ranking: the exported model beside the champion and what needs no model, on the same rows.
+
+The rows were scored before, by the model and by the champion, in one order. Legend: B rows, G groups.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from recsys_core import artifacts, gate, holdout, readers
+from recsys_core.artifacts import Difference, Holdout, LabelledData, LabelledLog, LabelledSlice, Predictions
+from recsys_core.artifacts import RankingEvaluation as Evaluation
+from recsys_core.columns import digest
+from recsys_core.datasets import base
+from recsys_core.metrics import bootstrap
+from recsys_core.metrics.ranking import Scored, calibration, roc
+from recsys_core.metrics.resampled import resampled
+from recsys_core.progress import Event, Sink
+from recsys_core.ranking import Config as Ranking
+from recsys_core.ranking import past
+from recsys_core.ranking.past import Past
+
+_STAGE = "evaluate"
+_SPLIT = "test"
+
+
+class Request(artifacts.Request):
+    """What measuring a day needs; `log` has the past, and `predictions` are of the rows that `holdout` holds out.
+
+    `parts` of the rows are measured too, and `confidence` is that of the intervals of differences to the champion.
+    """
+
+    ranking: Ranking
+    log: LabelledLog
+    data: LabelledData
+    holdout: Holdout
+    predictions: Predictions
+    champion: Predictions | None = None
+    parts: dict[str, gate.Part] = Field(default={})
+    confidence: float = 0.95
+
+
+class _Rows(NamedTuple):
+    """The measured rows: their columns, each one's unit (number of its group, or its own), and the models' scores."""
+
+    table: pa.Table
+    units: np.ndarray
+    model: Scored
+    champion: Scored | None
+
+    def take(self, kept: np.ndarray) -> "_Rows":
+        """Return some of the rows, bool [B]; their units are numbered anew."""
+        few = [scored and _taken(scored, kept) for scored in (self.model, self.champion)]
+        units = np.unique(self.units[kept], return_inverse=True)[1]
+        assert few[0] is not None
+        return _Rows(self.table.filter(pa.array(kept)), units, few[0], few[1])
+
+    @property
+    def num_units(self) -> int:
+        """How many there are to draw from."""
+        return int(self.units.max(initial=-1)) + 1
+
+    def differences(self, confidence: float) -> dict[str, Difference]:
+        """Return those to the champion by metric, with the intervals of the same draws of units for both."""
+        if self.champion is None:
+            return {}
+        mine, theirs = (resampled(rows, self.units, self.num_units) for rows in (self.model, self.champion))
+        pairs = {name: (mine[name], theirs[name]) for name in mine}
+        return bootstrap.differences(pairs, self.num_units, confidence)
+
+
+def columns(ranking: Ranking, parts: dict[str, gate.Part]) -> tuple[str, ...]:
+    """Return the columns of the rows that are needed beside their scores."""
+    named = (ranking.label, ranking.sample_weight, ranking.group, ranking.item)
+    return tuple(dict.fromkeys(filter(None, (*named, *(part.column for part in parts.values())))))
+
+
+def run(request: Request, sink: Sink) -> Evaluation:
+    """Measure the rows; writes `roc.parquet` and `calibration.parquet` beside the record.
+
+    Raises:
+        ValueError: the champion's rows are others, a column is missing, or a part's value is of another type.
+    """
+    rows, before = _rows(request), past.read(_past(request), request.ranking)
+    model, parts = rows.model, len(request.parts)
+    with artifacts.pending(request.output) as aside:
+        slices: dict[str, LabelledSlice] = {}
+        for number, (name, part) in enumerate(request.parts.items()):
+            slices[name] = _slice(request, rows.take(_kept(request, name, part, rows, before)))
+            sink(Event(stage=_STAGE, done=number + 1, total=parts, unit="slices", message=name))
+        false, true = roc(model)
+        pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
+        bins = dict(zip(("predicted", "observed", "num_rows"), calibration(model), strict=True))
+        pq.write_table(pa.table(bins), aside.path / "calibration.parquet")
+        evaluation = aside.commit(
+            Evaluation,
+            request,
+            num_rows=rows.table.num_rows,
+            split=_SPLIT,
+            metrics=model.metrics(),
+            champion=rows.champion.metrics() if rows.champion else None,
+            baselines={name: scored.metrics() for name, scored in _baselines(request, rows, before)},
+            differences=rows.differences(request.confidence),
+            num_units=rows.num_units,
+            has_groups=request.ranking.group is not None,
+            slices=slices,
+            rows_digest=digest(rows.table),
+        )
+    figures = {name: value for name in ("auc", "logloss") if (value := getattr(evaluation.metrics, name)) is not None}
+    sink(Event(stage=_STAGE, done=evaluation.num_rows, total=evaluation.num_rows, metrics=figures))
+    return evaluation
+
+
+def _past(request: Request) -> Iterator[readers.Reader]:
+    """Yield the rows before the measured ones: the log's earlier days, and what is learned of the measured day."""
+    measured = holdout.last_day(request.log.day, request.holdout)
+    for one in request.log.days:
+        if one.num_rows and one.day < measured:
+            yield readers.opened(one.folder)
+    for folder in request.data.folders("train"):
+        if folder.name == base.partition(measured):
+            yield readers.opened(folder)
+
+
+def _rows(request: Request) -> _Rows:
+    names, ranking = columns(request.ranking, request.parts), request.ranking
+    tables = [
+        readers.read_all(readers.opened(scored.rows), [*names, "score"])
+        for scored in (request.predictions, request.champion)
+        if scored is not None
+    ]
+    kept = [table.select(names) for table in tables]
+    if len(kept) > 1 and (kept[0].num_rows != kept[1].num_rows or digest(kept[0]) != digest(kept[1])):
+        raise ValueError(
+            f"the champion scored {tables[1].num_rows:,} rows and the model {tables[0].num_rows:,}, which are not the "
+            "same in the same order; run again"
+        )
+    labels, weights = past.labels_and_weights(kept[0], ranking)
+    units, groups = np.arange(len(labels)), None
+    if ranking.group is not None:
+        units = groups = _codes(past.by_id(kept[0].column(ranking.group)))
+    scored = [Scored(table["score"].to_numpy().astype(np.float64), labels, weights, groups) for table in tables]
+    return _Rows(kept[0], units, scored[0], scored[1] if len(scored) > 1 else None)
+
+
+def _codes(ids: pa.Array) -> np.ndarray:
+    """Return a number for each id, from 0 on; all rows without one have the same."""
+    encoded = ids.dictionary_encode(null_encoding="encode")
+    return encoded.indices.to_numpy().astype(np.int64)
+
+
+def _taken(scored: Scored, kept: np.ndarray) -> Scored:
+    return Scored(*(None if column is None else column[kept] for column in scored))  # pyright: ignore[reportArgumentType]
+
+
+def _baselines(request: Request, rows: _Rows, before: Past) -> Iterator[tuple[str, Scored]]:
+    """Yield what needs no model; nothing where there is no past."""
+    if not before.rows:
+        return
+    yield "rate", rows.model._replace(logits=np.full(rows.table.num_rows, _logit(before.rate)))
+    if request.ranking.item is not None:
+        rates = before.item_rates(past.by_id(rows.table.column(request.ranking.item)))
+        yield "item_rate", rows.model._replace(logits=_logit(rates))
+
+
+def _logit(rate: np.ndarray | float) -> np.ndarray:
+    return np.log(rate) - np.log1p(-np.asarray(rate))
+
+
+def _kept(request: Request, name: str, part: gate.Part, rows: _Rows, before: Past) -> np.ndarray:
+    """Return which rows a part has, bool [B]."""
+    if part.column is not None:
+        return gate.matching(rows.table.column(part.column), part, f"gate.slices.{name}")
+    if name == gate.NEW_USERS:
+        assert request.ranking.group is not None, "the config asks for it"
+        return before.is_new_group(past.by_id(rows.table.column(request.ranking.group)))
+    assert request.ranking.item is not None, "the config asks for it"
+    return before.is_cold(past.by_id(rows.table.column(request.ranking.item)))
+
+
+def _slice(request: Request, rows: _Rows) -> LabelledSlice:
+    has_groups = request.ranking.group is not None
+    if not rows.model.weights.sum():
+        return LabelledSlice(num_units=0, has_groups=has_groups, metrics=None, champion=None, differences={})
+    return LabelledSlice(
+        num_units=rows.num_units,
+        has_groups=has_groups,
+        metrics=rows.model.metrics(),
+        champion=rows.champion.metrics() if rows.champion else None,
+        differences=rows.differences(request.confidence),
+    )

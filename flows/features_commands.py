@@ -1,5 +1,6 @@
 """`dayline features`: what a config's features are, and what they make of rows."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -83,7 +84,7 @@ def show(
             given = {side: [tables[side]] for side in tables}
             engine.fit(given.get("query", []), given.get("item", []), partly=True)
             learnt_from = ", ".join(
-                dict.fromkeys(f"{table.num_rows:,} rows of {places[s]}" for s, table in tables.items())
+                dict.fromkeys(f"{table.num_rows:,} rows of {_named(places[s])}" for s, table in tables.items())
             )
             typer.echo(f"for these examples the features learnt from the first {learnt_from}", err=True)
         for side, table in tables.items():
@@ -108,6 +109,8 @@ def _find(config: "RunConfig | RankingConfig", engine: "Engine") -> _Found:
     """Look for the newest run with these features; without one, for tables in the config's source."""
     from recsys_core import uri
     from recsys_core.artifacts import MANIFEST, LabelledData, TrainingData
+    from recsys_core.config import RankingConfig
+    from recsys_core.datasets.labelled import labelled_days
     from recsys_core.features import Engine
 
     root = config.run_root / config.name
@@ -118,14 +121,23 @@ def _find(config: "RunConfig | RankingConfig", engine: "Engine") -> _Found:
         fitted = Engine.load(made.engine)
         if fitted.config == engine.portable_config():
             if isinstance(made, LabelledData):
-                return _Found(fitted, {"query": made.train, "item": made.train})
+                rows = made.folders("train")
+                return _Found(fitted, {"query": rows, "item": rows})
             return _Found(fitted, {"query": made.examples, "item": made.items})
+    if isinstance(config, RankingConfig) and config.is_daily:
+        days = labelled_days.days(config.days, datetime.date.min, datetime.date.max)
+        newest = next((part.path for part in reversed(days.values())), None)
+        return _Found(None, {} if newest is None else {"query": newest, "item": newest})
     source = uri.local(str(getattr(config.data, "source", "")))
     if (source / "users").is_dir() and (source / "items").is_dir():
         return _Found(None, {"query": source / "users", "item": source / "items"})
     if (source / "train").is_dir():
         return _Found(None, {"query": source / "train", "item": source / "train"})
     return _Found(None, {})
+
+
+def _named(place: "uri.Source") -> str:
+    return ", ".join(map(str, place)) if isinstance(place, tuple) else str(place)
 
 
 def _first_rows(place: "uri.Source", engine: "Engine", side: "Side", options: "CsvOptions | None") -> "pa.Table":

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
+from recsys_core.artifacts import ComponentConfig, Frozen
+
+T = TypeVar("T")
 # "discriminator" is OpenAPI's; editors do not need it.
 _REFERRING = ("$defs", "$ref", "discriminator")
 # What a component has besides its Config.
@@ -27,6 +30,7 @@ _CONTENTS = {
     "recsys_core.datasets": "write",
     "recsys_core.datasets.labelled": "write",
     "recsys_core.features": "Feature",
+    "recsys_core.losses": "Loss",
     "recsys_core.models": "Model",
     "recsys_core.readers": "Reader",
     "recsys_core.samplers": "Sampler",
@@ -57,6 +61,27 @@ def component(catalogue: str, kind: str) -> ModuleType:
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(f"{catalogue.rpartition('.')[2]}: unknown kind {kind!r} (known: {', '.join(known)}){hint}")
     return importlib.import_module(f"{catalogue}.{kind}")
+
+
+def keeping(catalogue: str, kind: str, contract: type[T], *, does: str) -> type[T]:
+    """Return the class of the component `kind`, which keeps `contract`, one of several of the catalogue.
+
+    `does` says what such components do.
+
+    Raises:
+        ValueError: no such component, or of another contract; lists the ones that would do.
+    """
+
+    def found(kind: str) -> Any:
+        return getattr(component(catalogue, kind), _CONTENTS[catalogue])
+
+    if not issubclass(found(kind), contract):
+        what, fitting = (
+            _CONTENTS[catalogue].lower(),
+            [own for own in kinds(catalogue) if issubclass(found(own), contract)],
+        )
+        raise ValueError(f"{what}.kind {kind!r}: not a {what} that {does}; use one of {', '.join(fitting)}")  # noqa: TRY004 - the config is wrong, not a type
+    return found(kind)
 
 
 def _own(catalogue: str, kind: str) -> ModuleType:
@@ -120,13 +145,14 @@ def _names_config(source: Path) -> bool:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotation of a pydantic field that holds the `Config` of any component: `Annotated[Frozen, OneOf(catalogue)]`.
+    """Annotation of a field that holds the `Config` of any component: `Annotated[ComponentConfig, OneOf(catalogue)]`.
 
-    A mapping is parsed by its `kind`, which may be left out where the catalogue has one component only. The JSON
-    schema lists the catalogue's own components.
+    A mapping is parsed by its `kind`, which may be left out where there is a `default`, or where the catalogue has one
+    component only. The JSON schema lists the catalogue's own components.
     """
 
     catalogue: str
+    default: str | None = None
 
     def parse(self, section: Any) -> Any:
         """Turn a mapping into the component's Config; a Config passes through.
@@ -137,16 +163,18 @@ class OneOf:
         if not isinstance(section, dict):
             return section
         known = kinds(self.catalogue)
-        kind = section.get("kind", known[0] if len(known) == 1 else None)
+        kind = section.get("kind", known[0] if len(known) == 1 else self.default)
         if not isinstance(kind, str):
             raise ValueError(f"kind: missing; say which of {', '.join(known)}")  # noqa: TRY004 - pydantic reports it
         return component(self.catalogue, kind).Config.model_validate(section)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Parse by kind, dump as the component's own Config dumps."""
+        # A Config of a user's own may derive from Frozen alone.
+        schema = handler.generate_schema(Frozen) if source is ComponentConfig else handler(source)
         return core_schema.no_info_before_validator_function(
             self.parse,
-            handler(source),
+            schema,
             serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda config, info: config.model_dump(mode=info.mode), info_arg=True
             ),

@@ -3,16 +3,15 @@
 A colour means the same in every picture, and lines differ in their markers too, for colour-blind readers.
 """
 
-import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter
 
-from recsys_core.artifacts import Checkpoint, Evaluation, Frozen, RankingEvaluation, RetrievalMetrics
+from recsys_core.artifacts import Checkpoint, Evaluation, RankingEvaluation, RetrievalMetrics
 
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
@@ -27,15 +26,7 @@ _CONTENDERS = {
 _SHADES = ("#9ecae1", "#4fa3d9", "#1f5fa8", "#0b2f5c")
 
 
-class DayPoint(Frozen):
-    """One day of a backfill: `hit_rate` by Evaluation's field name (`exact`, `popularity`, …), and if it went live."""
-
-    day: datetime.date
-    hit_rate: dict[str, float]
-    live: bool
-
-
-def loss_curve(checkpoint: Checkpoint, loss_name: str = "sampled-softmax loss") -> Figure:
+def loss_curve(checkpoint: Checkpoint, loss_name: str) -> Figure:
     """Training loss, and examples per second, against examples seen."""
     curve = pq.read_table(checkpoint.path / "curve.parquet")
     examples, loss, speed = (curve[name].to_numpy() for name in ("examples", "loss", "examples_per_second"))
@@ -45,7 +36,7 @@ def loss_curve(checkpoint: Checkpoint, loss_name: str = "sampled-softmax loss") 
         f"{checkpoint.num_steps:,} steps of {checkpoint.num_ranks} rank(s) from {start}, end at {checkpoint.loss:.3f}",
     )
     axes.plot(examples, loss, color=_CONTENDERS["exact"][1], marker=None if len(examples) > 30 else "o", label="loss")
-    axes.set(xlabel="examples seen", ylabel=f"{loss_name} (nats)")
+    axes.set(xlabel="examples seen", ylabel=loss_name)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     right = axes.twinx()
     right.plot(examples, speed, color=_GREY, linewidth=0.8, alpha=0.7, label="examples/s (right)")
@@ -147,30 +138,6 @@ def _measured(evaluation: RankingEvaluation) -> str:
     found = evaluation.metrics
     auc = "no AUC" if found.auc is None else f"AUC {found.auc:.4f}"
     return f"{found.num_rows:,} rows, {found.num_positives:,} positive; {auc}, logloss {found.logloss:.4f}"
-
-
-def hit_rate_by_day(points: Sequence[DayPoint], k: int) -> Figure:
-    """Hit rate@K of the days of a backfill, with the baselines; hollow: that day's model did not go live."""
-    first, last = points[0].day, points[-1].day
-    num_live = sum(point.live for point in points)
-    subtitle = f"{len(points)} days, {num_live} went live; each day is measured on the one that follows it"
-    figure, axes = _figure(f"Hit rate@{k}, {first} to {last}", subtitle)
-    days = list(range(len(points)))
-    for name, (label, colour, marker) in _CONTENDERS.items():
-        known = [(day, point) for day, point in zip(days, points, strict=True) if name in point.hit_rate]
-        if not known or name == "approximate":
-            continue
-        rates = [point.hit_rate[name] for _, point in known]
-        axes.plot([day for day, _ in known], rates, color=colour, marker=marker, label=label)
-        if name == "exact":
-            held = [(day, point.hit_rate[name]) for day, point in known if not point.live]
-            axes.plot(*zip(*held, strict=True), marker, color=colour, markerfacecolor="white") if held else None
-    axes.set_xticks(days, [f"{point.day:%b %d}" for point in points])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    axes.set(xlabel="trained up to", ylabel=f"hit rate@{k} (hits ÷ ground-truth items)")
-    _share(axes, at_least=max(rate for point in points for rate in point.hit_rate.values()))
-    axes.legend(loc="best")
-    return figure
 
 
 def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:

@@ -106,7 +106,7 @@ def report(
 def _track(run: Run, data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evaluation: Evaluation) -> None:
     """Put the figures by which days are compared, and the pictures, on the day's MLflow run."""
     run.tracker.log_metrics(records.metrics(data, checkpoint, held_out, evaluation))
-    run.tracker.log_figure(plots.loss_curve(checkpoint), "loss")
+    run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
     run.tracker.log_figure(plots.hit_rate_by_k(evaluation), "hit_rate_by_k")
     run.tracker.log_figure(plots.hit_rate_by_popularity(evaluation), "hit_rate_by_popularity")
     parameter = json.loads((evaluation.path / "sweep.json").read_text())["parameter"]

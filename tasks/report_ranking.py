@@ -66,7 +66,7 @@ def report_ranking(
         figures |= {name: float(value) for name, value in evaluation.metrics.model_dump().items() if value is not None}
         figures |= {"loss": checkpoint.loss, "examples_per_second": checkpoint.examples_per_second}
         run.tracker.log_metrics(figures)
-        run.tracker.log_figure(plots.loss_curve(checkpoint, "binary cross-entropy"), "loss")
+        run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
         run.tracker.log_figure(plots.roc(evaluation), "roc")
         run.tracker.log_figure(plots.calibration(evaluation), "calibration")
     write_text(written, result.model_dump_json(indent=2))

@@ -28,6 +28,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class ComponentConfig(Frozen):
+    """Base of every component's `Config`, which narrows `kind` to its own: `kind: Literal["dlrm"] = "dlrm"`."""
+
+    # A str. Fields can be assigned to as far as types go, so that no other type could be narrowed.
+    kind: Any
+
+
 class Request(Frozen):
     """What a stage needs, and nothing else: its own config section, artifacts, plain values, and where to write.
 

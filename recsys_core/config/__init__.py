@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, model_validator
 
-from recsys_core.artifacts import Frozen, digest_of
+from recsys_core import losses
+from recsys_core.artifacts import ComponentConfig, Frozen, digest_of
 from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
@@ -18,6 +19,7 @@ from recsys_core.gate import Config as Gate
 from recsys_core.ingest import Config as Data
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
+from recsys_core.losses.base import RetrievalLoss
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.redaction import redacted
@@ -43,9 +45,9 @@ class RunConfig(Frozen):
     contract: Contract = Contract()
     preprocess: Preprocess = Preprocess()
     features: Features
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
-    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
-    loss: SampledSoftmax = SampledSoftmax()
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="sampled_softmax")] = SampledSoftmax()
     train: Annotated[Train, products.RETRIEVAL] = Train()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -62,6 +64,7 @@ class RunConfig(Frozen):
         limits.check(self)
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
+        losses.build(self.loss, RetrievalLoss)
         agreement.check(self.features, self.model, RetrievalModel, self.train, self.launch)
         return self
 

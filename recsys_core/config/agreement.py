@@ -3,7 +3,7 @@
 import torch
 
 from recsys_core import models, optim
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.config import limits
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
@@ -30,7 +30,7 @@ _KIND_OF_INDEX = {
 
 def check(
     features: Features,
-    model: Frozen,
+    model: ComponentConfig,
     contract: type[RankingModel] | type[RetrievalModel],
     train: Train,
     launch: Launch,

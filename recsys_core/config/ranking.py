@@ -5,7 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from recsys_core.artifacts import Frozen, Holdout, NextDay, Tail, digest_of
+from recsys_core import losses
+from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Tail, digest_of
 from recsys_core.config import agreement, limits, products, tables
 from recsys_core.contract import Config as Contract
 from recsys_core.datasets.labelled import base, labelled_days
@@ -14,6 +15,7 @@ from recsys_core.features import Config as Features
 from recsys_core.gate import RankingConfig as Gate
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
+from recsys_core.losses.base import RankingLoss
 from recsys_core.losses.binary_cross_entropy import Config as BinaryCrossEntropy
 from recsys_core.models.base import RankingModel
 from recsys_core.ranking import Config as Ranking
@@ -42,8 +44,8 @@ class RankingConfig(Frozen):
     prepare: Prepare = Prepare()
     ranking: Ranking
     features: Features
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
-    loss: BinaryCrossEntropy = BinaryCrossEntropy()
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="binary_cross_entropy")] = BinaryCrossEntropy()
     train: Train = Train()
     use_step: int | None = Field(
         default=None,
@@ -85,6 +87,7 @@ class RankingConfig(Frozen):
                 f"use_step: {self.use_step} is one of the states that evaluations keep; set train.evaluate_every_steps "
                 "or train.evaluate_every_epochs too, or leave it out"
             )
+        losses.build(self.loss, RankingLoss)
         if self.is_daily:
             agreement.check_gate(self.gate, self.ranking)
         agreement.check(self.features, self.model, RankingModel, self.train, self.launch)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import RootModel
 
-from recsys_core.artifacts import Frozen, write_text
+from recsys_core.artifacts import ComponentConfig, write_text
 from recsys_core.integrity import DamagedError, read_record
 
 STAGE = "ingest"
@@ -31,15 +31,14 @@ _EPOCH = datetime.date(1970, 1, 1)
 _WRITTEN = ".rows.json"
 
 
-class Config(Frozen):
-    """One kind's YAML section. Each kind narrows `kind` to its own name and `source` to what it can read.
+class Config(ComponentConfig):
+    """One kind's YAML section. Each kind narrows `source` to what it can read.
 
     `in_place` kinds are read where they lie; the others are imported once and their result is kept.
     """
 
     in_place: ClassVar[bool] = False
 
-    kind: Any
     source: Any
 
 

@@ -147,5 +147,4 @@ _MAKERS: dict[str, Callable[[Any], base.Feature]] = {
 
 
 def _made(output: base.FeatureConfig) -> base.Feature:
-    kind: str = output.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
-    return _MAKERS[kind](output)
+    return _MAKERS[output.kind](output)

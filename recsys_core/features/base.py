@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.columns import RowError, ids, integers, is_list
 from recsys_core.features.columns.flat import bags, ones, outside, spans, split
 
@@ -120,7 +120,7 @@ class NumberFeature(NamedTuple):
     dim: int
 
 
-class FeatureConfig(Frozen):
+class FeatureConfig(ComponentConfig):
     """The keys that every kind of feature has besides `kind`; a feature without `column` reads the one of its name."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")

@@ -5,7 +5,7 @@ back too), `given` (a list or a file), `hash`, `multi_hash` and `identity`.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -56,11 +56,19 @@ class Config(base.SparseConfig):
         "rarest are forgotten; null: 1,048,576, or twice num_embeddings (dynamic.max_rows) if that is more",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, section: Any) -> Any:
+        """Take the encoding from the key that goes with no other."""
+        if not isinstance(section, dict) or "encoding" in section:
+            return section
+        implied = {"vocabulary": "given", "vocabulary_file": "given", "dynamic": "dynamic"}
+        encodings = (encoding for key, encoding in implied.items() if section.get(key) is not None)
+        return section | {"encoding": next(encodings, cls.model_fields["encoding"].default)}
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         given = self.vocabulary is not None or self.vocabulary_file is not None
-        if "encoding" not in self.model_fields_set and (given or self.dynamic):
-            object.__setattr__(self, "encoding", "given" if given else "dynamic")
         sized = self.encoding in ("vocabulary", "hash", "identity")
         if sized != (self.num_embeddings is not None):
             raise ValueError(

@@ -14,7 +14,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -93,7 +93,25 @@ class LabelledBatch:
         )
 
 
-B = TypeVar("B", Batch, LabelledBatch)
+class AnyBatch(Protocol):
+    """What training needs of a batch: ids to send ahead, tensors to move to the device, and rows to count."""
+
+    @property
+    def sparse(self) -> KeyedJaggedTensor:
+        """The ids, as many rows on every rank."""
+        ...
+
+    @property
+    def global_rows(self) -> int:
+        """The rows of all ranks together."""
+        ...
+
+    def each(self, copied: Callable[[Any], Any]) -> Self:
+        """Return the batch with what `copied` makes of each tensor and of the jagged one."""
+        ...
+
+
+B = TypeVar("B", bound=AnyBatch)
 
 
 def pinned(batch: B) -> B:

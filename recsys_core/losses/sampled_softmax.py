@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
+from recsys_core.losses import base
 from recsys_core.ops.linear import linear, outer
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
@@ -19,7 +20,7 @@ _BLOCK_NUMBERS = 1 << 20
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `loss`."""
 
     kind: Literal["sampled_softmax"] = "sampled_softmax"
@@ -30,54 +31,41 @@ class Config(Frozen):
     )
 
 
-class Loss(nn.Module):
+class Loss(base.RetrievalLoss):
     """Cross-entropy of the positive against the negatives, [B]; a negative that is the positive itself is masked."""
 
     def __init__(self, config: Config) -> None:
         """Take the section's options."""
         super().__init__()
-        self._config = config
-
-    def forward(self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, log_expected_M: Tensor) -> Tensor:
-        """Return each query's loss [B].
-
-        Args:
-            query_BD: query embeddings.
-            item_MD: item embeddings, M = B + N: item i < B is the positive of query i, the rest are negatives.
-            item_rows_M: which item each is, to find accidental hits.
-            log_expected_M: log of how often the item is expected among a batch's negatives, up to a constant.
-        """
-        if not self._config.logq_correction:
-            log_expected_M = torch.zeros_like(log_expected_M)
-        return cross_entropy(*self.logits(query_BD, item_MD, item_rows_M, log_expected_M))
+        self._temperature = config.temperature
+        self.in_batch_negatives, self.logq_correction = config.in_batch_negatives, config.logq_correction
 
     def total(self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, log_expected_M: Tensor) -> Tensor:
-        """Return the sum of the losses of `forward`, without making [B, N] whole; its gradient costs no second pass."""
-        correction_M = log_expected_M if self._config.logq_correction else torch.zeros_like(log_expected_M)
-        scaled_MD = item_MD / self._config.temperature
-        first = 0 if self._config.in_batch_negatives else len(query_BD)
+        """See `base.RetrievalLoss.total`; [B, N] is never whole, and the gradient costs no second pass."""
+        correction_M = log_expected_M if self.logq_correction else torch.zeros_like(log_expected_M)
+        scaled_MD = item_MD / self._temperature
+        first = 0 if self.in_batch_negatives else len(query_BD)
         return _Total.apply(query_BD, scaled_MD, item_rows_M, correction_M, first)
 
     def logits(
-        self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor
+        self, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor, *, in_batch: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the logits of the positives [B] and of the negatives [B, N], or [B, B + N] with in-batch ones.
+        """See `base.RetrievalLoss.logits`.
 
-        `correction_M` is subtracted. Scaling and correction ride on the matrix product: [B, N] is the large thing here.
+        Scaling and correction ride on the matrix product: [B, N] is the large thing here.
         """
         num_queries = len(query_BD)
-        first = 0 if self._config.in_batch_negatives else num_queries
-        scaled_MD = item_MD / self._config.temperature
+        first = 0 if in_batch else num_queries
+        scaled_MD = item_MD / self._temperature
         positive_B = (query_BD * scaled_MD[:num_queries]).sum(dim=1) - correction_M[:num_queries]
         negative_BN = torch.addmm(-correction_M[first:], query_BD, scaled_MD[first:].T)
         # An in-batch column that is the row's own positive counts as a hit too. Finite, so that gradients stay so.
         hits_BN = item_rows_M[:num_queries, None] == item_rows_M[None, first:]
         return positive_B, negative_BN.masked_fill(hits_BN, torch.finfo(negative_BN.dtype).min / 2)
 
-
-def cross_entropy(positive_B: Tensor, negative_BN: Tensor) -> Tensor:
-    """Return -log softmax of the positive among it and the negatives, [B], of logits."""
-    return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
+    def of_logits(self, positive_B: Tensor, negative_BN: Tensor) -> Tensor:
+        """See `base.RetrievalLoss.of_logits`: -log softmax of the positive among it and the negatives."""
+        return torch.logaddexp(positive_B, negative_BN.logsumexp(dim=1)) - positive_B
 
 
 class _Total(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
@@ -19,7 +19,7 @@ from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.mlp import mlp
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["dlrm"] = "dlrm"

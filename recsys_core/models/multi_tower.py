@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
@@ -19,7 +19,7 @@ from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.towers import Deep, Tower, columns_of, of_towers, towers
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["multi_tower"] = "multi_tower"

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig, Frozen
 from recsys_core.features import NumberFeature, TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
@@ -43,7 +43,7 @@ class Attention(Frozen):
         return self
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["multi_tower_din"] = "multi_tower_din"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchrec import KeyedJaggedTensor
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
@@ -20,7 +20,7 @@ from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["two_tower"] = "two_tower"

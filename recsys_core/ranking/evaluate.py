@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from recsys_core import artifacts, checkpoint, distributed, models, sharding
-from recsys_core.artifacts import Frozen, LabelledData, RankingEvaluation
+from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData, RankingEvaluation
 from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.lookup import OneOf
 from recsys_core.metrics.ranking import Scored, calibration, roc
@@ -32,7 +32,7 @@ class Request(artifacts.Request):
 
     config: Config
     ranking: Ranking
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
     sharding: Sharding
     num_ranks: int
     seed: int

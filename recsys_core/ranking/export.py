@@ -1,6 +1,6 @@
 """The export stage of ranking: one scripted module over plain tensors, with a signature and a parity check.
 
-As with towers the exported module needs neither TorchRec nor its kernels; see `recsys_core.retrieval.export`.
+Its look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts, checkpoint, models, readers
-from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, write_text
+from recsys_core.artifacts import ComponentConfig, ExportedRanker, LabelledData, write_text
 from recsys_core.exported.inputs import MODEL, SIGNATURE, ranker_inputs
 from recsys_core.exported.lookups import Lookup, PooledLookup
 from recsys_core.exported.parity import Config, parity
@@ -30,13 +30,13 @@ class Request(artifacts.Request):
     """What the export needs."""
 
     config: Config
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
     data: LabelledData
     checkpoint: artifacts.Checkpoint
 
 
 class Ranker(nn.Module):
-    """A ranking model over the tensors of `towers.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
+    """A ranking model over the tensors of `inputs.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
 
     unpooled_names: list[str]
     number_names: list[str]

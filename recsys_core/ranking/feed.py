@@ -10,7 +10,7 @@ from recsys_core.loading.collate import Source
 from recsys_core.loading.rank_batches import Rows
 
 
-class LabelledFeed(Source):
+class LabelledFeed(Source[LabelledBatch]):
     """Batches of labelled rows. Without a `label` (a table to be scored) every label is 0."""
 
     def __init__(self, engine: Engine, *, label: str | None, weight: str | None = None) -> None:

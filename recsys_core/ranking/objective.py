@@ -1,4 +1,4 @@
-"""Labelled rows: binary cross-entropy, and exact metrics over rows that are not trained on. Legend: B examples."""
+"""Labelled rows: a loss of their logits, and exact metrics over rows that are not trained on. Legend: B examples."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +9,8 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from recsys_core import models
-from recsys_core.artifacts import Frozen, LabelledData
+from recsys_core import losses, models
+from recsys_core.artifacts import ComponentConfig, LabelledData
 from recsys_core.columns import ids
 from recsys_core.distributed import World
 from recsys_core.features import Engine
@@ -18,7 +18,7 @@ from recsys_core.loading.batch import LabelledBatch, moved
 from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.prefetch import half_of_the_cores, prefetch
 from recsys_core.loading.rank_batches import RankBatches, Rows
-from recsys_core.losses import binary_cross_entropy
+from recsys_core.losses.base import RankingLoss
 from recsys_core.metrics.ranking import Scored
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
@@ -26,17 +26,26 @@ from recsys_core.models.blocks.layout import Layout
 from recsys_core.ranking import Config, opened
 from recsys_core.ranking.feed import LabelledFeed
 from recsys_core.readers.base import Reader
-from recsys_core.training.objective import Objective
+from recsys_core.training.objective import Objective, weighted_sum
 
 # What stands for a null among whole numbers: the one that no upstream system counts up to.
 _NO_GROUP = -(1 << 63)
 
 
-class Ranking(Objective):
+class Ranking(Objective[LabelledBatch]):
     """Predict the label of a row."""
 
-    def __init__(self, config: Config, model: Frozen, data: LabelledData, *, batch_size: int, seed: int) -> None:
-        """`model` is the config of a component; `batch_size` is that of validation, per rank."""
+    def __init__(
+        self,
+        config: Config,
+        model: ComponentConfig,
+        loss: ComponentConfig,
+        data: LabelledData,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """`model` and `loss` are configs of components; `batch_size` is that of validation, per rank."""
         self.engine = Engine.load(data.engine)
         self.feed = LabelledFeed(self.engine, label=config.label, weight=config.sample_weight)
         self.reader = opened(data, "train")
@@ -44,7 +53,7 @@ class Ranking(Objective):
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
-        self._loss = binary_cross_entropy.Loss()
+        self._loss = losses.build(loss, RankingLoss)
         self._seen = Histogram()
         self._config, self._batch_size, self._model = config, batch_size, model
         self._valid = opened(data, "valid") if data.has("valid") else None
@@ -55,15 +64,12 @@ class Ranking(Objective):
             return self._ranker.layout()
         return models.build(self._model, engine, RankingModel, tables_device="meta").layout()
 
-    def loss(self, model: Callable[..., Any], batch: LabelledBatch, world: World) -> Tensor:
-        """See `Objective.loss`; with weights it is mean(w l) / mean(w) over the global batch."""
+    def loss(self, model: Callable[..., Any], batch: LabelledBatch, world: World) -> dict[str, Tensor]:
+        """See `Objective.loss`."""
         logits_B = model(batch.sparse, batch.dense_BF, batch.numbers)
         losses_B = self._loss(logits_B, batch.labels_B)
         self._seen.add(logits_B, batch.labels_B, batch.weights_B)
-        if batch.weights_B is None:
-            return losses_B.sum()
-        total = world.sum(batch.weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
-        return (losses_B * batch.weights_B).sum() * (batch.global_rows / total)
+        return {"loss": weighted_sum(losses_B, batch.weights_B, batch.global_rows, world)}
 
     def figures(self, world: World) -> dict[str, float | None]:
         """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them."""

@@ -7,10 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from recsys_core import artifacts, distributed
-from recsys_core.artifacts import Frozen, LabelledData
+from recsys_core.artifacts import ComponentConfig, LabelledData
 from recsys_core.distributed import World
 from recsys_core.lookup import OneOf
-from recsys_core.losses import binary_cross_entropy
 from recsys_core.progress import Sink
 from recsys_core.ranking import Config
 from recsys_core.ranking.objective import Ranking
@@ -31,8 +30,8 @@ class Request(artifacts.Request):
 
     config: TrainingConfig
     ranking: Config
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
-    loss: binary_cross_entropy.Config
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
     num_ranks: int
     seed: int
     day: datetime.date
@@ -56,7 +55,7 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
 def trainer(request: Request, world: World) -> training.Trainer:
     """Return what trains a ranking model on this rank."""
     size, seed = request.config.batch_size, request.seed
-    objective = Ranking(request.ranking, request.model, request.data, batch_size=size, seed=seed)
+    objective = Ranking(request.ranking, request.model, request.loss, request.data, batch_size=size, seed=seed)
     plans = training.earlier_plans(request, request.base)
     warm = request.base is not None
     return training.Trainer(objective, request.config, world, seed=request.seed, warm=warm, earlier_plans=plans)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from recsys_core import lookup, uri
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.columns import plain_type
 from recsys_core.readers import _csv_types, _files, csv
 from recsys_core.readers._selected import Selected, Selection
@@ -31,10 +31,9 @@ __all__ = [
 ]
 
 
-def build(config: Frozen, state: dict[str, Any] | None = None) -> Reader:
+def build(config: ComponentConfig, state: dict[str, Any] | None = None) -> Reader:
     """Open the table that `config`, of any reader's kind, names; `state` is that of another process's reader."""
-    kind: str = config.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
-    return lookup.component(__name__, kind).Reader(config, state)
+    return lookup.component(__name__, config.kind).Reader(config, state)
 
 
 def fingerprint(path: uri.Source) -> dict[str, str]:
@@ -46,7 +45,7 @@ def fingerprint(path: uri.Source) -> dict[str, str]:
     return build(infer(path)).fingerprint if _is_odps(path) else _files.Files(path).fingerprint
 
 
-def infer(path: uri.Source, options: CsvOptions | None = None) -> Frozen:
+def infer(path: uri.Source, options: CsvOptions | None = None) -> ComponentConfig:
     """Return the config of the reader that fits `path`: by its scheme, else by what its files are called.
 
     CSV files are read by `options`, whose types may name columns that these files lack.

@@ -19,7 +19,7 @@ import pyarrow.csv as pacsv
 from pydantic import Field, field_validator, model_validator
 
 from recsys_core import uri
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig, Frozen
 from recsys_core.columns import refuse_twice
 from recsys_core.readers import _csv_text, _csv_types, _files, base
 
@@ -76,7 +76,7 @@ class Options(Frozen):
         return self
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is anything that `uri.Source` may be.
 
     With `is_shared`, `options` are those of several tables, of which this one may lack a column that `types` names.

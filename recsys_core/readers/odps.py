@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from recsys_core import uri
-from recsys_core.artifacts import Frozen, digest_of
+from recsys_core.artifacts import ComponentConfig, digest_of
 from recsys_core.odps import client, credentials, path
 from recsys_core.odps.interface import Choice
 from recsys_core.odps.path import TablePath
@@ -26,7 +26,7 @@ from recsys_core.readers import _files, base
 _LOG = logging.getLogger(__name__)
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is `odps://PROJECT/tables/TABLE`, with partitions and further tables as in docs/maxcompute.md."""
 
     kind: Literal["odps"] = "odps"

@@ -9,13 +9,13 @@ import pyarrow as pa
 from pyarrow import orc
 
 from recsys_core import folders, uri
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.readers import _files, base
 
 _OPENING_THREADS = 4
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is anything that `uri.Source` may be."""
 
     kind: Literal["orc"] = "orc"

@@ -14,13 +14,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from recsys_core import folders, uri
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.readers import _files, base
 
 _FOOTER_THREADS = 16
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is anything that `uri.Source` may be."""
 
     kind: Literal["parquet"] = "parquet"

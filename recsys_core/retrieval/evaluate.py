@@ -1,7 +1,7 @@
 """The evaluation stage: loss and recall of a checkpoint among sampled negatives, on the day after the training's.
 
 These are the training's own figures on unseen rows, cheap and comparable along a day's training; what users get is
-measured by `hitrate`, over the whole item table.
+measured by `hit_rate`, over the whole item table.
 """
 
 from collections import OrderedDict
@@ -12,15 +12,15 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
-from recsys_core import artifacts, checkpoint, distributed, models, readers, sharding
-from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core import artifacts, checkpoint, distributed, losses, models, readers, sharding
+from recsys_core.artifacts import ComponentConfig, Frozen, TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import moved
 from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.lookup import OneOf
-from recsys_core.losses import sampled_softmax
+from recsys_core.losses.base import RetrievalLoss
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import memory
@@ -39,9 +39,9 @@ class Request(artifacts.Request):
     """What the evaluation needs."""
 
     config: Config
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
-    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
-    loss: sampled_softmax.Config
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
     sharding: Sharding
     num_ranks: int
     seed: int
@@ -105,7 +105,7 @@ def sums(
         rank=world.rank,
         num_ranks=world.num_ranks,
     )
-    loss = sampled_softmax.Loss(request.loss.model_copy(update={"in_batch_negatives": False}))
+    loss = losses.build(request.loss, RetrievalLoss)
     log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(world.device)
     totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=world.device)
     done = 0
@@ -114,13 +114,13 @@ def sums(
             batch = moved(prepared, world.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
             no_correction_M = torch.zeros(len(item_MD), device=world.device)
-            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M)
+            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M, in_batch=False)
             rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
-            if request.loss.logq_correction:
+            if loss.logq_correction:
                 correction_M = log_expected[batch.item_rows_M]
                 positive_B = positive_B - correction_M[: len(positive_B)]
                 negative_BN -= correction_M[len(positive_B) :]
-            loss_B = sampled_softmax.cross_entropy(positive_B, negative_BN)
+            loss_B = loss.of_logits(positive_B, negative_BN)
             hits_BK = torch.stack([rank_B < k for k in request.config.ks], dim=1)
             columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
             totals += columns_BX.double().sum(dim=0)

@@ -1,4 +1,7 @@
-"""The export stage of retrieval: each tower as a scripted module, with a signature and a parity check."""
+"""The export stage of retrieval: each tower as a scripted module, with a signature and a parity check.
+
+Their look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
+"""
 
 import json
 import shutil
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts, checkpoint, models
-from recsys_core.artifacts import Frozen, TrainingData, write_text
+from recsys_core.artifacts import ComponentConfig, TrainingData, write_text
 from recsys_core.exported.inputs import MODEL, SIGNATURE, tower_inputs
 from recsys_core.exported.lookups import PooledLookup
 from recsys_core.exported.parity import Config, first_rows, parity
@@ -29,13 +32,13 @@ class Request(artifacts.Request):
     """What the export needs."""
 
     config: Config
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
     data: TrainingData
     checkpoint: artifacts.Checkpoint
 
 
 class ExportedTower(nn.Module):
-    """One tower over the tensors of `towers.tower_inputs`: Dict[str, Tensor] → [rows, D]."""
+    """One tower over the tensors of `inputs.tower_inputs`: Dict[str, Tensor] → [rows, D]."""
 
     def __init__(self, tower: nn.Module, features: tuple[SparseFeature, ...], weights: Mapping[str, Tensor]) -> None:
         """`features` in the order of the tower's columns.

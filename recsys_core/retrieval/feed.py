@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import torch
 
 from recsys_core import lookup, readers
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import Engine, counting_from
 from recsys_core.loading.batch import Batch
 from recsys_core.loading.collate import Source
@@ -37,14 +37,13 @@ class ItemTable:
         return pc.fill_null(pc.index_in(ids, value_set=self.ids), -1).to_numpy().astype(np.int64)
 
 
-class Feed(Source):
+class Feed(Source[Batch]):
     """Batches of one rank; draws depend on (seed, epoch, step, rank) alone, so a resumed run draws the same."""
 
-    def __init__(self, engine: Engine, items: ItemTable, sampler: Frozen, *, seed: int, rank: int) -> None:
+    def __init__(self, engine: Engine, items: ItemTable, sampler: ComponentConfig, *, seed: int, rank: int) -> None:
         """`sampler` is the config of a component of `recsys_core.samplers`."""
         self._engine, self._items, self._seed, self._rank = engine, items, seed, rank
-        kind: str = sampler.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
-        self._sampler = lookup.component("recsys_core.samplers", kind).Sampler(sampler, items.sampling_weight)
+        self._sampler = lookup.component("recsys_core.samplers", sampler.kind).Sampler(sampler, items.sampling_weight)
         self.columns = ["item_id", *engine.columns("query")]
 
     def log_expected(self, num_queries: int, *, in_batch: bool) -> torch.Tensor:

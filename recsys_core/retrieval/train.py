@@ -6,10 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from recsys_core import artifacts, distributed
-from recsys_core.artifacts import Frozen, TrainingData
+from recsys_core.artifacts import ComponentConfig, TrainingData
 from recsys_core.distributed import World
 from recsys_core.lookup import OneOf
-from recsys_core.losses import sampled_softmax
 from recsys_core.progress import Sink
 from recsys_core.retrieval.objective import Retrieval
 from recsys_core.training.config import Config
@@ -28,9 +27,9 @@ class Request(artifacts.Request):
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
 
     config: Config
-    model: Annotated[Frozen, OneOf("recsys_core.models")]
-    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
-    loss: sampled_softmax.Config
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
     num_ranks: int
     seed: int
     data: TrainingData

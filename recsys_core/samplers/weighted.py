@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.samplers import base
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """YAML section `sampler`."""
 
     kind: Literal["weighted"] = "weighted"

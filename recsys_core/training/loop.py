@@ -132,12 +132,16 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, stop: threading.Event, t
         feed = trainer.objective.feed.batches(
             trainer.epoch(), epoch=epoch, step=trainer.position.step, pins=trainer.world.device.type == "cuda"
         )
-        with contextlib.closing(feed) as batches:
-            for batch, consumed in trainer.arriving(meter.waiting(batches)):
+        with (
+            contextlib.closing(feed) as batches,
+            contextlib.closing(trainer.arriving(meter.waiting(batches))) as arriving,
+        ):
+            for batch, consumed in arriving:
                 if trainer.is_over or trainer.is_remainder(batch):
                     break
-                loss = trainer.step(batch, trainer.position.step)
-                trainer.position = meter.count(trainer.position, loss, batch, consumed)
+                losses = trainer.step(batch, trainer.position.step)
+                meter.count(trainer.position.epoch, losses, batch.global_rows, consumed)
+                trainer.count(losses, consumed)
                 tick()
                 step = trainer.position.step
                 evaluates = config.evaluate_every_steps is not None and step % config.evaluate_every_steps == 0
@@ -148,12 +152,14 @@ def _train(trainer: Trainer, work: Pending, sink: Sink, stop: threading.Event, t
                 if evaluates:
                     trainer.judge(meter, work.path / _BEST)
                 if saves or stops:
-                    trainer.position = meter.settle(trainer.position)
+                    trainer.settle()
+                    meter.write_curve()
                     trainer.save(steps / f"step-{step}", keep=config.keep_checkpoints)
                 if stops:
                     trainer.saver.wait()
                     raise Stopped(meter.stopped(trainer.position))
-        trainer.position = meter.settle(trainer.position)
+        trainer.settle()
+        meter.write_curve()
         if trainer.evaluates_epoch:
             trainer.judge(meter, work.path / _BEST)
         trainer.position = _end_epoch(trainer, trainer.position)

@@ -18,7 +18,7 @@ import torch
 from recsys_core.checkpoint import TrainProgress
 from recsys_core.distributed import World
 from recsys_core.integrity import first_line
-from recsys_core.loading.row_ranges import RowRange, merge
+from recsys_core.loading.row_ranges import RowRange
 from recsys_core.progress import Event, Sink
 
 Curve = list[dict[str, float]]
@@ -45,10 +45,8 @@ class Monitor:
         """
         self._world, self._sink, self._num_rows, self._keep_rows = world, sink, num_rows, keep_rows
         self._total = total
-        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=world.device)
-        self._losses: list[torch.Tensor] = []
+        self._losses: list[dict[str, torch.Tensor]] = []
         self._places: list[tuple[int, list[RowRange]]] = []
-        self._consumed: list[RowRange] = []
         self._curve_path = curve_path
         self._since, self._waited = time.monotonic(), 0.0
         self._done = self._reported = position.epoch * num_rows + sum(b - a for a, b in position.consumed)
@@ -64,19 +62,18 @@ class Monitor:
                 return
             yield item
 
-    def count(self, position: TrainProgress, loss: torch.Tensor, batch: Any, consumed: list[RowRange]) -> TrainProgress:
-        """Book one step, and return the position after it."""
-        self._loss_sum += loss
-        self._losses.append(loss)
-        self._places.append((position.epoch, consumed))
-        self._consumed += consumed
-        self._done += batch.global_rows
-        return position.model_copy(update={"step": position.step + 1})
+    def count(self, epoch: int, losses: dict[str, torch.Tensor], global_rows: int, consumed: list[RowRange]) -> None:
+        """Book one step: what `Trainer.step` returned, the rows of all ranks, and this rank's places in the epoch."""
+        self._losses.append(losses)
+        self._places.append((epoch, consumed))
+        self._done += global_rows
 
     def report(
         self, position: TrainProgress, measured: dict[str, torch.Tensor], known: dict[str, float | None]
     ) -> None:
         """Emit the loss since the last report, averaged over all ranks, the speed, and other figures.
+
+        Where there are several losses, `loss` is their sum, and `loss_NAME` each of them.
 
         `measured` are numbers that every rank has alike, still on the device; `known` are others, None
         where one is not defined.
@@ -86,22 +83,26 @@ class Monitor:
         """
         if self._done == self._reported:
             return
-        own = torch.stack(self._losses).double()
+        # One row a step, one column a loss.
+        own = torch.stack([torch.stack([*losses.values()]) for losses in self._losses]).double()
         summed = self._world.sum(own.clone())
         extra = [value.detach().double().reshape(1).to(summed.device) for value in measured.values()]
-        values = torch.cat([summed, *extra]).tolist()
-        losses, figures = values[: len(own)], values[len(own) :]
+        values = torch.cat([summed.sum(dim=1), summed.sum(dim=0), *extra]).tolist()
+        losses, values = values[: len(own)], values[len(own) :]
         if not all(map(math.isfinite, losses)):
-            self._refuse(position, losses, own)
+            self._refuse(position, losses, own.sum(dim=1))
+        num_rows, names = self._done - self._reported, [*self._losses[0]]
+        parts = {f"loss_{name}": total / num_rows for name, total in zip(names, values, strict=False)}
         self._losses.clear()
         self._places.clear()
         elapsed = time.monotonic() - self._since
         metrics: dict[str, float | None] = {
-            "loss": sum(losses) / (self._done - self._reported),
-            "examples_per_second": (self._done - self._reported) / elapsed,
+            "loss": sum(losses) / num_rows,
+            **(parts if len(parts) > 1 else {}),
+            "examples_per_second": num_rows / elapsed,
             "data_wait_share": self._waited / elapsed,
             "memory_bytes": _memory_bytes(self._world.device),
-            **dict(zip(measured, figures, strict=True)),
+            **dict(zip(measured, values[len(parts) :], strict=True)),
             **known,
         }
         self._since, self._waited, self._reported = time.monotonic(), 0.0, self._done
@@ -116,18 +117,8 @@ class Monitor:
         if self._world.is_first:
             self._emit(position, {f"valid_{name}": value for name, value in validation.items()})
 
-    def settle(self, position: TrainProgress) -> TrainProgress:
-        """Bring all ranks' counts together in the position; save the curve, beside the checkpoint that follows."""
-        (loss_sum,) = self._world.sum(self._loss_sum.clone()).tolist()
-        self._loss_sum.zero_()
-        gathered = [interval for part in self._world.gather(self._consumed) for interval in part]
-        self._consumed = []
-        consumed = tuple(merge([*position.consumed, *gathered]))
-        self.write_curve()
-        return position.model_copy(update={"consumed": consumed, "loss_sum": position.loss_sum + loss_sum})
-
     def write_curve(self) -> None:
-        """Save the curve, whole."""
+        """Save the curve, whole, beside the checkpoint that follows."""
         if self._world.is_first:
             aside = self._curve_path.with_name(f".{self._curve_path.name}.partial")
             pq.write_table(pa.Table.from_pylist(self.curve), aside)

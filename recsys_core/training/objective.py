@@ -2,25 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
 
+import torch
 from torch import Tensor, nn
 
 from recsys_core.distributed import World
 from recsys_core.features import Engine
+from recsys_core.loading.batch import B
 from recsys_core.loading.collate import Source
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.layout import Layout
 from recsys_core.readers.base import Reader
 
 
-class Objective(ABC):
-    """One thing to train, on one rank.
+class Objective(ABC, Generic[B]):
+    """One thing to train, on one rank, from batches of one kind.
 
     Attributes:
         engine: the fitted features.
         reader: the training rows.
-        feed: makes batches of them; a batch has `sparse`, `each` and `global_rows`.
+        feed: makes batches of them.
         model: on the CPU, its tables on the meta device.
         tables: the part of `model` that holds its embedding tables.
         dense: the parts that are called with what the tables give, and hold all other parameters.
@@ -28,14 +30,17 @@ class Objective(ABC):
 
     engine: Engine
     reader: Reader
-    feed: Source
+    feed: Source[B]
     model: nn.Module
     tables: Embeddings
     dense: tuple[nn.Module, ...]
 
     @abstractmethod
-    def loss(self, model: Callable[..., Any], batch: Any, world: World) -> Tensor:
-        """Return this rank's share of a batch's loss; all ranks' shares add up to the loss times `global_rows`."""
+    def loss(self, model: Callable[..., Any], batch: B, world: World) -> dict[str, Tensor]:
+        """Return a batch's losses by name, scalars; what is minimised is the mean over its rows of their sum.
+
+        Each is this rank's `weighted_sum` of its rows' losses. Nothing is divided here: `Trainer.step` does.
+        """
 
     @abstractmethod
     def layout(self, engine: Engine | None = None) -> Layout:
@@ -59,3 +64,15 @@ class Objective(ABC):
             "train.evaluate_every_steps, train.evaluate_every_epochs: retrieval has no rows to validate on, it is "
             "measured on the next day when training is done; leave them out"
         )
+
+
+def weighted_sum(losses_B: Tensor, weights_B: Tensor | None, global_rows: int, world: World) -> Tensor:
+    """Return this rank's sum of its rows' losses, each times its weight over the mean weight of all ranks' rows.
+
+    All ranks' sums divided by `global_rows` are the weighted mean: a row of weight 2 counts as two of weight 1. They
+    are 0 where all weights are. Without weights no rank waits for another.
+    """
+    if weights_B is None:
+        return losses_B.sum()
+    total = world.sum(weights_B.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+    return (losses_B * weights_B).sum() * (global_rows / total)

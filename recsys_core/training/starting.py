@@ -31,7 +31,7 @@ class Start:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective[Any],
         world: World,
         owned: Mapping[str, torch.Tensor],
         optimizers: tuple[SparseConfig, DenseConfig],

@@ -1,8 +1,10 @@
 """The state of one training on one rank, and what is done with it: steps, checkpoints, validation."""
 
+import functools
 import math
+import operator
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from recsys_core.progress import Sink
 from recsys_core.readers import Selected, Selection
 from recsys_core.sharding.sizes import naming_memory
 from recsys_core.training import best_states, compiling
+from recsys_core.training.account import Account
 from recsys_core.training.config import Config
 from recsys_core.training.monitor import Monitor
 from recsys_core.training.objective import Objective
@@ -39,7 +42,7 @@ class Trainer:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective[Any],
         config: Config,
         world: World,
         *,
@@ -91,6 +94,7 @@ class Trainer:
             restored=self.restored,
         )
         self.position = TrainProgress()
+        self._account = Account(world)
         self.saver = checkpoint.Saver(world, in_background=config.async_checkpoints)
         self._budget: CostLimit | None = None
         if config.cost_column is not None and config.max_cost is not None:
@@ -128,7 +132,14 @@ class Trainer:
         config = self.config
         if base is not None:
             choice = {"on_change": config.on_change, "restore_optimizer": config.restore_optimizer}
-            return self.start.from_base(base, files, sink, **choice)
+            report = self.start.from_base(base, files, sink, **choice)
+            if report is not None and not self.num_epochs:
+                changes = "; ".join(report.changes)
+                raise ValueError(
+                    f"{changes}: there are no new rows to train what has changed with; run a later day, or take the "
+                    "changes back"
+                )
+            return report
         self.start.from_files(files, sink)
         return None if config.fine_tune_from is None else self.start.from_other(config.fine_tune_from)
 
@@ -137,32 +148,49 @@ class Trainer:
         self.model.load_state_dict(OrderedDict(state["model"]))
         self.optimizer.restored(state)
 
-    def arriving(self, batches: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    def arriving(self, batches: Iterable[tuple[Any, Any]]) -> Generator[tuple[Any, Any], None, None]:
         """Yield `batches`, on the device; while one trains, the next one's ids go to the ranks that have their rows.
 
-        Every rank has as many batches.
+        Every rank has as many batches. Close the generator to end them early.
         """
         before: tuple[Any, Any] | None = None
-        for batch, place in batches:
-            there = moved(batch, self.world.device)
-            if self.world.num_ranks > 1:
-                self.objective.tables.send(there.sparse)
+        try:
+            for batch, place in batches:
+                there = moved(batch, self.world.device)
+                if self.world.num_ranks > 1:
+                    self.objective.tables.send(there.sparse)
+                if before is not None:
+                    yield before
+                before = there, place
             if before is not None:
                 yield before
-            before = there, place
-        if before is not None:
-            yield before
+        finally:
+            # Whichever batch ends the training early, the one behind it has been sent.
+            self.objective.tables.forget()
 
-    def step(self, batch: Any, number: int) -> torch.Tensor:
-        """Make one update; return the rank's share of the batch's loss, a tensor, not synchronised with the host."""
+    def step(self, batch: Any, number: int) -> dict[str, torch.Tensor]:
+        """Make one update; return the rank's sums of its rows' losses, see `Objective.loss`.
+
+        They are tensors, not synchronised with the host.
+        """
         torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.world.rank)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
-            loss = self.objective.loss(self._forward, batch, self.world)
+            losses = self.objective.loss(self._forward, batch, self.world)
         # Ranks' gradients are averaged; this makes the average the gradient of the mean over the global batch.
-        self.optimizer.backward(loss * self.world.num_ranks / batch.global_rows)
+        total = functools.reduce(operator.add, losses.values())
+        self.optimizer.backward(total * self.world.num_ranks / batch.global_rows)
         self.optimizer.end()
-        return loss.detach()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def count(self, losses: dict[str, torch.Tensor], consumed: list[RowRange]) -> None:
+        """Take one step into the position, of what `step` returned and the ranges of the epoch's order that it read."""
+        self._account.add(losses, consumed)
+        self.position = self.position.model_copy(update={"step": self.position.step + 1})
+
+    def settle(self) -> None:
+        """Bring all ranks' counts together in the position; every rank calls this after the same steps."""
+        self.position = self._account.settle(self.position)
 
     def _forward(self, *inputs: Any) -> Any:
         """Call the model; what comes out is float32, whatever it was computed in."""

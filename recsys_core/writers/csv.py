@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.writers import _folder
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is a local folder; it is replaced as a whole. Lists are written as JSON."""
 
     kind: Literal["csv"] = "csv"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.odps import client, credentials, path, types
 from recsys_core.odps.interface import Choice
 from recsys_core.odps.path import TablePath
@@ -15,7 +15,7 @@ from recsys_core.odps.retry import Config as Retry
 from recsys_core.writers import base
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` names one table, and one whole partition of it where it is partitioned."""
 
     kind: Literal["odps"] = "odps"

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import orc
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.writers import _folder
 
 _HELD = {
@@ -24,7 +24,7 @@ _WIDENED = {
 }
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is a local folder; it is replaced as a whole."""
 
     kind: Literal["orc"] = "orc"

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 from recsys_core.writers import _folder
 
 
-class Config(Frozen):
+class Config(ComponentConfig):
     """`path` is a local folder; it is replaced as a whole."""
 
     kind: Literal["parquet"] = "parquet"

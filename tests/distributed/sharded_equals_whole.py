@@ -31,6 +31,15 @@ def main(request_file: str) -> None:
             found = trainer.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
         for left, right in zip(expected, found, strict=True):
             torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+        # A training that ends early has sent a batch that is never looked up: it must not wait there for another one.
+        arriving = trainer.arriving((batch, None) for batch in batches)
+        next(arriving)
+        assert len(trainer.objective.tables._sent) == 2
+        arriving.close()
+        assert not trainer.objective.tables._sent
+        with torch.no_grad():
+            again = trainer.model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
+        torch.testing.assert_close(again, found, rtol=0, atol=0)
 
 
 if __name__ == "__main__":

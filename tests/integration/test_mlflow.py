@@ -42,7 +42,7 @@ def released(server, run_root, made_day):
     with tracking.open_run(_config(server.uri), run_root, _identity("a1"), {"train": {"num_epochs": 2}}) as run:
         run.log_dataset(made["data"], "/log")
         run.log_metrics(records.metrics(made["data"], made["checkpoint"], held_out, made["evaluation"]))
-        run.log_figure(plots.loss_curve(made["checkpoint"]), "loss")
+        run.log_figure(plots.loss_curve(made["checkpoint"], "sampled softmax"), "loss")
         run.log_figure(plots.hit_rate_by_k(made["evaluation"]), "hit_rate_by_k")
         request = publish.Request(
             output=run_root / "shop" / str(DAY) / "a1" / "publish",

@@ -105,6 +105,8 @@ def _of_files(config: Config, wanted: Callable[[str], bool]) -> dict[str, reader
     segment, slash, rest = after.partition("/")
     try:
         filesystem, path = fsspec.core.url_to_fs(before if uri.is_remote(before) else str(uri.local(before)))
+        # Stores keep listings for the life of a process, and a day may have been written again since.
+        filesystem.invalidate_cache()
         parent, name = posixpath.split(path if before and not before.endswith("/") else f"{path.rstrip('/')}/")
         entries = sorted(map(str, filesystem.ls(parent, detail=False))) if filesystem.isdir(parent) else []
     except (ValueError, ImportError, OSError) as error:

@@ -392,5 +392,4 @@ def _named(config: FeatureConfig, side: Side) -> Feature:
 
 
 def _make(config: FeatureConfig) -> Feature:
-    kind: str = config.kind  # pyright: ignore[reportAttributeAccessIssue] - every component's Config has one
-    return component(_CATALOGUE, kind).Feature(config)
+    return component(_CATALOGUE, config.kind).Feature(config)

@@ -189,6 +189,10 @@ class Embeddings(nn.Module):
             sent.append((collection, context, collection.input_dist(context, ids)))
         self._sent.append((sparse, sent))
 
+    def forget(self) -> None:
+        """Drop what was sent and has not been looked up; it never will be. Every rank has sent as much."""
+        self._sent.clear()
+
     def _asked(self, sparse: KeyedJaggedTensor) -> list[tuple[Any, KeyedJaggedTensor]]:
         """Return each collection with the ids that it is asked for, the bags first."""
         plain = sparse if sparse.weights_or_none() is None else _without_weights(sparse)

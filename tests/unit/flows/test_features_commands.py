@@ -176,6 +176,16 @@ def test_a_source_of_tables_is_looked_into(tmp_path: Path) -> None:
     assert found["history"] == {"before": {}, "after": [], "missing": ["history__item_id"], "refused": None}
 
 
+def test_of_rows_by_day_the_newest_day_is_looked_into(tmp_path: Path) -> None:
+    for day in ("2024-03-01", "2024-03-02"):
+        (tmp_path / "log" / f"ds={day}").mkdir(parents=True)
+        rows = ROWS | {"city": ["Rome" if day == "2024-03-02" else "Oslo"] * 3}
+        pq.write_table(pa.table(rows), tmp_path / "log" / f"ds={day}" / "rows.parquet")
+    config = write(tmp_path, LABELLED | {"data": {"kind": "labelled_days", "source": str(tmp_path / "log")}})
+    done = show(config, "--json", "--feature", "city")
+    assert json.loads(done.stdout)["examples"]["city"]["before"] == {"city": ["Rome"] * 3}
+
+
 def test_the_newest_run_lends_its_rows_and_what_it_learnt(tmp_path: Path, made_day: Any) -> None:
     path = write(tmp_path, CONFIG)
     without = show(path)

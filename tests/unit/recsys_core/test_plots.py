@@ -27,13 +27,13 @@ def _labelled(figure: Figure) -> bool:
 
 
 def test_loss_curve_has_loss_and_speed(made):
-    figure = plots.loss_curve(made["checkpoint"])
+    figure = plots.loss_curve(made["checkpoint"], "sampled softmax")
     assert _texts(figure) == ["loss", "examples/s (right)"]
     assert _labelled(figure)
     assert "random weights" in figure.axes[0].get_title(loc="left")
     assert figure.axes[0].get_lines()[0].get_ydata()[0] > figure.axes[0].get_lines()[0].get_ydata()[-1]
     warm = made["checkpoint"].model_copy(update={"warm_started_from": "d" * 32})
-    assert "the last release" in plots.loss_curve(warm).axes[0].get_title(loc="left")
+    assert "the last release" in plots.loss_curve(warm, "sampled softmax").axes[0].get_title(loc="left")
 
 
 def test_hit_rate_by_k_has_a_line_for_everyone_measured(made):
@@ -63,21 +63,3 @@ def test_ann_recall_is_in_order_of_the_parameter(made):
 def test_ann_recall_of_an_index_without_a_parameter_is_empty(made):
     figure = plots.ann_recall(made["evaluation"].model_copy(update={"ann_recall_by_nprobe": {}}), "nprobe")
     assert len(_texts(figure)) == 3
-
-
-def test_hit_rate_by_day_marks_days_that_did_not_go_live():
-    points = [
-        plots.DayPoint(
-            day=DAY + datetime.timedelta(days=number),
-            hit_rate={"exact": 0.2, "approximate": 0.19, "popularity": 0.1} | ({"champion": 0.2} if number else {}),
-            live=number != 1,
-        )
-        for number in range(3)
-    ]
-    figure = plots.hit_rate_by_day(points, 50)
-    assert _texts(figure) == ["two-tower, exact search", "live model, exact search", "popularity baseline"]
-    hollow = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
-    assert [list(line.get_xdata()) for line in hollow] == [[1]]
-    assert "3 days, 2 went live" in figure.axes[0].get_title(loc="left")
-    everything = plots.hit_rate_by_day([point.model_copy(update={"live": True}) for point in points], 50)
-    assert len(everything.axes[0].get_lines()) == 3

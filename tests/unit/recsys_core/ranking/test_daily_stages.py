@@ -13,6 +13,7 @@ import pytest
 from recsys_core import contract, readers
 from recsys_core.artifacts import LabelledData, Learned, NextDay, Rows, Tail
 from recsys_core.checkpoint import files
+from recsys_core.config import RankingConfig, continuing
 from recsys_core.contract import tables
 from recsys_core.datasets.base import day_number
 from recsys_core.datasets.labelled import labelled_days
@@ -27,6 +28,7 @@ from recsys_core.training.config import Config as Train
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 RANKING = Config()
+MODEL = dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
 DAYS = [datetime.date(2024, 1, number) for number in range(1, 7)]
 FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = DAYS
 ROWS = 120
@@ -138,7 +140,7 @@ def train_request(data, output, base=None, **changes):
         output=output,
         config=Train.model_validate(config | changes),
         ranking=RANKING,
-        model=dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True),
+        model=MODEL,
         loss=binary_cross_entropy.Config(),
         num_ranks=1,
         seed=1,
@@ -204,6 +206,13 @@ def test_without_new_rows_the_state_is_the_bases(source, tmp_path):
     made = train.run(train_request(data, tmp_path / "second", base, drop_remainder=True), silent)
     assert (made.num_rows, made.num_steps, made.loss, made.learned) == (0, 0, base.loss, absorbed.learned)
     assert list(files.diff(base.state, made.state)) == []
+    request = train_request(data, tmp_path / "third", base).model_copy(
+        update={"model": MODEL.model_copy(update={"top_hidden": (9,)})}
+    )
+    with pytest.raises(
+        ValueError, match=r"weight head\.top\S+: .*: there are no new rows to train what has changed with"
+    ):
+        train.run(request, silent)
 
 
 def test_the_newest_hours_are_measured_on_and_learned_from_by_the_next_run(source, tmp_path):
@@ -498,3 +507,31 @@ def test_labelled_days_are_held_against_those_before(tmp_path):
     unknown = tables.Tables.model_validate({"tables": {"interactions": {}}})
     with pytest.raises(ValueError, match="contract: the log has no table 'interactions', only rows; rename it"):
         check(FIFTH, FIFTH, agreed=unknown)
+
+
+def test_what_a_config_changes_of_its_base_is_taken_over_or_refused(source, tmp_path):
+    line = Line(source, tmp_path, window_days=2)
+    first = line.prepare(SECOND)
+    base = train.run(train_request(first, tmp_path / "first"), silent)
+    other = FEATURES.model_dump(mode="json")
+    other["query"].append({"kind": "raw", "name": "hour", "column": "at"})
+    line.features = Features.model_validate(other)
+    config = RankingConfig.model_validate(
+        {
+            "name": "daily",
+            "data": line.data,
+            "ranking": {},
+            "features": other,
+            "model": MODEL,
+            "train": {"sparse_optimizer": {"kind": "adagrad"}, "sharding": {"device": "cpu"}},
+        }
+    )
+    found = continuing.changes(config, base, Engine.load(first.engine))
+    assert "feature hour: new" in found
+    assert continuing.changes(config.model_copy(update={"features": FEATURES}), base, Engine.load(first.engine)) == []
+    second = line.prepare(THIRD, first)
+    made = train.run(train_request(second, tmp_path / "second", base), silent)
+    assert made.warm_started_from == base.digest
+    assert "feature hour: new" in made.carried.read_text()
+    with pytest.raises(ValueError, match=r"train\.on_change: refuse, and feature hour: new; .*; start the run"):
+        train.run(train_request(second, tmp_path / "third", base, on_change="refuse"), silent)

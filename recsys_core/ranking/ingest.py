@@ -96,18 +96,10 @@ def run(request: Request, sink: Sink) -> LabelledLog:
         ValueError: a day that is needed is missing or has no rows, a file cannot be read, a column is missing, a label
             is not 0 or 1, a weight is none, or a time is not of its day; nothing is written then.
     """
-    data = request.data
-    parts = labelled_days.days(data, request.first_day, request.last_day)
-    _require(data, parts, request.day, request.last_day)
-    home = (request.import_root / f"{data.kind}-{_version(data)}").absolute()
-    found: dict[datetime.date, _Day] = {}
-    with ingest.locked(home.parent):
-        for number, (day, part) in enumerate(parts.items()):
-            sink(Event(stage=_STAGE, done=number, total=len(parts), unit="days", message=f"checking {day}"))
-            found[day] = _day(request, home, day, part, sink)
+    found = look(request, sink)
     for day, role in _roles(request.day, request.last_day):
         if not found[day].num_rows:
-            raise ValueError(f"{data.source}: {day} ({role}) has no rows; write its partition again")
+            raise ValueError(f"{request.data.source}: {day} ({role}) has no rows; write its partition again")
     with artifacts.pending(request.output) as aside:
         # The digest of this file is the log's, so it follows from the content and not from where it lies.
         files = {str(day): [file.model_dump(mode="json") for file in one.files] for day, one in found.items()}
@@ -120,14 +112,36 @@ def run(request: Request, sink: Sink) -> LabelledLog:
             LabelledLog,
             request,
             num_rows=sum(day.num_rows for day in days),
-            source=data.source,
+            source=request.data.source,
             day=request.day,
             days=tuple(days),
             columns=found[request.last_day].columns,
         )
 
 
-class _Day(Frozen):
+def look(request: Request, sink: Sink) -> "dict[datetime.date, Day]":
+    """Copy and check the days, but those that have been and are still there; see `run`, which does it too.
+
+    A log refers to copies, which may have been deleted since it was made: before one of an earlier run is taken again,
+    this brings them back.
+
+    Raises:
+        ValueError: see `run`; or a day has changed since the run began.
+    """
+    data = request.data
+    parts = labelled_days.days(data, request.first_day, request.last_day)
+    _require(data, parts, request.day, request.last_day)
+    if labelled_days.fingerprint(parts) != request.fingerprint:
+        raise ValueError(f"{data.source}: a day that is needed has changed since this run began; run it again")
+    home, found = (request.import_root / f"{data.kind}-{_version(data)}").absolute(), dict[datetime.date, Day]()
+    with ingest.locked(home.parent):
+        for number, (day, part) in enumerate(parts.items()):
+            sink(Event(stage=_STAGE, done=number, total=len(parts), unit="days", message=f"checking {day}"))
+            found[day] = _day(request, home, day, part, sink)
+    return found
+
+
+class Day(Frozen):
     """A day as it was found: with what fingerprint, where its files are, and what they hold."""
 
     fingerprint: str
@@ -171,11 +185,11 @@ def _version(data: labelled_days.Config) -> str:
     return digest_of([fields, data.root, [artifacts.digest_of_file(path) for path in code]])
 
 
-def _day(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> _Day:
+def _day(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> Day:
     """Return what there is of a day, as it is remembered or, if it has changed since, as it is found now."""
     looked_at = digest_of([request.config, request.data.time_column])
     mark = home / _CHECKED / looked_at / f"{day}.json"
-    known = _remembered(_Day, mark, sink)
+    known = _remembered(Day, mark, sink)
     if known is not None and known.fingerprint == part.fingerprint and known.are_there():
         return known
     found = _found(request, home, day, part, sink)
@@ -183,7 +197,7 @@ def _day(request: Request, home: Path, day: datetime.date, part: readers.Part, s
     return found
 
 
-def _found(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> _Day:
+def _found(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> Day:
     """Read a day's labels, weights and times, and copy the day if it is not read in place.
 
     Raises:
@@ -191,11 +205,11 @@ def _found(request: Request, home: Path, day: datetime.date, part: readers.Part,
     """
     own = part.path if isinstance(part.path, Path) else None
     if own is not None and not folders.local_files(own):
-        return _Day(fingerprint=part.fingerprint, folder=own)
+        return Day(fingerprint=part.fingerprint, folder=own)
     (reader,) = readers.alike({str(day): part.path}, request.data.csv, "data.csv")[0].values()
     num_positives = _num_positives(request, day, reader)
     folder = own if own is not None and uri.format_of(own) == "parquet" else _copied(home, day, part, reader, sink)
-    return _Day(
+    return Day(
         fingerprint=part.fingerprint,
         folder=folder,
         files=tuple(

@@ -81,7 +81,7 @@ class Line:
             window_days=self.window_days,
             reference_days=reference_days,
         )
-        request = ingest.Request(
+        self.request = ingest.Request(
             output=self.root / f"{day}" / "ingest",
             config=RANKING,
             data=self.data,
@@ -90,7 +90,7 @@ class Line:
             import_root=self.root / "imports",
             **COMMON,
         )
-        return ingest.run(request, self.events.append)
+        return ingest.run(self.request, self.events.append)
 
     def prepare(self, day, base=None):
         engine = base and Engine.load(base.engine)
@@ -388,6 +388,11 @@ def test_a_day_is_looked_at_once_and_again_when_it_has_changed(tmp_path):
     after = line.ingest(SECOND)
     assert [day.num_rows for day in after.days] == [50, ROWS, ROWS]
     assert after.digest != before.digest
+    write_day(tmp_path / "log", FIRST, _table(FIRST, 40))
+    with pytest.raises(ValueError, match="log: a day that is needed has changed since this run began; run it again"):
+        ingest.look(line.request, silent)
+    write_day(tmp_path / "log", FIRST, _table(FIRST, 50))
+    after = line.ingest(SECOND)
     mark.write_text("{")
     assert line.ingest(SECOND).digest == after.digest
     assert any("the day is looked at again" in (event.message or "") for event in line.events)
@@ -410,9 +415,10 @@ def test_days_that_are_not_read_in_place_are_copied_once(tmp_path, kind):
     assert _rows(data, "train") == _all(FIRST, SECOND)
     assert all((tmp_path / "imports") in folder.parents for folder in data.folders("train"))
     (copy,) = tmp_path.glob(f"imports/*/ds={FIRST}")
-    # A copy that is gone is made again.
+    # A copy that is gone is made again, for what refers to it too.
     shutil.rmtree(copy)
-    assert _rows(line.prepare(SECOND), "train") == _all(FIRST, SECOND)
+    ingest.look(line.request, silent)
+    assert _rows(data, "train") == _all(FIRST, SECOND)
     if kind == "template":
         (root / "notes").mkdir()
         with pytest.raises(

@@ -88,7 +88,7 @@ class Bench(NamedTuple):
 
     def data(self, name: str, config: RunConfig, day: datetime.date, base: TrainingData | None) -> TrainingData:
         """Preprocess `day`, continuing `base`."""
-        given = {} if base is None else {"base_day": base.day, "base_engine": base.engine}
+        given = {} if base is None else {"base_learned": base.learned, "base_engine": base.engine}
         given |= {} if base is None else {"base_engine_digest": base.engine_digest}
         output = self.work / name / "preprocess"
         asked = preprocess.Request(

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import liveness
+from flows.absorbing import absorb
 from flows.notes import leave_notes
 from tasks.check_data import check_data
 from tasks.embed import embed, embed_champion
@@ -17,6 +18,7 @@ from tasks.gate import gate
 from tasks.hit_rate import hit_rate
 from tasks.index import index
 from tasks.ingest import ingest
+from tasks.perform import Candidate
 from tasks.preprocess import preprocess
 from tasks.publish import publish
 from tasks.report import DayResult, report
@@ -33,6 +35,8 @@ def _name() -> str:
 @flow(name="daily-retrain", flow_run_name=_name, on_running=[liveness.begin])
 def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str] = ()) -> DayResult:
     """Retrain on the days up to `day`, measure on the next one, and publish if the gate lets it pass.
+
+    With `publish.absorb`, what is published has learned from the next day's rows too.
 
     Args:
         config: path of the YAML file.
@@ -51,8 +55,10 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
         search_index = index(run, embeddings)
         evaluation = hit_rate(run, dataset, data, embeddings, search_index, champion)
         decision = gate(run, evaluation)
-        release = publish(run, data, checkpoint, model, embeddings, search_index, evaluation, decision)
-        result = report(run, check, data, checkpoint, held_out, evaluation, decision, release)
+        candidate = Candidate(data=data, checkpoint=checkpoint, model=model, embeddings=embeddings, index=search_index)
+        released, absorbed = absorb(run, dataset, candidate, held_out, decision)
+        release = publish(run, released, evaluation, decision)
+        result = report(run, check, candidate, held_out, evaluation, decision, absorbed, release)
     leave_notes(result)
     return result
 

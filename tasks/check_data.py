@@ -1,11 +1,14 @@
 """Hold the log against the data contract, before anything is trained on it."""
 
+from datetime import date
+
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 from recsys_core import contract as stage
 from recsys_core.artifacts import DataCheck, Dataset
 from recsys_core.contract import report
+from recsys_core.datasets.base import day_after
 from recsys_core.progress import Event
 from tasks.perform import Run, listener, perform, stage_task
 
@@ -18,15 +21,17 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
         ValueError: a check whose `on_breach` is `stop` did not hold; names day, table, column, figure and limit.
     """
     config = run.config.contract
-    base_day = run.base.day if run.base else None
+    learned = run.base.learned.last_day if run.base else None
+    # What is absorbed is learned from too, and is checked before any work is done.
+    last = day_after(run.day) if run.config.publish.absorb else run.day
     request = run.request(
         stage.Request,
         "check",
         config=stage.checks.Limits.model_validate(config.model_dump(exclude={"file", "num_days"})),
         agreed=stage.agreed(config),
         dataset=dataset,
-        first_day=stage.first_day(config, run.day, base_day, run.config.preprocess.window_days),
-        day=run.day,
+        first_day=stage.first_day(config, last, learned, _window(run, last)),
+        day=last,
         memory=run.home / "cache" / "statistics",
     )
     check = perform(run, "check", DataCheck, request, stage.run)
@@ -46,3 +51,9 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
         create_markdown_artifact(check.report.read_text(), key="data-contract", description=str(run.day))
     stage.enforce(check)
     return check
+
+
+def _window(run: Run, last: date) -> int | None:
+    """Return the days that a cold start learns from, counted from `last`."""
+    window = run.config.preprocess.window_days
+    return None if window is None else window + (last - run.day).days

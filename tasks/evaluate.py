@@ -9,8 +9,11 @@ from tasks.perform import Run, perform, stage_task
 
 
 @stage_task("evaluate")
-def evaluate(run: Run, data: TrainingData, checkpoint: Checkpoint) -> HeldOut:
-    """Return the loss and recall among sampled negatives, on days that training has not seen."""
+def evaluate(run: Run, data: TrainingData, checkpoint: Checkpoint, features: TrainingData | None = None) -> HeldOut:
+    """Return the loss and recall among sampled negatives, on the ground truth of `data`.
+
+    `features` is what the checkpoint was trained on, where that is not `data`.
+    """
     config = run.config
     request = run.request(
         stage.Request,
@@ -24,6 +27,7 @@ def evaluate(run: Run, data: TrainingData, checkpoint: Checkpoint) -> HeldOut:
         seed=config.seed,
         data=data,
         checkpoint=checkpoint,
+        features=features,
     )
     work = partial(launch.run, "evaluate", HeldOut, config=config.launch)
     return perform(run, "evaluate", HeldOut, request, work)

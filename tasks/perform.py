@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,17 @@ from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
 from recsys_core import fault, integrity, redaction
-from recsys_core.artifacts import Artifact, Checkpoint, ExportedModel, Frozen, Request
+from recsys_core.artifacts import (
+    Artifact,
+    Checkpoint,
+    Embeddings,
+    ExportedModel,
+    Frozen,
+    Index,
+    Learned,
+    Request,
+    TrainingData,
+)
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.tracking import AwayError, Tracker, reason
@@ -50,10 +60,10 @@ class StageResult(Frozen):
 
 
 class Base(Frozen):
-    """The release that training continues."""
+    """What training continues, and which rows that has learned from: a release, or (no `version`) this run's state."""
 
-    version: int
-    day: date
+    version: int | None
+    learned: Learned
     checkpoint: Checkpoint
     model: ExportedModel
     engine_digest: str
@@ -67,12 +77,22 @@ class Champion(Frozen):
     model: ExportedModel
 
 
+class Candidate(Frozen):
+    """What the gate decides on, or what is released instead: a trained state with all that was made of it."""
+
+    data: TrainingData
+    checkpoint: Checkpoint
+    model: ExportedModel
+    embeddings: Embeddings
+    index: Index
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnyRun(Generic[C]):
     """One run, as `start_run` made it; a context that ends it: its status goes to MLflow, and the directory is let go.
 
     `fingerprint` is the source's, `pretrained` are those of the files that tables start from. `stages` and `artifacts`
-    are filled as the stages end.
+    are filled as the stages end, each under its name with `prefix` before it.
     """
 
     run_id: str
@@ -84,6 +104,7 @@ class AnyRun(Generic[C]):
     fingerprint: str
     tracker: Tracker
     pretrained: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
     closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     stages: dict[str, StageResult] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
@@ -103,7 +124,7 @@ class AnyRun(Generic[C]):
 
     def request(self, record: type[R], stage: str, /, **fields: Any) -> R:
         """Make a stage's request, which writes to the run's directory."""
-        output = self.directory / stage
+        output = self.directory / f"{self.prefix}{stage}"
         return record(output=output, config_hash=self.config.hash, code_version=self.code_version, **fields)
 
 
@@ -114,6 +135,20 @@ class Run(AnyRun[RunConfig]):
     base: Base | None
     champion: Champion | None
 
+    def absorbing(self, candidate: Candidate) -> Self:
+        """Return the same run as it goes on over the rows that `candidate` was measured on: it continues that state."""
+        learned = candidate.checkpoint.learned
+        assert learned is not None, "this run's state says what it has learned from"
+        base = Base(
+            version=None,
+            learned=learned,
+            checkpoint=candidate.checkpoint,
+            model=candidate.model,
+            engine_digest=candidate.data.engine_digest,
+        )
+        day = candidate.data.ground_truth_day
+        return replace(self, prefix="absorb_", day=day, base=base, champion=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRun(AnyRun[RankingConfig]):
@@ -123,7 +158,7 @@ class RankingRun(AnyRun[RankingConfig]):
 def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:
     """Return the artifact of `request`: the one there is, or else what `work(request, sink)` makes."""
     started = time.monotonic()
-    emit = listener()
+    emit, stage = listener(), f"{run.prefix}{stage}"
     entry = run.home / "cache" / stage / f"{request.key}.json"
     artifact = _recall(entry, record, request, run.home)
     cached = artifact is not None
@@ -132,6 +167,7 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
         with _naming_a_full_disk(run.directory), run.tracker.stage(stage) as child:
 
             def receive(event: Event) -> None:
+                event = event.model_copy(update={"stage": f"{run.prefix}{event.stage}"})
                 child.sink(event)
                 emit(event)
 

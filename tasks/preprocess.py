@@ -9,8 +9,11 @@ from tasks.perform import Run, perform, stage_task
 
 
 @stage_task("preprocess")
-def preprocess(run: Run, dataset: Dataset) -> TrainingData:
-    """Return what is trained on: the days since the base release, or the window of a cold start."""
+def preprocess(run: Run, dataset: Dataset, measured: TrainingData | None = None) -> TrainingData:
+    """Return what is trained on: the days since the base release, or the window of a cold start.
+
+    With `measured`, the rows that its ground truth is of.
+    """
     base, sampler = run.base, run.config.sampler
     weights = sampler.weights if isinstance(sampler, weighted.Config) else None
     request = run.request(
@@ -22,11 +25,12 @@ def preprocess(run: Run, dataset: Dataset) -> TrainingData:
         day=run.day,
         weights=weights,
         weights_digest=digest_of_file(weights) if weights else None,
-        base_day=base.day if base else None,
+        base_learned=base.learned if base else None,
         base_engine=base.model.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,
         live_columns=_live_columns(run),
         slice_columns={name: part.column for name, part in run.config.gate.parts.items() if part.column is not None},
+        measured=measured,
     )
     data = perform(run, "preprocess", TrainingData, request, stage.run)
     run.tracker.log_dataset(data, str(data.path.resolve()))

@@ -8,11 +8,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from recsys_core import plots
-from recsys_core.artifacts import Checkpoint, DataCheck, Evaluation, Frozen, HeldOut, Release, TrainingData, write_text
+from recsys_core.artifacts import DataCheck, Evaluation, Frozen, HeldOut, Release, write_text
 from recsys_core.contract import report as contract
 from recsys_core.gate import Decision
 from recsys_core.tracking import records
-from tasks.perform import Run, StageResult
+from tasks.absorbed import Absorbed
+from tasks.perform import Candidate, Run, StageResult
 
 RESULT = "result.json"
 
@@ -45,6 +46,7 @@ class Metrics(Frozen):
 class DayResult(Frozen):
     """One day's run, as `dayline run --json` prints it.
 
+    `metrics` are of the state that was measured; `absorbed` says what it has learned from afterwards, if anything.
     `release` is the version that was registered, if any, and `decision` says if it is live; see `publish`.
     `data_warnings` are the checks of the data contract that did not hold.
     """
@@ -57,6 +59,7 @@ class DayResult(Frozen):
     gate: Decision
     data_warnings: tuple[str, ...] = ()
     metrics: Metrics
+    absorbed: Absorbed | None = None
     stages: dict[str, StageResult]
     artifacts: dict[str, Path]
 
@@ -65,11 +68,11 @@ class DayResult(Frozen):
 def report(
     run: Run,
     check: DataCheck,
-    data: TrainingData,
-    checkpoint: Checkpoint,
+    candidate: Candidate,
     held_out: HeldOut,
     evaluation: Evaluation,
     decision: Decision,
+    absorbed: Absorbed | None,
     release: Release,
 ) -> DayResult:
     """Return the result; it is in `result.json` of the run's directory too, and its figures and plots in MLflow."""
@@ -87,26 +90,27 @@ def report(
             approximate_hit_rate=evaluation.approximate.hit_rate,
             champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
             baselines=Baselines(popularity=evaluation.popularity.hit_rate, item_item=evaluation.item_item.hit_rate),
-            num_examples=data.num_rows,
-            examples_per_second=checkpoint.examples_per_second,
-            loss=checkpoint.loss,
+            num_examples=candidate.data.num_rows,
+            examples_per_second=candidate.checkpoint.examples_per_second,
+            loss=candidate.checkpoint.loss,
             held_out_loss=held_out.loss,
         ),
+        absorbed=absorbed,
         stages=run.stages,
         artifacts={stage: artifact.path for stage, artifact in run.artifacts.items()},
     )
     written = run.directory / RESULT
     if not written.exists() or not all(stage.cached for stage in run.stages.values()):
-        _track(run, data, checkpoint, held_out, evaluation)
+        _track(run, candidate, held_out, evaluation)
         run.tracker.log_tags({"decision": release.decision, "release": release.version or "none"})
     write_text(written, result.model_dump_json(indent=2))
     return result
 
 
-def _track(run: Run, data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evaluation: Evaluation) -> None:
+def _track(run: Run, candidate: Candidate, held_out: HeldOut, evaluation: Evaluation) -> None:
     """Put the figures by which days are compared, and the pictures, on the day's MLflow run."""
-    run.tracker.log_metrics(records.metrics(data, checkpoint, held_out, evaluation))
-    run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
+    run.tracker.log_metrics(records.metrics(candidate.data, candidate.checkpoint, held_out, evaluation))
+    run.tracker.log_figure(plots.loss_curve(candidate.checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
     run.tracker.log_figure(plots.hit_rate_by_k(evaluation), "hit_rate_by_k")
     run.tracker.log_figure(plots.hit_rate_by_popularity(evaluation), "hit_rate_by_popularity")
     parameter = json.loads((evaluation.path / "sweep.json").read_text())["parameter"]

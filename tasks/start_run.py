@@ -12,7 +12,7 @@ from prefect.runtime import deployment, flow_run
 
 from recsys_core import config as configs
 from recsys_core import ingest, liveness, registry, tracking
-from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, code_version, digest_of, write_text
+from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, Learned, code_version, digest_of, write_text
 from recsys_core.config import RankingConfig, RunConfig, continuing, preflight
 from recsys_core.features import Engine
 from recsys_core.progress import Event
@@ -53,7 +53,9 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
         if note is not None:
             listener()(Event(stage="start", message=note))
             opened["tracker"].log_tags({"warm_start": note[:_MAX_TAG]})
-        champion = _champion(loaded, uri, day, opened["run_id"], releases)
+        as_it_is = base.version if base is not None and base.learned.last_day == day else None
+        known = releases if loaded.gate.maximum_drop is not None else []
+        champion = _champion(loaded, uri, contender(known, day, opened["run_id"], as_it_is))
         return Run(**opened, base=base, champion=champion, closing=closing.pop_all())
     raise AssertionError("unreachable: nothing above suppresses an error")
 
@@ -146,10 +148,17 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     info = registry.base_release(uri, config.name, day)
     if info is None:
         return None, None
-    model = registry.load_model(info, uri, config.run_root)
-    checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
-    found = continuing.changes(config, checkpoint, engine)
+    base, found = _continued(config, uri, info)
     release = f"release {info.name} version {info.version} of {info.day}"
+    if found and info.last_learned == day and config.train.on_change == "carry":
+        absorbed = f"{release} has absorbed all rows up to {day}, and none is left to learn from what differs from it"
+        info = registry.base_release(uri, config.name, day, leaves_rows=True)
+        if info is None:
+            raise ValueError(
+                f"{absorbed}: {'; '.join(found)}. Run a later day, or start cold with train.on_change: cold"
+            )
+        base, found = _continued(config, uri, info)
+        release = f"release {info.name} version {info.version} of {info.day}"
     if found and config.train.on_change == "refuse":
         raise ValueError(
             f"train.on_change: refuse, and {release} differs: {'; '.join(found)}. Bring these back, or set "
@@ -158,33 +167,40 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     if found and config.train.on_change == "cold":
         return None, f"cold start (train.on_change), as {release} differs: {'; '.join(found)}"
     note = f"{release} is continued with changes: {'; '.join(found)}" if found else None
-    base = Base(
-        version=info.version,
-        day=info.day,
-        checkpoint=checkpoint,
-        model=model,
-        engine_digest=engine.digest,
-    )
     return base, note
 
 
-def _champion(config: RunConfig, uri: str, day: date, run_id: str, releases: Sequence[ReleaseInfo]) -> Champion | None:
+def _continued(config: RunConfig, uri: str, info: ReleaseInfo) -> tuple[Base, list[str]]:
+    """Load a release to continue, and say what differs from it."""
+    model = registry.load_model(info, uri, config.run_root)
+    checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
+    # Of a release of before it was recorded no more is known than its day.
+    learned = checkpoint.learned or Learned(first_day=info.day, last_day=info.day)
+    base = Base(version=info.version, learned=learned, checkpoint=checkpoint, model=model, engine_digest=engine.digest)
+    return base, continuing.changes(config, checkpoint, engine)
+
+
+def _champion(config: RunConfig, uri: str, info: ReleaseInfo | None) -> Champion | None:
     """Load what the gate compares with, if it does."""
-    info = contender(releases, day, run_id) if config.gate.maximum_drop is not None else None
     if info is None:
         return None
     return Champion(version=info.version, day=info.day, model=registry.load_model(info, uri, config.run_root))
 
 
-def contender(releases: Sequence[ReleaseInfo], day: date, run_id: str) -> ReleaseInfo | None:
+def contender(
+    releases: Sequence[ReleaseInfo], day: date, run_id: str, as_it_is: int | None = None
+) -> ReleaseInfo | None:
     """Return the live release as a run of `day` should see it, so that a rerun sees what the first run saw.
 
-    A release of a later day has been trained on the very rows that it would be measured on, and the run's own is what
-    is to be judged: in their place stands what they replaced.
+    A release that has learned from a later day has been trained on the very rows that it would be measured on, and the
+    run's own, or the version that is measured `as_it_is`, is what is to be judged: in their place stands what they
+    replaced.
     """
     known = {info.version: info for info in releases}
     info = next((info for info in releases if info.live), None)
-    while info is not None and (info.day > day or info.run_id == run_id or info.rolled_back):
+    while info is not None and (
+        info.last_learned > day or info.run_id == run_id or info.version == as_it_is or info.rolled_back
+    ):
         info = known.get(info.replaced or 0)
     return info
 

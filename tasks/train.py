@@ -4,14 +4,20 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, TrainingData
+from recsys_core.progress import Event
 from recsys_core.retrieval import train as stage
-from tasks.perform import Run, perform, stage_task
+from tasks.perform import Run, StageResult, listener, perform, stage_task
 
 
 @stage_task("train")
 def train(run: Run, data: TrainingData) -> Checkpoint:
-    """Return the trained state; a second try goes on from the last checkpoint of the first."""
+    """Return the trained state; a second try goes on from the last checkpoint of the first.
+
+    Where the base has learned from all rows already, it is returned as it is.
+    """
     config = run.config
+    if not data.num_rows:
+        return _as_it_is(run)
     request = run.request(
         stage.Request,
         "train",
@@ -31,5 +37,16 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
     run.tracker.log_file(checkpoint.plan)
     if checkpoint.carried.is_file():
         run.tracker.log_file(checkpoint.carried)
-    run.tracker.log_metrics({f"train/tables/{table}/touched": share for table, share in checkpoint.touched.items()})
+    tables = f"{run.prefix}train/tables"
+    run.tracker.log_metrics({f"{tables}/{table}/touched": share for table, share in checkpoint.touched.items()})
     return checkpoint
+
+
+def _as_it_is(run: Run) -> Checkpoint:
+    base = run.base
+    assert base is not None, "only a run that continues a release can be without rows"
+    run.stages["train"] = StageResult(seconds=0, rows=0, cached=True)
+    run.artifacts["train"] = base.checkpoint
+    message = f"version {base.version} has absorbed all rows up to {base.learned.last_day}; it is measured as it is"
+    listener()(Event(stage="train", message=message))
+    return base.checkpoint

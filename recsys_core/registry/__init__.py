@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, pending
+from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, Learned, pending
 from recsys_core.integrity import read_record, validated
 from recsys_core.registry.lock import locked
 from recsys_core.tracking import connect
@@ -23,7 +23,10 @@ PREFIX = "dayline."
 
 
 class ReleaseInfo(Frozen):
-    """One version. `checked`: its bundle was fetched back and served. Paths are relative to run_root if below it."""
+    """One version. `checked`: its bundle was fetched back and served. Paths are relative to run_root if below it.
+
+    `day` is that of its run, `learned` says which rows its weights have learned from; null in releases of before.
+    """
 
     name: str
     version: int
@@ -36,11 +39,17 @@ class ReleaseInfo(Frozen):
     metrics: dict[str, float]
     checkpoint: str
     model: str
+    learned: Learned | None = None
     checked: bool = False
     rolled_back: bool = False
     replaced: int | None = None
     live: bool
     previous: bool
+
+    @property
+    def last_learned(self) -> datetime.date:
+        """The last day that it has learned from: its run's, or a later one that was absorbed."""
+        return self.learned.last_day if self.learned else self.day
 
 
 def releases(uri: str, name: str) -> list[ReleaseInfo]:
@@ -68,10 +77,15 @@ def champion(uri: str, name: str) -> ReleaseInfo | None:
     return next((info for info in releases(uri, name) if info.live), None)
 
 
-def base_release(uri: str, name: str, day: datetime.date) -> ReleaseInfo | None:
-    """Return what training for `day` continues: the newest release of an earlier day that was not rolled back."""
+def base_release(uri: str, name: str, day: datetime.date, *, leaves_rows: bool = False) -> ReleaseInfo | None:
+    """Return what training for `day` continues: of the releases of earlier days, the one that has learned the most.
+
+    None that was rolled back, or has learned from later days; with `leaves_rows`, none that has learned from `day`.
+    """
     earlier = [info for info in releases(uri, name) if info.checked and not info.rolled_back and info.day < day]
-    return max(earlier, key=lambda info: (info.day, info.version), default=None)
+    last = day - datetime.timedelta(days=leaves_rows)
+    usable = [info for info in earlier if info.last_learned <= last]
+    return max(usable, key=lambda info: (info.last_learned, info.day, info.version), default=None)
 
 
 def rollback(uri: str, name: str, version: int | None = None) -> ReleaseInfo:
@@ -193,15 +207,17 @@ def _info(version: Any, aliases: dict[str, Any]) -> ReleaseInfo:
     tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
     number = int(version.version)
     where = f"MLflow's registered model {version.name}, version {number}, tags {PREFIX}…"
-    try:
-        metrics = json.loads(tags.get("metrics", ""))
-    except (ValueError, RecursionError):
-        raise ValueError(f"{where}: damaged, metrics is not JSON; mend the tag, or delete the version") from None
+    structured = {}
+    for key, absent in (("metrics", ""), ("learned", "null")):
+        try:
+            structured[key] = json.loads(tags.get(key, absent))
+        except (ValueError, RecursionError):
+            raise ValueError(f"{where}: damaged, {key} is not JSON; mend the tag, or delete the version") from None
     return validated(
         ReleaseInfo,
         {
             **tags,
-            "metrics": metrics,
+            **structured,
             "name": version.name,
             "version": number,
             "created": datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC),

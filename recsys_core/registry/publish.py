@@ -3,6 +3,7 @@
 Whatever kills it, a rerun finds what is there by its tags and ends with the same single version and the same aliases.
 """
 
+import datetime
 import json
 import os
 import subprocess
@@ -38,18 +39,25 @@ class Config(Frozen):
         default=16, ge=1, description="real queries kept in the bundle, which it must serve to go live"
     )
     check_seconds: float = Field(default=600, gt=0, description="how long loading the bundle and serving them may take")
+    absorb: bool = Field(
+        default=False,
+        description="once the gate has passed, learn from the rows that were measured on too, and release that state",
+    )
 
 
 class Request(artifacts.Request):
     """What publishing needs.
 
-    `passed` and `reasons` are the gate's decision, `mask_seen` is how the hit rate was measured.
+    `day` is the run's; `data`, `checkpoint`, `model`, `embeddings` and `index` are of what is released, which may have
+    learned from more than what `evaluation` is of. `passed` and `reasons` are the gate's decision, `mask_seen` is how
+    the hit rate was measured.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"run_root"}
 
     config: Config
     name: str
+    day: datetime.date
     run_id: str
     passed: bool
     reasons: tuple[str, ...]
@@ -96,7 +104,7 @@ def run(request: Request, tracker: Tracker) -> Release:
             Release,
             request,
             num_rows=request.index.num_items if request.passed else 0,
-            day=request.data.day,
+            day=request.day,
             run_id=request.run_id,
             decision=decision,
             reasons=reasons,
@@ -131,7 +139,7 @@ def _register(directory: Path, request: Request, tracker: Tracker) -> ReleaseInf
         for k, value in values.items()
     }
     tags = {
-        "day": str(request.data.day),
+        "day": str(request.day),
         "run_id": request.run_id,
         "bundle_digest": request.bundle_digest,
         "ground_truth_digest": request.evaluation.ground_truth_digest,
@@ -139,13 +147,17 @@ def _register(directory: Path, request: Request, tracker: Tracker) -> ReleaseInf
         "checkpoint": _relative(request.checkpoint.path, request.run_root),
         "model": _relative(request.model.path, request.run_root),
     }
+    learned = request.checkpoint.learned
+    tags |= {"learned": learned.model_dump_json()} if learned else {}
+    absorbed = learned is not None and learned.last_day > request.day
+    learned_days = f"{request.day}, with {learned.last_day} absorbed after it was measured" if absorbed else request.day
     model_id = _log_model(directory, request, tracker)
     version = client.create_model_version(
         request.name,
         f"models:/{model_id}",
         run_id=tracker.mlflow_run_id,
         tags={registry.PREFIX + key: value for key, value in tags.items()},
-        description=f"{request.data.day}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()),
+        description=f"{learned_days}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()),
         model_id=model_id,
     )
     client.set_registered_model_alias(request.name, registry.CHALLENGER, str(version.version))
@@ -169,7 +181,7 @@ def _log_model(directory: Path, request: Request, tracker: Tracker) -> str:
             tracker.experiment_id,
             name="bundle",
             source_run_id=tracker.mlflow_run_id,
-            tags={tag: request.bundle_digest, "day": str(request.data.day)},
+            tags={tag: request.bundle_digest, "day": str(request.day)},
             model_type="two-tower retrieval",
         )
     if logged.status == "READY":
@@ -252,6 +264,8 @@ def _against(release: ReleaseInfo, live: ReleaseInfo | None) -> str | None:
         return f"it was rolled back; `dayline release rollback --version {release.version}` makes it live again"
     if live is not None and live.day > release.day:
         return f"not live: version {live.version} of the later day {live.day} stays live"
+    if live is not None and live.last_learned > release.last_learned:
+        return f"not live: version {live.version} of {live.day} has learned from {live.last_learned} too and stays live"
     return None
 
 

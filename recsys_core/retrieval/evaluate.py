@@ -36,7 +36,7 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What the evaluation needs."""
+    """What the evaluation needs; the fitted features are those of `features`, or of `data` if that is null."""
 
     config: Config
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
@@ -47,12 +47,13 @@ class Request(artifacts.Request):
     seed: int
     data: TrainingData
     checkpoint: artifacts.Checkpoint
+    features: TrainingData | None = None
 
 
 def run(request: Request, sink: Sink) -> artifacts.HeldOut:
     """Measure every pair of the ground truth exactly once, on all ranks."""
     with distributed.world(request.sharding.device) as world:
-        engine = Engine.load(request.data.engine)
+        engine = Engine.load((request.features or request.data).engine)
         items = ItemTable(request.data.items, engine)
         model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
         sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, world, request.seed)

@@ -10,6 +10,7 @@ are being read and sorted, more with ids of text; and all versions of users and 
 
 import datetime
 import itertools
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts
-from recsys_core.artifacts import HISTORY, Dataset, Frozen, TrainingData
+from recsys_core.artifacts import HISTORY, Dataset, Frozen, Learned, TrainingData
 from recsys_core.columns import RowError
 from recsys_core.datasets import _ids
 from recsys_core.datasets.base import day_after, day_number, day_of, days_before
@@ -71,11 +72,13 @@ class Config(Frozen):
 
 
 class Request(artifacts.Request):
-    """What preprocessing `day` needs: the base's day and engine where a release is continued, none for a cold start.
+    """What preprocessing `day` needs: what the base has learned from, and its engine; null for a cold start.
 
-    `live_columns` are what the live release's query features read, which is measured on the same queries, and
-    `slice_columns` those that parts of them are told apart by, by the part's name.
-    `weights` is the file of the sampler's weights of items, if there is one, and `weights_digest` that of its content.
+    With `measured`, whose ground truth is of `day`, those rows are learned from after they were measured on: nothing
+    is known of the day after, and the ground truth stays what it was. `live_columns` are what the live release's query
+    features read, which is measured on the same queries, and `slice_columns` those that parts of them are told apart
+    by, by the part's name. `weights` is the file of the sampler's weights of items, if there is one, and
+    `weights_digest` that of its content.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine", "weights"}
@@ -86,31 +89,36 @@ class Request(artifacts.Request):
     day: datetime.date
     weights: Path | None = None
     weights_digest: str | None = None
-    base_day: datetime.date | None = None
+    base_learned: Learned | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
     live_columns: tuple[str, ...] = ()
     slice_columns: dict[str, str] = Field(default={})
+    measured: TrainingData | None = None
 
     @model_validator(mode="after")
     def _whole_base(self) -> Self:
-        given = {part is not None for part in (self.base_day, self.base_engine, self.base_engine_digest)}
+        given = {part is not None for part in (self.base_learned, self.base_engine, self.base_engine_digest)}
         if len(given) != 1:
-            raise ValueError("base_day, base_engine and base_engine_digest go together; give all three or none")
-        if self.base_day is not None and self.base_day >= self.day:
-            raise ValueError(f"base_day {self.base_day}: a release of that day cannot be continued on {self.day}")
+            raise ValueError("base_learned, base_engine and base_engine_digest go together; give all three or none")
+        if self.base_learned is not None and self.base_learned.last_day > self.day:
+            last = self.base_learned.last_day
+            raise ValueError(f"base_learned up to {last}: a state of later rows cannot be continued on {self.day}")
+        if self.measured is not None and self.measured.ground_truth_day != self.day:
+            raise ValueError(f"measured on {self.measured.ground_truth_day}: its rows are not those of {self.day}")
         return self
 
 
 def run(request: Request, sink: Sink) -> TrainingData:
-    """Write the training data of `request.day`.
+    """Write the training data of `request.day`; without examples where the base has learned from all of them already.
 
     Raises:
         ValueError: a day without interactions where some are needed, a column that neither the log nor this stage
             has, a log that contradicts itself, or a base engine that is not the one of the digest.
     """
-    config, day, dataset = request.config, request.day, request.dataset
-    _check_ground_truth(dataset, day)
+    config, day, dataset, base = request.config, request.day, request.dataset, request.base_learned
+    if request.measured is None:
+        _check_ground_truth(dataset, day)
     sliced = _sliced(request.slice_columns, dataset)
     columns = _plan(request.features, dataset, [*request.live_columns, *sliced])
     engine = Engine.build(request.features, base=_base_engine(request))
@@ -119,34 +127,59 @@ def run(request: Request, sink: Sink) -> TrainingData:
     users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
     log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
     first = _first_example(request, log)
+    num_rows = log.num_past - first
+    first_day = day_of(int(log.days(np.array([first]))[0])) if num_rows else day
     ranked = _ranked_items(items, log, request)
     tables = _Tables(log, users, items, columns)
     with artifacts.pending(request.output) as out:
         num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
-        examples = _counted(tables.examples(first), log.num_past - first, sink)
-        try:
-            engine.fit(_written(examples, out.path / "examples"), [ranked])
-        except RowError as error:
-            # Its row is one of the tables that are made here.
-            raise ValueError(error.reason) from None
-        engine.save(out.path / "features")
-        queries, truth = log.ground_truth()
-        truths = _written(tables.ground_truth(queries, truth, day), out.path / "ground_truth")
-        num_queries = sum(table.num_rows for table in truths)
+        examples = _written(_counted(tables.examples(first), num_rows, sink), out.path / "examples")
+        engine = _fitted(request, engine, examples, ranked, out.path / "features", fits=num_rows > 0)
+        num_queries, num_ground_truth = _write_ground_truth(request, log, tables, out.path / "ground_truth")
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
-        sink(Event(stage=_STAGE, done=log.num_past - first, total=log.num_past - first, metrics=filled))
+        sink(Event(stage=_STAGE, done=num_rows, total=num_rows, metrics=filled))
         return out.commit(
             TrainingData,
             request,
-            num_rows=log.num_past - first,
+            num_rows=num_rows,
             day=day,
-            first_day=day_of(int(log.days(np.array([first]))[0])),
-            ground_truth_day=day_after(day),
+            first_day=first_day,
+            ground_truth_day=day if request.measured else day_after(day),
             num_items=num_items,
             num_queries=num_queries,
-            num_ground_truth=len(truth.values),
+            num_ground_truth=num_ground_truth,
             engine_digest=engine.digest,
+            learned=Learned(first_day=base.first_day if base else first_day, last_day=day),
         )
+
+
+def _fitted(
+    request: Request, engine: Engine, examples: Iterable[pa.Table], ranked: pa.Table, directory: Path, *, fits: bool
+) -> Engine:
+    """Fit and save the engine; or, where it `fits` nothing new, keep the base's as it is."""
+    if not fits:
+        assert request.base_engine is not None, "only where a release is continued there can be no examples"
+        for _ in examples:
+            pass
+        shutil.copytree(request.base_engine, directory)
+        return Engine.load(directory)
+    try:
+        engine.fit(examples, [ranked])
+    except RowError as error:
+        # Its row is one of the tables that are made here.
+        raise ValueError(error.reason) from None
+    engine.save(directory)
+    return engine
+
+
+def _write_ground_truth(request: Request, log: Log, tables: "_Tables", directory: Path) -> tuple[int, int]:
+    """Return how many queries and how many of their items there are."""
+    if (measured := request.measured) is not None:
+        shutil.copytree(measured.ground_truth, directory)
+        return measured.num_queries, measured.num_ground_truth
+    queries, truth = log.ground_truth()
+    written = _written(tables.ground_truth(queries, truth, request.day), directory)
+    return sum(table.num_rows for table in written), len(truth.values)
 
 
 class _Columns(NamedTuple):
@@ -165,9 +198,12 @@ class _Tables:
         self._fields = {name: items.table[name].combine_chunks() for name in columns.history}
 
     def examples(self, first: int) -> Iterator[pa.Table]:
-        """Yield user_id, item_id, timestamp and the query's columns of the past's rows from `first`, in time order."""
+        """Yield user_id, item_id, timestamp and the query's columns of the past's rows from `first`, in time order.
+
+        There is one table at least, which may be empty.
+        """
         log = self._log
-        for start in range(first, log.num_past, _CHUNK_ROWS):
+        for start in range(first, max(log.num_past, first + 1), _CHUNK_ROWS):
             rows = np.arange(start, min(start + _CHUNK_ROWS, log.num_past))
             query = self._query(log.users[rows], log.days(rows), log.before(rows))
             query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[rows])))
@@ -266,9 +302,11 @@ def _base_engine(request: Request) -> Engine | None:
 def _first_example(request: Request, log: Log) -> int:
     """Return the row of the first example; the last one is the last row of the past."""
     day, window = request.day, request.config.window_days
-    if request.base_day is not None:
-        first = log.first_row(day_after(request.base_day))
-        missing = f"after {request.base_day}, the day of the release to continue, up to {day}; retrain a later day"
+    if (base := request.base_learned) is not None:
+        first = log.first_row(day_after(base.last_day))
+        if base.last_day == day:
+            return first
+        missing = f"after {base.last_day}, which the release to continue has learned, up to {day}; retrain a later day"
     elif window is not None:
         first = log.first_row(days_before(day, window - 1))
         missing = f"in the {window} days up to {day}; widen preprocess.window_days"

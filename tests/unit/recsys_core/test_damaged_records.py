@@ -129,6 +129,8 @@ TAGS = {
         ("metrics", '{"hit_rate": "x"}'),
         ("metrics", "{" * 2_000),
         ("metrics", None),
+        ("learned", "{"),
+        ("learned", '{"first_day": "2024-01-02", "last_day": "2024-01-01"}'),
         ("day", "yesterday"),
         ("checked", "perhaps"),
         ("run_id", None),

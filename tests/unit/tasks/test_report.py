@@ -10,8 +10,10 @@ from mlflow.entities import Run as MlflowRun
 
 from recsys_core import artifacts
 from recsys_core.artifacts import DataCheck, Measurement
+from recsys_core.progress import Event
+from tasks.absorbed import absorbed
 from tasks.gate import gate
-from tasks.perform import Run, StageResult
+from tasks.perform import Candidate, Run, StageResult, listening
 from tasks.publish import publish
 from tasks.report import DayResult, report
 
@@ -36,9 +38,10 @@ def ended(made_day: Callable[..., dict[str, Any]], open_run: Callable[..., Run])
         made = made_day(run.directory, run.day, 3)
         (made["evaluation"].path / "sweep.json").write_text(json.dumps({"parameter": "nprobe"}))
         decision = gate.fn(run, made["evaluation"])
-        held_out = made.pop("held_out")
-        release = publish.fn(run, decision=decision, **made)
-        arguments = (checked(run), made["data"], made["checkpoint"], held_out, made["evaluation"], decision, release)
+        held_out, evaluation = made.pop("held_out"), made.pop("evaluation")
+        candidate = Candidate(**made)
+        release = publish.fn(run, candidate, evaluation, decision)
+        arguments = (checked(run), candidate, held_out, evaluation, decision, None, release)
         result = report.fn(run, *arguments)
         run.stages["publish"] = StageResult(seconds=0, rows=0, cached=True)
         assert report.fn(run, *arguments).metrics == result.metrics
@@ -54,6 +57,27 @@ def test_the_gate_says_no_in_words_and_figures(ended: tuple[Run, DayResult, Mlfl
     assert tracked.data.tags["gate"] == "rejected"
     assert tracked.data.tags["gate.reasons"] == result.gate.reasons[0]
     assert tracked.data.tags["decision"] == "rejected"
+
+
+@pytest.mark.parametrize(("after", "refused"), [(0.9, False), (1.0, False), (1.1, True)])
+def test_a_state_that_does_worse_on_what_it_has_learned_is_refused(
+    made_day: Callable[..., dict[str, Any]], open_run: Callable[..., Run], after: float, refused: bool
+) -> None:
+    messages: list[Event] = []
+    with open_run() as run, listening(messages.append):
+        made = made_day(run.directory, run.day, 3)
+        losses = [made["held_out"].model_copy(update={"loss": loss}) for loss in (1.0, after)]
+        outcome = absorbed.fn(run, made["data"], made["checkpoint"], *losses)
+    assert (outcome.day, outcome.num_examples, outcome.held_out_loss) == (run.day, made["data"].num_rows, after)
+    sentence = (
+        "not absorbed: the loss on the rows of 2024-03-01 was 1.0000 and is 1.1000 after learning from them; what was "
+        "measured is released. Lower the learning rates of train"
+    )
+    assert outcome.refused == (sentence if refused else None)
+    assert [event.message for event in messages] == ([f"warning: {sentence}"] if refused else [])
+    tracked = run.tracker.client.get_run(run.tracker.mlflow_run_id).data
+    assert tracked.tags["absorbed"] == (sentence if refused else "2024-03-01")
+    assert tracked.metrics["absorb/held_out_loss"] == after
 
 
 def test_the_result_is_written_and_tracked(ended: tuple[Run, DayResult, MlflowRun]) -> None:

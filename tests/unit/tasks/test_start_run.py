@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recsys_core.artifacts import Learned
 from recsys_core.registry import ReleaseInfo
 from tasks import start_run
 
@@ -38,6 +39,10 @@ def release(version: int, day: int, run_id: str = "other", **changed: Any) -> Re
     return ReleaseInfo.model_validate(fields | changed)
 
 
+def days_to(last: int) -> Learned:
+    return Learned(first_day=datetime.date(2024, 3, 1), last_day=datetime.date(2024, 3, last))
+
+
 @pytest.mark.parametrize(
     ("releases", "expected"),
     [
@@ -51,11 +56,21 @@ def release(version: int, day: int, run_id: str = "other", **changed: Any) -> Re
         # Later days have seen the ground truth.
         ([release(3, 7, live=True, replaced=2), release(2, 6, replaced=1), release(1, 4)], 1),
         ([release(3, 7, live=True, replaced=2), release(2, 4, rolled_back=True, replaced=1), release(1, 3)], 1),
+        # What was absorbed counts, not the day of the run.
+        ([release(2, 4, live=True, replaced=1, learned=days_to(5)), release(1, 3)], 2),
+        ([release(2, 5, live=True, replaced=1, learned=days_to(6)), release(1, 4, learned=days_to(5))], 1),
     ],
 )
 def test_a_day_is_measured_against_what_was_live_before_it(releases: list[ReleaseInfo], expected: int | None) -> None:
     found = start_run.contender(releases, DAY, "mine")
     assert (found.version if found else None) == expected
+
+
+def test_a_release_that_is_measured_as_it_is_is_compared_with_what_it_replaced() -> None:
+    live = release(2, 4, live=True, replaced=1, learned=days_to(5))
+    before = release(1, 3, learned=days_to(4))
+    assert start_run.contender([live, before], DAY, "mine", as_it_is=2) == before
+    assert start_run.contender([live], DAY, "mine", as_it_is=2) is None
 
 
 def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> None:

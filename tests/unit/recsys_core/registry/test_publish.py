@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from recsys_core import artifacts, integrity, registry, tracking
-from recsys_core.artifacts import ExportedModel, Release
+from recsys_core.artifacts import ExportedModel, Learned, Release
 from recsys_core.registry import publish
 
 FIRST = datetime.date(2024, 3, 1)
@@ -29,6 +29,7 @@ class Shop:
             self._made[run_id] = self._made_day(folder, date, day)
         made = {name: artifact for name, artifact in self._made[run_id].items() if name != "held_out"}
         given = {
+            "day": date,
             "passed": True,
             "mask_seen": True,
             "reasons": ("hit rate is well over the floor",),
@@ -46,7 +47,7 @@ class Shop:
 
     def publish(self, request: publish.Request, wrap=lambda client: client) -> Release:
         identity = tracking.Identity(
-            name=self.name, day=request.data.day, run_id=request.run_id, config_hash="h", code_version="v"
+            name=self.name, day=request.day, run_id=request.run_id, config_hash="h", code_version="v"
         )
         with tracking.open_run(CONFIG, self.run_root, identity, {}) as tracker:
             client = tracker.client
@@ -119,6 +120,24 @@ def test_a_day_before_the_live_one_is_kept_but_not_live(shop):
     base = registry.base_release(shop.uri, shop.name, FIRST + datetime.timedelta(days=2))
     assert base is not None
     assert base.version == 2
+
+
+def test_a_release_that_has_learned_from_more_stays_live(shop):
+    """Version 1 of the 2nd has absorbed the 3rd: another one of the 2nd would be a day older, one of the 3rd is not."""
+    absorbed = Learned(first_day=FIRST, last_day=FIRST + datetime.timedelta(days=2))
+    request = shop.request(2)
+    request = request.model_copy(update={"checkpoint": request.checkpoint.model_copy(update={"learned": absorbed})})
+    assert shop.publish(request).decision == "live"
+    info = registry.champion(shop.uri, shop.name)
+    assert (info.day, info.learned, info.last_learned) == (request.day, absorbed, absorbed.last_day)
+    client = tracking.connect(shop.uri)
+    version = client.get_model_version(shop.name, "1")
+    assert version.tags["dayline.learned"] == absorbed.model_dump_json()
+    assert version.description.startswith("2024-03-02, with 2024-03-03 absorbed after it was measured: ")
+    other = shop.publish(shop.request(2, run_id="other"))
+    assert other.decision == "registered"
+    assert other.reasons == ("not live: version 1 of 2024-03-02 has learned from 2024-03-03 too and stays live",)
+    assert shop.publish(shop.request(3)).decision == "live"
 
 
 def test_a_rerun_does_not_undo_a_rollback(shop):

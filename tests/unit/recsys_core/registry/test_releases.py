@@ -6,6 +6,7 @@ import json
 import pytest
 
 from recsys_core import registry, tracking
+from recsys_core.artifacts import Learned
 
 FIRST = datetime.date(2024, 3, 1)
 
@@ -23,7 +24,7 @@ class Shop:
         self.client = tracking.connect(uri)
         self.client.create_registered_model(name)
 
-    def register(self, day: int, *, checked: bool = True) -> registry.ReleaseInfo:
+    def register(self, day: int, *, checked: bool = True, learned: int | None = None) -> registry.ReleaseInfo:
         model = self.client.create_logged_model("0", name="bundle")
         self.client.finalize_logged_model(model.model_id, "READY")
         run = self.client.create_run("0")
@@ -36,6 +37,9 @@ class Shop:
             "checkpoint": f"{self.name}/{day}/train",
             "model": f"{self.name}/{day}/export",
         } | ({"checked": "true"} if checked else {})
+        if learned is not None:
+            days = Learned(first_day=FIRST, last_day=FIRST + datetime.timedelta(days=learned - 1))
+            tags["learned"] = days.model_dump_json()
         version = self.client.create_model_version(
             self.name,
             f"models:/{model.model_id}",
@@ -58,8 +62,9 @@ class Shop:
             for info in registry.releases(self.uri, self.name)
         }
 
-    def base(self, day: int) -> int | None:
-        info = registry.base_release(self.uri, self.name, FIRST + datetime.timedelta(days=day - 1))
+    def base(self, day: int, *, leaves_rows: bool = False) -> int | None:
+        date = FIRST + datetime.timedelta(days=day - 1)
+        info = registry.base_release(self.uri, self.name, date, leaves_rows=leaves_rows)
         return info.version if info else None
 
 
@@ -83,6 +88,15 @@ def test_each_day_replaces_the_one_before(shop):
     newest = registry.releases(shop.uri, shop.name)[0]
     assert (newest.day, newest.run_id, newest.metrics) == (datetime.date(2024, 3, 3), "run-3", {"hit_rate_at_50": 0.2})
     assert [shop.base(day) for day in (1, 2, 3, 4, 9)] == [None, 1, 2, 3, 3]
+
+
+def test_training_continues_what_has_learned_the_most_and_nothing_of_later_days(shop):
+    shop.register(1, learned=2)
+    shop.register(2, learned=3)
+    shop.register(2, learned=2)  # the same day again, not absorbed
+    shop.register(3)  # of before it was recorded
+    assert [shop.base(day) for day in (1, 2, 3, 4)] == [None, 1, 2, 4]
+    assert [shop.base(day, leaves_rows=True) for day in (1, 2, 3, 4)] == [None, None, 3, 4]
 
 
 def test_rolling_back_goes_back_step_by_step_until_the_first(shop):

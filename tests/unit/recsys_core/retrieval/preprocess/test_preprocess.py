@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_core.artifacts import Dataset, DayCount, TrainingData
+from recsys_core.artifacts import Dataset, DayCount, Learned, TrainingData
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.progress import Event, silent
@@ -269,9 +269,11 @@ def test_a_warm_start_takes_the_days_since_the_base_and_keeps_its_rows(small: Da
     path.parent.mkdir()
     pq.write_table(pa.Table.from_pylist([click(3, 0, 3, "d")], schema=SCHEMAS["interactions"]), path)
     base = preprocess.run(make_request(small, 0, tmp_path / "base"), silent)
-    fields = {"base_day": day_at(0), "base_engine": base.engine, "base_engine_digest": base.engine_digest}
+    fields = continuing(base)
     data = preprocess.run(make_request(small, 2, tmp_path / "warm", **fields), silent)
     assert (data.first_day, data.num_rows) == (day_at(1), 7)
+    assert base.learned == Learned(first_day=day_at(0), last_day=day_at(0))
+    assert data.learned == Learned(first_day=day_at(0), last_day=day_at(2))
     assert read(data.examples)[-1]["history__item_id"] == ["a", "d", "a"]
     ids = pa.table({"item_id": ["a", "b", "unsold", "c", "d"], "genres": [None] * 5, "price": pa.nulls(5)})
     ids = ids.append_column("num_interactions", pa.array([0] * 5))
@@ -281,9 +283,68 @@ def test_a_warm_start_takes_the_days_since_the_base_and_keeps_its_rows(small: Da
     with pytest.raises(ValueError, match=r"digest .* wanted"):
         preprocess.run(make_request(small, 2, tmp_path / "x", **fields | {"base_engine_digest": "other"}), silent)
     with pytest.raises(ValueError, match="give all three or none"):
-        make_request(small, 2, tmp_path / "x", base_day=day_at(0))
+        make_request(small, 2, tmp_path / "x", base_learned=base.learned)
     with pytest.raises(ValueError, match="cannot be continued on 2024-01-01"):
-        make_request(small, 0, tmp_path / "x", **fields)
+        make_request(small, 0, tmp_path / "x", **continuing(data))
+    with pytest.raises(ValueError, match="measured on 2024-01-02: its rows are not those of 2024-01-03"):
+        make_request(small, 2, tmp_path / "x", **fields, measured=base)
+
+
+def continuing(base: TrainingData) -> dict[str, Any]:
+    return {
+        "base_learned": base.learned,
+        "base_engine": base.engine,
+        "base_engine_digest": base.engine_digest,
+    }
+
+
+def test_absorbing_learns_from_the_measured_rows_and_the_next_day_has_none_left(small: Dataset, tmp_path: Path) -> None:
+    """Over three days each row of the log is an example of exactly one training."""
+    clicks = [click(3, 7, 1, "e"), click(3, 8, 3, "b")]
+    days = (*small.days, DayCount(day=day_at(3), num_interactions=2, num_users=0, num_items=1))
+    whole = small.model_copy(update={"days": days})
+    for table, rows in (("interactions", clicks), ("items", [item_row(3, "e", ["g9"], 9)])):
+        path = small.root / table / f"ds={day_at(3)}" / "part-00000.parquet"
+        path.parent.mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[table]), path)
+
+    def known(day: int) -> Dataset:
+        """The log as the run of `day` has checked it: up to the day after."""
+        return whole.model_copy(update={"days": tuple(count for count in days if count.day <= day_at(day + 1))})
+
+    learned: list[tuple[Any, ...]] = []
+    base: TrainingData | None = None
+    for day in range(3):
+        fields = continuing(base) if base else {}
+        measured = preprocess.run(make_request(known(day), day, tmp_path / f"{day}", **fields), silent)
+        assert measured.num_rows == (0 if base else 3)
+        assert [measured.first_day, measured.day, measured.ground_truth_day] == [
+            day_at(day),
+            day_at(day),
+            day_at(day + 1),
+        ]
+        if base:
+            assert measured.engine_digest == base.engine_digest
+            assert measured.learned == base.learned
+            assert pq.read_schema(next(measured.examples.iterdir())).names[:3] == ["user_id", "item_id", "timestamp"]
+        fields = continuing(measured) | {"measured": measured}
+        base = preprocess.run(make_request(known(day), day + 1, tmp_path / f"{day}-absorbed", **fields), silent)
+        assert base.learned == Learned(first_day=day_at(0), last_day=day_at(day + 1))
+        assert read(base.ground_truth) == read(measured.ground_truth)
+        for data in (measured, base):
+            learned += [(row["timestamp"], row["user_id"], row["item_id"]) for row in read(data.examples)]
+    assert base is not None
+    log = [
+        row for path in sorted(small.root.glob("interactions/*/*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+    assert sorted(learned) == sorted((row["timestamp"], row["user_id"], row["item_id"]) for row in log)
+    # What is released then knows the newest day's items, by their rows of before and new ones.
+    assert [row["item_id"] for row in read(base.items)] == ["a", "b", "unsold", "c", "d", "e"]
+    assert next(row for row in read(base.items) if row["item_id"] == "e")["num_interactions"] == 1
+    (first,) = (row for row in read(base.examples) if row["user_id"] == 1)
+    assert first["history__item_id"] == ["a", "b", "c", "a", "b"]
+    items = pa.table({"item_id": ["a", "e"], "genres": [None] * 2, "price": pa.nulls(2), "num_interactions": [0, 0]})
+    assert Engine.load(base.engine).transform(items, "item").sparse["item_id"].values.tolist() == [1, 6]
 
 
 def test_what_the_live_release_reads_stays_though_the_features_of_now_do_not(small: Dataset, tmp_path: Path) -> None:
@@ -311,7 +372,8 @@ def test_what_slices_are_told_apart_by_stays_though_no_feature_reads_it(small: D
 
 def test_the_base_engine_counts_by_its_digest_not_by_where_it_lies(small: Dataset, tmp_path: Path) -> None:
     def key(engine: str, digest: str) -> str:
-        fields = {"base_day": day_at(0), "base_engine": tmp_path / engine, "base_engine_digest": digest}
+        learned = Learned(first_day=day_at(0), last_day=day_at(0))
+        fields = {"base_learned": learned, "base_engine": tmp_path / engine, "base_engine_digest": digest}
         return make_request(small, 1, tmp_path / "out", **fields).key
 
     assert key("here", "d") == key("there", "d")

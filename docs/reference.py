@@ -12,7 +12,17 @@ from typing import Any
 
 from recsys_core import config, lookup
 
-_CATALOGUES = ("datasets", "datasets.labelled", "readers", "writers", "features", "models", "losses", "samplers")
+_CATALOGUES = (
+    "datasets",
+    "datasets.labelled",
+    "readers",
+    "writers",
+    "features",
+    "models",
+    "losses",
+    "metrics.ranking",
+    "samplers",
+)
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _PART = re.compile(r"(<!-- reference ([^\n]*) -->\n).*?(<!-- end of reference -->\n)", re.DOTALL)
 

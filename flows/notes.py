@@ -61,7 +61,7 @@ def leave_notes(result: DayResult) -> None:
 
 def leave_ranking_notes(result: RankingResult) -> None:
     """Put the result of a ranking run on its flow run's page."""
-    figures = {name: value for name, value in result.metrics.model_dump().items() if value is not None}
+    figures = result.metrics.figures()
     lines = [
         f"## {result.day}: measured on {result.split}",
         *(

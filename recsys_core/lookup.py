@@ -31,6 +31,7 @@ _CONTENTS = {
     "recsys_core.datasets.labelled": "write",
     "recsys_core.features": "Feature",
     "recsys_core.losses": "Loss",
+    "recsys_core.metrics.ranking": "Metric",
     "recsys_core.models": "Model",
     "recsys_core.readers": "Reader",
     "recsys_core.samplers": "Sampler",

@@ -63,7 +63,7 @@ def report_ranking(
     written = run.directory / RESULT
     if not written.exists() or not all(stage.cached for stage in run.stages.values()):
         figures = {f"{split.name}_rows": float(split.num_rows) for split in data.splits}
-        figures |= {name: float(value) for name, value in evaluation.metrics.model_dump().items() if value is not None}
+        figures |= evaluation.metrics.figures()
         figures |= {"loss": checkpoint.loss, "examples_per_second": checkpoint.examples_per_second}
         run.tracker.log_metrics(figures)
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")

@@ -82,7 +82,12 @@ def own_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "shop").mkdir()
     for name, source in re.findall(r"`(shop/\w+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL):
         (root / name).write_text(source, encoding="utf-8")
-    assert sorted(path.name for path in (root / "shop").iterdir()) == ["crossed.py", "length.py"]
+    assert sorted(path.name for path in (root / "shop").iterdir()) == [
+        "brier.py",
+        "crossed.py",
+        "focal.py",
+        "length.py",
+    ]
     sys.path.insert(0, str(root))
     yield root
     sys.path.remove(str(root))

@@ -1,9 +1,9 @@
 """What the stages of ranking leave behind."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from recsys_core.artifacts.core import Artifact, Frozen
 from recsys_core.artifacts.difference import Difference
@@ -30,6 +30,7 @@ class LabelledMetrics(Frozen):
     calibration: predicted positives over actual ones.
     accuracy: the share of rows, by weight, whose label is what a probability of at least .5 predicts; None in records
         of before it was measured.
+    others: by the kind of a metric of `evaluate.metrics`.
     """
 
     num_rows: int
@@ -40,6 +41,18 @@ class LabelledMetrics(Frozen):
     normalized_entropy: float | None
     calibration: float | None
     accuracy: float | None = None
+    others: dict[str, float | None] = Field(default={})
+
+    def figures(self) -> dict[str, float]:
+        """Return all figures that are defined, by name."""
+        fields = self.model_dump(exclude={"others"}) | self.others
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `others` out where there are none: most readers want numbers only."""
+        fields = dump(self)
+        return fields if self.others else {name: value for name, value in fields.items() if name != "others"}
 
 
 class LabelledSlice(Frozen):

@@ -7,8 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from recsys_core.artifacts import LabelledMetrics, LabelledSlice, RankingEvaluation
 from recsys_core.gate import limits
 from recsys_core.gate.conditions import Condition, Measured, bound, drop, lift, undefined
-
-_UP: dict[str, Literal["up", "down"]] = {"auc": "up", "gauc": "up", "accuracy": "up"}
+from recsys_core.metrics.ranking import direction
 
 
 class Slice(limits.Slice):
@@ -49,7 +48,7 @@ class Config(limits.Common):
 
     @model_validator(mode="after")
     def _bounded_on_its_worse_side(self) -> Self:
-        useless, key = ("maximum", "minimum") if self.metric in _UP else ("minimum", "maximum")
+        useless, key = ("maximum", "minimum") if direction(self.metric) == "up" else ("minimum", "maximum")
         for place, part in {"": self, **{f"slices.{name}.": part for name, part in self.slices.items()}}.items():
             if getattr(part, useless) is not None:
                 side = "higher" if useless == "maximum" else "lower"
@@ -117,7 +116,7 @@ def _measured(
         difference=found.differences.get(name),
         rows="the same rows",
         units=f"{num_units:,} {unit}",
-        better=_UP.get(name, "down"),
+        better="up" if direction(name) == "up" else "down",
         undefined=_reason(metrics, name) if value is None else "",
         is_part=part is not None,
     )

@@ -3,7 +3,8 @@
 import numpy as np
 
 from recsys_core.metrics.bootstrap import Auc, Resampled, quotient
-from recsys_core.metrics.ranking import Scored, _auc_by_group, cross_entropy, sigmoid
+from recsys_core.metrics.ranking import Scored, cross_entropy, sigmoid
+from recsys_core.metrics.ranking._groups import auc_by_group
 
 
 def resampled(rows: Scored, units: np.ndarray, num_units: int) -> dict[str, Resampled]:
@@ -25,7 +26,7 @@ def resampled(rows: Scored, units: np.ndarray, num_units: int) -> dict[str, Resa
         "accuracy": quotient(of_units((logits >= 0) == labels), total),
     }
     if groups is not None:
-        values, shares = _auc_by_group(logits, labels, weights, units)
+        values, shares = auc_by_group(logits, labels, weights, units)
         mixed = (positive > 0) & (total - positive > 0)
         by_unit = np.zeros((2, num_units))
         by_unit[:, mixed] = values * shares, shares

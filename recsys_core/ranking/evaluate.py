@@ -1,17 +1,17 @@
 """The evaluation stage of ranking: exact metrics of a checkpoint over every row of a split, each row once."""
 
 from collections import OrderedDict
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core import artifacts, checkpoint, distributed, lookup, models, sharding
 from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData, RankingEvaluation
 from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.lookup import OneOf
-from recsys_core.metrics.ranking import Scored, calibration, roc
+from recsys_core.metrics.ranking import CATALOGUE, Scored, calibration_bins, roc
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
@@ -25,6 +25,16 @@ class Config(Frozen):
 
     batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
     split: Literal["train", "valid", "test"] = Field(default="test", description="the rows that are measured")
+    metrics: tuple[Annotated[ComponentConfig, OneOf(CATALOGUE)], ...] = Field(
+        default=(), description="metrics beside those that every evaluation has, such as your own: `{kind: shop.brier}`"
+    )
+
+    @model_validator(mode="after")
+    def _measured_once(self) -> Self:
+        for kind in (metric.kind for metric in self.metrics):
+            if kind in lookup.kinds(CATALOGUE) or [metric.kind for metric in self.metrics].count(kind) > 1:
+                raise ValueError(f"metrics: {kind} is measured already; leave it out")
+        return self
 
 
 class Request(artifacts.Request):
@@ -74,8 +84,14 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
                 false, true = roc(rows)
                 pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
                 names = ("predicted", "observed", "num_rows")
-                bins = pa.table(dict(zip(names, calibration(rows), strict=True)))
+                bins = pa.table(dict(zip(names, calibration_bins(rows), strict=True)))
                 pq.write_table(bins, aside.path / "calibration.parquet")
-                aside.commit(RankingEvaluation, request, num_rows=reader.num_rows, split=split, metrics=rows.metrics())
+                aside.commit(
+                    RankingEvaluation,
+                    request,
+                    num_rows=reader.num_rows,
+                    split=split,
+                    metrics=rows.metrics(request.config.metrics),
+                )
         world.barrier()
         return RankingEvaluation.load(request.output)

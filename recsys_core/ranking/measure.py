@@ -17,7 +17,7 @@ from recsys_core.artifacts import RankingEvaluation as Evaluation
 from recsys_core.columns import digest
 from recsys_core.datasets import base
 from recsys_core.metrics import bootstrap
-from recsys_core.metrics.ranking import Scored, calibration, roc
+from recsys_core.metrics.ranking import Scored, calibration_bins, roc
 from recsys_core.metrics.resampled import resampled
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
@@ -54,7 +54,7 @@ class _Rows(NamedTuple):
 
     def take(self, kept: np.ndarray) -> "_Rows":
         """Return some of the rows, bool [B]; their units are numbered anew."""
-        few = [scored and _taken(scored, kept) for scored in (self.model, self.champion)]
+        few = [scored and scored.taken(kept) for scored in (self.model, self.champion)]
         units = np.unique(self.units[kept], return_inverse=True)[1]
         assert few[0] is not None
         return _Rows(self.table.filter(pa.array(kept)), units, few[0], few[1])
@@ -94,7 +94,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             sink(Event(stage=_STAGE, done=number + 1, total=parts, unit="slices", message=name))
         false, true = roc(model)
         pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
-        bins = dict(zip(("predicted", "observed", "num_rows"), calibration(model), strict=True))
+        bins = dict(zip(("predicted", "observed", "num_rows"), calibration_bins(model), strict=True))
         pq.write_table(pa.table(bins), aside.path / "calibration.parquet")
         evaluation = aside.commit(
             Evaluation,
@@ -151,10 +151,6 @@ def _codes(ids: pa.Array) -> np.ndarray:
     """Return a number for each id, from 0 on; all rows without one have the same."""
     encoded = ids.dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy().astype(np.int64)
-
-
-def _taken(scored: Scored, kept: np.ndarray) -> Scored:
-    return Scored(*(None if column is None else column[kept] for column in scored))  # pyright: ignore[reportArgumentType]
 
 
 def _baselines(request: Request, rows: _Rows, before: Past) -> Iterator[tuple[str, Scored]]:

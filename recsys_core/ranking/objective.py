@@ -83,8 +83,7 @@ class Ranking(Objective[LabelledBatch]):
                 "or leave them out"
             )
         rows = gathered(model, self.engine, self._config, self._valid, world, batch_size=self._batch_size)
-        found = rows.metrics()
-        return {name: value for name, value in found.model_dump().items() if value is not None}
+        return rows.metrics().figures()
 
 
 def gathered(

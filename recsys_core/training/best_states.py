@@ -7,8 +7,7 @@ from pathlib import Path
 from recsys_core import artifacts
 from recsys_core.checkpoint import TrainProgress, Validated
 from recsys_core.distributed import World
-
-_HIGHER_IS_BETTER = ("auc", "gauc", "accuracy")
+from recsys_core.metrics.ranking import direction
 
 
 def ranked(position: TrainProgress, found: Mapping[str, float], metric: str, *, count: int) -> TrainProgress:
@@ -21,7 +20,7 @@ def ranked(position: TrainProgress, found: Mapping[str, float], metric: str, *, 
     """
     if metric not in found:
         raise ValueError(f"train.best_metric: the validation rows have no {metric}, only {', '.join(found)}")
-    sign = -1 if metric in _HIGHER_IS_BETTER else 1
+    sign = -1 if direction(metric) == "up" else 1
     now = Validated(step=position.step, value=found[metric])
     kept = tuple(sorted([*position.kept, now], key=lambda one: (sign * one.value, one.step))[:count])
     num_stale = 0 if kept[0] == now else position.num_stale + 1

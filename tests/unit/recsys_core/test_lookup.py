@@ -7,12 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_core import lookup
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig, Frozen
 from recsys_core.lookup import OneOf
 
 
 class Run(Frozen):
-    sampler: Annotated[Frozen, OneOf("recsys_core.samplers")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
     feature: Annotated[Frozen, OneOf("recsys_core.features")] | None = None
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from recsys_core.artifacts import Difference
 from recsys_core.metrics import bootstrap
 from recsys_core.metrics.bootstrap import Auc, differences, draws, quotient
-from recsys_core.metrics.ranking import auc
+from recsys_core.metrics.ranking.auc import auc
 
 
 def test_a_resample_draws_as_many_units_as_there_are_and_each_call_the_same_ones():

@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_core import lookup
 from recsys_core.artifacts import LabelledMetrics
-from recsys_core.metrics.ranking import Scored, auc, calibration, cross_entropy, gauc, roc, sigmoid
+from recsys_core.metrics.ranking import CATALOGUE, Scored, calibration_bins, cross_entropy, direction, roc, sigmoid
+from recsys_core.metrics.ranking.auc import auc
+from recsys_core.metrics.ranking.gauc import gauc
 
 ONES = np.ones(4)
 
@@ -63,6 +66,19 @@ def test_records_of_before_accuracy_was_measured_are_read():
     assert LabelledMetrics.model_validate(old) == found.model_copy(update={"accuracy": None})
 
 
+def test_a_metric_says_where_it_is_better():
+    directions = {kind: direction(kind) for kind in lookup.kinds(CATALOGUE)}
+    assert directions == {
+        "accuracy": "up",
+        "auc": "up",
+        "calibration": "one",
+        "gauc": "up",
+        "logloss": "down",
+        "normalized_entropy": "down",
+    }
+    assert directions.keys() == LabelledMetrics.model_fields.keys() - {"num_rows", "num_positives", "others"}
+
+
 def test_extreme_logits_stay_finite():
     assert cross_entropy(np.array([1e4, -1e4]), np.array([False, False])).tolist() == [1e4, 0.0]
     assert sigmoid(np.array([1e4, -1e4, 0.0])).tolist() == [1.0, 0.0, 0.5]
@@ -107,7 +123,7 @@ def test_the_area_below_the_roc_curve_is_the_auc():
 
 def test_calibration_bins_hold_equally_many_rows():
     rows = Scored(np.array([-9.0, -8, 8, 9]), np.array([False, False, True, True]), ONES, None)
-    predicted, observed, counts = calibration(rows, num_bins=2)
+    predicted, observed, counts = calibration_bins(rows, num_bins=2)
     assert (observed.tolist(), counts.tolist()) == ([0.0, 1.0], [2, 2])
     assert predicted[0] < 0.001
     assert predicted[1] > 0.999

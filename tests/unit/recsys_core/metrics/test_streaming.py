@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_core.metrics.ranking import auc
+from recsys_core.metrics.ranking.auc import auc
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 
 CPU = torch.device("cpu")

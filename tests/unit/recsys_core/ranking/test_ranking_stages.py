@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from flows.cli import app
-from recsys_core import checkpoint
+from recsys_core import checkpoint, lookup
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
@@ -21,6 +21,7 @@ from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
+from recsys_core.metrics.ranking import Scored
 from recsys_core.models import dlrm
 from recsys_core.progress import Event, silent
 from recsys_core.ranking import Config, evaluate, export, opened, predict, prepare, train
@@ -113,10 +114,10 @@ def _train_request(data, output, **changes):
     )
 
 
-def _evaluated(data, made, output, split="valid"):
+def _evaluated(data, made, output, split="valid", config=None):
     request = evaluate.Request(
         output=output,
-        config=evaluate.Config(split=split, batch_size=30),
+        config=config or evaluate.Config(split=split, batch_size=30),
         ranking=Config(sample_weight="weight", group="user"),
         model=MODEL,
         sharding=Train.model_validate({"sharding": {"device": "cpu"}}).sharding,
@@ -462,3 +463,39 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
     with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):
         scored("missing", reserved_columns=("usr",))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_loss_and_a_metric_of_ones_own_are_a_file_each_and_a_config(own_package, data, trained, tmp_path):
+    request = _train_request(
+        data, tmp_path / "train", num_epochs=2, evaluate_every_steps=None, early_stopping_patience=None
+    )
+    loss = {"kind": "shop.focal", "gamma": 0.0}
+    request = train.Request.model_validate(json.loads(request.model_dump_json(exclude={"loss"})) | {"loss": loss})
+    made = train.run(request, silent)
+    # Without a discount it is binary cross-entropy, with one easy rows count less.
+    plain = train.run(
+        request.model_copy(update={"loss": binary_cross_entropy.Config(), "output": tmp_path / "p"}), silent
+    )
+    assert made.loss == pytest.approx(plain.loss, rel=1e-6)
+    loss["gamma"] = 2.0
+    fields = json.loads(request.model_dump_json()) | {"loss": loss, "output": str(tmp_path / "focal")}
+    assert train.run(train.Request.model_validate(fields), silent).loss < 0.5 * plain.loss
+
+    config = evaluate.Config.model_validate({"split": "valid", "metrics": [{"kind": "shop.brier"}]})
+    found = _evaluated(data, trained, tmp_path / "evaluate", config=config)
+    rows = pq.read_table(data.folders("valid")[0])
+    assert found.metrics.others.keys() == {"shop.brier"}
+    assert found.metrics.figures()["shop.brier"] == found.metrics.others["shop.brier"]
+    # Of always predicting the weighted share of positives it would be p (1 - p).
+    share = np.average(rows["label"].to_numpy(), weights=rows["weight"].to_numpy())
+    assert 0 < found.metrics.others["shop.brier"] < share * (1 - share)
+    assert RankingEvaluation.load(found.path) == found
+    with pytest.raises(ValidationError, match="metrics: auc is measured already; leave it out"):
+        evaluate.Config.model_validate({"metrics": [{"kind": "auc"}]})
+
+
+def test_the_brier_score_of_ones_own_by_hand(own_package):
+    module = lookup.component("recsys_core.metrics.ranking", "shop.brier")
+    rows = Scored(np.array([0.0, np.log(3)]), np.array([True, False]), np.array([1.0, 3.0]), None)
+    # Probabilities 1/2 and 3/4: (1/4 + 3 * 9/16) / 4.
+    assert module.Metric(module.Config()).measure(rows) == pytest.approx((1 / 4 + 27 / 16) / 4)

@@ -1,0 +1,16 @@
+"""Metrics of scored and labelled rows, one per file."""
+
+from recsys_core.metrics.ranking._pictures import calibration_bins, roc
+from recsys_core.metrics.ranking.base import CATALOGUE, Direction, Metric, Scored, cross_entropy, direction, sigmoid
+
+__all__ = [
+    "CATALOGUE",
+    "Direction",
+    "Metric",
+    "Scored",
+    "calibration_bins",
+    "cross_entropy",
+    "direction",
+    "roc",
+    "sigmoid",
+]

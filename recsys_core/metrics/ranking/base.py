@@ -1,0 +1,99 @@
+"""The contract of a metric of scored and labelled rows, and the rows. Legend: B rows.
+
+Rows are kept (score, label, weight, group) and counted once at the end, over all batches and ranks: a sum of per-batch
+AUCs is not an AUC, and neither is one from a histogram of scores. A metric file has a `Config` and a `Metric(config)`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+
+from recsys_core import lookup
+from recsys_core.artifacts import ComponentConfig, LabelledMetrics
+
+CATALOGUE = "recsys_core.metrics.ranking"
+Direction = Literal["up", "down", "one"]
+
+
+class Scored(NamedTuple):
+    """Rows with their logits float64 [B], labels bool [B], weights float64 [B], and group numbers int64 [B] if any."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray | None
+
+    @classmethod
+    def joined(cls, parts: "list[Scored]") -> Self:
+        """Return all rows of all parts (of batches, of ranks)."""
+        columns = zip(*parts, strict=True)
+        logits, labels, weights, groups = (None if c[0] is None else np.concatenate(c) for c in columns)
+        assert logits is not None
+        assert labels is not None
+        assert weights is not None
+        return cls(logits, labels, weights, groups)
+
+    def metrics(self, others: Sequence[ComponentConfig] = ()) -> LabelledMetrics:
+        """Measure the rows, by `others` too.
+
+        Raises:
+            ValueError: there are none, or they weigh nothing together.
+        """
+        if not self.weights.sum():
+            raise ValueError(f"{len(self.logits)} rows with a total weight of 0: there is nothing to measure")
+        own = {kind: lookup.component(CATALOGUE, kind).Config() for kind in lookup.kinds(CATALOGUE)}
+        return LabelledMetrics(
+            num_rows=len(self.logits),
+            num_positives=int(self.labels.sum()),
+            others={other.kind: build(other).measure(self) for other in others},
+            **{kind: build(config).measure(self) for kind, config in own.items()},
+        )
+
+    def taken(self, kept: np.ndarray) -> Self:
+        """Return some of the rows, by bool [B]."""
+        return type(self)(
+            self.logits[kept],
+            self.labels[kept],
+            self.weights[kept],
+            None if self.groups is None else self.groups[kept],
+        )
+
+
+class Metric(ABC):
+    """One figure of rows that weigh more than nothing.
+
+    Attributes:
+        direction: whether it is better the higher it is (`up`), the lower (`down`), or the nearer to `one`.
+    """
+
+    direction: ClassVar[Direction]
+
+    def __init__(self, config: Any) -> None:
+        """Take the section's options."""
+        self.config = config
+
+    @abstractmethod
+    def measure(self, scored: Scored) -> float | None:
+        """Return the figure; None where it is not defined."""
+
+
+def build(config: ComponentConfig) -> Metric:
+    """Return the metric of `config.kind`."""
+    return lookup.component(CATALOGUE, config.kind).Metric(config)
+
+
+def direction(kind: str) -> Direction:
+    """Return where the metric `kind` is better: the higher it is (`up`), the lower (`down`), or the nearer to `one`."""
+    return lookup.component(CATALOGUE, kind).Metric.direction
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return each row's loss [B] in nats."""
+    return np.logaddexp(0, np.where(labels, -logits, logits))
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities [B], without overflow."""
+    return np.exp(-np.logaddexp(0, -logits))

@@ -1,0 +1,23 @@
+"""Calibration: predicted positives over actual ones."""
+
+from typing import ClassVar, Literal
+
+from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.ranking import base
+
+
+class Config(ComponentConfig):
+    """There is nothing to choose."""
+
+    kind: Literal["calibration"] = "calibration"
+
+
+class Metric(base.Metric):
+    """Above 1 the model promises more than comes; None without positives."""
+
+    direction: ClassVar[base.Direction] = "one"
+
+    def measure(self, scored: base.Scored) -> float | None:
+        """See `base.Metric.measure`."""
+        positive = float(scored.weights @ scored.labels)
+        return float(scored.weights @ base.sigmoid(scored.logits)) / positive if positive else None

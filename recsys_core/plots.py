@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from recsys_core.artifacts import Checkpoint, Evaluation, RankingEvaluation, RetrievalMetrics
+from recsys_core.artifacts import Checkpoint, Evaluation, LabelledMetrics, RankingEvaluation, RetrievalMetrics
 
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
@@ -132,6 +132,42 @@ def calibration(evaluation: RankingEvaluation) -> Figure:
     axes.set(xlabel="mean predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")
     return figure
+
+
+def differences(evaluation: Evaluation | RankingEvaluation, metric: str) -> Figure:
+    """How far the model is from the live one by each metric, and by `metric` (`auc`, `hit_rate@50`) on each slice.
+
+    A share of the live model's figure, with the interval of the paired bootstrap; hollow where there is none.
+    """
+    assert evaluation.champion is not None, "there are differences to a champion only"
+    found = [(name, name, evaluation.champion, difference) for name, difference in evaluation.differences.items()]
+    found += [
+        (f"{metric} of {name}", metric, part.champion, part.differences[metric])
+        for name, part in evaluation.slices.items()
+        if part.champion is not None and metric in part.differences
+    ]
+    figure, axes = _figure("Difference to the live model", "on the same rows, with intervals by paired bootstrap")
+    colour = _CONTENDERS["champion"][1]
+    for row, (_, name, champion, difference) in enumerate(found):
+        if not (base := _figure_of(champion, name)):
+            continue
+        fill = "white"
+        if difference.low is not None and difference.high is not None:
+            axes.plot([100 * difference.low / base, 100 * difference.high / base], [row, row], color=colour)
+            fill = colour
+        axes.plot([100 * difference.value / base], [row], "D", color=colour, markerfacecolor=fill)
+    axes.axvline(0, color=_GREY, linestyle=":")
+    axes.set_yticks(range(len(found)), [label for label, *_ in found], fontsize=8)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set(xlabel="% of the live model's figure", ylabel="metric")
+    return figure
+
+
+def _figure_of(metrics: RetrievalMetrics | LabelledMetrics, name: str) -> float | None:
+    """Return the figure that `name` stands for, such as `auc` or `hit_rate@50`."""
+    metric, _, k = name.partition("@")
+    found = getattr(metrics, metric)
+    return found[k] if k else found
 
 
 def _measured(evaluation: RankingEvaluation) -> str:

@@ -113,6 +113,9 @@ def _track(run: Run, candidate: Candidate, held_out: HeldOut, evaluation: Evalua
     run.tracker.log_figure(plots.loss_curve(candidate.checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
     run.tracker.log_figure(plots.hit_rate_by_k(evaluation), "hit_rate_by_k")
     run.tracker.log_figure(plots.hit_rate_by_popularity(evaluation), "hit_rate_by_popularity")
+    if evaluation.differences:
+        gated = run.config.gate
+        run.tracker.log_figure(plots.differences(evaluation, f"{gated.metric}@{gated.k}"), "difference")
     parameter = json.loads((evaluation.path / "sweep.json").read_text())["parameter"]
     if evaluation.ann_recall_by_nprobe:
         run.tracker.log_figure(plots.ann_recall(evaluation, parameter), "ann_recall")

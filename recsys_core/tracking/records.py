@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys_core.artifacts import Checkpoint, Dataset, Evaluation, HeldOut, TrainingData, digest_of
+from recsys_core.artifacts import Checkpoint, Dataset, Difference, Evaluation, HeldOut, TrainingData, digest_of
 from recsys_core.redaction import redact, redacted
 
 _MAX_VALUE = 6_000  # characters of a param that MLflow keeps
@@ -58,7 +58,23 @@ def metrics(data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evalu
             found |= _by_k(f"{contender}/{metric}", getattr(ranking, metric))
     found |= _by_k("ann_recall", evaluation.ann_recall)
     found |= {f"hit_rate_by_popularity/{name}": rate for name, rate in evaluation.hit_rate_by_popularity.items()}
+    found |= differences("difference", evaluation.differences)
+    for name, part in evaluation.slices.items():
+        found[f"slices/{name}/num_queries"] = part.num_queries
+        found |= differences(f"slices/{name}/difference", part.differences)
+        for metric in ("hit_rate", "recall", "ndcg", "mrr") if part.exact else ():
+            found |= _by_k(f"slices/{name}/{metric}", getattr(part.exact, metric))
     return {name_of(name): float(value) for name, value in found.items()}
+
+
+def differences(name: str, found: Mapping[str, Difference]) -> dict[str, float]:
+    """Return differences to the champion as metrics: `NAME/auc`, and its interval, `NAME_low/auc`, `NAME_high/auc`."""
+    figures = {
+        f"{name}{end}/{metric.replace('@', '_at_')}": value
+        for metric, difference in found.items()
+        for end, value in (("", difference.value), ("_low", difference.low), ("_high", difference.high))
+    }
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def dataset_input(artifact: Dataset | TrainingData, source: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from recsys_core import plots
+from recsys_core.artifacts import Difference, RetrievalSlice
 
 DAY = datetime.date(2024, 3, 1)
 
@@ -63,3 +64,25 @@ def test_ann_recall_is_in_order_of_the_parameter(made):
 def test_ann_recall_of_an_index_without_a_parameter_is_empty(made):
     figure = plots.ann_recall(made["evaluation"].model_copy(update={"ann_recall_by_nprobe": {}}), "nprobe")
     assert len(_texts(figure)) == 3
+
+
+def test_differences_have_a_row_per_metric_and_slice(made):
+    evaluation = made["evaluation"]
+    part = RetrievalSlice(
+        num_queries=9,
+        num_ground_truth=9,
+        exact=evaluation.exact,
+        champion=evaluation.champion,
+        differences={"hit_rate@50": Difference(value=0.01, low=None, high=None)},
+    )
+    figure = plots.differences(evaluation.model_copy(update={"slices": {"new_users": part}}), "hit_rate@50")
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["hit_rate@20", "hit_rate@50", "hit_rate@200", "hit_rate@50 of new_users"]
+    assert _labelled(figure)
+    points = [line for line in figure.axes[0].get_lines() if line.get_marker() == "D"]
+    ahead, base = evaluation.differences["hit_rate@50"].value, evaluation.champion.hit_rate["50"]
+    assert points[1].get_xdata()[0] == pytest.approx(100 * ahead / base)
+    assert [point.get_markerfacecolor() == "white" for point in points] == [False, False, False, True]
+    intervals = [line.get_xdata() for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 2][:3]
+    assert intervals[1][1] - intervals[1][0] == pytest.approx(100 * 0.01 / base)

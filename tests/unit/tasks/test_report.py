@@ -87,4 +87,4 @@ def test_the_result_is_written_and_tracked(ended: tuple[Run, DayResult, MlflowRu
     assert result.artifacts == {"publish": run.directory / "publish"}
     assert tracked.data.metrics["exact/hit_rate_at_50"] == result.metrics.hit_rate["50"]
     plots = {Path(found.path).name for found in run.tracker.client.list_artifacts(tracked.info.run_id, "plots")}
-    assert plots == {"loss.png", "hit_rate_by_k.png", "hit_rate_by_popularity.png", "ann_recall.png"}
+    assert plots == {"loss.png", "hit_rate_by_k.png", "hit_rate_by_popularity.png", "ann_recall.png", "difference.png"}

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from mlflow.utils.validation import _validate_metric_name
 
-from recsys_core.artifacts import Dataset, DayCount
+from recsys_core.artifacts import Dataset, DayCount, Difference, RetrievalSlice
 from recsys_core.tracking import records
 
 DAY = datetime.date(2024, 3, 1)
@@ -57,7 +57,12 @@ def test_params_hide_secrets():
 
 
 def test_metrics_have_names_that_mlflow_takes(made):
-    found = records.metrics(made["data"], made["checkpoint"], made["held_out"], made["evaluation"])
+    evaluation, ahead = made["evaluation"], Difference(value=0.01, low=None, high=None)
+    part = RetrievalSlice(
+        num_queries=9, num_ground_truth=9, exact=evaluation.exact, champion=None, differences={"mrr@20": ahead}
+    )
+    parted = evaluation.model_copy(update={"slices": {"tier=1": part}})
+    found = records.metrics(made["data"], made["checkpoint"], made["held_out"], parted)
     for name in found:
         _validate_metric_name(name)
     assert found["exact/hit_rate_at_50"] == made["evaluation"].exact.hit_rate["50"]
@@ -65,7 +70,13 @@ def test_metrics_have_names_that_mlflow_takes(made):
     assert found["ann_recall_at_200"] == 0.97
     assert found["hit_rate_by_popularity/tail"] == 0.1
     assert (found["loss"], found["held_out_loss"], found["held_out/sampled_recall_at_10"]) == (3.1, 2.5, 0.6)
-    alone = made["evaluation"].model_copy(update={"champion": None})
+    difference = evaluation.differences["hit_rate@50"]
+    names = ("difference/hit_rate_at_50", "difference_low/hit_rate_at_50", "difference_high/hit_rate_at_50")
+    assert [found[name] for name in names] == [difference.value, difference.low, difference.high]
+    assert found["slices/tier_1/hit_rate_at_20"] == evaluation.exact.hit_rate["20"]
+    assert found["slices/tier_1/difference/mrr_at_20"] == 0.01
+    assert "slices/tier_1/difference_low/mrr_at_20" not in found
+    alone = parted.model_copy(update={"champion": None})
     fewer = records.metrics(made["data"], made["checkpoint"], made["held_out"], alone)
     assert {name for name in found if name not in fewer} == {name for name in found if name.startswith("champion/")}
 

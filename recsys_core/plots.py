@@ -165,9 +165,10 @@ def differences(evaluation: Evaluation | RankingEvaluation, metric: str) -> Figu
 
 def _figure_of(metrics: RetrievalMetrics | LabelledMetrics, name: str) -> float | None:
     """Return the figure that `name` stands for, such as `auc` or `hit_rate@50`."""
+    if isinstance(metrics, LabelledMetrics):
+        return metrics.figures().get(name)
     metric, _, k = name.partition("@")
-    found = getattr(metrics, metric)
-    return found[k] if k else found
+    return getattr(metrics, metric)[k]
 
 
 def _measured(evaluation: RankingEvaluation) -> str:

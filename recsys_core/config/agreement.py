@@ -1,8 +1,10 @@
 """What no section can check alone: that features, model and training go together, before any data is read."""
 
+from collections.abc import Sequence
+
 import torch
 
-from recsys_core import models, optim
+from recsys_core import lookup, models, optim
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.config import limits
 from recsys_core.features import Config as Features
@@ -11,6 +13,7 @@ from recsys_core.gate import COLD_ITEMS, NEW_USERS
 from recsys_core.gate import Config as Gate
 from recsys_core.gate import RankingConfig as RankingGate
 from recsys_core.launch import Config as Launch
+from recsys_core.metrics.ranking import CATALOGUE
 from recsys_core.models import multi_tower_din
 from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking import Config as Ranking
@@ -73,12 +76,18 @@ def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
         raise ValueError("hitrate.sweep: index.kind flat has nothing to sweep; remove it, or use another kind of index")
 
 
-def check_gate(gate: RankingGate, ranking: Ranking) -> None:
-    """Check that what a gate of ranking needs is named.
+def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentConfig]) -> None:
+    """Check that what a gate of ranking needs is named; `metrics` are measured beside those of every evaluation.
 
     Raises:
-        ValueError: a key that needs the column of the group or of the item, where there is none.
+        ValueError: a key that needs the column of the group or of the item, where there is none, or a metric that is
+            not measured.
     """
+    if gate.metric not in (*lookup.kinds(CATALOGUE), *(metric.kind for metric in metrics)):
+        raise ValueError(
+            f"gate.metric: {gate.metric} is not measured; add {{kind: {gate.metric}}} to evaluate.metrics, or name "
+            "another metric"
+        )
     needs = {
         "ranking.group": {
             "gate.metric: gauc": gate.metric == "gauc",

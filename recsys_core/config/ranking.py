@@ -89,7 +89,7 @@ class RankingConfig(Frozen):
             )
         losses.build(self.loss, RankingLoss)
         if self.is_daily:
-            agreement.check_gate(self.gate, self.ranking)
+            agreement.check_gate(self.gate, self.ranking, self.evaluate.metrics)
         agreement.check(self.features, self.model, RankingModel, self.train, self.launch)
         return self
 

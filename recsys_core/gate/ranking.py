@@ -25,7 +25,7 @@ def _rising(span: tuple[float, float] | None) -> tuple[float, float] | None:
 class Config(limits.Common):
     """YAML section `gate` of a daily ranking config. Each limit is one condition; null leaves it out."""
 
-    metric: Literal["auc", "gauc", "logloss", "normalized_entropy", "accuracy"] = "auc"
+    metric: str = Field(default="auc", description="kind of a metric: one of every evaluation, or of evaluate.metrics")
     minimum: float | None = Field(default=None, ge=0, description="the floor of a metric that is better the higher")
     maximum: float | None = Field(default=None, ge=0, description="the ceiling of one that is better the lower")
     maximum_drop: float | None = Field(default=0.01, ge=0, le=1, description=limits.MAXIMUM_DROP)
@@ -48,7 +48,10 @@ class Config(limits.Common):
 
     @model_validator(mode="after")
     def _bounded_on_its_worse_side(self) -> Self:
-        useless, key = ("maximum", "minimum") if direction(self.metric) == "up" else ("minimum", "maximum")
+        better = direction(self.metric)
+        if better == "one":
+            raise ValueError(f"metric: {self.metric} is best near 1; set gate.calibration, and another metric")
+        useless, key = ("maximum", "minimum") if better == "up" else ("minimum", "maximum")
         for place, part in {"": self, **{f"slices.{name}.": part for name, part in self.slices.items()}}.items():
             if getattr(part, useless) is not None:
                 side = "higher" if useless == "maximum" else "lower"
@@ -145,4 +148,4 @@ def _calibration(metrics: LabelledMetrics, span: tuple[float, float]) -> Conditi
 
 
 def _value(metrics: LabelledMetrics, name: str) -> float | None:
-    return getattr(metrics, name)
+    return metrics.others[name] if name in metrics.others else getattr(metrics, name)

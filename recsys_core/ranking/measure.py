@@ -4,7 +4,7 @@ The rows were scored before, by the model and by the champion, in one order. Leg
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +12,21 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from recsys_core import artifacts, gate, holdout, readers
-from recsys_core.artifacts import Difference, Holdout, LabelledData, LabelledLog, LabelledSlice, Predictions
+from recsys_core.artifacts import (
+    ComponentConfig,
+    Difference,
+    Holdout,
+    LabelledData,
+    LabelledLog,
+    LabelledSlice,
+    Predictions,
+)
 from recsys_core.artifacts import RankingEvaluation as Evaluation
 from recsys_core.columns import digest
 from recsys_core.datasets import base
+from recsys_core.lookup import OneOf
 from recsys_core.metrics import bootstrap
-from recsys_core.metrics.ranking import Scored, calibration_bins, roc
-from recsys_core.metrics.resampled import resampled
+from recsys_core.metrics.ranking import CATALOGUE, Scored, all_of, calibration_bins, roc
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
 from recsys_core.ranking import past
@@ -31,7 +39,8 @@ _SPLIT = "test"
 class Request(artifacts.Request):
     """What measuring a day needs; `log` has the past, and `predictions` are of the rows that `holdout` holds out.
 
-    `parts` of the rows are measured too, and `confidence` is that of the intervals of differences to the champion.
+    `metrics` are measured beside those that every evaluation has, and `parts` of the rows beside all of them;
+    `confidence` is that of the intervals of differences to the champion.
     """
 
     ranking: Ranking
@@ -40,6 +49,7 @@ class Request(artifacts.Request):
     holdout: Holdout
     predictions: Predictions
     champion: Predictions | None = None
+    metrics: tuple[Annotated[ComponentConfig, OneOf(CATALOGUE)], ...] = ()
     parts: dict[str, gate.Part] = Field(default={})
     confidence: float = 0.95
 
@@ -64,13 +74,18 @@ class _Rows(NamedTuple):
         """How many there are to draw from."""
         return int(self.units.max(initial=-1)) + 1
 
-    def differences(self, confidence: float) -> dict[str, Difference]:
+    def differences(self, request: Request) -> dict[str, Difference]:
         """Return those to the champion by metric, with the intervals of the same draws of units for both."""
         if self.champion is None:
             return {}
-        mine, theirs = (resampled(rows, self.units, self.num_units) for rows in (self.model, self.champion))
-        pairs = {name: (mine[name], theirs[name]) for name in mine}
-        return bootstrap.differences(pairs, self.num_units, confidence)
+        pairs = {
+            kind: (
+                metric.resampled(self.model, self.units, self.num_units),
+                metric.resampled(self.champion, self.units, self.num_units),
+            )
+            for kind, metric in all_of(request.metrics).items()
+        }
+        return bootstrap.differences(pairs, self.num_units, request.confidence)
 
 
 def columns(ranking: Ranking, parts: dict[str, gate.Part]) -> tuple[str, ...]:
@@ -101,10 +116,10 @@ def run(request: Request, sink: Sink) -> Evaluation:
             request,
             num_rows=rows.table.num_rows,
             split=_SPLIT,
-            metrics=model.metrics(),
-            champion=rows.champion.metrics() if rows.champion else None,
-            baselines={name: scored.metrics() for name, scored in _baselines(request, rows, before)},
-            differences=rows.differences(request.confidence),
+            metrics=model.metrics(request.metrics),
+            champion=rows.champion.metrics(request.metrics) if rows.champion else None,
+            baselines={name: scored.metrics(request.metrics) for name, scored in _baselines(request, rows, before)},
+            differences=rows.differences(request),
             num_units=rows.num_units,
             has_groups=request.ranking.group is not None,
             slices=slices,
@@ -185,7 +200,7 @@ def _slice(request: Request, rows: _Rows) -> LabelledSlice:
     return LabelledSlice(
         num_units=rows.num_units,
         has_groups=has_groups,
-        metrics=rows.model.metrics(),
-        champion=rows.champion.metrics() if rows.champion else None,
-        differences=rows.differences(request.confidence),
+        metrics=rows.model.metrics(request.metrics),
+        champion=rows.champion.metrics(request.metrics) if rows.champion else None,
+        differences=rows.differences(request),
     )

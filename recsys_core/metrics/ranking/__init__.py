@@ -1,13 +1,23 @@
 """Metrics of scored and labelled rows, one per file."""
 
 from recsys_core.metrics.ranking._pictures import calibration_bins, roc
-from recsys_core.metrics.ranking.base import CATALOGUE, Direction, Metric, Scored, cross_entropy, direction, sigmoid
+from recsys_core.metrics.ranking.base import (
+    CATALOGUE,
+    Direction,
+    Metric,
+    Scored,
+    all_of,
+    cross_entropy,
+    direction,
+    sigmoid,
+)
 
 __all__ = [
     "CATALOGUE",
     "Direction",
     "Metric",
     "Scored",
+    "all_of",
     "calibration_bins",
     "cross_entropy",
     "direction",

@@ -2,7 +2,10 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.bootstrap import Resampled, quotient
 from recsys_core.metrics.ranking import base
 
 
@@ -21,3 +24,8 @@ class Metric(base.Metric):
         """See `base.Metric.measure`."""
         right_B = (scored.logits >= 0) == scored.labels
         return float(scored.weights @ right_B) / float(scored.weights.sum())
+
+    def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """See `base.Metric.resampled`."""
+        right = scored.by_unit(units, num_units, (scored.logits >= 0) == scored.labels)
+        return quotient(right, scored.by_unit(units, num_units))

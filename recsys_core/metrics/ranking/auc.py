@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.bootstrap import Auc, Resampled
 from recsys_core.metrics.ranking import base
 from recsys_core.metrics.ranking._groups import auc_by_group
 
@@ -23,6 +24,10 @@ class Metric(base.Metric):
     def measure(self, scored: base.Scored) -> float | None:
         """See `base.Metric.measure`."""
         return auc(scored.logits, scored.labels, scored.weights)
+
+    def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """See `base.Metric.resampled`."""
+        return Auc(scored.logits, scored.labels, scored.weights, units, num_units)
 
 
 def auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float | None:

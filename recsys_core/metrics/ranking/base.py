@@ -2,6 +2,7 @@
 
 Rows are kept (score, label, weight, group) and counted once at the end, over all batches and ranks: a sum of per-batch
 AUCs is not an AUC, and neither is one from a histogram of scores. A metric file has a `Config` and a `Metric(config)`.
+Resamples of the rows are other weights of them; see `bootstrap`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ import numpy as np
 
 from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig, LabelledMetrics
+from recsys_core.metrics.bootstrap import Resampled
 
 CATALOGUE = "recsys_core.metrics.ranking"
 Direction = Literal["up", "down", "one"]
@@ -43,13 +45,17 @@ class Scored(NamedTuple):
         """
         if not self.weights.sum():
             raise ValueError(f"{len(self.logits)} rows with a total weight of 0: there is nothing to measure")
-        own = {kind: lookup.component(CATALOGUE, kind).Config() for kind in lookup.kinds(CATALOGUE)}
+        found = {kind: metric.measure(self) for kind, metric in all_of(others).items()}
         return LabelledMetrics(
             num_rows=len(self.logits),
             num_positives=int(self.labels.sum()),
-            others={other.kind: build(other).measure(self) for other in others},
-            **{kind: build(config).measure(self) for kind, config in own.items()},
+            others={other.kind: found.pop(other.kind) for other in others},
+            **found,
         )
+
+    def by_unit(self, units: np.ndarray, num_units: int, values: np.ndarray | None = None) -> np.ndarray:
+        """Return the weighted sum of `values` [B] over the rows of each unit, [num_units]; by default of ones."""
+        return np.bincount(units, self.weights if values is None else self.weights * values, num_units)
 
     def taken(self, kept: np.ndarray) -> Self:
         """Return some of the rows, by bool [B]."""
@@ -77,6 +83,28 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, scored: Scored) -> float | None:
         """Return the figure; None where it is not defined."""
+
+    def resampled(self, scored: Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """Return the figure of resamples of units, int [B] below `num_units`; the rows of a group are of one unit.
+
+        A metric that need not be measured anew for each resample overrides this.
+        """
+
+        def of_counts(counts_GR: np.ndarray) -> np.ndarray:
+            assert len(counts_GR) == num_units
+            figures: list[float | None] = []
+            for counts_G in counts_GR.T:
+                weights = scored.weights * counts_G[units]
+                figures.append(self.measure(scored._replace(weights=weights)) if weights.any() else None)
+            return np.array([np.nan if figure is None else figure for figure in figures])
+
+        return of_counts
+
+
+def all_of(others: Sequence[ComponentConfig] = ()) -> dict[str, Metric]:
+    """Return the metrics that every evaluation has, and the `others`, by kind."""
+    own = [lookup.component(CATALOGUE, kind).Config() for kind in lookup.kinds(CATALOGUE)]
+    return {config.kind: build(config) for config in (*own, *others)}
 
 
 def build(config: ComponentConfig) -> Metric:

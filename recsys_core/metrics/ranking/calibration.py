@@ -2,7 +2,10 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.bootstrap import Resampled, quotient
 from recsys_core.metrics.ranking import base
 
 
@@ -21,3 +24,8 @@ class Metric(base.Metric):
         """See `base.Metric.measure`."""
         positive = float(scored.weights @ scored.labels)
         return float(scored.weights @ base.sigmoid(scored.logits)) / positive if positive else None
+
+    def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """See `base.Metric.resampled`."""
+        predicted = scored.by_unit(units, num_units, base.sigmoid(scored.logits))
+        return quotient(predicted, scored.by_unit(units, num_units, scored.labels))

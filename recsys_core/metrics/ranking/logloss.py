@@ -2,7 +2,10 @@
 
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.bootstrap import Resampled, quotient
 from recsys_core.metrics.ranking import base
 
 
@@ -21,3 +24,8 @@ class Metric(base.Metric):
         """See `base.Metric.measure`."""
         losses_B = base.cross_entropy(scored.logits, scored.labels)
         return float(scored.weights @ losses_B) / float(scored.weights.sum())
+
+    def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """See `base.Metric.resampled`."""
+        losses_B = base.cross_entropy(scored.logits, scored.labels)
+        return quotient(scored.by_unit(units, num_units, losses_B), scored.by_unit(units, num_units))

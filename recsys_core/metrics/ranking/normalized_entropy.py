@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.bootstrap import Resampled
 from recsys_core.metrics.ranking import base, logloss
 
 
@@ -26,3 +27,18 @@ class Metric(base.Metric):
             return None
         loss = logloss.Metric(logloss.Config()).measure(scored)
         return loss / float(-(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)))
+
+    def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
+        """See `base.Metric.resampled`."""
+        losses_B = base.cross_entropy(scored.logits, scored.labels)
+        values = (losses_B, scored.labels, None)
+        sums = np.stack([scored.by_unit(units, num_units, value) for value in values])
+
+        def of_counts(counts_GR: np.ndarray) -> np.ndarray:
+            loss, positive, total = sums @ counts_GR
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rate = positive / total
+                entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+                return np.where((rate > 0) & (rate < 1), loss / total / entropy, np.nan)
+
+        return of_counts

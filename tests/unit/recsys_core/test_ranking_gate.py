@@ -202,7 +202,8 @@ def test_slices_have_limits_of_their_own(limits, own, reason):
             r"slices\.new_users\.maximum: auc is better the higher it is; set minimum instead",
         ),
         ({"calibration": [1.2, 0.8]}, r"\[1\.2, 0\.8\]: give the least and the most, such as"),
-        ({"metric": "calibration"}, "Input should be 'auc'"),
+        ({"metric": "calibration"}, r"metric: calibration is best near 1; set gate\.calibration, and another metric"),
+        ({"metric": "aucc"}, "unknown kind 'aucc' .*did you mean 'auc'"),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(config, message):

@@ -99,6 +99,10 @@ def test_one_on_splits_has_none_of_the_daily_keys(tmp_path: Path, change: str, m
 @pytest.mark.parametrize(
     ("change", "key"),
     [
+        (
+            "gate.metric=shop.brier",
+            "gate.metric: shop.brier is not measured; add {kind: shop.brier} to evaluate.metrics",
+        ),
         ("gate.metric=gauc", "gate.metric: gauc needs to know rows' groups; name their column in ranking.group"),
         (
             "gate.baseline=item_rate",
@@ -114,8 +118,8 @@ def test_one_on_splits_has_none_of_the_daily_keys(tmp_path: Path, change: str, m
         ),
     ],
 )
-def test_a_gate_knows_what_it_needs_of_the_rows(tmp_path: Path, change: str, key: str) -> None:
+def test_a_gate_knows_what_it_needs_of_the_rows(own_package: Path, tmp_path: Path, change: str, key: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
         load(tmp_path, change)
     assert key in str(refused.value)
-    load(tmp_path, change, "ranking.group=user", "ranking.item=item")
+    load(tmp_path, change, "ranking.group=user", "ranking.item=item", "evaluate.metrics=[{kind: shop.brier}]")

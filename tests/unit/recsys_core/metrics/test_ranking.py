@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from recsys_core import lookup
 from recsys_core.artifacts import LabelledMetrics
-from recsys_core.metrics.ranking import CATALOGUE, Scored, calibration_bins, cross_entropy, direction, roc, sigmoid
+from recsys_core.metrics.bootstrap import draws
+from recsys_core.metrics.ranking import (
+    CATALOGUE,
+    Metric,
+    Scored,
+    all_of,
+    calibration_bins,
+    cross_entropy,
+    direction,
+    roc,
+    sigmoid,
+)
 from recsys_core.metrics.ranking.auc import auc
 from recsys_core.metrics.ranking.gauc import gauc
 
@@ -127,3 +138,20 @@ def test_calibration_bins_hold_equally_many_rows():
     assert (observed.tolist(), counts.tolist()) == ([0.0, 1.0], [2, 2])
     assert predicted[0] < 0.001
     assert predicted[1] > 0.999
+
+
+@pytest.mark.parametrize("kind", lookup.kinds(CATALOGUE))
+def test_a_resampled_metric_is_that_of_reweighted_rows(kind):
+    rng = np.random.default_rng(2)
+    units = rng.integers(0, 9, 60)
+    labels, weights = rng.random(60) < 0.4, rng.choice([0.0, 0.5, 1.0], 60)
+    # Groups are of one unit each, and a unit may have several.
+    rows = Scored(rng.normal(size=60).round(1), labels, weights, 20 - 2 * units - (np.arange(60) > 30))
+    (counts,) = draws(9, num_resamples=40)
+    metric = all_of()[kind]
+    slow = Metric.resampled(metric, rows, units, 9)(counts)
+    assert metric.resampled(rows, units, 9)(counts) == pytest.approx(slow, nan_ok=True)
+    assert np.isfinite(slow).any()
+    nothing = np.zeros((9, 1))
+    assert np.isnan(metric.resampled(rows, units, 9)(nothing)).all()
+    assert np.isnan(Metric.resampled(metric, rows, units, 9)(nothing)).all()

@@ -9,11 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys_core import artifacts, readers
-from recsys_core.artifacts import LabelledData, LabelledDay, LabelledLog, LabelledSplit, NextDay, Predictions, Tail
-from recsys_core.gate import Part
-from recsys_core.metrics import resampled as metrics
-from recsys_core.metrics.bootstrap import draws
-from recsys_core.metrics.ranking import Scored
+from recsys_core.artifacts import (
+    Difference,
+    LabelledData,
+    LabelledDay,
+    LabelledLog,
+    LabelledSplit,
+    NextDay,
+    Predictions,
+    Tail,
+)
+from recsys_core.gate import Part, RankingConfig, decide
+from recsys_core.lookup import component
+from recsys_core.metrics.ranking import CATALOGUE
 from recsys_core.progress import silent
 from recsys_core.ranking import Config, measure, past
 
@@ -137,6 +145,33 @@ def test_the_model_and_the_champion_are_measured_on_the_same_rows(world):
     assert {path.name for path in found.path.iterdir()} == {"manifest.json", "roc.parquet", "calibration.parquet"}
 
 
+def test_a_metric_of_ones_own_is_measured_and_resampled_too(world, own_package):
+    brier = component(CATALOGUE, "shop.brier").Config()
+    found = measure.run(world.request().model_copy(update={"metrics": (brier,)}), silent)
+    own, theirs, rate = (one.others["shop.brier"] for one in (found.metrics, found.champion, found.baselines["rate"]))
+    assert own < theirs
+    assert rate < 0.25
+    difference = found.differences["shop.brier"]
+    assert difference.value == pytest.approx(own - theirs)
+    assert difference.low < difference.value < difference.high < 0
+    gated = RankingConfig(metric="shop.brier", maximum=1, minimum_lift=None)
+    decision = decide(gated, found)
+    assert decision.passed
+    assert decision.reasons[0] == f"shop.brier is {own:.4f}, at or below the maximum of 1.0000."
+    better = found.model_copy(
+        update={
+            "metrics": found.champion,
+            "champion": found.metrics,
+            "differences": {
+                name: Difference(value=-one.value, low=-one.high, high=-one.low)
+                for name, one in found.differences.items()
+            },
+        }
+    )
+    assert "the largest rise allowed is 1.0%." in decide(gated, better).reasons[0]
+    assert not decide(gated, better).passed
+
+
 def test_rows_without_a_group_are_drawn_one_by_one(world):
     found = measure.run(world.request(group=None), silent)
     assert (found.num_units, found.has_groups, found.metrics.gauc) == (400, False, None)
@@ -195,20 +230,6 @@ def test_slices_are_the_rows_that_they_say(world):
     assert found.slices["oslo"].differences["auc"].low is not None
     assert found.slices["nowhere"].metrics is None
     assert None in users  # rows without a user are of one that is known
-
-
-def test_every_resampled_metric_is_that_of_reweighted_rows():
-    rng = np.random.default_rng(2)
-    units = rng.integers(0, 9, 60)
-    labels, weights = rng.random(60) < 0.4, rng.choice([0.0, 0.5, 1.0], 60)
-    rows = Scored(rng.normal(size=60).round(1), labels, weights, units)
-    (counts,) = draws(9, num_resamples=40)
-    found = {name: metric(counts) for name, metric in metrics.resampled(rows, units, 9).items()}
-    for number, resample in enumerate(counts.T):
-        slow = rows._replace(weights=weights * resample[units]).metrics().model_dump()
-        assert {name: values[number] for name, values in found.items()} == pytest.approx(
-            {name: np.nan if slow[name] is None else slow[name] for name in found}, nan_ok=True
-        )
 
 
 def test_rows_of_one_label_have_metrics_that_are_undefined_and_no_difference(world):

@@ -29,7 +29,7 @@ def preprocess(run: Run, dataset: Dataset, measured: TrainingData | None = None)
         base_engine=base.model.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,
         live_columns=_live_columns(run),
-        slice_columns={name: part.column for name, part in run.config.gate.parts.items() if part.column is not None},
+        slice_columns=run.config.gate.slice_columns,
         measured=measured,
     )
     data = perform(run, "preprocess", TrainingData, request, stage.run)

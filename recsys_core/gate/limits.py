@@ -62,3 +62,8 @@ class Common(Frozen):
     def parts(self) -> dict[str, Part]:
         """The parts without their limits: what is measured."""
         return {name: Part(column=part.column, value=part.value) for name, part in self.slices.items()}
+
+    @property
+    def slice_columns(self) -> dict[str, str]:
+        """The columns by which parts are told apart, by the part's name."""
+        return {name: part.column for name, part in self.slices.items() if part.column is not None}

@@ -43,9 +43,15 @@ def _texts(train: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
 
 
 def require_columns(
-    places: Mapping[str, str], tables: Mapping[str, readers.Reader], engine: Engine, config: Config
+    places: Mapping[str, str],
+    tables: Mapping[str, readers.Reader],
+    engine: Engine,
+    config: Config,
+    sliced: Mapping[str, str] | None = None,
 ) -> None:
     """Refuse splits without a column that is used, or with one of another kind than in `train`; others may differ.
+
+    `sliced` are the columns that tell slices apart, by the key that names each.
 
     Raises:
         ValueError: names the split, as it is called in `places`, and the column; or a feature reads the label.
@@ -55,6 +61,7 @@ def require_columns(
         "ranking.sample_weight": config.sample_weight,
         "ranking.group": config.group,
         "ranking.item": config.item,
+        **(sliced or {}),
     }
     wanted = {column: key for key, column in asked.items() if column is not None}
     wanted = {column: "features" for side in ("query", "item") for column in engine.columns(side)} | wanted

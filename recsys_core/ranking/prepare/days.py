@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts, holdout, readers
 from recsys_core.artifacts import Frozen, Holdout, LabelledData, LabelledLog, LabelledSplit, Learned, NextDay, Tail
@@ -38,7 +38,8 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What preparing `day` needs: of a release that is continued what it has learned from, and its engine.
 
-    All three of the base are null for a cold start.
+    All three of the base are null for a cold start. `slice_columns` tell parts of the measured rows apart, by the
+    name of the part.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
@@ -53,6 +54,7 @@ class Request(artifacts.Request):
     base_learned: Learned | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
+    slice_columns: dict[str, str] = Field(default={})
 
     @model_validator(mode="after")
     def _whole_base(self) -> Self:
@@ -131,7 +133,8 @@ def run(request: Request, sink: Sink) -> LabelledData:
 
 def _require_columns(request: Request, tables: dict[str, readers.Reader], engine: Engine, sink: Sink) -> None:
     places = {"train": f"{request.log.source} up to {request.day}", "test": f"{request.log.source}, what is held out"}
-    require_columns(places, tables, engine, request.ranking)
+    sliced = {f"gate.slices.{name}.column": column for name, column in request.slice_columns.items()}
+    require_columns(places, tables, engine, request.ranking, sliced)
     for column in engine.columns_of_ids():
         if (message := _ids.message(column, tables["train"].schema.field(column).type)) is not None:
             sink(Event(stage=_STAGE, message=message))

@@ -92,7 +92,7 @@ class Line:
         )
         return ingest.run(self.request, self.events.append)
 
-    def prepare(self, day, base=None):
+    def prepare(self, day, base=None, **fields):
         engine = base and Engine.load(base.engine)
         request = prepare.Request(
             output=self.root / f"{day}" / "prepare",
@@ -106,6 +106,7 @@ class Line:
             base_learned=base.learned if base else None,
             base_engine=base.engine if base else None,
             base_engine_digest=engine.digest if base else None,
+            **fields,
             **COMMON,
         )
         return prepare.run(request, self.events.append)
@@ -449,6 +450,15 @@ def test_days_of_which_a_column_is_another_are_refused(tmp_path):
         ValueError, match=r"what is held out: column 'item' is string, and int64 in .*; write both alike"
     ):
         Line(tmp_path / "log", tmp_path).prepare(FIRST)
+
+
+def test_a_slice_by_a_column_that_is_not_there_is_refused_before_anything_is_trained(source, tmp_path):
+    line = Line(source, tmp_path)
+    assert line.prepare(FIRST, slice_columns={"old": "age"}).num_rows == ROWS
+    with pytest.raises(
+        ValueError, match=r"no column 'city', which gate\.slices\.oslo\.column names \(there are: row, la"
+    ):
+        line.prepare(SECOND, slice_columns={"oslo": "city"})
 
 
 def test_a_base_whose_features_are_others_needs_rows_to_fit_them_on(source, tmp_path):

@@ -2,7 +2,7 @@
 
 from recsys_core.artifacts import Evaluation, Release
 from recsys_core.gate import Decision
-from recsys_core.registry import publish as stage
+from recsys_core.retrieval import publish as stage
 from tasks.perform import Candidate, Run, perform, stage_task
 
 

@@ -12,7 +12,16 @@ from prefect.runtime import deployment, flow_run
 
 from recsys_core import config as configs
 from recsys_core import ingest, liveness, registry, tracking
-from recsys_core.artifacts import MANIFEST, STATE, Checkpoint, Learned, code_version, digest_of, write_text
+from recsys_core.artifacts import (
+    MANIFEST,
+    STATE,
+    Checkpoint,
+    ExportedModel,
+    Learned,
+    code_version,
+    digest_of,
+    write_text,
+)
 from recsys_core.config import RankingConfig, RunConfig, continuing, preflight
 from recsys_core.features import Engine
 from recsys_core.progress import Event
@@ -45,7 +54,7 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     day = day or ingest.last_day(loaded.data, import_root, listener())
     fingerprint = ingest.fingerprint(loaded.data, day)
     uri = tracking.location(loaded.tracking, loaded.run_root)
-    releases = registry.releases(uri, loaded.name)
+    releases = registry.releases(uri, loaded.name, "retrieval")
     base, note = _base(loaded, uri, day, releases)
     opened = _open(loaded, day, fingerprint, base.version if base else None)
     with contextlib.ExitStack() as closing:
@@ -172,7 +181,7 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
 
 def _continued(config: RunConfig, uri: str, info: ReleaseInfo) -> tuple[Base, list[str]]:
     """Load a release to continue, and say what differs from it."""
-    model = registry.load_model(info, uri, config.run_root)
+    model = registry.load_model(info, uri, config.run_root, ExportedModel)
     checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
     # Of a release of before it was recorded no more is known than its day.
     learned = checkpoint.learned or Learned(first_day=info.day, last_day=info.day)
@@ -184,7 +193,9 @@ def _champion(config: RunConfig, uri: str, info: ReleaseInfo | None) -> Champion
     """Load what the gate compares with, if it does."""
     if info is None:
         return None
-    return Champion(version=info.version, day=info.day, model=registry.load_model(info, uri, config.run_root))
+    return Champion(
+        version=info.version, day=info.day, model=registry.load_model(info, uri, config.run_root, ExportedModel)
+    )
 
 
 def contender(

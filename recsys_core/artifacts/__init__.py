@@ -24,6 +24,7 @@ from recsys_core.artifacts.ranking import (
     Predictions,
     RankingEvaluation,
 )
+from recsys_core.artifacts.release import Product, Release
 from recsys_core.artifacts.retrieval import (
     Embeddings,
     Evaluation,
@@ -39,7 +40,6 @@ from recsys_core.artifacts.training import (
     KeptState,
     LabelledData,
     LabelledSplit,
-    Release,
     TrainingData,
 )
 from recsys_core.integrity import digest_of, digest_of_file, write_text
@@ -77,6 +77,7 @@ __all__ = [
     "NextDay",
     "Pending",
     "Predictions",
+    "Product",
     "RankingEvaluation",
     "Release",
     "Request",

@@ -166,16 +166,3 @@ class Checkpoint(Artifact):
     def plan(self) -> Path:
         """Text: which rank held which part of which table, and what that took."""
         return self.path / "plan.txt"
-
-
-class Release(Artifact):
-    """The bundle of one day (`query/`, `item/`, `features/`, `index/`) as it was published, or why it was not."""
-
-    stage: ClassVar[str] = "publish"
-
-    day: datetime.date
-    run_id: str
-    decision: str
-    reasons: tuple[str, ...]
-    model_name: str
-    version: str | None

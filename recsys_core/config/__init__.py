@@ -23,12 +23,12 @@ from recsys_core.losses.base import RetrievalLoss
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.models.base import RetrievalModel
 from recsys_core.redaction import redacted
-from recsys_core.registry.publish import Config as Publish
 from recsys_core.retrieval.embed import Config as Embed
 from recsys_core.retrieval.evaluate import Config as Evaluate
 from recsys_core.retrieval.hit_rate import Config as HitRate
 from recsys_core.retrieval.index import Config as Index
 from recsys_core.retrieval.preprocess import Config as Preprocess
+from recsys_core.retrieval.publish import Config as Publish
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
 

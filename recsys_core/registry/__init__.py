@@ -1,237 +1,37 @@
 """Releases: the versions of a registered model, of which `champion` is live and `previous` is one command away.
 
 Every version that went live names the one it replaced (a tag, written before the alias moves), so that going back is
-following a chain, however often and from wherever it is done.
+following a chain, however often and from wherever it is done. What a version holds is its product's to say.
 """
 
-import datetime
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from recsys_core.registry.aliases import make_live, promote, rollback
+from recsys_core.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    PREFIX,
+    PREVIOUS,
+    ReleaseInfo,
+    base_release,
+    champion,
+    load_checkpoint,
+    load_model,
+    releases,
+    tag,
+)
 
-from recsys_core.artifacts import MANIFEST, Checkpoint, ExportedModel, Frozen, Learned, pending
-from recsys_core.integrity import read_record, validated
-from recsys_core.registry.lock import locked
-from recsys_core.tracking import connect
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-EXPORTED_MODEL = "exported_model.json"
-PREFIX = "dayline."
-
-
-class ReleaseInfo(Frozen):
-    """One version. `checked`: its bundle was fetched back and served. Paths are relative to run_root if below it.
-
-    `day` is that of its run, `learned` says which rows its weights have learned from; null in releases of before.
-    """
-
-    name: str
-    version: int
-    created: datetime.datetime
-    mlflow_run_id: str
-    day: datetime.date
-    run_id: str
-    bundle_digest: str
-    ground_truth_digest: str
-    metrics: dict[str, float]
-    checkpoint: str
-    model: str
-    learned: Learned | None = None
-    checked: bool = False
-    rolled_back: bool = False
-    replaced: int | None = None
-    live: bool
-    previous: bool
-
-    @property
-    def last_learned(self) -> datetime.date:
-        """The last day that it has learned from: its run's, or a later one that was absorbed."""
-        return self.learned.last_day if self.learned else self.day
-
-
-def releases(uri: str, name: str) -> list[ReleaseInfo]:
-    """Return every version of the registered model `name`, the newest first; none if nothing was published yet."""
-    from mlflow.exceptions import MlflowException
-
-    client = connect(uri)
-    try:
-        aliases = client.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return []
-    page = client.search_model_versions(f"name = '{name}'")
-    found = [*page]
-    while page.token:
-        page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
-        found += page
-    infos = [_info(version, aliases) for version in found if PREFIX + "run_id" in version.tags]
-    return sorted(infos, key=lambda info: info.version, reverse=True)
-
-
-def champion(uri: str, name: str) -> ReleaseInfo | None:
-    """Return the live release."""
-    return next((info for info in releases(uri, name) if info.live), None)
-
-
-def base_release(uri: str, name: str, day: datetime.date, *, leaves_rows: bool = False) -> ReleaseInfo | None:
-    """Return what training for `day` continues: of the releases of earlier days, the one that has learned the most.
-
-    None that was rolled back, or has learned from later days; with `leaves_rows`, none that has learned from `day`.
-    """
-    earlier = [info for info in releases(uri, name) if info.checked and not info.rolled_back and info.day < day]
-    last = day - datetime.timedelta(days=leaves_rows)
-    usable = [info for info in earlier if info.last_learned <= last]
-    return max(usable, key=lambda info: (info.last_learned, info.day, info.version), default=None)
-
-
-def rollback(uri: str, name: str, version: int | None = None) -> ReleaseInfo:
-    """Make the release that the live one replaced live again, or the one that is named; return it.
-
-    The releases that the rollback leaves behind are marked as rolled back: no training continues from them.
-
-    Raises:
-        ValueError: there is no such release, or none to go back to.
-    """
-    client = connect(uri)
-    with locked(client, uri, name):
-        return _rolled_back(client, uri, name, version)
-
-
-def _rolled_back(client: "MlflowClient", uri: str, name: str, version: int | None) -> ReleaseInfo:
-    known = {info.version: info for info in releases(uri, name)}
-    live = next((info for info in known.values() if info.live), None)
-    if live is None:
-        raise ValueError(f"{name}: nothing is live, so there is nothing to roll back; see `dayline release list`")
-    chain = _chain(live, known)
-    target = known.get(version) if version is not None else next(iter(chain[1:]), None)
-    if target is None:
-        wanted = "no release before it" if version is None else f"no version {version}"
-        raise ValueError(f"{name}: version {live.version} of {live.day} is live and there is {wanted} to roll back to")
-    if target.live or not target.checked:
-        state = "is live already" if target.live else "was never loaded back successfully"
-        raise ValueError(f"{name}: version {target.version} {state}; choose another with `dayline release list`")
-    left: list[ReleaseInfo] = []
-    if target in chain:
-        left = chain[: chain.index(target)]
-    elif target.version < live.version:
-        left = [live]
-    for info in left:
-        tag(client, info, rolled_back=True)
-    tag(client, target, rolled_back=False)
-    if target.replaced is None:
-        behind = next((info.version for info in chain if info not in left), 0)
-        tag(client, target, replaced=behind)
-    make_live(client, target)
-    return next(info for info in releases(uri, name) if info.live)
-
-
-def make_live(client: "MlflowClient", info: ReleaseInfo) -> None:
-    """Move the aliases. `champion` moves last but one: whatever is killed, a rerun comes to the same end."""
-    known = {other.version: other for other in releases(client.tracking_uri, info.name)}
-    before = _chain(known[info.version], known)[1:]
-    if before:
-        client.set_registered_model_alias(info.name, PREVIOUS, str(before[0].version))
-    elif any(other.previous for other in known.values()):
-        client.delete_registered_model_alias(info.name, PREVIOUS)
-    client.set_registered_model_alias(info.name, CHAMPION, str(info.version))
-    client.delete_registered_model_alias(info.name, CHALLENGER)
-
-
-def load_checkpoint(info: ReleaseInfo, run_root: Path) -> Checkpoint:
-    """Return the training state that `info` was exported from.
-
-    Raises:
-        ValueError: its files are gone, or have changed; MLflow keeps the bundle only.
-    """
-    try:
-        made = Checkpoint.load(run_root / info.checkpoint)
-        made.verify(run_root / info.name)
-    except ValueError as error:
-        raise ValueError(
-            f"release {info.name} version {info.version} of {info.day} cannot be continued: {error}; bring its files "
-            "back from a copy, or train from random weights with --set train.warm_start=false"
-        ) from None
-    return made
-
-
-def load_model(info: ReleaseInfo, uri: str, run_root: Path) -> ExportedModel:
-    """Return the towers of `info`: from the run's directory, or from MLflow if that is gone.
-
-    Raises:
-        ValueError: their files have changed since they were exported.
-    """
-    local = run_root / info.model
-    if (local / MANIFEST).exists():
-        return _verified_model(info, local, run_root)
-    kept = run_root / info.name / "cache" / "releases" / f"{info.version}-{info.bundle_digest[:12]}"
-    if not kept.is_dir():
-        connect(uri)
-        from mlflow.artifacts import download_artifacts
-
-        with pending(kept) as aside:
-            source = f"models:/{info.name}/{info.version}/artifacts"
-            manifest = Path(download_artifacts(artifact_uri=f"{source}/{EXPORTED_MODEL}", dst_path=str(aside.path)))
-            files = read_record(ExportedModel, manifest, path=manifest.parent).files
-            for piece in sorted({file.path.partition("/")[0] for file in files}):
-                download_artifacts(artifact_uri=f"{source}/{piece}", dst_path=str(aside.path))
-            fetched = manifest.parent
-            manifest.rename(fetched / MANIFEST)
-            fetched.rename(aside.destination)
-            aside.path.rmdir()
-    return _verified_model(info, kept, run_root)
-
-
-def _verified_model(info: ReleaseInfo, directory: Path, run_root: Path) -> ExportedModel:
-    try:
-        model = ExportedModel.load(directory)
-        model.verify(run_root / info.name)
-    except ValueError as error:
-        raise ValueError(
-            f"release {info.name} version {info.version} of {info.day}: {error}; delete {directory}, and MLflow's copy "
-            "is fetched by the next run"
-        ) from None
-    return model
-
-
-def tag(client: "MlflowClient", info: ReleaseInfo, **tags: object) -> None:
-    """Set tags of a version, as JSON."""
-    for key, value in tags.items():
-        client.set_model_version_tag(info.name, str(info.version), PREFIX + key, json.dumps(value))
-
-
-def _info(version: Any, aliases: dict[str, Any]) -> ReleaseInfo:
-    tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
-    number = int(version.version)
-    where = f"MLflow's registered model {version.name}, version {number}, tags {PREFIX}…"
-    structured = {}
-    for key, absent in (("metrics", ""), ("learned", "null")):
-        try:
-            structured[key] = json.loads(tags.get(key, absent))
-        except (ValueError, RecursionError):
-            raise ValueError(f"{where}: damaged, {key} is not JSON; mend the tag, or delete the version") from None
-    return validated(
-        ReleaseInfo,
-        {
-            **tags,
-            **structured,
-            "name": version.name,
-            "version": number,
-            "created": datetime.datetime.fromtimestamp(version.creation_timestamp / 1000, datetime.UTC),
-            "mlflow_run_id": version.run_id,
-            "live": aliases.get(CHAMPION) in (number, str(number)),
-            "previous": aliases.get(PREVIOUS) in (number, str(number)),
-        },
-        where,
-    )
-
-
-def _chain(live: ReleaseInfo, known: dict[int, ReleaseInfo]) -> list[ReleaseInfo]:
-    """Return `live` and what it replaced, what that replaced, and so on, without those that were rolled back."""
-    chain = [live]
-    while (before := known.get(chain[-1].replaced or 0)) is not None:
-        chain.append(before)
-    return [live, *(info for info in chain[1:] if not info.rolled_back)]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PREFIX",
+    "PREVIOUS",
+    "ReleaseInfo",
+    "base_release",
+    "champion",
+    "load_checkpoint",
+    "load_model",
+    "make_live",
+    "promote",
+    "releases",
+    "rollback",
+    "tag",
+]

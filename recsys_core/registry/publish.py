@@ -1,8 +1,10 @@
 """The publish stage: the day's bundle becomes a version of the registered model, and goes live once it has served.
 
 Whatever kills it, a rerun finds what is there by its tags and ends with the same single version and the same aliases.
+What is in a bundle, and what is said of it, is its product's: `retrieval.publish` and `ranking.publish` stand on this.
 """
 
+import abc
 import datetime
 import json
 import os
@@ -10,75 +12,73 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
 from recsys_core import artifacts, registry
-from recsys_core.artifacts import (
-    Checkpoint,
-    Embeddings,
-    Evaluation,
-    ExportedModel,
-    Frozen,
-    Index,
-    Release,
-    TrainingData,
-    digest_of,
-)
-from recsys_core.registry import ReleaseInfo, bundle
-from recsys_core.registry.lock import locked
+from recsys_core.artifacts import Checkpoint, ExportedModel, ExportedRanker, Frozen, Release
+from recsys_core.registry import ReleaseInfo
+from recsys_core.registry.bundle import Bundle
 from recsys_core.tracking import Tracker
 from recsys_core.variables import without_credentials
 
 
 class Config(Frozen):
-    """YAML section `publish`."""
+    """What section `publish` has whatever is published."""
 
-    num_queries: int = Field(
-        default=16, ge=1, description="real queries kept in the bundle, which it must serve to go live"
-    )
     check_seconds: float = Field(default=600, gt=0, description="how long loading the bundle and serving them may take")
-    absorb: bool = Field(
-        default=False,
-        description="once the gate has passed, learn from the rows that were measured on too, and release that state",
-    )
 
 
-class Request(artifacts.Request):
-    """What publishing needs.
+C = TypeVar("C", bound=Config)
+M = TypeVar("M", ExportedModel, ExportedRanker)
 
-    `day` is the run's; `data`, `checkpoint`, `model`, `embeddings` and `index` are of what is released, which may have
-    learned from more than what `evaluation` is of. `passed` and `reasons` are the gate's decision, `mask_seen` is how
-    the hit rate was measured.
+
+class Request(artifacts.Request, abc.ABC, Generic[C, M]):
+    """What publishing needs of any product, and what each says for itself.
+
+    `day` is the run's. `checkpoint` and `model` are of what is released, which may have learned from more than what was
+    measured. `passed` and `reasons` are the gate's decision.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"run_root"}
 
-    config: Config
+    config: C
     name: str
-    day: datetime.date
     run_id: str
+    day: datetime.date
     passed: bool
     reasons: tuple[str, ...]
-    data: TrainingData
     checkpoint: Checkpoint
-    model: ExportedModel
-    embeddings: Embeddings
-    index: Index
-    evaluation: Evaluation
-    mask_seen: bool
+    model: M
     run_root: Path
 
     @property
+    @abc.abstractmethod
     def bundle_digest(self) -> str:
         """Digest of what would be served."""
-        # Bundles of before requests could differ in this masked, and keep their digests.
-        unmasked = [] if self.mask_seen else ["mask_seen: false"]
-        return digest_of([self.model.digest, self.index.digest, *unmasked])
+
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """What the day measured, by names that MLflow takes."""
+
+    @property
+    @abc.abstractmethod
+    def ground_truth_digest(self) -> str:
+        """Digest of the rows that it was measured on."""
+
+    @property
+    @abc.abstractmethod
+    def num_rows(self) -> int:
+        """How many rows the release counts as."""
+
+    @abc.abstractmethod
+    def bundle(self) -> Bundle:
+        """Return what is served."""
 
 
-def run(request: Request, tracker: Tracker) -> Release:
+def run(request: Request[Any, Any], tracker: Tracker) -> Release:
     """Publish below the tracker's run, or record why not.
 
     The release's `decision` is `rejected` (the gate said no; nothing is registered), `registered` (kept, but what is
@@ -92,18 +92,19 @@ def run(request: Request, tracker: Tracker) -> Release:
         decision, reasons, version = "rejected", request.reasons, None
         if request.passed:
             tracker.require()
-            queries = bundle.queries(request.model, request.data, request.embeddings, request.config.num_queries)
-            bundle.fill(aside.path, request.model, request.index, queries, mask_seen=request.mask_seen)
-            release = _find(request, tracker) or _register(aside.path, request, tracker)
+            bundle = request.bundle()
+            bundle.fill(aside.path)
+            release = _find(request, bundle, tracker) or _register(aside.path, request, bundle, tracker)
             if not release.checked:
-                _check(release, aside.path, request.config)
+                _check(release, aside.path, request.config.check_seconds)
                 registry.tag(tracker.client, release, checked=True)
-            decision, reasons = _promote(release, request, tracker)
+            against = registry.promote(tracker.client, release)
+            decision, reasons = ("live", request.reasons) if against is None else ("registered", (against,))
             version = str(release.version)
         return aside.commit(
             Release,
             request,
-            num_rows=request.index.num_items if request.passed else 0,
+            num_rows=request.num_rows if request.passed else 0,
             day=request.day,
             run_id=request.run_id,
             decision=decision,
@@ -113,14 +114,14 @@ def run(request: Request, tracker: Tracker) -> Release:
         )
 
 
-def _find(request: Request, tracker: Tracker) -> ReleaseInfo | None:
+def _find(request: Request[Any, Any], bundle: Bundle, tracker: Tracker) -> ReleaseInfo | None:
     """Return the version that an earlier start of this run registered."""
     mine = (request.run_id, request.bundle_digest)
-    known = registry.releases(tracker.uri, request.name)
+    known = registry.releases(tracker.uri, request.name, bundle.product)
     return next((info for info in known if (info.run_id, info.bundle_digest) == mine), None)
 
 
-def _register(directory: Path, request: Request, tracker: Tracker) -> ReleaseInfo:
+def _register(directory: Path, request: Request[Any, Any], bundle: Bundle, tracker: Tracker) -> ReleaseInfo:
     """Log the bundle as a model of the tracker's run, and make it a version of the registered model."""
     from mlflow.exceptions import MlflowException
 
@@ -130,20 +131,13 @@ def _register(directory: Path, request: Request, tracker: Tracker) -> ReleaseInf
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    metrics = {
-        f"{name}_at_{k}": value
-        for name, values in (
-            ("hit_rate", request.evaluation.exact.hit_rate),
-            ("ann_recall", request.evaluation.ann_recall),
-        )
-        for k, value in values.items()
-    }
     tags = {
+        "product": bundle.product,
         "day": str(request.day),
         "run_id": request.run_id,
         "bundle_digest": request.bundle_digest,
-        "ground_truth_digest": request.evaluation.ground_truth_digest,
-        "metrics": json.dumps(metrics),
+        "ground_truth_digest": request.ground_truth_digest,
+        "metrics": json.dumps(request.metrics),
         "checkpoint": _relative(request.checkpoint.path, request.run_root),
         "model": _relative(request.model.path, request.run_root),
     }
@@ -151,22 +145,22 @@ def _register(directory: Path, request: Request, tracker: Tracker) -> ReleaseInf
     tags |= {"learned": learned.model_dump_json()} if learned else {}
     absorbed = learned is not None and learned.last_day > request.day
     learned_days = f"{request.day}, with {learned.last_day} absorbed after it was measured" if absorbed else request.day
-    model_id = _log_model(directory, request, tracker)
+    model_id = _log_model(directory, request, bundle, tracker)
     version = client.create_model_version(
         request.name,
         f"models:/{model_id}",
         run_id=tracker.mlflow_run_id,
         tags={registry.PREFIX + key: value for key, value in tags.items()},
-        description=f"{learned_days}: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()),
+        description=f"{learned_days}: " + ", ".join(f"{name} {value:.3f}" for name, value in request.metrics.items()),
         model_id=model_id,
     )
     client.set_registered_model_alias(request.name, registry.CHALLENGER, str(version.version))
-    found = _find(request, tracker)
+    found = _find(request, bundle, tracker)
     assert found is not None
     return found
 
 
-def _log_model(directory: Path, request: Request, tracker: Tracker) -> str:
+def _log_model(directory: Path, request: Request[Any, Any], bundle: Bundle, tracker: Tracker) -> str:
     """Upload the bundle as a pyfunc model, or complete the upload that was cut off; return the model's id."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -182,11 +176,11 @@ def _log_model(directory: Path, request: Request, tracker: Tracker) -> str:
             name="bundle",
             source_run_id=tracker.mlflow_run_id,
             tags={tag: request.bundle_digest, "day": str(request.day)},
-            model_type="two-tower retrieval",
+            model_type=bundle.kind,
         )
     if logged.status == "READY":
         return logged.model_id
-    pieces = {path.name: path for path in sorted(directory.iterdir())}
+    pieces = sorted(directory.iterdir())
     with tempfile.TemporaryDirectory(dir=directory) as aside:
         record = Model(
             artifact_path=logged.artifact_location,
@@ -194,7 +188,7 @@ def _log_model(directory: Path, request: Request, tracker: Tracker) -> str:
             model_uuid=logged.model_id,
             model_id=logged.model_id,
         )
-        bundle.save(pieces, request.model, request.index, Path(aside) / "model", record)
+        bundle.save(pieces, Path(aside) / "model", record)
         client.log_model_artifacts(logged.model_id, f"{aside}/model")
     outputs = client.get_run(tracker.mlflow_run_id).outputs
     if outputs is None or logged.model_id not in [output.model_id for output in outputs.model_outputs]:
@@ -203,8 +197,11 @@ def _log_model(directory: Path, request: Request, tracker: Tracker) -> str:
     return logged.model_id
 
 
-def _check(release: ReleaseInfo, directory: Path, config: Config) -> None:
-    """Fetch the bundle back and let it serve, in a process of its own: torch and FAISS do not belong into this one."""
+def _check(release: ReleaseInfo, directory: Path, seconds: float) -> None:
+    """Fetch the bundle back and let it serve its own rows.
+
+    That is a process of its own: torch and FAISS do not belong into this one.
+    """
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory(dir=directory) as aside:
@@ -219,13 +216,13 @@ def _check(release: ReleaseInfo, directory: Path, config: Config) -> None:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=config.check_seconds,
+                timeout=seconds,
                 env=without_credentials(os.environ),
             )
         except subprocess.TimeoutExpired:
             raise ValueError(
-                f"{release.name} version {release.version}: it did not serve {config.num_queries} queries within "
-                f"publish.check_seconds={config.check_seconds:g}; it is not made live"
+                f"{release.name} version {release.version}: it did not serve its own rows within "
+                f"publish.check_seconds={seconds:g}; it is not made live"
             ) from None
         finally:
             os.close(watched)
@@ -235,38 +232,6 @@ def _check(release: ReleaseInfo, directory: Path, config: Config) -> None:
         raise ValueError(
             f"{release.name} version {release.version}: it does not serve, so it is not made live: {reason}"
         )
-
-
-def _promote(release: ReleaseInfo, request: Request, tracker: Tracker) -> tuple[str, tuple[str, ...]]:
-    """Move `champion`, if nothing speaks against it; return the decision and the reasons.
-
-    What speaks against it is looked up again under the lock: until then another day may have gone live, or this
-    release may have been rolled back.
-    """
-    against = _against(release, registry.champion(tracker.uri, request.name))
-    if against is None:
-        with locked(tracker.client, tracker.uri, request.name):
-            known = {info.version: info for info in registry.releases(tracker.uri, request.name)}
-            live = next((info for info in known.values() if info.live), None)
-            against = _against(known[release.version], live)
-            if against is None:
-                if live is None or live.version != release.version:
-                    registry.tag(tracker.client, release, replaced=live.version if live else 0)
-                registry.make_live(tracker.client, release)
-                return "live", request.reasons
-    tracker.client.delete_registered_model_alias(release.name, registry.CHALLENGER)
-    return "registered", (against,)
-
-
-def _against(release: ReleaseInfo, live: ReleaseInfo | None) -> str | None:
-    """Return why `release` must not take the place of `live`, if it must not."""
-    if release.rolled_back:
-        return f"it was rolled back; `dayline release rollback --version {release.version}` makes it live again"
-    if live is not None and live.day > release.day:
-        return f"not live: version {live.version} of the later day {live.day} stays live"
-    if live is not None and live.last_learned > release.last_learned:
-        return f"not live: version {live.version} of {live.day} has learned from {live.last_learned} too and stays live"
-    return None
 
 
 def _relative(path: Path, run_root: Path) -> str:

@@ -1,15 +1,10 @@
-"""`python -m recsys_core.serving BUNDLE`: load a bundle and serve its own queries; exit code 1 if it is unfit."""
+"""`python -m recsys_core.serving BUNDLE`: load a bundle and serve its own rows; exit code 1 if it is unfit."""
 
 import sys
 import threading
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from recsys_core import launch
-from recsys_core.serving import QUERIES, Bundle
-
-_K = 10
+from recsys_core import launch, serving
 
 
 def main(arguments: list[str]) -> int:
@@ -21,14 +16,11 @@ def main(arguments: list[str]) -> int:
         threading.Thread(target=launch.exit_with_starter, daemon=True, name="watch-stdin").start()
     directory = Path(arguments[0])
     try:
-        report = Bundle.load(directory).check(pq.read_table(directory / QUERIES), _K)
+        outcome = serving.load(directory).check_kept(directory)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{directory}: {error}\n")
         return 1
-    sys.stdout.write(
-        f"{report.num_queries} queries served; their vectors differ from the measured ones by at most "
-        f"{report.max_abs_difference:.2g}, {report.overlap:.0%} of the items are the same\n"
-    )
+    sys.stdout.write(f"{outcome}\n")
     return 0
 
 

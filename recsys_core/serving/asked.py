@@ -72,6 +72,17 @@ def params(given: Any) -> Params:
     return asked
 
 
+def no_params(given: Any) -> None:
+    """Refuse parameters where there are none.
+
+    Raises:
+        ValueError: there is one; names it.
+    """
+    _must_be(dict, given, "params", "an empty object")
+    if given:
+        raise ValueError(f"params has {shown(next(iter(given)))}, and this model takes none; leave params out")
+
+
 def limit(num_rows: int, k: int) -> None:
     """Refuse more than can be answered at once.
 

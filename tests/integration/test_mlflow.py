@@ -9,7 +9,8 @@ import urllib.request
 import pytest
 
 from recsys_core import plots, registry, tracking
-from recsys_core.registry import publish
+from recsys_core.artifacts import ExportedModel
+from recsys_core.retrieval import publish
 from recsys_core.tracking import records
 
 DAY = datetime.date(2024, 3, 1)
@@ -51,6 +52,7 @@ def released(server, run_root, made_day):
             config=publish.Config.model_validate({}),
             name="shop",
             run_id="a1",
+            day=DAY,
             passed=True,
             reasons=(),
             mask_seen=True,
@@ -84,7 +86,7 @@ def test_the_release_comes_back_from_the_server(server, run_root, released):
     assert info is not None
     assert (info.version, info.day, info.checked) == (1, DAY, True)
     shutil.move(request.model.path, request.model.path.with_name("moved"))
-    fetched = registry.load_model(info, server.uri, run_root)
+    fetched = registry.load_model(info, server.uri, run_root, ExportedModel)
     shutil.move(request.model.path.with_name("moved"), request.model.path)
     assert fetched.digest == request.model.digest
 

@@ -38,11 +38,10 @@ from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.ranking import predict as ranking_predict
 from recsys_core.ranking.feed import LabelledFeed
 from recsys_core.readers import parquet
-from recsys_core.registry import bundle
-from recsys_core.retrieval import embed
+from recsys_core.retrieval import embed, publish
 from recsys_core.retrieval.feed import Feed, ItemTable
 from recsys_core.samplers import weighted
-from recsys_core.serving import Bundle
+from recsys_core.serving import Recommender
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 DAY = datetime.date(2024, 3, 1)
@@ -305,16 +304,11 @@ def service(made: Made) -> Iterator[str]:
     """Address of the released bundle as MLflow serves it."""
     bundle_folder = made.root / "bundle"
     asked = pq.read_table(made.data.ground_truth).drop_columns(["gt_items", "seen_items"])
-    bundle.fill(
-        bundle_folder,
-        made.model,
-        made.index,
-        asked.append_column("embedding", _embedded(made)["embedding"]),
-        mask_seen=True,
-    )
-    pieces = {path.name: path for path in sorted(bundle_folder.iterdir()) if path.name != artifacts.MANIFEST}
+    queries = asked.append_column("embedding", _embedded(made)["embedding"])
+    bundle = publish.Bundle(made.model, made.index, queries, mask_seen=True)
+    bundle.fill(bundle_folder)
     saved = made.root / "mlflow"
-    bundle.save(pieces, made.model, made.index, saved, Model())
+    bundle.save(bundle_folder.iterdir(), saved, Model())
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         app = scoring_server.init(mlflow.pyfunc.load_model(str(saved)))
@@ -387,7 +381,7 @@ def test_the_service_is_given_what_training_is(made: Made, trained_on: np.ndarra
     one_by_one = np.concatenate([_ask(service, [row], width) for row in rows])
     for answered in (whole, one_by_one):
         np.testing.assert_array_equal(answered, trained_on)
-    loaded = Bundle.load(made.root / "bundle")
+    loaded = Recommender.load(made.root / "bundle")
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert loaded.embed(loaded.table(columns)).tobytes() == trained_on.tobytes()
 

@@ -70,6 +70,7 @@ def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         ValueError: a value does not fit, or is an integer that has lost digits on its way here.
     """
     try:
+        _refuse_texts(values, kind)
         leaf = _leaf(kind)
         if pa.types.is_integer(leaf):
             return _integers(pa.array(values, from_pandas=True), kind)
@@ -85,6 +86,17 @@ def column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
         return pa.array(values, type=kind, from_pandas=True)
     except (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError) as error:
         raise ValueError(str(error)) from None
+
+
+def _refuse_texts(values: Iterable[Any], kind: pa.DataType) -> None:
+    """Refuse a text where a list belongs: Arrow takes it for the list of its characters."""
+    if not pa.types.is_list(kind):
+        return
+    for value in values:
+        if isinstance(value, str):
+            raise TypeError("a text, and no list")
+        if isinstance(value, list | tuple | np.ndarray):
+            _refuse_texts(value, kind.value_type)
 
 
 def _leaf(kind: pa.DataType) -> pa.DataType:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import ingest, registry
+from recsys_core import ingest
 from recsys_core.artifacts import FileRecord
 from recsys_core.contract import statistics
 from recsys_core.datasets import base
 from recsys_core.features import Config, Engine
 from recsys_core.progress import Event
+from recsys_core.registry import versions
 from recsys_core.sharding.plans import RECORD, Plan
 from recsys_core.training import monitor
 
@@ -140,7 +141,7 @@ def test_tags_of_a_registered_version(tag: str, value: str | None) -> None:
     tags = {f"dayline.{name}": text for name, text in {**TAGS, tag: value}.items() if text is not None}
     version = SimpleNamespace(name="shop", version="7", tags=tags, creation_timestamp=0, run_id="m")
     with pytest.raises(ValueError, match=r"registered model shop, version 7, tags dayline\.….*" + tag) as raised:
-        registry._info(version, {})
+        versions._info(version, {})
     assert "\n" not in str(raised.value)
     version.tags = {f"dayline.{name}": text for name, text in TAGS.items()}
-    assert registry._info(version, {}).metrics == json.loads(TAGS["metrics"])
+    assert versions._info(version, {}).metrics == json.loads(TAGS["metrics"])

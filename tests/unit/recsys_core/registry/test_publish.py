@@ -7,7 +7,8 @@ import pytest
 
 from recsys_core import artifacts, integrity, registry, tracking
 from recsys_core.artifacts import ExportedModel, Learned, Release
-from recsys_core.registry import publish
+from recsys_core.registry.publish import _relative
+from recsys_core.retrieval import publish
 
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
@@ -96,7 +97,7 @@ def test_a_day_goes_live_once_and_the_next_replaces_it(shop):
     assert request.model_copy(update={"mask_seen": False}).bundle_digest != request.bundle_digest
     assert info.metrics["hit_rate_at_50"] == pytest.approx(request.evaluation.exact.hit_rate["50"])
     assert registry.load_checkpoint(info, shop.run_root) == request.checkpoint
-    assert registry.load_model(info, shop.uri, shop.run_root) == request.model
+    assert registry.load_model(info, shop.uri, shop.run_root, ExportedModel) == request.model
     assert shop.publish(shop.request(2)).version == "2"
     assert shop.marks() == {2: "CL", 1: "CP"}
     assert shop.aliases() == {"champion", "previous"}
@@ -156,16 +157,16 @@ def test_towers_come_from_mlflow_when_the_run_is_gone(shop):
     info = registry.champion(shop.uri, shop.name)
     assert info is not None
     shutil.rmtree(request.model.path)
-    fetched = registry.load_model(info, shop.uri, shop.run_root)
+    fetched = registry.load_model(info, shop.uri, shop.run_root, ExportedModel)
     assert fetched.path != request.model.path
     assert fetched.model_copy(update={"path": request.model.path}) == request.model
-    assert registry.load_model(info, shop.uri, shop.run_root) == fetched
+    assert registry.load_model(info, shop.uri, shop.run_root, ExportedModel) == fetched
     assert ExportedModel.load(fetched.path).query.is_dir()
 
 
 def test_paths_outside_of_run_root_are_kept_whole(tmp_path):
-    assert publish._relative(tmp_path / "runs" / "shop" / "train", tmp_path / "runs") == "shop/train"
-    assert publish._relative(tmp_path / "other", tmp_path / "runs") == str(tmp_path / "other")
+    assert _relative(tmp_path / "runs" / "shop" / "train", tmp_path / "runs") == "shop/train"
+    assert _relative(tmp_path / "other", tmp_path / "runs") == str(tmp_path / "other")
 
 
 def test_a_bundle_that_does_not_serve_does_not_go_live(shop):

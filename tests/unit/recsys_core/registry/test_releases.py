@@ -7,6 +7,7 @@ import pytest
 
 from recsys_core import registry, tracking
 from recsys_core.artifacts import Learned
+from recsys_core.registry import aliases
 
 FIRST = datetime.date(2024, 3, 1)
 
@@ -52,7 +53,7 @@ class Shop:
         live = registry.champion(self.uri, self.name)
         info = self.register(day)
         registry.tag(self.client, info, replaced=live.version if live else 0)
-        registry.make_live(self.client, info)
+        assert registry.make_live(self.client, info, live)
         return info
 
     def marks(self) -> dict[int, str]:
@@ -61,6 +62,15 @@ class Shop:
             info.version: "L" * info.live + "P" * info.previous + "R" * info.rolled_back
             for info in registry.releases(self.uri, self.name)
         }
+
+    def chain(self) -> list[int]:
+        """The live version, the one that it replaced, and so on."""
+        known = {info.version: info for info in registry.releases(self.uri, self.name)}
+        (chain,) = ([info] for info in known.values() if info.live)
+        while (before := known.get(chain[-1].replaced or 0)) is not None:
+            assert before not in chain
+            chain.append(before)
+        return [info.version for info in chain]
 
     def base(self, day: int, *, leaves_rows: bool = False) -> int | None:
         date = FIRST + datetime.timedelta(days=day - 1)
@@ -187,3 +197,83 @@ def test_more_versions_than_a_page(shop, monkeypatch):
 def test_a_checkpoint_that_is_gone_leaves_a_way_out(shop, tmp_path):
     with pytest.raises(ValueError, match=r"version 1 of 2024-03-01 cannot be continued: .*train\.warm_start=false"):
         registry.load_checkpoint(shop.go_live(1), tmp_path)
+
+
+def test_a_version_that_was_replaced_does_not_come_back_by_a_rerun(shop):
+    """Two runs of one day: the later one stays live, and no version replaces one that replaced it."""
+    first, second = shop.go_live(1), shop.go_live(1)
+    assert registry.promote(shop.client, first) == "not live: version 2 of 2024-03-01 has replaced it"
+    assert registry.promote(shop.client, second) is None
+    assert shop.marks() == {2: "L", 1: "P"}
+    assert shop.chain() == [2, 1]
+
+
+def test_what_another_tool_makes_live_meanwhile_is_what_is_replaced(shop, monkeypatch):
+    """Between the look and the move another process, without the lock, moves the alias."""
+    first = shop.go_live(1)
+    other, mine = shop.register(2), shop.register(3)
+    tag, moves = registry.tag, []
+
+    def tagging(client, info, **tags):
+        tag(client, info, **tags)
+        if not moves:
+            moves.append(tags)
+            tag(client, other, replaced=first.version)
+            client.set_registered_model_alias(shop.name, registry.CHAMPION, str(other.version))
+
+    monkeypatch.setattr(aliases, "tag", tagging)
+    assert registry.promote(shop.client, mine) is None
+    assert shop.marks() == {3: "L", 2: "P", 1: ""}
+    assert shop.chain() == [3, 2, 1]
+    # One that does so again and again is no reason to go on for ever.
+    newest = shop.register(4)
+    monkeypatch.setattr(aliases, "make_live", lambda *arguments: False)
+    with pytest.raises(RuntimeError, match="other processes keep moving its aliases without the lock"):
+        registry.promote(shop.client, newest)
+    assert shop.chain() == [3, 2, 1]
+
+
+def test_what_is_overtaken_in_the_moment_it_goes_live_says_so(shop, monkeypatch):
+    first = shop.go_live(1)
+    other, mine = shop.register(3), shop.register(2)
+    move = aliases.make_live
+
+    def moving(client, info, replaced):
+        assert move(client, info, replaced)
+        registry.tag(client, other, replaced=first.version)
+        client.set_registered_model_alias(shop.name, registry.CHAMPION, str(other.version))
+        return True
+
+    monkeypatch.setattr(aliases, "make_live", moving)
+    assert registry.promote(shop.client, mine) == "not live: version 2 is, by a process that did not wait for the lock"
+    assert shop.chain() == [2, 1]
+    # One that names it is simply the next.
+    registry.tag(shop.client, other, replaced=mine.version)
+    monkeypatch.undo()
+    assert shop.chain() == [2, 3, 1]
+
+
+def test_a_rollback_that_is_crossed_by_another_tool_says_so(shop, monkeypatch):
+    for day in (1, 2):
+        shop.go_live(day)
+    other = shop.register(3)
+    tag = registry.tag
+
+    def tagging(client, info, **tags):
+        tag(client, info, **tags)
+        client.set_registered_model_alias(shop.name, registry.CHAMPION, str(other.version))
+
+    monkeypatch.setattr(aliases, "tag", tagging)
+    with pytest.raises(ValueError, match="another process moved the aliases meanwhile, and version 3 of 2024-03-03 is"):
+        registry.rollback(shop.uri, shop.name)
+    assert shop.marks()[3] == "L"
+
+
+def test_what_a_release_has_learned_from_is_on_record(shop):
+    info = shop.register(1)
+    learned = Learned(first_day=FIRST, last_day=FIRST)
+    registry.tag(shop.client, info, learned=learned.model_dump(mode="json"))
+    assert registry.releases(shop.uri, shop.name)[0].learned == learned
+    shop.client.set_model_version_tag(shop.name, str(info.version), "dayline.learned", "{")
+    with pytest.raises(ValueError, match="damaged, learned is not JSON; mend the tag, or delete the version"):
+        registry.releases(shop.uri, shop.name)

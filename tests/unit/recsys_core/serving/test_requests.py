@@ -2,13 +2,11 @@
 
 import copy
 import datetime
-import http.client
 import io
 import json
 import random
 import socket
 import tempfile
-import threading
 from typing import Any
 
 import mlflow.pyfunc
@@ -17,13 +15,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from recsys_core.registry import bundle
+from recsys_core.retrieval import publish
 from recsys_core.serving import asked, scoring
 
 DAY = datetime.date(2024, 3, 1)
@@ -37,45 +34,13 @@ JSON = "application/json"
 _NUM_FUZZED = 100
 
 
-class Server:
-    """MLflow's scoring server of one model, on a port of its own, in a thread of this process."""
-
-    def __init__(self, app: Any) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-        self._thread = threading.Thread(target=self._server.run)
-        ready = threading.Event()
-        startup = self._server.startup
-
-        async def started(*arguments: Any, **options: Any) -> None:
-            await startup(*arguments, **options)
-            ready.set()
-
-        self._server.startup = started
-        self._thread.start()
-        assert ready.wait(60)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-
-    def ask(self, body: bytes, content_type: str | None = JSON) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("POST", "/invocations", body, {} if content_type is None else {"Content-Type": content_type})
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
-        assert "Traceback" not in text
-        return response.status, json.loads(text)
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-
 @pytest.mark.parametrize("mask_seen", [True, False])
 def test_mlflow_knows_what_the_release_was_measured_with(made_day, tmp_path, mask_seen):
     made = made_day(tmp_path / "run", DAY, 6)
-    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries, mask_seen=mask_seen)
-    pieces = {path.name: path for path in (tmp_path / "bundle").iterdir()}
-    bundle.save(pieces, made["model"], made["index"], tmp_path / "mlflow", Model())
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle = publish.Bundle(made["model"], made["index"], queries, mask_seen=mask_seen)
+    bundle.fill(tmp_path / "bundle")
+    bundle.save((tmp_path / "bundle").iterdir(), tmp_path / "mlflow", Model())
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
     row = pd.DataFrame([{"segment": "s1", "age": 30, "history__item_id": [7, 17]}])
     for params, masked in (({}, mask_seen), ({"mask_seen": True}, True), ({"mask_seen": False}, False)):
@@ -84,21 +49,14 @@ def test_mlflow_knows_what_the_release_was_measured_with(made_day, tmp_path, mas
 
 
 @pytest.fixture(scope="module")
-def server(made_day, tmp_path_factory):
+def server(made_day, tmp_path_factory, serve):
     root = tmp_path_factory.mktemp("served")
     made = made_day(root / "run", DAY, 6, QUERY, ({"kind": "id", "name": "brand", "num_embeddings": 16},))
-    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(root / "bundle", made["model"], made["index"], queries, mask_seen=True)
-    pieces = {
-        name: root / "bundle" / name for name in ("query", "item", "features", "index", bundle.QUERIES, bundle.SETTINGS)
-    }
-    bundle.save(pieces, made["model"], made["index"], root / "mlflow", Model())
-    with pytest.MonkeyPatch.context() as patched:
-        # As MLflow's command passes it to its server's process.
-        patched.setenv(scoring_server._SERVER_MODEL_PATH, str(root / "mlflow"))
-        running = Server(scoring_server.init(mlflow.pyfunc.load_model(str(root / "mlflow"))))
-    yield running
-    running.close()
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle = publish.Bundle(made["model"], made["index"], queries, mask_seen=True)
+    bundle.fill(root / "bundle")
+    bundle.save((root / "bundle").iterdir(), root / "mlflow", Model())
+    return serve(root / "mlflow")
 
 
 def _body(row: dict[str, Any] = ROW, **params: Any) -> bytes:
@@ -293,14 +251,14 @@ def test_an_empty_field_alone_is_unknown(server):
     assert named != empty
 
 
-def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypatch, capfd):
+def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypatch, capfd, start_server):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def fail(columns, params):
         raise RuntimeError("two\nlines")
 
     route = Route("/invocations", scoring.handler(fail), methods=["POST"])
-    running = Server(Starlette(routes=[route]))
+    running = start_server(Starlette(routes=[route]))
     try:
         with socket.create_connection(("127.0.0.1", running.port)) as gone:
             gone.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")

@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModelContext
 
 from recsys_core import integrity
+from recsys_core.artifacts.release import QUERIES, SETTINGS
 from recsys_core.features import Config, Engine
-from recsys_core.registry import bundle
-from recsys_core.retrieval import vectors
+from recsys_core.retrieval import publish, vectors
 from recsys_core.retrieval.hit_rate import contenders
-from recsys_core.serving import Bundle, __main__
-from recsys_core.serving.pyfunc import Recommender
+from recsys_core.serving import Recommender, __main__
+from recsys_core.serving.pyfunc import Released
 
 DAY = datetime.date(2024, 3, 1)
 
@@ -36,8 +36,8 @@ def made(made_day, tmp_path_factory):
 
 @pytest.fixture
 def directory(made, tmp_path):
-    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(tmp_path / "bundle", made["model"], made["index"], queries, mask_seen=True)
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    publish.Bundle(made["model"], made["index"], queries, mask_seen=True).fill(tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
@@ -59,7 +59,7 @@ def _vectors(table: pa.Table) -> np.ndarray:
 def test_recommends_the_items_of_the_highest_product(made, directory):
     users = pq.read_table(made["data"].ground_truth)
     queries, items = pq.read_table(made["embeddings"].queries), pq.read_table(made["embeddings"].items)
-    found = Bundle.load(directory).recommend(users, 5)
+    found = Recommender.load(directory).recommend(users, 5)
     scores = _vectors(queries) @ _vectors(items).T
     for row, seen in enumerate(users["history__item_id"].to_pylist()):
         best = [item for item in np.argsort(-scores[row]) if items["item_id"][int(item)].as_py() not in (seen or ())][
@@ -75,29 +75,31 @@ def test_fewer_items_than_wanted_are_not_filled_up(directory, made):
     flat = faiss.IndexFlatIP(8)
     flat.add(_vectors(pq.read_table(made["embeddings"].items)))
     faiss.write_index(flat, str(directory / "index" / "index.faiss"))
-    loaded, unmasked = Bundle.load(directory), [60] * 3
+    loaded, unmasked = Recommender.load(directory), [60] * 3
     found = loaded.recommend(users, 1_000, mask_seen=False)["item_ids"]
     assert pc.list_value_length(found).to_pylist() == unmasked
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(8), 8, 4, faiss.METRIC_INNER_PRODUCT)
     index.train(np.eye(8, dtype=np.float32)[:4])
     index.add(np.eye(8, dtype=np.float32)[:1])
     faiss.write_index(index, str(directory / "index" / "index.faiss"))
-    lengths = pc.list_value_length(Bundle.load(directory).recommend(users, 2, mask_seen=False)["item_ids"]).to_pylist()
+    lengths = pc.list_value_length(
+        Recommender.load(directory).recommend(users, 2, mask_seen=False)["item_ids"]
+    ).to_pylist()
     assert lengths == [1, 1, 1], "the one item, though it lies in another cell than the one that is visited"
 
 
 def test_no_rows_no_answers(directory, made):
     users = pq.read_table(made["data"].ground_truth).slice(0, 0)
-    assert Bundle.load(directory).recommend(users, 5).num_rows == 0
+    assert Recommender.load(directory).recommend(users, 5).num_rows == 0
 
 
 def test_k_must_be_positive(directory, made):
     with pytest.raises(ValueError, match="k is 0"):
-        Bundle.load(directory).recommend(pq.read_table(made["data"].ground_truth), 0)
+        Recommender.load(directory).recommend(pq.read_table(made["data"].ground_truth), 0)
 
 
 def test_threads_share_a_bundle(directory, made):
-    loaded, users = Bundle.load(directory), pq.read_table(made["data"].ground_truth)
+    loaded, users = Recommender.load(directory), pq.read_table(made["data"].ground_truth)
     expected = loaded.recommend(users, 10)["item_ids"].to_pylist()
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: loaded.recommend(users, 10)["item_ids"].to_pylist(), range(24)))
@@ -105,7 +107,7 @@ def test_threads_share_a_bundle(directory, made):
 
 
 def test_loose_values_become_a_typed_table(directory):
-    loaded = Bundle.load(directory)
+    loaded = Recommender.load(directory)
     table = loaded.table({"segment": [None, "s1"], "age": [30.0, float("nan")], "history__item_id": [[7], None]})
     assert table.to_pydict() == {"segment": [None, "s1"], "age": [30, None], "history__item_id": [[7], None]}
     assert loaded.recommend(table, 3).num_rows == 2
@@ -121,52 +123,52 @@ def test_loose_values_become_a_typed_table(directory):
 def test_a_missing_piece_is_named(directory, piece):
     (directory / piece).unlink()
     with pytest.raises(ValueError, match=rf"{piece}: missing"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 @pytest.mark.parametrize("piece", ["query/model.pt", "index/index.faiss", "index/id_map.parquet"])
 def test_a_damaged_piece_is_named(directory, piece):
     (directory / piece).write_bytes(b"not what it was")
     with pytest.raises(ValueError, match=rf"{piece}: damaged"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 def test_check_passes_what_was_measured(directory):
-    report = Bundle.load(directory).check(pq.read_table(directory / bundle.QUERIES), 10)
+    report = Recommender.load(directory).check(pq.read_table(directory / QUERIES), 10)
     assert (report.num_queries, report.overlap) == (12, 1.0)
 
 
 def test_check_finds_another_tower(directory):
-    queries = pq.read_table(directory / bundle.QUERIES)
+    queries = pq.read_table(directory / QUERIES)
     others = pa.FixedSizeListArray.from_arrays(pa.array(-_vectors(queries).ravel()), 8)
     with pytest.raises(ValueError, match="other vectors"):
-        Bundle.load(directory).check(queries.set_column(3, "embedding", others), 10)
+        Recommender.load(directory).check(queries.set_column(3, "embedding", others), 10)
 
 
 @pytest.mark.parametrize("piece", ["query/model.pt", "index/index.faiss", "index/id_map.parquet", "queries.parquet"])
 def test_a_flipped_bit_is_not_served(directory, piece):
     flip(directory / piece)
     with pytest.raises(ValueError, match=rf"{piece}: damaged, its content is not .*; download the release again"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 def test_an_older_bundle_has_digests_of_its_towers(directory):
     unseal(directory)
-    Bundle.load(directory)
+    Recommender.load(directory)
     flip(directory / "item" / "model.pt")
     with pytest.raises(ValueError, match=r"item/model.pt: damaged, its content is not what was written"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 @pytest.mark.parametrize("content", [b"", b"null", b"{}", b'{"digests": 1}', b"\x80"])
 def test_a_damaged_seal_is_named(directory, content):
     (directory / integrity.SEAL).write_bytes(content)
     with pytest.raises(ValueError, match=r"digests.json: damaged, .*; download the release again"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 def test_a_copy_that_differs_is_not_published(made, tmp_path, monkeypatch):
-    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 2)
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 2)
     copy = shutil.copyfile
 
     def badly(source, target, **how):
@@ -176,7 +178,7 @@ def test_a_copy_that_differs_is_not_published(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfile", badly)
     with pytest.raises(ValueError, match=r"index/index.faiss: damaged, its content is not what was written"):
-        bundle.fill(tmp_path / "copy", made["model"], made["index"], queries, mask_seen=True)
+        publish.Bundle(made["model"], made["index"], queries, mask_seen=True).fill(tmp_path / "copy")
 
 
 def test_check_finds_a_damaged_index(directory, made):
@@ -187,7 +189,7 @@ def test_check_finds_a_damaged_index(directory, made):
     index.add(vectors)
     faiss.write_index(index, str(directory / "index" / "index.faiss"))
     with pytest.raises(ValueError, match=r"scores that are no numbers|of the recommended items"):
-        Bundle.load(directory).check(pq.read_table(directory / bundle.QUERIES), 10)
+        Recommender.load(directory).check(pq.read_table(directory / QUERIES), 10)
 
 
 def test_the_command_says_what_it_saw(directory, capsys):
@@ -211,8 +213,8 @@ def test_reading_the_module_loads_neither_torch_nor_faiss():
 
 
 def test_the_mlflow_model_answers_and_refuses(directory):
-    model = Recommender()
-    model.load_context(PythonModelContext({"query": str(directory / "query")}, {}))
+    model = Released()
+    model.load_context(PythonModelContext({"features": str(directory / "features")}, {}))
     rows = pd.DataFrame({"segment": ["s1", None], "age": [None, 40], "history__item_id": [[], [7, 17]]})
     assert [len(items) for items in model.predict(rows, {"k": 4})["item_ids"]] == [4, 4]
     assert [len(items) for items in model.predict(rows)["item_ids"]] == [20, 20]
@@ -247,7 +249,7 @@ def test_what_was_seen_takes_up_no_places_in_any_index(directory, made, kind):
     items = pq.read_table(made["embeddings"].items)
     unseal(directory)
     faiss.write_index(_make_index(kind, _vectors(items)), str(directory / "index" / "index.faiss"))
-    loaded, ids = Bundle.load(directory), items["item_id"].to_pylist()
+    loaded, ids = Recommender.load(directory), items["item_id"].to_pylist()
     # More than half was seen, some of it twice, and two rows leave less than what is asked for.
     seen = [ids[::2], ids[:30] + ids[:30], [], ids[:-3], ids, [*ids[5:], 10**15]]
     columns = {"segment": ["s1"] * 6, "age": [30] * 6, "history__item_id": seen}
@@ -267,9 +269,9 @@ def test_what_was_seen_takes_up_no_places_in_any_index(directory, made, kind):
 def test_what_was_seen_is_masked_as_where_the_release_was_measured(directory, made, tmp_path):
     ids = pq.read_table(made["embeddings"].items)["item_id"].to_pylist()
     columns = {"segment": ["s1"], "age": [30], "history__item_id": [ids[:20]]}
-    queries = bundle.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle.fill(tmp_path / "unmasked", made["model"], made["index"], queries, mask_seen=False)
-    masked, unmasked = Bundle.load(directory), Bundle.load(tmp_path / "unmasked")
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    publish.Bundle(made["model"], made["index"], queries, mask_seen=False).fill(tmp_path / "unmasked")
+    masked, unmasked = Recommender.load(directory), Recommender.load(tmp_path / "unmasked")
     for loaded, number in ((masked, 40), (unmasked, 60)):
         assert len(loaded.answer(columns, {"k": 60})["item_ids"][0]) == number
         assert len(loaded.recommend(loaded.table(columns), 60)["item_ids"][0]) == number
@@ -280,19 +282,19 @@ def test_what_was_seen_is_masked_as_where_the_release_was_measured(directory, ma
     with pytest.raises(ValueError, match="mask_seen is null; give true or false"):
         masked.answer(columns, {"mask_seen": None})
     # What says so is sealed; a bundle of before there was a choice lacks it.
-    (directory / bundle.SETTINGS).unlink()
+    (directory / SETTINGS).unlink()
     with pytest.raises(ValueError, match="serving.json: cannot be read"):
-        Bundle.load(directory)
+        Recommender.load(directory)
     unseal(directory)
-    assert len(Bundle.load(directory).answer(columns, {"k": 60})["item_ids"][0]) == 40
-    (directory / bundle.SETTINGS).write_text("[]")
+    assert len(Recommender.load(directory).answer(columns, {"k": 60})["item_ids"][0]) == 40
+    (directory / SETTINGS).write_text("[]")
     with pytest.raises(ValueError, match="serving.json: damaged"):
-        Bundle.load(directory)
+        Recommender.load(directory)
 
 
 def test_the_mask_is_that_of_the_hit_rate(directory, made):
     items, users = pq.read_table(made["embeddings"].items), pq.read_table(made["data"].ground_truth)
-    loaded = Bundle.load(directory)
+    loaded = Recommender.load(directory)
     queries = vectors.Queries(
         users["user_id"].combine_chunks(),
         loaded.embed(users),
@@ -311,7 +313,7 @@ def test_the_mask_is_that_of_the_hit_rate(directory, made):
 
 def test_k_beyond_the_items_takes_no_more_memory_than_they_do(directory, made):
     users = pq.read_table(made["data"].ground_truth).slice(0, 1)
-    loaded = Bundle.load(directory)
+    loaded = Recommender.load(directory)
     for k in (10**9, 10**30):
         assert len(loaded.recommend(users, k, mask_seen=False)["item_ids"][0]) == 60
 
@@ -331,7 +333,7 @@ def test_histories_of_lists_may_have_any_length():
 
 
 def test_a_vector_that_is_no_number_is_refused_with_its_row(directory):
-    loaded = Bundle.load(directory)
+    loaded = Recommender.load(directory)
     loaded._tower = lambda inputs: torch.tensor([[1.0] * 8, [float("nan")] * 8])
     with pytest.raises(ValueError, match="row 1: numbers too large for the model"):
         loaded.answer({"segment": ["s1", "s2"], "age": [1, 2], "history__item_id": [[], []]}, {})

@@ -53,6 +53,8 @@ def test_loose_values_by_type() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     for values, name, message in (
         (["x"], "int64", "parse"),
+        (["xy"], "list<string>", "a text, and no list"),
+        ([["x"], None, [["y"], "xy"]], "list<list<string>>", "a text, and no list"),
         ([1.5], "int64", "truncated"),
         (pd.Series([(1 << 60) + 1, None]), "int64", "last digits are lost"),
         (["noon"], "timestamp[ms]", "Invalid isoformat string: 'noon'"),

@@ -1,0 +1,142 @@
+"""A ranking day as its stages leave it, for the rooms that publish and serve it."""
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
+FEATURES = {
+    "embedding_dim": 4,
+    "query": [
+        {"kind": "id", "name": "user", "num_embeddings": 16},
+        {"kind": "raw", "name": "age"},
+        {"kind": "id", "name": "tags", "num_embeddings": 16},
+    ],
+    "item": [
+        {"kind": "id", "name": "item", "num_embeddings": 16},
+        {
+            "kind": "id",
+            "name": "cell",
+            "column": "item",
+            "encoding": "hash",
+            "num_embeddings": 6,
+            "input": "encoded",
+            "out_of_range": "drop",
+        },
+        {"kind": "id", "name": "shelf", "encoding": "identity", "num_embeddings": 10},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def made_ranking_day() -> Callable[..., dict[str, Any]]:
+    """Run a ranking day's stages on a small table, up to what `publish` needs.
+
+    Call it with the run's directory, a day and a seed; the artifacts' names are those of publish.Request's fields.
+    """
+    return _made
+
+
+def _rows(num_rows: int, seed: int) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, 8, num_rows), rng.integers(0, 8, num_rows)
+    return pa.table(
+        {
+            "label": ((user % 2 == item % 2) ^ (rng.random(num_rows) < 0.2)).astype(np.int8),
+            "user": [f"u{n}" if n else None for n in user],
+            "item": item,
+            "shelf": item % 10,
+            "age": rng.random(num_rows),
+            "tags": pa.array([["a", None][: n % 3] for n in range(num_rows)], pa.list_(pa.string())),
+        }
+    )
+
+
+def _made(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
+    from recsys_core.datasets.labelled import splits
+    from recsys_core.exported.parity import Config as Export
+    from recsys_core.features import Config as Features
+    from recsys_core.losses import binary_cross_entropy
+    from recsys_core.models import dlrm
+    from recsys_core.progress import silent
+    from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
+    from recsys_core.training.config import Config as Train
+
+    source = run_directory / "source"
+    for split, num_rows in (("train", 200), ("test", 50)):
+        (source / split).mkdir(parents=True)
+        pq.write_table(_rows(num_rows, seed + num_rows), source / split / "part-0.parquet", row_group_size=30)
+    config = Train.model_validate({"batch_size": 50, "num_epochs": 4, "sharding": {"device": "cpu"}})
+    model = dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
+
+    def at(stage: str) -> dict[str, Any]:
+        return {"output": run_directory / stage, **COMMON}
+
+    data = prepare.run(
+        prepare.Request(
+            config=Config(),
+            data=splits.Config(source=str(source), day=day),
+            features=Features.model_validate(FEATURES),
+            import_root=run_directory,
+            fingerprint="f",
+            **at("prepare"),
+        ),
+        silent,
+    )
+    checkpoint = train.run(
+        train.Request(
+            config=config,
+            ranking=Config(),
+            model=model,
+            loss=binary_cross_entropy.Config(),
+            num_ranks=1,
+            seed=seed,
+            day=day,
+            data=data,
+            **at("train"),
+        ),
+        silent,
+    )
+    exported = export.run(
+        export.Request(config=Export(), model=model, data=data, checkpoint=checkpoint, **at("export")), silent
+    )
+    predictions = predict.run(
+        predict.Request(
+            config=predict.Config(reserved_columns=("label",), batch_size=20),
+            source="test",
+            source_digest="d",
+            data=data,
+            stage="score",
+            model=exported,
+            **at("score"),
+        ),
+        silent,
+    )
+    evaluation = evaluate.run(
+        evaluate.Request(
+            config=evaluate.Config(),
+            ranking=Config(),
+            model=model,
+            sharding=config.sharding,
+            num_ranks=1,
+            seed=seed,
+            data=data,
+            checkpoint=checkpoint,
+            **at("evaluate"),
+        ),
+        silent,
+    )
+    return {
+        "data": data,
+        "split": "test",
+        "checkpoint": checkpoint,
+        "model": exported,
+        "predictions": predictions,
+        "evaluation": evaluation,
+    }

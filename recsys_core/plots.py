@@ -149,7 +149,7 @@ def differences(evaluation: Evaluation | RankingEvaluation, metric: str) -> Figu
     figure, axes = _figure("Difference to the live model", "on the same rows, with intervals by paired bootstrap")
     colour = _CONTENDERS["champion"][1]
     for row, (_, name, champion, difference) in enumerate(found):
-        if not (base := _figure_of(champion, name)):
+        if not (base := abs(_figure_of(champion, name) or 0)):
             continue
         fill = "white"
         if difference.low is not None and difference.high is not None:

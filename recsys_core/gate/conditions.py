@@ -17,7 +17,7 @@ class Condition(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A metric of the model, and of the champion (None: there is none), on the same rows.
+    """A metric of the model, and of the champion (None: undefined, or there is no champion), on the same rows.
 
     `key` is that of the section that has the limits; `rows` and `units` say what was measured on; `better` is the
     direction in which the metric improves; `undefined` says why there is no `value`; `is_part`: on some rows only.
@@ -27,6 +27,7 @@ class Measured:
     metric: str
     value: float | None
     champion: float | None
+    has_champion: bool
     difference: Difference | None
     rows: str
     units: str
@@ -48,7 +49,9 @@ def undefined(measured: Measured, keys: list[str]) -> Condition:
     no such users.
     """
     held = None if measured.is_part and keys == ["maximum_drop"] else False
-    outcome = f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} not met" if held is False else "it does not tell"
+    outcome = (
+        f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} not met" if held is False else "nothing is compared"
+    )
     sentence = f"{measured.metric} is undefined, so {outcome}: {measured.undefined}."
     return Condition(key=measured.key, held=held, sentence=sentence)
 
@@ -65,6 +68,10 @@ def bound(measured: Measured, limit: float) -> Condition:
 def lift(measured: Measured, name: str, baseline: float, limit: float) -> Condition:
     """Hold the value against a baseline's on the same rows; the lift is a ratio, above 1 where the model is better."""
     assert measured.value is not None
+    key = f"{measured.key}.minimum_lift"
+    if min(measured.value, baseline) < 0:
+        sentence = f"{measured.metric} is below 0, where a lift, which is a ratio, says nothing; set {key} to null."
+        return Condition(key=key, held=None, sentence=sentence)
     if measured.better == "up":
         held, better, worse, words = measured.reaches(limit * baseline), measured.value, baseline, "times"
     else:
@@ -75,7 +82,7 @@ def lift(measured: Measured, name: str, baseline: float, limit: float) -> Condit
         f"{measured.metric} is {measured.value:.4f}, {ratio} the {name} baseline's {baseline:.4f}, "
         f"{'at or above' if held else 'below'} the lift of {limit:.2f} asked for."
     )
-    return Condition(key=f"{measured.key}.minimum_lift", held=held, sentence=sentence)
+    return Condition(key=key, held=held, sentence=sentence)
 
 
 def drop(measured: Measured, limit: float, confidence: float) -> Condition:
@@ -86,20 +93,23 @@ def drop(measured: Measured, limit: float, confidence: float) -> Condition:
     """
     key, value, champion = f"{measured.key}.maximum_drop", measured.value, measured.champion
     assert value is not None
-    if champion is None:
+    if not measured.has_champion:
         return Condition(key=key, held=True, sentence="There is no champion to compare with.")
+    if champion is None:
+        sentence = f"{measured.metric} of the champion is undefined on {measured.rows}, so nothing is compared."
+        return Condition(key=key, held=None, sentence=sentence)
     difference, sign = measured.difference, -1 if measured.better == "up" else 1
     assert difference is not None, "what a champion is measured on, the model is compared on"
-    change = f"{value / champion - 1:+z.1%} from" if champion else "against"
+    change = f"{(value - champion) / abs(champion):+z.1%} from" if champion else "against"
     allowed = f"the largest {'drop' if sign < 0 else 'rise'} allowed is {limit:.1%}"
     if difference.low is None or difference.high is None:
         interval, held = f" ({measured.units} are too few for an interval)", None
     elif not champion:
         interval, held = "", measured.reaches(champion)
     else:
-        low, high = difference.low / champion, difference.high / champion
+        low, high, ahead = (end / abs(champion) for end in (difference.low, difference.high, difference.value))
         interval = f" ({low:+z.1%} to {high:+z.1%} with {confidence:.0%} confidence, over {measured.units})"
-        held = _verdict(sign * difference.value / champion, sorted((sign * low, sign * high)), limit)
+        held = _verdict(sign * ahead, sorted((sign * low, sign * high)), limit)
     sentence = (
         f"{measured.metric} is {value:.4f}, {change} the champion's {champion:.4f} on {measured.rows}{interval}; "
         f"{allowed}{'' if held is not None else ', and more is neither shown nor ruled out'}."

@@ -24,7 +24,7 @@ SLICES = (
 class Slice(Part):
     """A part of the rows with limits of its own on the gate's metric; without a limit it is only measured."""
 
-    minimum: float | None = Field(default=None, ge=0, description="the metric's floor on these rows")
+    minimum: float | None = Field(default=None, description="the metric's floor on these rows")
     maximum_drop: float | None = Field(default=None, ge=0, le=1, description="as gate.maximum_drop, on these rows")
 
 

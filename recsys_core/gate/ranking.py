@@ -13,7 +13,7 @@ from recsys_core.metrics.ranking import direction
 class Slice(limits.Slice):
     """See `limits.Slice`; a metric that is better the lower it is has a ceiling."""
 
-    maximum: float | None = Field(default=None, ge=0, description="the metric's ceiling on these rows")
+    maximum: float | None = Field(default=None, description="the metric's ceiling on these rows")
 
 
 def _rising(span: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -26,8 +26,8 @@ class Config(limits.Common):
     """YAML section `gate` of a daily ranking config. Each limit is one condition; null leaves it out."""
 
     metric: str = Field(default="auc", description="kind of a metric: one of every evaluation, or of evaluate.metrics")
-    minimum: float | None = Field(default=None, ge=0, description="the floor of a metric that is better the higher")
-    maximum: float | None = Field(default=None, ge=0, description="the ceiling of one that is better the lower")
+    minimum: float | None = Field(default=None, description="the floor of a metric that is better the higher")
+    maximum: float | None = Field(default=None, description="the ceiling of one that is better the lower")
     maximum_drop: float | None = Field(default=0.01, ge=0, le=1, description=limits.MAXIMUM_DROP)
     minimum_lift: float | None = Field(
         default=1.0,
@@ -116,6 +116,7 @@ def _measured(
         metric=f"{name} of {part}" if part else name,
         value=value,
         champion=_value(champion, name) if champion else None,
+        has_champion=champion is not None,
         difference=found.differences.get(name),
         rows="the same rows",
         units=f"{num_units:,} {unit}",

@@ -38,6 +38,7 @@ def conditions(config: Config, evaluation: Evaluation) -> list[Condition]:
         metric=name,
         value=_at(evaluation.exact, config),
         champion=_at(champion, config) if champion else None,
+        has_champion=champion is not None,
         difference=evaluation.differences.get(name),
         rows="the same ground truth",
         units=f"{evaluation.num_queries:,} users",
@@ -63,10 +64,11 @@ def _of_slice(config: Config, part: str, found: RetrievalSlice) -> list[Conditio
         metric=f"{name} of {part}",
         value=_at(found.exact, config) if found.exact else None,
         champion=_at(found.champion, config) if found.champion else None,
+        has_champion=found.champion is not None,
         difference=found.differences.get(name),
         rows="the same ground truth",
         units=f"{found.num_queries:,} users",
-        undefined="the day's ground truth has none of it",
+        undefined="the day's ground truth has nothing of it",
         is_part=True,
     )
     keys = [key for key in ("minimum", "maximum_drop") if getattr(limits, key) is not None]

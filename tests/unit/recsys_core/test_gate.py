@@ -202,7 +202,7 @@ def part(rate: float | None, champion: float | None = 0.2, margin: float = 0.0) 
             part(None),
             (
                 "hit_rate@50 of new_users is undefined, so minimum, maximum_drop are not met: the day's ground truth "
-                "has none of it."
+                "has nothing of it."
             ),
         ),
         ({}, part(0), None),

@@ -1,5 +1,6 @@
 """The gate of ranking: directions, baselines, calibration, and what becomes of metrics that are undefined."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,63 @@ def test_slices_have_limits_of_their_own(limits, own, reason):
 def test_limits_that_mean_nothing_are_refused(config, message):
     with pytest.raises(ValidationError, match=message):
         RankingConfig.model_validate(config)
+
+
+def with_own(value, champion, baseline=-1.0):
+    """A metric of one's own that is better the higher it is, and below 0, as a log likelihood."""
+    mine, theirs, known = (metrics(others={"shop.likelihood": figure}) for figure in (value, champion, baseline))
+    found = evaluation(champion=theirs).model_copy(update={"metrics": mine, "baselines": {"rate": known}})
+    ahead = (
+        None
+        if None in (value, champion)
+        else Difference(value=value - champion, low=value - champion, high=value - champion)
+    )
+    return found.model_copy(update={"differences": {} if ahead is None else {"shop.likelihood": ahead}})
+
+
+@pytest.fixture
+def own_metric(tmp_path, monkeypatch):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "likelihood.py").write_text(
+        """from recsys_core.artifacts import ComponentConfig
+from recsys_core.metrics.ranking import base
+
+class Config(ComponentConfig):
+    kind: str = "shop.likelihood"
+
+class Metric(base.Metric):
+    direction = "up"
+
+    def measure(self, scored):
+        return -base.cross_entropy(scored.logits, scored.labels).mean()
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name == "shop" or name.startswith("shop.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_metric_below_zero_is_compared_by_the_size_of_the_champion_s(own_metric):
+    config = {"metric": "shop.likelihood", "minimum": -0.6, "maximum_drop": 0.1}
+    assert reasons(config, with_own(-0.5, -0.4)) == (
+        False,
+        (
+            (
+                "shop.likelihood is -0.5000, -25.0% from the champion's -0.4000 on the same rows (-25.0% to -25.0% "
+                "with 95% confidence, over 80 groups); the largest drop allowed is 10.0%."
+            ),
+        ),
+    )
+    passed, found = reasons(config, with_own(-0.4, -0.5))
+    assert passed
+    assert found[1] == (
+        "shop.likelihood is below 0, where a lift, which is a ratio, says nothing; set gate.minimum_lift to null."
+    )
+
+
+def test_a_champion_whose_metric_is_undefined_is_not_compared_with(own_metric):
+    config = {"metric": "shop.likelihood", "minimum": -0.6, "minimum_lift": None}
+    passed, found = reasons(config, with_own(-0.5, None))
+    assert passed
+    assert found[1] == "shop.likelihood of the champion is undefined on the same rows, so nothing is compared."

@@ -47,8 +47,8 @@ class Request(publish.Request[Config, ExportedRanker]):
     @property
     def metrics(self) -> dict[str, float]:
         """See `publish.Request`."""
-        measured = self.evaluation.metrics.model_dump(exclude={"num_rows", "num_positives"})
-        return {name: value for name, value in measured.items() if value is not None}
+        figures = self.evaluation.metrics.figures()
+        return {name: value for name, value in figures.items() if name not in ("num_rows", "num_positives")}
 
     @property
     def ground_truth_digest(self) -> str:

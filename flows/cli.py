@@ -30,9 +30,11 @@ from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
 from recsys_core.redaction import redact
 
 if TYPE_CHECKING:
+    from recsys_core.config import RankingConfig, RunConfig
     from recsys_core.progress import Sink
     from tasks.report import DayResult
     from tasks.report_ranking import RankingResult
+    from tasks.report_ranking_day import RankingDay
 
 # Not even the message of a failed flow: it comes as our own one line, and Prefect's page has the traceback.
 _QUIET = {
@@ -106,27 +108,21 @@ def run(
 ) -> None:
     """Retrain one day, measure it on the next one, and publish it if the gate lets it pass.
 
-    A config with a section `ranking` trains a ranking model instead, on labelled tables: it is measured on their test
-    rows, exported, and its scores of a table are written.
+    A config with a section `ranking` trains a ranking model: every day likewise on rows by day (`data.kind:
+    labelled_days`), measured on what `holdout` says; or once on tables in splits, measured on their test rows, and its
+    scores of a table are written.
 
     Without `--day` it is the last day that has a following day with data. What was done before with the same inputs is
     not done again, so a run that was killed goes on where it was.
 
     `dayline run configs/demo.yaml --day 2024-01-15`
 
-    `dayline run configs/dlrm_frappe.yaml`
+    `dayline run configs/ctr_daily.yaml --day 2024-01-11`, `dayline run configs/dlrm_frappe.yaml`
 
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
-    with _flows(config, overrides, day and day.date()) as (path, changes):
-        if config_commands.ranks(config, overrides or ()):
-            from flows.ranking import ranking
-
-            result = ranking(path, day and day.date(), changes)
-        else:
-            from flows.daily import daily_retrain
-
-            result = daily_retrain(path, day and day.date(), changes)
+    with _flows(config, overrides, day and day.date()) as (loaded, path, changes):
+        result = _flow_of_a_day(loaded)(path, day and day.date(), changes)
     _print([result], as_json=as_json, single=True)
 
 
@@ -142,17 +138,17 @@ def backfill(
 
     A day that the gate turns down does not stop it; an error does.
 
-    Example: `dayline backfill configs/movielens_two_tower.yaml --from 1998-04-01 --to 1998-04-14`
+    `dayline backfill configs/movielens_two_tower.yaml --from 1998-04-01 --to 1998-04-14`
+
+    `dayline backfill configs/ctr_daily.yaml --from 2024-01-04 --to 2024-01-10 --json`
     """
     if last < first:
         raise typer.BadParameter(f"--to {last.date()} is before --from {first.date()}")
-    if config_commands.ranks(config, overrides or ()):
+    if not config_commands.is_daily(config_commands.load(config, overrides)):
         typer.echo(f"error: {config}: {config_commands.NO_RELEASES}; `dayline run` trains it", err=True)
         raise typer.Exit(2)
-    with _flows(config, overrides, first.date()) as (path, changes):
-        from flows import daily
-
-        results = daily.backfill(path, first.date(), last.date(), changes)
+    with _flows(config, overrides, first.date()) as (loaded, path, changes):
+        results = _flow_of_days(loaded)(path, first.date(), last.date(), changes)
     _print(results, as_json=as_json)
 
 
@@ -163,7 +159,7 @@ def run_demo() -> None:
     Run it in a checkout of the project. It takes a few minutes on a laptop; a second call finds everything done.
     """
     demo.require()
-    with _flows(demo.CONFIG, None, prepare=demo.generate) as (path, changes):
+    with _flows(demo.CONFIG, None, prepare=demo.generate) as (_, path, changes):
         from flows import daily
 
         first, last = demo.days()
@@ -242,8 +238,10 @@ def _flows(
     day: date | None = None,
     *,
     prepare: "Callable[[Sink], None] | None" = None,
-) -> Iterator[tuple[str, list[str]]]:
+) -> "Iterator[tuple[RunConfig | RankingConfig, str, list[str]]]":
     """Check the config, start a Prefect server if none is there, and let flows run, their progress shown.
+
+    Yields the config, and what a flow is given of it: its path, and the changes.
 
     `prepare` makes the data, which are looked for otherwise.
     """
@@ -273,10 +271,33 @@ def _flows(
         if temporary is not None:
             inside.enter_context(temporary_settings({PREFECT_API_URL: temporary.address()}))
         inside.enter_context(listening(sink))
-        yield str(config), hide(changes)
+        yield loaded, str(config), hide(changes)
 
 
-def _print(results: "Sequence[DayResult | RankingResult]", *, as_json: bool, single: bool = False) -> None:
+def _flow_of_a_day(loaded: "RunConfig | RankingConfig") -> "Callable[..., DayResult | RankingDay | RankingResult]":
+    from recsys_core.config import RankingConfig
+
+    if not isinstance(loaded, RankingConfig):
+        from flows.daily import daily_retrain
+
+        return daily_retrain
+    if loaded.is_daily:
+        from flows.daily_ranking import daily_ranking
+
+        return daily_ranking
+    from flows.ranking import ranking
+
+    return ranking
+
+
+def _flow_of_days(loaded: "RunConfig | RankingConfig") -> "Callable[..., Sequence[DayResult | RankingDay]]":
+    from flows import daily, daily_ranking
+    from recsys_core.config import RankingConfig
+
+    return daily_ranking.backfill if isinstance(loaded, RankingConfig) else daily.backfill
+
+
+def _print(results: "Sequence[DayResult | RankingDay | RankingResult]", *, as_json: bool, single: bool = False) -> None:
     if not as_json:
         from flows import console
 

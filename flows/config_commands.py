@@ -10,7 +10,9 @@ import typer
 if TYPE_CHECKING:
     from recsys_core.config import RankingConfig, RunConfig
 
-NO_RELEASES = "a ranking config; releases, and days that continue them, are of retrieval models only"
+NO_RELEASES = (
+    "a ranking config on splits; releases, and days that continue them, are of rows by day (data.kind: labelled_days)"
+)
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
 
@@ -50,12 +52,11 @@ def _refuse(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def ranks(config: Path, overrides: Sequence[str]) -> bool:
-    """Whether a config is one of a ranking model; mistakes in it end the command as in `load`."""
-    loaded = load(config, overrides)
+def is_daily(loaded: "RunConfig | RankingConfig") -> bool:
+    """Whether a config's model is retrained daily, and has releases."""
     from recsys_core import config as configs
 
-    return isinstance(loaded, configs.RankingConfig)
+    return not isinstance(loaded, configs.RankingConfig) or loaded.is_daily
 
 
 @app.command()

@@ -17,6 +17,7 @@ from recsys_core.progress import Event, Sink
 if TYPE_CHECKING:
     from tasks.report import DayResult
     from tasks.report_ranking import RankingResult
+    from tasks.report_ranking_day import RankingDay
 
 _LINE_SECONDS = 10.0
 
@@ -40,15 +41,47 @@ def progress() -> Iterator[Sink]:
         yield _Bars(bars)
 
 
-def table(results: Sequence["DayResult | RankingResult"]) -> None:
+def table(results: "Sequence[DayResult | RankingDay | RankingResult]") -> None:
     """Print one row per run on stdout."""
     from tasks.report import DayResult
+    from tasks.report_ranking_day import RankingDay
 
     if days := [result for result in results if isinstance(result, DayResult)]:
         days_table(days)
+    if ranked := [result for result in results if isinstance(result, RankingDay)]:
+        ranking_days_table(ranked)
     for result in results:
-        if not isinstance(result, DayResult):
+        if not isinstance(result, DayResult | RankingDay):
             ranking_table(result)
+
+
+def ranking_days_table(results: Sequence["RankingDay"]) -> None:
+    """Print one row per day on stdout: the model's AUC beside what it must beat, on the same held-out rows."""
+    baselines = list(results[0].metrics.baselines)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="AUC of the held-out rows, and other figures of them")
+    figures = ("AUC", "live model", *(name.replace("_", " ") for name in baselines), "logloss", "NE", "calibration")
+    for name in ("day", "rows", "examples/s", "loss", *figures, "gate"):
+        shown.add_column(name, justify="left" if name in ("day", "gate") else "right", no_wrap=True)
+    shown.add_column("release", no_wrap=True)
+    for result in results:
+        metrics = result.metrics
+        aucs = [metrics.auc, metrics.champion.auc if metrics.champion else None]
+        aucs += [metrics.baselines[name].auc for name in baselines]
+        shown.add_row(
+            str(result.day),
+            f"{metrics.num_examples:,}",
+            f"{metrics.examples_per_second:,.0f}",
+            f"{metrics.loss:.4f}",
+            *(_figure(auc) for auc in aucs),
+            *(_figure(value) for value in (metrics.logloss, metrics.normalized_entropy, metrics.calibration)),
+            *_outcome(result),
+        )
+    on_stdout(shown)
+
+
+def _outcome(result: "DayResult | RankingDay") -> tuple[str, str]:
+    release = f"v{result.release} {result.decision}" if result.release else "none"
+    return "passed" if result.gate.passed else "rejected", release
 
 
 def ranking_table(result: "RankingResult") -> None:
@@ -101,8 +134,7 @@ def days_table(results: Sequence["DayResult"], k: str | None = None) -> None:
             f"{metrics.examples_per_second:,.0f}",
             f"{metrics.loss:.3f}",
             *(f"{rate:.4f}" for rate in rates),
-            "passed" if result.gate.passed else "rejected",
-            f"v{result.release} {result.decision}" if result.release else "none",
+            *_outcome(result),
         )
     on_stdout(shown)
 

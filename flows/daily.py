@@ -26,13 +26,14 @@ from tasks.start_run import start_run
 from tasks.train import train
 
 
-def _name() -> str:
+def name_of_run() -> str:
+    """Return what Prefect calls a flow run of the day, or of several: by the config and the days."""
     asked = flow_run.parameters
     days = asked.get("day") or " to ".join(str(asked[end]) for end in ("first", "last") if end in asked)
     return f"{Path(asked['config']).stem} {days or 'newest day'}"
 
 
-@flow(name="daily-retrain", flow_run_name=_name, on_running=[liveness.begin])
+@flow(name="daily-retrain", flow_run_name=name_of_run, on_running=[liveness.begin])
 def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str] = ()) -> DayResult:
     """Retrain on the days up to `day`, measure on the next one, and publish if the gate lets it pass.
 
@@ -63,11 +64,15 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
     return result
 
 
-@flow(name="backfill", flow_run_name=_name, on_running=[liveness.begin])
+@flow(name="backfill", flow_run_name=name_of_run, on_running=[liveness.begin])
 def backfill(config: str, first: date, last: date, overrides: Sequence[str] = ()) -> list[DayResult]:
     """Retrain for each day from `first` to `last`, each continuing the release of the one before.
 
     A day that the gate turns down does not stop it; an error does.
     """
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    return [daily_retrain(config, day, overrides) for day in days]
+    return [daily_retrain(config, day, overrides) for day in days_between(first, last)]
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Return the days from `first` to `last`."""
+    return [first + timedelta(days=number) for number in range((last - first).days + 1)]

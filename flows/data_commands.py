@@ -94,7 +94,7 @@ def generate_ctr(
 
     With `--days`, impressions and whether they were clicked, in Parquet by day: users, items and their fields, with
     planted click probabilities that drift, and new users and items every day. Printed is the best AUC that is
-    attainable on each day, that of the true probabilities; `attainable.json` has it too.
+    attainable on each day, that of the true probabilities; `_attainable.json` in the folder has it too.
 
     `dayline data generate-ctr --out data/ctr --days 12 --rows-per-day 40000`, then `dayline backfill
     configs/ctr_daily.yaml --from 2024-01-04 --to 2024-01-10`

@@ -5,8 +5,10 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from recsys_core.artifacts import LabelledMetrics, LabelledSlice
 from tasks.report import DayResult
 from tasks.report_ranking import RankingResult
+from tasks.report_ranking_day import RankingDay
 
 
 def rows(result: DayResult) -> list[dict[str, Any]]:
@@ -28,7 +30,7 @@ def rows(result: DayResult) -> list[dict[str, Any]]:
     ]
 
 
-def verdict(result: DayResult) -> str:
+def verdict(result: DayResult | RankingDay) -> str:
     """Return in words what became of the day's model."""
     version = f"version {result.release}" if result.release else "nothing"
     return {
@@ -38,16 +40,15 @@ def verdict(result: DayResult) -> str:
     }[result.decision]
 
 
-def leave_notes(result: DayResult) -> None:
+def leave_notes(result: DayResult | RankingDay) -> None:
     """Put the result on the flow run's page."""
-    metrics = result.metrics
     lines = [
         f"## {result.day}: {verdict(result)}",
         *(f"- {reason}" for reason in result.gate.reasons),
         *(f"- data: {warning}" for warning in result.data_warnings),
         "",
-        f"- {metrics.num_examples:,} examples at {metrics.examples_per_second:,.0f}/s",
-        f"- loss {metrics.loss:.4f}, on the next day's rows {metrics.held_out_loss:.4f}",
+        f"- {result.metrics.num_examples:,} examples at {result.metrics.examples_per_second:,.0f}/s",
+        f"- {_losses(result)}",
         "",
         "| stage | seconds | rows | done before |",
         "|---|---|---|---|",
@@ -56,7 +57,44 @@ def leave_notes(result: DayResult) -> None:
         f"MLflow run `{result.mlflow_run_id}`, run `{result.run_id}`",
     ]
     create_markdown_artifact("\n".join(lines), key="day", description=str(result.day))
-    create_table_artifact(rows(result), key="hit-rate", description=f"Hit rate by K, {result.day}")
+    if isinstance(result, DayResult):
+        create_table_artifact(rows(result), key="hit-rate", description=f"Hit rate by K, {result.day}")
+    else:
+        create_table_artifact(labelled_rows(result), key="metrics", description=f"Held-out rows, {result.day}")
+
+
+def labelled_rows(result: RankingDay) -> list[dict[str, Any]]:
+    """Return one row per contender, measured on the same held-out rows, and one per slice of them."""
+    metrics = result.metrics
+    found: dict[str, LabelledMetrics | None] = {"model": metrics, "live model": metrics.champion, **metrics.baselines}
+    found |= {f"{name}, {who}": one for name, part in metrics.slices.items() for who, one in _of_slice(part)}
+    return [
+        {
+            "": name,
+            "rows": one.num_rows,
+            "AUC": _rounded(one.auc),
+            "GAUC": _rounded(one.gauc),
+            "logloss": _rounded(one.logloss),
+            "NE": _rounded(one.normalized_entropy),
+            "calibration": _rounded(one.calibration),
+        }
+        for name, one in found.items()
+        if one is not None
+    ]
+
+
+def _of_slice(part: LabelledSlice) -> tuple[tuple[str, LabelledMetrics | None], ...]:
+    return ("model", part.metrics), ("live model", part.champion)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _losses(result: DayResult | RankingDay) -> str:
+    held_out = result.metrics.held_out_loss if isinstance(result, DayResult) else result.metrics.logloss
+    where = "the next day's rows" if isinstance(result, DayResult) else "the held-out rows"
+    return f"loss {result.metrics.loss:.4f}, on {where} {held_out:.4f}"
 
 
 def leave_ranking_notes(result: RankingResult) -> None:
@@ -79,7 +117,7 @@ def leave_ranking_notes(result: RankingResult) -> None:
     create_markdown_artifact("\n".join(lines), key="ranking", description=str(result.day))
 
 
-def _stages(result: DayResult | RankingResult) -> Sequence[str]:
+def _stages(result: DayResult | RankingDay | RankingResult) -> Sequence[str]:
     return [
         f"| {name} | {stage.seconds:.1f} | {stage.rows:,} | {'yes' if stage.cached else ''} |"
         for name, stage in result.stages.items()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.config_commands import NO_RELEASES, load
+from flows.config_commands import NO_RELEASES, is_daily, load
 
 if TYPE_CHECKING:
     from recsys_core.registry import ReleaseInfo
@@ -64,9 +64,8 @@ def _registry(config: Path, overrides: list[str] | None, *, exit_code: int) -> t
     """Return where the config's releases are, or end with `exit_code` if there can be none."""
     loaded = load(config, overrides)
     from recsys_core import tracking
-    from recsys_core.config import RankingConfig
 
-    if isinstance(loaded, RankingConfig):
+    if not is_daily(loaded):
         typer.echo(f"{'error: ' if exit_code else ''}{config}: {NO_RELEASES}; MLflow has its runs", err=True)
         raise typer.Exit(exit_code)
 

@@ -1,6 +1,8 @@
 """Hold the log against the data contract, before anything is trained on it."""
 
+from collections.abc import Callable
 from datetime import date
+from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
@@ -9,8 +11,8 @@ from recsys_core import contract as stage
 from recsys_core.artifacts import DataCheck, Dataset
 from recsys_core.contract import report
 from recsys_core.datasets.base import day_after
-from recsys_core.progress import Event
-from tasks.perform import Run, listener, perform, stage_task
+from recsys_core.progress import Event, Sink
+from tasks.perform import AnyRun, R, Run, listener, perform, stage_task
 
 
 @stage_task("check data")
@@ -27,14 +29,28 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
     request = run.request(
         stage.Request,
         "check",
-        config=stage.checks.Limits.model_validate(config.model_dump(exclude={"file", "num_days"})),
+        config=limits(config),
         agreed=stage.agreed(config),
         dataset=dataset,
         first_day=stage.first_day(config, last, learned, _window(run, last)),
         day=last,
         memory=run.home / "cache" / "statistics",
     )
-    check = perform(run, "check", DataCheck, request, stage.run)
+    return performed(run, request, stage.run)
+
+
+def limits(config: stage.Config) -> stage.checks.Limits:
+    """Return the limits of a contract, without what says where and when they hold."""
+    return stage.checks.Limits.model_validate(config.model_dump(exclude={"file", "num_days"}))
+
+
+def performed(run: AnyRun[Any], request: R, work: Callable[[R, Sink], DataCheck]) -> DataCheck:
+    """Return the check of `request`; its warnings and its report go where people see them.
+
+    Raises:
+        ValueError: see `check_data`.
+    """
+    check = perform(run, "check", DataCheck, request, work)
     sentences = report.sentences(check)
     for sentence in sentences:
         listener()(Event(stage="check", message=f"warning: {sentence}"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recsys_core import ingest as stage
 from recsys_core import integrity
-from recsys_core.artifacts import Dataset
+from recsys_core.artifacts import Dataset, LabelledLog
 from tasks.perform import Run, listener, perform, stage_task
 
 
@@ -27,24 +27,26 @@ def ingest(run: Run) -> Dataset:
     return dataset
 
 
-def compare(dataset: Dataset, home: Path, *, cached: bool) -> None:
+def compare(log: Dataset | LabelledLog, home: Path, *, cached: bool) -> None:
     """Compare the log's files with what they were when they were checked, once per file and change.
 
-    A log that has moved as a whole is not compared: a stage that needs it will say so.
+    A log that has moved as a whole, or a whole day of labelled rows, is not compared: a stage that needs it will say
+    so.
 
     Raises:
         ValueError: one has other content now; names it.
     """
-    memory = home / "cache" / "verified" / f"{dataset.digest}.log.json"
-    if not dataset.root.exists():
-        return
+    memory = home / "cache" / "verified" / f"{log.digest}.log.json"
+    folders = [log.root] if isinstance(log, Dataset) else [day.folder for day in log.days]
+    gone = [folder for folder in folders if not folder.exists()]
+    digests = {path: digest for path, digest in log.log_digests().items() if not any(map(path.is_relative_to, gone))}
     if not cached:
-        integrity.remember(dataset.log_digests(), memory=memory)
+        integrity.remember(digests, memory=memory)
         return
     try:
-        integrity.verify(dataset.log_digests(), memory)
+        integrity.verify(digests, memory)
     except ValueError as error:
+        copies = " and ".join(str(place) for place in (*([log.root] if isinstance(log, Dataset) else ()), log.path))
         raise ValueError(
-            f"{error}; bring it back, or, where the log was imported, delete {dataset.root} and {dataset.path}, and "
-            "run again to import it anew"
+            f"{error}; bring it back, or, where the log was imported, delete {copies}, and run again to import it anew"
         ) from None

@@ -30,6 +30,7 @@ from recsys_core.artifacts import (
     Checkpoint,
     Embeddings,
     ExportedModel,
+    ExportedRanker,
     Frozen,
     Index,
     Learned,
@@ -38,6 +39,7 @@ from recsys_core.artifacts import (
 )
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
+from recsys_core.ranking.ingest import Needed
 from recsys_core.tracking import AwayError, Tracker, reason
 
 A = TypeVar("A", bound=Artifact)
@@ -45,6 +47,7 @@ R = TypeVar("R", bound=Request)
 P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C", RunConfig, RankingConfig)
+M = TypeVar("M", ExportedModel, ExportedRanker)
 
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
@@ -60,21 +63,24 @@ class StageResult(Frozen):
 
 
 class Base(Frozen):
-    """What training continues, and which rows that has learned from: a release, or (no `version`) this run's state."""
+    """What training continues, and which rows that has learned from: a release, or (no `version`) this run's state.
+
+    `engine` is the folder of its fitted features.
+    """
 
     version: int | None
     learned: Learned
     checkpoint: Checkpoint
-    model: ExportedModel
+    engine: Path
     engine_digest: str
 
 
-class Champion(Frozen):
+class Champion(Frozen, Generic[M]):
     """The release to compare with."""
 
     version: int
     day: date
-    model: ExportedModel
+    model: M
 
 
 class Candidate(Frozen):
@@ -133,7 +139,7 @@ class Run(AnyRun[RunConfig]):
     """One day's run of a retrieval model."""
 
     base: Base | None
-    champion: Champion | None
+    champion: Champion[ExportedModel] | None
 
     def absorbing(self, candidate: Candidate) -> Self:
         """Return the same run as it goes on over the rows that `candidate` was measured on: it continues that state."""
@@ -143,7 +149,7 @@ class Run(AnyRun[RunConfig]):
             version=None,
             learned=learned,
             checkpoint=candidate.checkpoint,
-            model=candidate.model,
+            engine=candidate.model.engine,
             engine_digest=candidate.data.engine_digest,
         )
         day = candidate.data.ground_truth_day
@@ -152,7 +158,11 @@ class Run(AnyRun[RunConfig]):
 
 @dataclass(frozen=True, kw_only=True)
 class RankingRun(AnyRun[RankingConfig]):
-    """One run of a ranking model."""
+    """One run of a ranking model; one on splits continues nothing, replaces nothing, and needs no days."""
+
+    base: Base | None = None
+    champion: Champion[ExportedRanker] | None = None
+    needed: Needed | None = None
 
 
 def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:

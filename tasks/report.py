@@ -2,7 +2,9 @@
 
 import datetime
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,7 +15,7 @@ from recsys_core.contract import report as contract
 from recsys_core.gate import Decision
 from recsys_core.tracking import records
 from tasks.absorbed import Absorbed
-from tasks.perform import Candidate, Run, StageResult
+from tasks.perform import AnyRun, Candidate, Run, StageResult
 
 RESULT = "result.json"
 
@@ -43,7 +45,10 @@ class Metrics(Frozen):
     held_out_loss: float
 
 
-class DayResult(Frozen):
+F = TypeVar("F", bound=Frozen)
+
+
+class AnyDay(Frozen, Generic[F]):
     """One day's run, as `dayline run --json` prints it.
 
     `metrics` are of the state that was measured; `absorbed` says what it has learned from afterwards, if anything.
@@ -58,10 +63,42 @@ class DayResult(Frozen):
     decision: str
     gate: Decision
     data_warnings: tuple[str, ...] = ()
-    metrics: Metrics
+    metrics: F
     absorbed: Absorbed | None = None
     stages: dict[str, StageResult]
     artifacts: dict[str, Path]
+
+    @classmethod
+    def of(cls, run: AnyRun[Any], check: DataCheck, decision: Decision, release: Release, **fields: Any) -> Self:
+        """Put together what every product's day came to, and `fields`."""
+        return cls(
+            run_id=run.run_id,
+            mlflow_run_id=run.tracker.mlflow_run_id,
+            day=run.day,
+            release=release.version,
+            decision=release.decision,
+            gate=decision,
+            data_warnings=tuple(contract.sentences(check)),
+            stages=run.stages,
+            artifacts={stage: artifact.path for stage, artifact in run.artifacts.items()},
+            **fields,
+        )
+
+
+class DayResult(AnyDay[Metrics]):
+    """A retrieval model's day."""
+
+
+def write(run: AnyRun[Any], result: AnyDay[Any], track: Callable[[], None]) -> None:
+    """Write the result to `result.json` of the run's directory, once `track` has put its figures into MLflow.
+
+    A run in which all was done before, and tracked, is not tracked again.
+    """
+    written = run.directory / RESULT
+    if not written.exists() or not all(stage.cached for stage in run.stages.values()):
+        track()
+        run.tracker.log_tags({"decision": result.decision, "release": result.release or "none"})
+    write_text(written, result.model_dump_json(indent=2))
 
 
 @task(task_run_name="report {run.config.name} {run.day}", cache_policy=NO_CACHE, result_serializer="json")
@@ -76,34 +113,19 @@ def report(
     release: Release,
 ) -> DayResult:
     """Return the result; it is in `result.json` of the run's directory too, and its figures and plots in MLflow."""
-    result = DayResult(
-        run_id=run.run_id,
-        mlflow_run_id=run.tracker.mlflow_run_id,
-        day=run.day,
-        release=release.version,
-        decision=release.decision,
-        gate=decision,
-        data_warnings=tuple(contract.sentences(check)),
-        metrics=Metrics(
-            **evaluation.exact.model_dump(),
-            ann_recall=evaluation.ann_recall,
-            approximate_hit_rate=evaluation.approximate.hit_rate,
-            champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
-            baselines=Baselines(popularity=evaluation.popularity.hit_rate, item_item=evaluation.item_item.hit_rate),
-            num_examples=candidate.data.num_rows,
-            examples_per_second=candidate.checkpoint.examples_per_second,
-            loss=candidate.checkpoint.loss,
-            held_out_loss=held_out.loss,
-        ),
-        absorbed=absorbed,
-        stages=run.stages,
-        artifacts={stage: artifact.path for stage, artifact in run.artifacts.items()},
+    metrics = Metrics(
+        **evaluation.exact.model_dump(),
+        ann_recall=evaluation.ann_recall,
+        approximate_hit_rate=evaluation.approximate.hit_rate,
+        champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
+        baselines=Baselines(popularity=evaluation.popularity.hit_rate, item_item=evaluation.item_item.hit_rate),
+        num_examples=candidate.data.num_rows,
+        examples_per_second=candidate.checkpoint.examples_per_second,
+        loss=candidate.checkpoint.loss,
+        held_out_loss=held_out.loss,
     )
-    written = run.directory / RESULT
-    if not written.exists() or not all(stage.cached for stage in run.stages.values()):
-        _track(run, candidate, held_out, evaluation)
-        run.tracker.log_tags({"decision": release.decision, "release": release.version or "none"})
-    write_text(written, result.model_dump_json(indent=2))
+    result = DayResult.of(run, check, decision, release, metrics=metrics, absorbed=absorbed)
+    write(run, result, lambda: _track(run, candidate, held_out, evaluation))
     return result
 
 

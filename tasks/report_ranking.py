@@ -16,6 +16,7 @@ from recsys_core.artifacts import (
     RankingEvaluation,
     write_text,
 )
+from recsys_core.tracking import records
 from tasks.perform import RankingRun, StageResult
 from tasks.report import RESULT
 
@@ -62,10 +63,7 @@ def report_ranking(
     )
     written = run.directory / RESULT
     if not written.exists() or not all(stage.cached for stage in run.stages.values()):
-        figures = {f"{split.name}_rows": float(split.num_rows) for split in data.splits}
-        figures |= evaluation.metrics.figures()
-        figures |= {"loss": checkpoint.loss, "examples_per_second": checkpoint.examples_per_second}
-        run.tracker.log_metrics(figures)
+        run.tracker.log_metrics(records.ranking_metrics(data, checkpoint, evaluation))
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
         run.tracker.log_figure(plots.roc(evaluation), "roc")
         run.tracker.log_figure(plots.calibration(evaluation), "calibration")

@@ -17,6 +17,7 @@ from recsys_core.artifacts import (
     STATE,
     Checkpoint,
     ExportedModel,
+    ExportedRanker,
     Learned,
     code_version,
     digest_of,
@@ -25,11 +26,12 @@ from recsys_core.artifacts import (
 from recsys_core.config import RankingConfig, RunConfig, continuing, preflight
 from recsys_core.features import Engine
 from recsys_core.progress import Event
+from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
 from recsys_core.sharding import pretrained
 from tasks.hidden import reveal
-from tasks.perform import Base, Champion, RankingRun, Run, listener, without_credentials
+from tasks.perform import Base, Champion, M, RankingRun, Run, listener, without_credentials
 
 _ID_DIGITS = 12
 _MAX_TAG = 5_000  # characters that MLflow's databases keep of a tag
@@ -48,45 +50,73 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     if not isinstance(loaded, RunConfig):
         message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
         raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
-    preflight.check(loaded)
-    _make_root(loaded)
-    import_root = loaded.run_root / "imports"
-    day = day or ingest.last_day(loaded.data, import_root, listener())
+    _check(loaded)
+    day = day or ingest.last_day(loaded.data, loaded.run_root / "imports", listener())
     fingerprint = ingest.fingerprint(loaded.data, day)
-    uri = tracking.location(loaded.tracking, loaded.run_root)
-    releases = registry.releases(uri, loaded.name, "retrieval")
-    base, note = _base(loaded, uri, day, releases)
-    opened = _open(loaded, day, fingerprint, base.version if base else None)
-    with contextlib.ExitStack() as closing:
-        closing.push(opened.pop("closing"))
-        if note is not None:
-            listener()(Event(stage="start", message=note))
-            opened["tracker"].log_tags({"warm_start": note[:_MAX_TAG]})
-        as_it_is = base.version if base is not None and base.learned.last_day == day else None
-        known = releases if loaded.gate.maximum_drop is not None else []
-        champion = _champion(loaded, uri, contender(known, day, opened["run_id"], as_it_is))
-        return Run(**opened, base=base, champion=champion, closing=closing.pop_all())
-    raise AssertionError("unreachable: nothing above suppresses an error")
+    releases = registry.releases(_uri(loaded), loaded.name, "retrieval")
+    base, note = _base(loaded, day, releases, ExportedModel)
+    return Run(**_compared(_open(loaded, day, fingerprint, base), base, note, releases, ExportedModel))
+
+
+@task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
+@without_credentials
+def start_daily_ranking_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> RankingRun:
+    """Return the run of `day` of a ranking model that is retrained daily; see `start_run`."""
+    loaded = _ranking(config, reveal(overrides))
+    if not loaded.is_daily:
+        raise ValueError(
+            f"{config}: data.kind is {loaded.data.kind}, and this retrains on rows by day; name a source of "
+            "data.kind labelled_days"
+        )
+    _check(loaded)
+    day = day or ranking_ingest.last_day(loaded.days, loaded.holdout)
+    releases = registry.releases(_uri(loaded), loaded.name, "ranking")
+    base, note = _base(loaded, day, releases, ExportedRanker)
+    needed = ranking_ingest.needed(
+        loaded.days,
+        day,
+        held_out=loaded.holdout,
+        base_learned=base.learned if base else None,
+        window_days=loaded.prepare.window_days,
+        reference_days=loaded.contract.reference_days,
+    )
+    opened = _open(loaded, day, needed.fingerprint, base)
+    return RankingRun(**_compared(opened, base, note, releases, ExportedRanker), needed=needed)
 
 
 @task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
 @without_credentials
 def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> RankingRun:
-    """Return the run of a ranking config, to be used as a context; `day` takes the place of `data.day`.
+    """Return the run of a ranking config on splits, to be used as a context; `day` takes the place of `data.day`.
 
     Raises:
         ValueError: the config, the source or the tracking server is not as it must be, or another process is at it.
     """
-    changes = [*reveal(overrides), *([f"data.day={day}"] if day else [])]
+    changes = reveal(overrides)
+    loaded = _ranking(config, changes)
+    if loaded.is_daily:
+        raise ValueError(f"{config}: data.kind is {loaded.data.kind}, and this trains once on splits; run it by day")
+    if day is not None:
+        loaded = _ranking(config, [*changes, f"data.day={day}"])
+    _check(loaded)
+    data = loaded.split_data
+    return RankingRun(**_open(loaded, data.day, prepare.fingerprint(data), None))
+
+
+def _ranking(config: str, changes: Sequence[str]) -> RankingConfig:
     loaded = configs.load(Path(config), changes)
     if not isinstance(loaded, RankingConfig):
         raise ValueError(f"{config}: has no section `ranking`, so it is no ranking config")  # noqa: TRY004
+    return loaded
+
+
+def _uri(loaded: RunConfig | RankingConfig) -> str:
+    return tracking.location(loaded.tracking, loaded.run_root)
+
+
+def _check(loaded: RunConfig | RankingConfig) -> None:
+    """Look at what a config names on this machine, and make the folder of its runs."""
     preflight.check(loaded)
-    _make_root(loaded)
-    return RankingRun(**_open(loaded, loaded.split_data.day, prepare.fingerprint(loaded.split_data), None))
-
-
-def _make_root(loaded: RunConfig | RankingConfig) -> None:
     root = loaded.run_root
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -97,12 +127,13 @@ def _make_root(loaded: RunConfig | RankingConfig) -> None:
     tracking.check(loaded.tracking, root)
 
 
-def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base_version: int | None) -> dict[str, Any]:
+def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base: Base | None) -> dict[str, Any]:
     """Lock the run's directory, write its config down, and open its MLflow run; return the fields of a run."""
     root, version = loaded.run_root, code_version()
     _verify_start(loaded)
     files = pretrained.fingerprints(Engine.build(loaded.features))
-    run_id = digest_of([loaded.hash, str(day), version, fingerprint, base_version, files])[:_ID_DIGITS]
+    continued = base.version if base else None
+    run_id = digest_of([loaded.hash, str(day), version, fingerprint, continued, files])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
     with contextlib.ExitStack() as closing:
         closing.enter_context(_locked(directory))
@@ -145,7 +176,9 @@ def _verify_start(loaded: RunConfig | RankingConfig) -> None:
         raise ValueError(f"train.fine_tune_from.path: {error}; bring its files back, or name another") from None
 
 
-def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo]) -> tuple[Base | None, str | None]:
+def _base(
+    config: RunConfig | RankingConfig, day: date, releases: Sequence[ReleaseInfo], record: type[M]
+) -> tuple[Base | None, str | None]:
     """Load what training continues, None for a cold start; and say what differs from it, if anything does.
 
     Raises:
@@ -154,10 +187,11 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     """
     if not config.train.warm_start or not releases:
         return None, None
+    uri = _uri(config)
     info = registry.base_release(uri, config.name, day)
     if info is None:
         return None, None
-    base, found = _continued(config, uri, info)
+    base, found = _continued(config, info, record)
     release = f"release {info.name} version {info.version} of {info.day}"
     if found and info.last_learned == day and config.train.on_change == "carry":
         absorbed = f"{release} has absorbed all rows up to {day}, and none is left to learn from what differs from it"
@@ -166,7 +200,7 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
             raise ValueError(
                 f"{absorbed}: {'; '.join(found)}. Run a later day, or start cold with train.on_change: cold"
             )
-        base, found = _continued(config, uri, info)
+        base, found = _continued(config, info, record)
         release = f"release {info.name} version {info.version} of {info.day}"
     if found and config.train.on_change == "refuse":
         raise ValueError(
@@ -179,23 +213,45 @@ def _base(config: RunConfig, uri: str, day: date, releases: Sequence[ReleaseInfo
     return base, note
 
 
-def _continued(config: RunConfig, uri: str, info: ReleaseInfo) -> tuple[Base, list[str]]:
+def _continued(config: RunConfig | RankingConfig, info: ReleaseInfo, record: type[M]) -> tuple[Base, list[str]]:
     """Load a release to continue, and say what differs from it."""
-    model = registry.load_model(info, uri, config.run_root, ExportedModel)
+    model = registry.load_model(info, _uri(config), config.run_root, record)
     checkpoint, engine = registry.load_checkpoint(info, config.run_root), Engine.load(model.engine)
     # Of a release of before it was recorded no more is known than its day.
     learned = checkpoint.learned or Learned(first_day=info.day, last_day=info.day)
-    base = Base(version=info.version, learned=learned, checkpoint=checkpoint, model=model, engine_digest=engine.digest)
+    base = Base(
+        version=info.version,
+        learned=learned,
+        checkpoint=checkpoint,
+        engine=model.engine,
+        engine_digest=engine.digest,
+    )
     return base, continuing.changes(config, checkpoint, engine)
 
 
-def _champion(config: RunConfig, uri: str, info: ReleaseInfo | None) -> Champion | None:
+def _compared(
+    opened: dict[str, Any], base: Base | None, note: str | None, releases: Sequence[ReleaseInfo], record: type[M]
+) -> dict[str, Any]:
+    """Return the fields of a run with its base and its champion; `note` goes to the listener and to MLflow."""
+    config, day = opened["config"], opened["day"]
+    with contextlib.ExitStack() as closing:
+        closing.push(opened["closing"])
+        if note is not None:
+            listener()(Event(stage="start", message=note))
+            opened["tracker"].log_tags({"warm_start": note[:_MAX_TAG]})
+        as_it_is = base.version if base is not None and base.learned.last_day == day else None
+        known = releases if config.gate.maximum_drop is not None else []
+        champion = _champion(config, contender(known, day, opened["run_id"], as_it_is), record)
+        return opened | {"base": base, "champion": champion, "closing": closing.pop_all()}
+    raise AssertionError("unreachable: nothing above suppresses an error")
+
+
+def _champion(config: RunConfig | RankingConfig, info: ReleaseInfo | None, record: type[M]) -> Champion[M] | None:
     """Load what the gate compares with, if it does."""
     if info is None:
         return None
-    return Champion(
-        version=info.version, day=info.day, model=registry.load_model(info, uri, config.run_root, ExportedModel)
-    )
+    model = registry.load_model(info, _uri(config), config.run_root, record)
+    return Champion[record](version=info.version, day=info.day, model=model)
 
 
 def contender(

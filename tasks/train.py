@@ -29,7 +29,7 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
         seed=config.seed,
         data=data,
         base=run.base.checkpoint if run.base else None,
-        base_engine=run.base.model.engine if run.base else None,
+        base_engine=run.base.engine if run.base else None,
         pretrained=run.pretrained,
     )
     work = partial(launch.run, "train", Checkpoint, config=config.launch)

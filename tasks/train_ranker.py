@@ -1,4 +1,4 @@
-"""Train a ranking model on all ranks, from random weights."""
+"""Train a ranking model on all ranks, from the base release's state or from random weights."""
 
 from functools import partial
 
@@ -23,10 +23,14 @@ def train_ranker(run: RankingRun, data: LabelledData) -> Checkpoint:
         seed=config.seed,
         day=run.day,
         data=data,
+        base=run.base.checkpoint if run.base else None,
+        base_engine=run.base.engine if run.base else None,
         pretrained=run.pretrained,
     )
     work = partial(launch.run, "rank_train", Checkpoint, config=config.launch)
     checkpoint = perform(run, "train", Checkpoint, request, work)
     run.tracker.log_file(checkpoint.plan)
+    if checkpoint.carried.is_file():
+        run.tracker.log_file(checkpoint.carried)
     run.tracker.log_metrics({f"train/tables/{table}/touched": share for table, share in checkpoint.touched.items()})
     return checkpoint

@@ -100,13 +100,13 @@ _UNMEASURED = (
 RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
 RANKING_SPLITS: Remedies = {
     **{("train", key): _COLD for key in _WARM},
-    **{(section,): _DAILY for section in ("holdout", "contract", "prepare", "gate")},
+    **{(section,): _DAILY for section in ("holdout", "contract", "prepare", "gate", "publish")},
     ("ranking", "item"): _GATED,
 }
 RANKING_DAYS: Remedies = {
     **{("train", key): _HELD_OUT for key in _EVALUATING},
     ("evaluate", "split"): _HELD_OUT,
+    ("evaluate", "batch_size"): "the rows that a day is measured on are scored with predict.batch_size; set that",
     ("use_step",): _HELD_OUT,
-    ("predict", "source"): _SCORED,
-    ("predict", "csv"): _SCORED,
+    **{("predict", key): _SCORED for key in ("source", "output", "reserved_columns", "csv")},
 }

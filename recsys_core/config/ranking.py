@@ -23,6 +23,7 @@ from recsys_core.ranking.evaluate import Config as Evaluate
 from recsys_core.ranking.predict import Config as Predict
 from recsys_core.ranking.prepare import Data
 from recsys_core.ranking.prepare.days import Config as Prepare
+from recsys_core.ranking.publish import Config as Publish
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
 
@@ -56,6 +57,7 @@ class RankingConfig(Frozen):
     export: Export = Export()
     predict: Predict = Predict()
     gate: Gate = Gate()
+    publish: Publish = Publish()
     tracking: Tracking = Tracking()
     launch: Launch = Launch()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_core import liveness
-from recsys_core.artifacts import Dataset, Frozen, TrainingData
+from recsys_core.artifacts import Dataset, Frozen, LabelledData, LabelledLog, TrainingData
 from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 from recsys_core.tracking import records
@@ -122,7 +122,7 @@ class Run:
         """Store a file of text under its own name."""
         self._send("file", file=str(path))
 
-    def log_dataset(self, dataset: Dataset | TrainingData, source: str) -> None:
+    def log_dataset(self, dataset: Dataset | TrainingData | LabelledLog | LabelledData, source: str) -> None:
         """Record what the run was made from; `source` is where that came from."""
         self._send("dataset", dataset=records.dataset_input(dataset, source))
 

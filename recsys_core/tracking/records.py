@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys_core.artifacts import Checkpoint, Dataset, Difference, Evaluation, HeldOut, TrainingData, digest_of
+from recsys_core.artifacts import (
+    Checkpoint,
+    Dataset,
+    Difference,
+    Evaluation,
+    HeldOut,
+    LabelledData,
+    LabelledLog,
+    LabelledMetrics,
+    RankingEvaluation,
+    TrainingData,
+    digest_of,
+)
 from recsys_core.redaction import redact, redacted
 
 _MAX_VALUE = 6_000  # characters of a param that MLflow keeps
@@ -77,11 +89,45 @@ def differences(name: str, found: Mapping[str, Difference]) -> dict[str, float]:
     return {key: value for key, value in figures.items() if value is not None}
 
 
-def dataset_input(artifact: Dataset | TrainingData, source: str) -> dict[str, str]:
+def ranking_metrics(data: LabelledData, checkpoint: Checkpoint, evaluation: RankingEvaluation) -> dict[str, float]:
+    """Return the numbers by which a ranking model's days are compared, named like `auc` and `champion/auc`."""
+    found: dict[str, float] = {f"{split.name}_rows": split.num_rows for split in data.splits}
+    found |= {"loss": checkpoint.loss, "examples_per_second": checkpoint.examples_per_second}
+    found |= _labelled("", evaluation.metrics)
+    found |= _labelled("champion/", evaluation.champion)
+    for name, metrics in evaluation.baselines.items():
+        found |= _labelled(f"{name}/", metrics)
+    found |= differences("difference", evaluation.differences)
+    for name, part in evaluation.slices.items():
+        found |= _labelled(f"slices/{name}/", part.metrics)
+        found |= differences(f"slices/{name}/difference", part.differences)
+    return {name_of(name): float(value) for name, value in found.items()}
+
+
+def _labelled(prefix: str, metrics: LabelledMetrics | None) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in (metrics.figures() if metrics else {}).items()}
+
+
+def dataset_input(artifact: Dataset | TrainingData | LabelledLog | LabelledData, source: str) -> dict[str, str]:
     """Return the fields of MLflow's record of what a run was made from: digest, schema, row counts and context."""
     import pyarrow.dataset
 
-    if isinstance(artifact, Dataset):
+    if isinstance(artifact, LabelledLog):
+        columns = artifact.columns
+        profile = {
+            "num_rows": artifact.num_rows,
+            "num_positives": sum(day.num_positives for day in artifact.days),
+            "num_days": len(artifact.days),
+            "first_day": str(artifact.days[0].day),
+            "last_day": str(artifact.days[-1].day),
+        }
+    elif isinstance(artifact, LabelledData):
+        columns = artifact.columns
+        counts = {
+            split.name: {"num_rows": split.num_rows, "num_positives": split.num_positives} for split in artifact.splits
+        }
+        profile = artifact.model_dump(mode="json", include={"day", "learned"}) | counts
+    elif isinstance(artifact, Dataset):
         columns = {
             f"{table}.{name}": kind for table, fields in artifact.columns.items() for name, kind in fields.items()
         }
@@ -104,7 +150,7 @@ def dataset_input(artifact: Dataset | TrainingData, source: str) -> dict[str, st
         "source": json.dumps({"uri": redact(source)}),
         "schema": json.dumps({"mlflow_colspec": [{"name": name, "type": kind} for name, kind in columns.items()]}),
         "profile": json.dumps(profile),
-        "context": "log" if isinstance(artifact, Dataset) else "training",
+        "context": "log" if isinstance(artifact, Dataset | LabelledLog) else "training",
     }
 
 

@@ -87,7 +87,7 @@ class Attainable(Frozen):
 
 
 def write(config: Config, root: Path, sink: Sink) -> list[Attainable]:
-    """Write `root/ds=YYYY-MM-DD/part-00000.parquet` for each day; what can be attained is in `attainable.json` too.
+    """Write `root/ds=YYYY-MM-DD/part-00000.parquet` for each day; what can be attained is in `_attainable.json` too.
 
     Columns: user_id, age, gender, city, device, item_id, category, brand, price, position, hour, timestamp (Unix
     seconds, ascending), click and conversion (0 or 1).
@@ -99,7 +99,7 @@ def write(config: Config, root: Path, sink: Sink) -> list[Attainable]:
         base.write_parquet(root / base.partition(day) / "part-00000.parquet", shop.parts(index, truths))
         found.append(_attainable(day, _Truth(*map(np.concatenate, zip(*truths, strict=True)))))
         sink(Event(stage=base.STAGE, done=index + 1, total=config.num_days, unit="days", message=f"made {day}"))
-    write_text(root / "attainable.json", json.dumps([day.model_dump(mode="json") for day in found], indent=2))
+    write_text(root / "_attainable.json", json.dumps([day.model_dump(mode="json") for day in found], indent=2))
     return found
 
 

@@ -14,7 +14,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner
 
-from flows import cli, demo, server
+from flows import cli, config_commands, demo, server
+from recsys_core import config as configs
 from recsys_core import fault
 from recsys_core.progress import silent
 
@@ -135,11 +136,27 @@ def test_it_says_its_versions() -> None:
         (["backfill", "--from", "2024-01-01", "--to", "2024-01-02"], 2),
     ],
 )
-def test_of_a_ranking_config_it_says_that_there_are_no_releases(command: list[str], code: int) -> None:
+def test_of_a_ranking_config_on_splits_it_says_that_there_are_no_releases(command: list[str], code: int) -> None:
     done = CliRunner().invoke(cli.app, [*command, str(CONFIGS / "dlrm_frappe.yaml")])
     assert (done.exit_code, done.stdout) == (code, "")
     (line,) = done.stderr.splitlines()
-    assert "a ranking config; releases, and days that continue them, are of retrieval models only" in line
+    assert "a ranking config on splits; releases, and days that continue them, are of rows by day" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "day", "days"),
+    [
+        ("demo.yaml", "daily-retrain", "backfill"),
+        ("ctr_daily.yaml", "daily-ranking", "backfill-ranking"),
+        ("dlrm_frappe.yaml", "ranking", None),
+    ],
+)
+def test_each_kind_of_config_has_its_flow(config: str, day: str, days: str | None) -> None:
+    loaded = configs.load(CONFIGS / config)
+    assert cli._flow_of_a_day(loaded).name == day
+    assert config_commands.is_daily(loaded) == (days is not None)
+    if days is not None:
+        assert cli._flow_of_days(loaded).name == days
 
 
 def test_a_run_looks_at_config_and_data_before_it_starts_a_server(

@@ -10,18 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli, console, profiles, release_commands
+from flows import cli, console, notes, profiles, release_commands
 from recsys_core.artifacts import LabelledMetrics
 from recsys_core.odps.emulator import Emulator
 from recsys_core.progress import Event
 from recsys_core.registry import ReleaseInfo
 from tasks.report_ranking import RankingResult
+from tasks.report_ranking_day import RankingDay
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def test_a_ranking_run_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
-    fields = dict.fromkeys(LabelledMetrics.model_fields, 0.25) | {"num_rows": 391, "num_positives": 90}
+    fields = dict.fromkeys(LabelledMetrics.model_fields, 0.25) | {"num_rows": 391, "num_positives": 90, "others": {}}
     result = RankingResult(
         run_id="a",
         mlflow_run_id="b",
@@ -43,6 +44,53 @@ def test_a_ranking_run_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.4567" in shown
     console.table([])
     assert capsys.readouterr().out == ""
+
+
+def _ranked(day: int, auc: float | None, champion: float | None) -> RankingDay:
+    def measured(value: float | None) -> dict[str, object]:
+        figures = dict.fromkeys(LabelledMetrics.model_fields, 0.25)
+        return figures | {"num_rows": 391, "num_positives": 9, "auc": value, "others": {}}
+
+    slices = {"new_users": {"num_units": 3, "has_groups": True, "champion": None, "differences": {}}}
+    live = champion is not None
+    return RankingDay.model_validate(
+        {
+            "run_id": "a",
+            "mlflow_run_id": "b",
+            "day": datetime.date(2024, 1, day),
+            "release": "7" if live else None,
+            "decision": "live" if live else "rejected",
+            "gate": {"passed": live, "reasons": ["auc is 0.7500."]},
+            "metrics": measured(auc)
+            | {
+                "champion": measured(champion) if live else None,
+                "baselines": {"rate": measured(0.5), "item_rate": measured(0.5625)},
+                "differences": {},
+                "slices": {"new_users": slices["new_users"] | {"metrics": measured(0.625)}},
+                "num_examples": 7_200,
+                "num_steps": 10,
+                "examples_per_second": 1_234.5,
+                "loss": 0.4567,
+            },
+            "holdout": {"kind": "next_day"},
+            "learned": {"first_day": "2024-01-01", "last_day": "2024-01-02"},
+            "stages": {},
+            "artifacts": {},
+        }
+    )
+
+
+def test_a_ranking_model_s_days_are_rows_with_what_they_must_beat(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [_ranked(2, 0.75, 0.7421), _ranked(3, None, None)]
+    console.table(results)
+    header, _, first, second = capsys.readouterr().out.strip().splitlines()[:4]
+    assert [*header.split()[3:9]] == ["loss", "AUC", "live", "model", "rate", "item"]
+    assert first.split()[4:8] == ["0.7500", "0.7421", "0.5000", "0.5625"]
+    assert first.split()[-3:] == ["passed", "v7", "live"]
+    assert second.split()[-2:] == ["rejected", "none"]
+    rows = {row[""]: row["AUC"] for row in notes.labelled_rows(results[0])}
+    assert rows == {"model": 0.75, "live model": 0.7421, "rate": 0.5, "item_rate": 0.5625, "new_users, model": 0.625}
+    assert notes.verdict(results[1]) == "rejected by the gate; what was live stays live"
 
 
 def test_a_terminal_gets_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

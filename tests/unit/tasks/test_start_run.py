@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys_core.artifacts import Learned
+from recsys_core.datasets.labelled import _impressions
+from recsys_core.progress import silent
 from recsys_core.registry import ReleaseInfo
 from tasks import start_run
 
@@ -77,8 +79,15 @@ def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> 
     ranking, retrieval = str(CONFIGS / "dlrm_frappe.yaml"), str(CONFIGS / "demo.yaml")
     with pytest.raises(ValueError, match=r"dlrm_frappe\.yaml: a ranking config"):
         start_run.start_run.fn(ranking, None)
-    with pytest.raises(ValueError, match=r"demo\.yaml: has no section `ranking`"):
-        start_run.start_ranking_run.fn(retrieval, None)
+    for start in (start_run.start_ranking_run, start_run.start_daily_ranking_run):
+        with pytest.raises(ValueError, match=r"demo\.yaml: has no section `ranking`"):
+            start.fn(retrieval, None)
+    with pytest.raises(
+        ValueError, match=r"frappe\.yaml: data\.kind is frappe, .* name a source of data\.kind labelled"
+    ):
+        start_run.start_daily_ranking_run.fn(ranking, None)
+    with pytest.raises(ValueError, match=r"ctr_daily\.yaml: data\.kind is labelled_days, .* run it by day"):
+        start_run.start_ranking_run.fn(str(CONFIGS / "ctr_daily.yaml"), None)
 
 
 def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
@@ -127,3 +136,17 @@ def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path) -> None:
     said_so = r"tables\[name=item_id\]\.initializer: .*no column 'id'.*say which in id_column"
     with pytest.raises(ValueError, match=said_so):
         start_run.start_run.fn(str(CONFIGS / "demo.yaml"), DAY, changes)
+
+
+def test_a_ranking_model_s_first_run_needs_all_days_up_to_the_one_that_it_is_measured_on(tmp_path: Path) -> None:
+    _impressions.write(_impressions.Config(num_days=4, rows_per_day=20), tmp_path / "ctr", silent)
+    changes = [f"run_root={tmp_path}/runs", f"data.source={tmp_path}/ctr", "tracking.system_metrics=false"]
+    runs: list[str] = []
+    for window in ("null", "2"):
+        changed = [*changes, f"prepare.window_days={window}", "contract.reference_days=1"]
+        with start_run.start_daily_ranking_run.fn(str(CONFIGS / "ctr_daily.yaml"), None, changed) as run:
+            assert (run.day, run.base, run.champion) == (datetime.date(2024, 1, 3), None, None)
+            assert run.needed.last_day == datetime.date(2024, 1, 4)
+            runs.append(run.run_id)
+    assert run.needed.first_day == datetime.date(2024, 1, 1), "two days to learn from, and one to compare them with"
+    assert len(set(runs)) == 2

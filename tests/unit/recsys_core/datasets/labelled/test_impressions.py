@@ -34,7 +34,7 @@ def test_a_longer_log_begins_with_the_shorter_one_and_has_new_ids_every_day(tmp_
     longer, tables = _written(tmp_path / "three", num_days=3, new_users_per_day=9, new_items_per_day=5)
     assert tables[:2] == [first, second]
     assert longer[:2] == made
-    assert json.loads((tmp_path / "two" / "attainable.json").read_text()) == [d.model_dump(mode="json") for d in made]
+    assert json.loads((tmp_path / "two" / "_attainable.json").read_text()) == [d.model_dump(mode="json") for d in made]
     for column, known, new in (("user_id", 50, 9), ("item_id", 30, 5)):
         assert max(first[column].to_pylist()) <= known
         assert known < max(second[column].to_pylist()) <= known + new

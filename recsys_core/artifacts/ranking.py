@@ -68,15 +68,17 @@ class LabelledSlice(Frozen):
 class RankingEvaluation(Artifact):
     """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures.
 
-    `champion` and `baselines` (`rate`, `item_rate`) are measured on the same rows, whose digest is `rows_digest`.
-    `differences` are those to the champion by metric; for their intervals `num_units` groups were drawn (rows, unless
-    `has_groups`). `slices` are parts of the rows, by name.
+    Of several tasks `metrics` are those of the first one, which is of all rows, and `tasks` has each one's, None where
+    no row is of it. `champion` and `baselines` (`rate`, `item_rate`) are measured on the same rows, whose digest is
+    `rows_digest`. `differences` are those to the champion by metric; for their intervals `num_units` groups were drawn
+    (rows, unless `has_groups`). `slices` are parts of the rows, by name.
     """
 
     stage: ClassVar[str] = "evaluate"
 
     split: str
     metrics: LabelledMetrics
+    tasks: dict[str, LabelledMetrics | None] = Field(default={})
     champion: LabelledMetrics | None = None
     baselines: dict[str, LabelledMetrics] = Field(default={})
     differences: dict[str, Difference] = Field(default={})
@@ -87,11 +89,15 @@ class RankingEvaluation(Artifact):
 
 
 class ExportedRanker(Artifact):
-    """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine."""
+    """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine.
+
+    `tasks` are the names of its output's columns; none where it has one score.
+    """
 
     stage: ClassVar[str] = "export"
 
     parity_max_abs_difference: float
+    tasks: tuple[str, ...] = ()
 
     @property
     def engine(self) -> Path:

@@ -37,13 +37,14 @@ def check(
     contract: type[RankingModel] | type[RetrievalModel],
     train: Train,
     launch: Launch,
+    tasks: Sequence[str] = (),
 ) -> None:
-    """Build the model without any memory, and look for the tables that `train` names.
+    """Build the model without any memory, and look for the tables that `train` names, and the `tasks` of ranking.
 
     Raises:
         ValueError: the model is of another contract, does not take the features or is larger than the ranks, a table is
             not there, it cannot be trained on `train.sharding.device`, or the file that a table starts from does not
-            serve it.
+            serve it; or it has other tasks.
     """
     engine = Engine.build(features)
     pretrained.check(engine)
@@ -51,6 +52,13 @@ def check(
         _check_attended(model, engine)
     with torch.device("meta"):
         built = models.build(model, engine, contract, tables_device="meta")  # pyright: ignore[reportArgumentType]
+    if isinstance(built, RankingModel) and built.tasks != (*tasks,):
+        named = f"ranking.tasks names {', '.join(tasks)}" if tasks else "ranking has one label"
+        gives = f"gives {', '.join(built.tasks)}" if built.tasks else "gives one logit a row"
+        raise ValueError(
+            f"model.kind {model.kind}: {gives}, and {named}; name the same tasks in the same order in both, or take a "
+            f"model of {'several tasks, such as shared_bottom' if tasks else 'one'}"
+        )
     limits.check_memory(engine.tables, built, launch.world_size)
     optim.refuse_unfit(train.sparse_optimizer, built.tables, train.sharding.device)
 

@@ -89,10 +89,11 @@ class RankingConfig(Frozen):
                 f"use_step: {self.use_step} is one of the states that evaluations keep; set train.evaluate_every_steps "
                 "or train.evaluate_every_epochs too, or leave it out"
             )
-        losses.build(self.loss, RankingLoss)
+        for loss in (self.loss, *(task.loss for task in self.ranking.named.values() if task.loss is not None)):
+            losses.build(loss, RankingLoss)
         if self.is_daily:
             agreement.check_gate(self.gate, self.ranking, self.evaluate.metrics)
-        agreement.check(self.features, self.model, RankingModel, self.train, self.launch)
+        agreement.check(self.features, self.model, RankingModel, self.train, self.launch, [*self.ranking.tasks])
         return self
 
     @property

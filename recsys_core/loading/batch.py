@@ -68,16 +68,17 @@ class Numbers(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """B labelled rows, each with features of a query and of an item; `weights_B` is None where rows count alike.
+    """B labelled rows, each with features of a query and of an item.
 
-    `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks; `numbers` are the sequences
-    of numbers, the query's first.
+    `labels` are each task's [B], `weights` likewise, 0 for rows that are none of the task's, None where rows count
+    alike. `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks; `numbers` are the
+    sequences of numbers, the query's first.
     """
 
     sparse: KeyedJaggedTensor
     dense_BF: Tensor
-    labels_B: Tensor
-    weights_B: Tensor | None
+    labels: dict[str, Tensor]
+    weights: dict[str, Tensor | None]
     global_rows: int
     numbers: tuple[Numbers, ...] = ()
 
@@ -86,8 +87,10 @@ class LabelledBatch:
         return LabelledBatch(
             sparse=copied(self.sparse),
             dense_BF=copied(self.dense_BF),
-            labels_B=copied(self.labels_B),
-            weights_B=None if self.weights_B is None else copied(self.weights_B),
+            labels={task: copied(labels_B) for task, labels_B in self.labels.items()},
+            weights={
+                task: weights_B if weights_B is None else copied(weights_B) for task, weights_B in self.weights.items()
+            },
             global_rows=self.global_rows,
             numbers=tuple(Numbers(*map(copied, one)) for one in self.numbers),
         )

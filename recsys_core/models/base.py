@@ -62,12 +62,13 @@ class RetrievalModel(nn.Module, ABC):
 
 
 class RankingModel(nn.Module, ABC):
-    """One logit per example, which has the features of a query and of an item.
+    """A logit per example and task; an example has the features of a query and of an item.
 
     Attributes:
+        tasks: the names of the tasks, in the order of the logits' columns; none where there is one, without a name.
         tables: what looks the features up; its collections are replaced by their sharded form in training.
         head: scriptable module, (pooled [B, P], dense [B, F], a list of unpooled features' embeddings [N, D], a list of
-            their lengths [B]) → logits [B]; the features stand as in `tables.pooled_features` and
+            their lengths [B]) → logits [B], or [B, T] of T tasks; the features stand as in `tables.pooled_features` and
             `tables.unpooled_features`, the query's dense fields before the item's. Behind the unpooled features come
             the sequences of numbers [N, D], the query's first.
         reads_number_sequences: whether it takes sequences of numbers; if not, a config with one is refused.
@@ -75,6 +76,7 @@ class RankingModel(nn.Module, ABC):
 
     reads_number_sequences: ClassVar[bool] = False
 
+    tasks: tuple[str, ...] = ()
     tables: Embeddings
     head: nn.Module
 
@@ -85,7 +87,7 @@ class RankingModel(nn.Module, ABC):
     def forward(
         self, sparse: KeyedJaggedTensor, dense_BF: Tensor, numbers: Sequence[tuple[Tensor, Tensor]] = ()
     ) -> Tensor:
-        """Return the logits [B] of a batch laid out as in `batch`: of `sparse`'s rows the first B are examples.
+        """Return the logits [B] or [B, T] of a batch laid out as in `batch`, whose first B rows are examples.
 
         `numbers` are the sequences of numbers: values [N, D] and lengths [B] of each.
         """

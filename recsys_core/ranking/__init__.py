@@ -1,15 +1,48 @@
-"""Ranking: one logit per labelled row, from a table with splits to a checked, exported scorer."""
+"""Ranking: a logit per labelled row and task, from labelled tables to a checked, exported scorer."""
 
-from pydantic import Field
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, model_validator
 
 from recsys_core import readers
-from recsys_core.artifacts import Frozen, LabelledData
+from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData
+from recsys_core.lookup import OneOf
+
+_M = TypeVar("_M")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+ONLY = ""
+"""The name of the task of a config that has one label."""
+
+
+class Task(Frozen):
+    """One of several labels, and what is learned of it."""
+
+    label: str = Field(description="column of 0 and 1 (or booleans) that is to be predicted")
+    given: str | None = Field(
+        default=None,
+        description="an earlier task: the rows of this one are the positive ones of that, and in others its label may "
+        "be null",
+    )
+    weight: float = Field(default=1.0, gt=0, description="of its loss in the sum of all")
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="binary_cross_entropy")] | None = Field(
+        default=None, description="null: the section `loss`"
+    )
 
 
 class Config(Frozen):
     """YAML section `ranking`: what the columns of labelled tables mean; a config that has it is a ranking one."""
 
-    label: str = Field(default="label", description="column of 0 and 1 (or booleans) that is to be predicted")
+    label: str = Field(
+        default="label",
+        description="column of 0 and 1 (or booleans) that is to be predicted; with `tasks` it is the first one's",
+    )
+    tasks: dict[str, Task] = Field(
+        default={},
+        description="several labels, by the names that the model's outputs have; by the first one training is stopped, "
+        "and the gate decides; {}: the one `label`",
+    )
     sample_weight: str | None = Field(
         default=None, description="column of weights ≥ 0 of training rows; null: rows count alike"
     )
@@ -21,6 +54,56 @@ class Config(Frozen):
         description="column of what a row offers, such as item_id, for the gate's baseline `item_rate` and slice "
         "`cold_items` of a daily config",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_of_first(cls, section: Any) -> Any:
+        tasks = section.get("tasks") if isinstance(section, dict) else None
+        first = next(iter(tasks.values()), None) if isinstance(tasks, dict) and "label" not in section else None
+        label = first.get("label") if isinstance(first, dict) else getattr(first, "label", None)
+        return section if label is None else section | {"label": label}
+
+    @model_validator(mode="after")
+    def _tasks_agree(self) -> Self:
+        if len(self.tasks) == 1:
+            raise ValueError("tasks: there is one; name its column in label, and leave tasks out")
+        for number, (name, task) in enumerate(self.tasks.items()):
+            earlier = [*self.tasks][:number]
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"tasks: {name!r} is to be part of columns' names; use a to z, 0 to 9 and _")
+            if task.given is not None and task.given not in earlier:
+                known = f"those before it are {', '.join(earlier)}" if earlier else "it is the first, of all rows"
+                raise ValueError(f"tasks.{name}.given: {task.given!r} is no earlier task ({known}); name one, or null")
+        if self.tasks and self.label != self.named[next(iter(self.tasks))].label:
+            raise ValueError(f"label: {self.label!r}, and tasks have labels of their own; leave it out")
+        return self
+
+    @property
+    def named(self) -> dict[str, Task]:
+        """The tasks by name, the first one first; of a config with one label it is called `ONLY`."""
+        return self.tasks or {ONLY: Task(label=self.label)}
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns of all labels, each once."""
+        return tuple(dict.fromkeys(task.label for task in self.named.values()))
+
+    def label_key(self, task: str) -> str:
+        """Return the key of the config that names a task's label."""
+        return "ranking.label" if task == ONLY else f"ranking.tasks.{task}.label"
+
+    def rows_of(self, task: str, positive: Mapping[str, _M]) -> _M | None:
+        """Return which rows are a task's sample space, None for all; `positive` has bool [B] by task."""
+        given = self.named[task].given
+        if given is None:
+            return None
+        before: Any = self.rows_of(given, positive)
+        return positive[given] if before is None else before & positive[given]
+
+
+def score_columns(task: str) -> tuple[str, str]:
+    """Return what the columns of a task's logit and of its probability are called."""
+    return ("score", "probability") if task == ONLY else (f"score_{task}", f"probability_{task}")
 
 
 def opened(data: LabelledData, split: str) -> readers.Reader:

@@ -1,6 +1,7 @@
 """The evaluation stage of ranking: exact metrics of a checkpoint over every row of a split, each row once."""
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from recsys_core import artifacts, checkpoint, distributed, lookup, models, sharding
-from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData, RankingEvaluation
+from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData, LabelledMetrics, RankingEvaluation
 from recsys_core.features import Engine, out_of_range_metrics
 from recsys_core.lookup import OneOf
 from recsys_core.metrics.ranking import CATALOGUE, Scored, calibration_bins, roc
@@ -16,7 +17,7 @@ from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
 from recsys_core.ranking import opened
-from recsys_core.ranking.objective import scored
+from recsys_core.ranking.objective import joined, scored
 from recsys_core.sharding import Config as Sharding
 
 
@@ -68,13 +69,15 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         checkpoint.load_weights(request.checkpoint.state, weights)
         sharded.load_state_dict(OrderedDict(weights))
         reader = opened(request.data, split)
-        parts: list[Scored] = []
+        parts: list[dict[str, Scored]] = []
         batches = scored(sharded, engine, request.ranking, reader, world, batch_size=request.config.batch_size)
         for part, done in batches:
             parts.append(part)
             if world.is_first:
                 sink(Event(stage="evaluate", done=done, total=reader.num_rows))
-        rows = Scored.joined(world.gather(Scored.joined(parts)))
+        by_task = joined(world.gather(joined(parts)))
+        # The first task is of all rows.
+        rows = next(iter(by_task.values()))
         assert len(rows.logits) == reader.num_rows, f"{len(rows.logits)} of {reader.num_rows} rows were scored"
         outside = out_of_range_metrics(world.gather(engine.out_of_range()))
         if world.is_first and outside:
@@ -92,6 +95,12 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
                     num_rows=reader.num_rows,
                     split=split,
                     metrics=rows.metrics(request.config.metrics),
+                    tasks=measured(by_task, request.config.metrics) if request.ranking.tasks else {},
                 )
         world.barrier()
         return RankingEvaluation.load(request.output)
+
+
+def measured(rows: Mapping[str, Scored], others: Sequence[ComponentConfig] = ()) -> dict[str, LabelledMetrics | None]:
+    """Return each task's metrics; None where it has no rows, as conversions on a day without clicks."""
+    return {name: own.metrics(others) if own.weights.sum() else None for name, own in rows.items()}

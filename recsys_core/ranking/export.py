@@ -36,7 +36,7 @@ class Request(artifacts.Request):
 
 
 class Ranker(nn.Module):
-    """A ranking model over the tensors of `inputs.ranker_inputs`: Dict[str, Tensor] → logits [rows]."""
+    """A ranking model over the tensors of `inputs.ranker_inputs`: Dict[str, Tensor] → logits [rows], or [rows, T]."""
 
     unpooled_names: list[str]
     number_names: list[str]
@@ -96,12 +96,16 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
             loaded = torch.jit.load(str(aside.path / MODEL))
         inputs = ranker_inputs(query, item)
         difference = parity("ranker", loaded(inputs), expected, request.config.parity_tolerance)
+        shape = ["rows", *expected.shape[1:]]
+        output = {"name": "score", "dtype": "float32", "shape": shape, "probability": "sigmoid(score)"}
         signature = {
             "columns": list(dict.fromkeys([*engine.columns("query"), *engine.columns("item")])),
             "inputs": described(inputs),
-            "output": {"name": "score", "dtype": "float32", "shape": ["rows"], "probability": "sigmoid(score)"},
+            "output": output | ({"tasks": model.tasks} if model.tasks else {}),
         }
         write_text(aside.path / SIGNATURE, json.dumps(signature, indent=2))
         shutil.copytree(request.data.engine, aside.path / "features")
         sink(Event(stage="export", done=rows.num_rows, total=rows.num_rows))
-        return aside.commit(ExportedRanker, request, num_rows=rows.num_rows, parity_max_abs_difference=difference)
+        return aside.commit(
+            ExportedRanker, request, num_rows=rows.num_rows, parity_max_abs_difference=difference, tasks=model.tasks
+        )

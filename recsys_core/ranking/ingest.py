@@ -228,8 +228,13 @@ def _found(request: Request, home: Path, day: datetime.date, part: readers.Part,
 
 def _num_positives(request: Request, day: datetime.date, reader: readers.Reader) -> int:
     config, time = request.config, request.data.time_column
-    keys = {config.label: "ranking.label", config.sample_weight: "ranking.sample_weight"}
-    keys |= {config.group: "ranking.group", config.item: "ranking.item", time: "data.time_column"}
+    keys: dict[str | None, str] = {task.label: config.label_key(name) for name, task in config.named.items()}
+    keys |= {
+        config.sample_weight: "ranking.sample_weight",
+        config.group: "ranking.group",
+        config.item: "ranking.item",
+        time: "data.time_column",
+    }
     used = {name: key for name, key in keys.items() if name is not None}
     for name, key in used.items():
         if name not in reader.schema.names:

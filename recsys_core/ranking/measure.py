@@ -3,7 +3,7 @@
 The rows were scored before, by the model and by the champion, in one order. Legend: B rows, G groups.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from recsys_core.artifacts import (
     Holdout,
     LabelledData,
     LabelledLog,
+    LabelledMetrics,
     LabelledSlice,
     Predictions,
 )
@@ -28,8 +29,8 @@ from recsys_core.lookup import OneOf
 from recsys_core.metrics import bootstrap
 from recsys_core.metrics.ranking import CATALOGUE, Scored, all_of, calibration_bins, roc
 from recsys_core.progress import Event, Sink
+from recsys_core.ranking import ONLY, past, score_columns
 from recsys_core.ranking import Config as Ranking
-from recsys_core.ranking import past
 from recsys_core.ranking.past import Past
 
 _STAGE = "evaluate"
@@ -90,7 +91,7 @@ class _Rows(NamedTuple):
 
 def columns(ranking: Ranking, parts: dict[str, gate.Part]) -> tuple[str, ...]:
     """Return the columns of the rows that are needed beside their scores."""
-    named = (ranking.label, ranking.sample_weight, ranking.group, ranking.item)
+    named = (*ranking.label_columns, ranking.sample_weight, ranking.group, ranking.item)
     return tuple(dict.fromkeys(filter(None, (*named, *(part.column for part in parts.values())))))
 
 
@@ -100,7 +101,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
     Raises:
         ValueError: the champion's rows are others, a column is missing, or a part's value is of another type.
     """
-    rows, before = _rows(request), past.read(_past(request), request.ranking)
+    (rows, tasks), before = _rows(request), past.read(_past(request), request.ranking)
     model, parts = rows.model, len(request.parts)
     with artifacts.pending(request.output) as aside:
         slices: dict[str, LabelledSlice] = {}
@@ -117,6 +118,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             num_rows=rows.table.num_rows,
             split=_SPLIT,
             metrics=model.metrics(request.metrics),
+            tasks=tasks,
             champion=rows.champion.metrics(request.metrics) if rows.champion else None,
             baselines={name: scored.metrics(request.metrics) for name, scored in _baselines(request, rows, before)},
             differences=rows.differences(request),
@@ -141,12 +143,11 @@ def _past(request: Request) -> Iterator[readers.Reader]:
             yield readers.opened(folder)
 
 
-def _rows(request: Request) -> _Rows:
+def _rows(request: Request) -> tuple[_Rows, dict[str, LabelledMetrics | None]]:
     names, ranking = columns(request.ranking, request.parts), request.ranking
     tables = [
-        readers.read_all(readers.opened(scored.rows), [*names, "score"])
-        for scored in (request.predictions, request.champion)
-        if scored is not None
+        readers.read_all(reader, [*names, *_scores(reader.schema.names, ranking)])
+        for reader in (readers.opened(scored.rows) for scored in (request.predictions, request.champion) if scored)
     ]
     kept = [table.select(names) for table in tables]
     if len(kept) > 1 and (kept[0].num_rows != kept[1].num_rows or digest(kept[0]) != digest(kept[1])):
@@ -158,8 +159,41 @@ def _rows(request: Request) -> _Rows:
     units, groups = np.arange(len(labels)), None
     if ranking.group is not None:
         units = groups = _codes(past.by_id(kept[0].column(ranking.group)))
-    scored = [Scored(table["score"].to_numpy().astype(np.float64), labels, weights, groups) for table in tables]
-    return _Rows(kept[0], units, scored[0], scored[1] if len(scored) > 1 else None)
+    scored = [
+        Scored(table[_scores(table.column_names, ranking)[0]].to_numpy().astype(np.float64), labels, weights, groups)
+        for table in tables
+    ]
+    tasks = {} if not ranking.tasks else _tasks(tables[0], scored[0], request)
+    return _Rows(kept[0], units, scored[0], scored[1] if len(scored) > 1 else None), tasks
+
+
+def _scores(columns: Sequence[str], ranking: Ranking) -> list[str]:
+    """Return which of `columns` are the tasks' logits, the first task's first; a champion may have one task alone.
+
+    Raises:
+        ValueError: the first task has none.
+    """
+    names = [score_columns(name)[0] for name in ranking.named]
+    (only, _), found = score_columns(ONLY), [name for name in names if name in columns]
+    if names[0] not in found and only not in columns:
+        raise ValueError(
+            f"the champion has no task {next(iter(ranking.named))!r}, by which it is compared; put the task that the "
+            "release has first, or give the model another name"
+        )
+    return found if names[0] in found else [only]
+
+
+def _tasks(table: pa.Table, first: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
+    """Return each task's metrics; None where it has no rows, as conversions on a day without clicks."""
+    ranking = request.ranking
+    positive = {name: past.positive(table, task.label) for name, task in ranking.named.items()}
+    found: dict[str, LabelledMetrics | None] = {}
+    for name, labels in positive.items():
+        rows = Scored(table[score_columns(name)[0]].to_numpy().astype(np.float64), labels, first.weights, first.groups)
+        if (kept := ranking.rows_of(name, positive)) is not None:
+            rows = rows.taken(kept)
+        found[name] = rows.metrics(request.metrics) if rows.weights.sum() else None
+    return found
 
 
 def _codes(ids: pa.Array) -> np.ndarray:

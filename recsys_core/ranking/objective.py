@@ -1,7 +1,7 @@
 """Labelled rows: a loss of their logits, and exact metrics over rows that are not trained on. Legend: B examples."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,17 +23,18 @@ from recsys_core.metrics.ranking import Scored
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
 from recsys_core.models.blocks.layout import Layout
-from recsys_core.ranking import Config, opened
+from recsys_core.ranking import ONLY, Config, opened
 from recsys_core.ranking.feed import LabelledFeed
 from recsys_core.readers.base import Reader
 from recsys_core.training.objective import Objective, weighted_sum
 
+V = TypeVar("V")
 # What stands for a null among whole numbers: the one that no upstream system counts up to.
 _NO_GROUP = -(1 << 63)
 
 
 class Ranking(Objective[LabelledBatch]):
-    """Predict the label of a row."""
+    """Predict the labels of a row, one or several tasks at once."""
 
     def __init__(
         self,
@@ -45,16 +46,19 @@ class Ranking(Objective[LabelledBatch]):
         batch_size: int,
         seed: int,
     ) -> None:
-        """`model` and `loss` are configs of components; `batch_size` is that of validation, per rank."""
+        """`model` and `loss` are configs of components, `loss` of tasks without their own.
+
+        `batch_size` is that of validation, per rank.
+        """
         self.engine = Engine.load(data.engine)
-        self.feed = LabelledFeed(self.engine, label=config.label, weight=config.sample_weight)
+        self.feed = LabelledFeed(self.engine, config)
         self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
-        self._loss = losses.build(loss, RankingLoss)
-        self._seen = Histogram()
+        self._losses = {name: losses.build(task.loss or loss, RankingLoss) for name, task in config.named.items()}
+        self._seen = {name: Histogram() for name in config.named}
         self._config, self._batch_size, self._model = config, batch_size, model
         self._valid = opened(data, "valid") if data.has("valid") else None
 
@@ -66,14 +70,26 @@ class Ranking(Objective[LabelledBatch]):
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, world: World) -> dict[str, Tensor]:
         """See `Objective.loss`."""
-        logits_B = model(batch.sparse, batch.dense_BF, batch.numbers)
-        losses_B = self._loss(logits_B, batch.labels_B)
-        self._seen.add(logits_B, batch.labels_B, batch.weights_B)
-        return {"loss": weighted_sum(losses_B, batch.weights_B, batch.global_rows, world)}
+        found: dict[str, Tensor] = {}
+        for name, logits_B in by_task(self._config, model(batch.sparse, batch.dense_BF, batch.numbers)).items():
+            labels_B, weights_B = batch.labels[name], batch.weights[name]
+            self._seen[name].add(logits_B, labels_B, weights_B)
+            losses_B = self._losses[name](logits_B, labels_B)
+            total = weighted_sum(losses_B, weights_B, batch.global_rows, world)
+            weight = self._config.named[name].weight
+            found[name] = total if weight == 1 else weight * total
+        return found
 
     def figures(self, world: World) -> dict[str, float | None]:
-        """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them."""
-        return {"auc": auc_of_counts(world.sum(self._seen.take(world.device)).cpu().numpy())}
+        """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them.
+
+        Of several tasks it is that of the first one, and `auc_NAME` each one's.
+        """
+        found = {
+            name: {"auc": auc_of_counts(world.sum(seen.take(world.device)).cpu().numpy())}
+            for name, seen in self._seen.items()
+        }
+        return _named(found)
 
     def validate(self, model: nn.Module, world: World) -> dict[str, float]:
         """See `Objective.validate`: the metrics of the split `valid`."""
@@ -83,22 +99,40 @@ class Ranking(Objective[LabelledBatch]):
                 "or leave them out"
             )
         rows = gathered(model, self.engine, self._config, self._valid, world, batch_size=self._batch_size)
-        return rows.metrics().figures()
+        return _named({name: scored.metrics().figures() for name, scored in rows.items() if scored.weights.sum()})
 
 
 def gathered(
     model: nn.Module, engine: Engine, config: Config, reader: Reader, world: World, *, batch_size: int
-) -> Scored:
-    """Return all of `reader`'s rows, scored, each once, on every rank."""
+) -> dict[str, Scored]:
+    """Return all rows of `reader` that are of a task, by task, scored, each once, on every rank."""
     parts = [part for part, _ in scored(model, engine, config, reader, world, batch_size=batch_size)]
-    return Scored.joined(world.gather(Scored.joined(parts)))
+    return joined(world.gather(joined(parts)))
+
+
+def joined(parts: Sequence[dict[str, Scored]]) -> dict[str, Scored]:
+    """Return all rows of all parts (of batches, of ranks), by task."""
+    return {name: Scored.joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def by_task(config: Config, logits: Tensor) -> dict[str, Tensor]:
+    """Return each task's logits [B] of a model's output [B], or [B, T] in the order of `config.tasks`."""
+    return dict(zip(config.tasks, logits.unbind(dim=1), strict=True)) if config.tasks else {ONLY: logits}
+
+
+def _named(found: dict[str, dict[str, V]]) -> dict[str, V]:
+    """Return figures of the first task as they are called, and of several tasks each one's as `FIGURE_TASK`."""
+    first = next(iter(found.values()), {})
+    if [*found] == [ONLY]:
+        return first
+    return first | {f"{figure}_{task}": value for task, own in found.items() for figure, value in own.items()}
 
 
 def scored(
     model: nn.Module, engine: Engine, config: Config, reader: Reader, world: World, *, batch_size: int
-) -> Iterator[tuple[Scored, int]]:
-    """Score this rank's share of the rows; yield each batch with how many rows all ranks have scored by it."""
-    feed = LabelledFeed(engine, label=config.label, weight=config.sample_weight)
+) -> Iterator[tuple[dict[str, Scored], int]]:
+    """Score this rank's share of the rows; yield each batch by task, with how many rows all ranks have scored by it."""
+    feed = LabelledFeed(engine, config)
     columns = list(dict.fromkeys([*feed.columns, *filter(None, [config.group])]))
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     shard = RankBatches(reader, order, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
@@ -111,11 +145,24 @@ def scored(
     with torch.no_grad():
         for prepared, groups in prefetch(iter(shard), prepare, num_threads=half_of_the_cores()):
             batch = moved(prepared, world.device)
-            logits = model(batch.sparse, batch.dense_BF, batch.numbers).double().cpu().numpy()
-            weights = np.ones(len(logits)) if batch.weights_B is None else batch.weights_B.double().cpu().numpy()
+            logits = by_task(config, model(batch.sparse, batch.dense_BF, batch.numbers).double().cpu())
             done += batch.global_rows
-            yield Scored(logits, batch.labels_B.cpu().numpy() > 0.5, weights, groups), done
+            yield _labelled(config, batch, logits, groups), done
     model.train(training)
+
+
+def _labelled(
+    config: Config, batch: LabelledBatch, logits: dict[str, Tensor], groups: np.ndarray | None
+) -> dict[str, Scored]:
+    """Return the rows of each task, with their scores."""
+    positive = {name: labels_B.cpu().numpy() > 0.5 for name, labels_B in batch.labels.items()}
+    found: dict[str, Scored] = {}
+    for name, logits_B in logits.items():
+        own = batch.weights[name]
+        weights = np.ones(len(logits_B)) if own is None else own.double().cpu().numpy()
+        rows, kept = Scored(logits_B.numpy(), positive[name], weights, groups), config.rows_of(name, positive)
+        found[name] = rows if kept is None else rows.taken(kept)
+    return found
 
 
 def _group_numbers(rows: Rows, group: str) -> np.ndarray:

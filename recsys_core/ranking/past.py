@@ -76,9 +76,15 @@ def read(tables: Iterable[readers.Reader], config: Config) -> Past:
     return Past(*totals.tolist(), summed.get("group"), summed.get("item"))
 
 
+def positive(table: pa.Table, label: str) -> np.ndarray:
+    """Return which rows have a label of 1, bool [B]; a null is none."""
+    labels = columns.by_chunk(columns.plain, table.column(label))
+    return pc.fill_null(labels.cast(pa.float64()), 0.0).to_numpy() > 0.5
+
+
 def labels_and_weights(table: pa.Table, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels, bool [B], and the weights, float64 [B], of rows that ingest has checked."""
-    labels = columns.by_chunk(columns.plain, table.column(config.label)).cast(pa.float64()).to_numpy() > 0.5
+    labels = positive(table, config.label)
     if config.sample_weight is None:
         return labels, np.ones(len(labels))
     return labels, columns.by_chunk(columns.plain, table.column(config.sample_weight)).cast(pa.float64()).to_numpy()

@@ -20,8 +20,6 @@ from recsys_core.progress import Event, Sink
 from recsys_core.redaction import redact
 from recsys_core.writers.parquet import Writer
 
-_ADDED = ("score", "probability")
-
 
 class Config(Frozen):
     """YAML section `predict` of a ranking config."""
@@ -70,6 +68,8 @@ class Request(artifacts.Request):
 def run(request: Request, sink: Sink) -> Predictions:
     """Write each row's reserved columns, `score` (the logit) and `probability`; all rows, or nothing is there.
 
+    Of several tasks each has its own, `score_NAME` and `probability_NAME`.
+
     `config.output` is replaced as a whole once all rows are scored; a rerun replaces it again.
 
     Raises:
@@ -87,15 +87,17 @@ def run(request: Request, sink: Sink) -> Predictions:
         reader = _opened(request, engine, world)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
-        _check(request.source, reader.schema, kept, columns)
+        tasks = request.model.tasks or (ranking.ONLY,)
+        added = [name for task in tasks for name in ranking.score_columns(task)]
+        _check(request.source, reader.schema, kept, columns, added)
         ranker = torch.jit.load(str(request.model.path / MODEL))
         order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
         size = request.config.batch_size
         shard = RankBatches(reader, order, columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
-        fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in _ADDED)]
+        fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in added)]
         done = 0
         with Writer(work.path / "rows", world.rank, pa.schema(fields)) as writer:
-            for table, global_rows in prefetch(_scored(reader, shard, engine, ranker, kept)):
+            for table, global_rows in prefetch(_scored(reader, shard, engine, ranker, kept, added)):
                 writer.write(table)
                 done += global_rows
                 if world.is_first:
@@ -135,20 +137,25 @@ def _opened(request: Request, engine: Engine, world: World) -> readers.Reader:
     return mine if mine is not None else readers.build(config, state)
 
 
-def _check(source: str, schema: pa.Schema, kept: list[str], columns: list[str]) -> None:
+def _check(source: str, schema: pa.Schema, kept: list[str], columns: list[str], added: list[str]) -> None:
     if missing := [column for column in columns if column not in schema.names]:
         raise ValueError(
             f"{source}: no column {', '.join(missing)}, which the model's features or predict.reserved_columns need "
             f"(it has {', '.join(schema.names)})"
         )
-    if taken := [name for name in _ADDED if name in kept]:
+    if taken := [name for name in added if name in kept]:
         raise ValueError(
             f"{source}: already has a column {taken[0]!r}; name the others in predict.reserved_columns, or rename it"
         )
 
 
 def _scored(
-    reader: readers.Reader, shard: RankBatches, engine: Engine, ranker: torch.jit.ScriptModule, kept: list[str]
+    reader: readers.Reader,
+    shard: RankBatches,
+    engine: Engine,
+    ranker: torch.jit.ScriptModule,
+    kept: list[str],
+    added: list[str],
 ) -> Iterator[tuple[pa.Table, int]]:
     for rows in shard:
         try:
@@ -159,8 +166,9 @@ def _scored(
             raise ValueError(f"{place.path}: row {place.first_row}: {error.reason}") from None
         with torch.no_grad():
             logits = ranker(inputs)
-        added = [pa.array(values.numpy(), pa.float32()) for values in (logits, logits.sigmoid())]
+        # Side by side: each task's logits, then its probabilities.
+        values = torch.stack([logits, logits.sigmoid()], dim=-1).flatten(1).T.contiguous().numpy()
         table = rows.table.select(kept)
-        for name, values in zip(_ADDED, added, strict=True):
-            table = table.append_column(name, values)
+        for name, column in zip(added, values, strict=True):
+            table = table.append_column(name, pa.array(column, pa.float32()))
         yield table, rows.global_rows

@@ -24,10 +24,11 @@ KINDS = (*lookup.kinds("recsys_core.models"), "shop.crossed")
 pytestmark = pytest.mark.usefixtures("own_package")
 # What a kind needs to be built at all.
 NEEDED = {
+    "shared_bottom": {"hidden": [8, 6], "tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": []}}},
     "multi_tower_din": {
         "attention": [{"sequences": ["clicked", "clicked_kind"], "targets": ["item", "kind"], "hidden": [8, 4]}],
         "towers": [{"hidden": [8, 4]}, {"features": ["user", "item"], "dense": False, "hidden": [4]}],
-    }
+    },
 }
 POOLING = {"multi_tower_din": "none"}
 ROWS = pa.table(

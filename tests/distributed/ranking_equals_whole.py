@@ -35,7 +35,9 @@ def main(request_file: str) -> None:
         with torch.no_grad():
             expected, found = (model(batch.sparse, batch.dense_BF, batch.numbers) for model in (whole, trainer.model))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        rows = gathered(trainer.model, objective.engine, request.ranking, objective.reader, world, batch_size=50)
+        (rows,) = gathered(
+            trainer.model, objective.engine, request.ranking, objective.reader, world, batch_size=50
+        ).values()
         sums = {name: float(np.abs(weight.numpy()).sum()) for name, weight in state["model"].items()}
         if world.is_first:
             sys.stdout.write(json.dumps({"metrics": rows.metrics().model_dump(), "sums": sums}) + "\n")

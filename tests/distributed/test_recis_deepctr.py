@@ -86,12 +86,12 @@ def _reference(rows, of_training):
 
 def test_tensors_equal_those_of_plain_python(config, data):
     engine = Engine.load(data.engine)
-    feed = LabelledFeed(engine, label=config.ranking.label)
+    feed = LabelledFeed(engine, config.ranking)
     (file,) = data.folders("test")[0].glob("*.orc")
     table = orc.ORCFile(file).read()
     batch = feed.batch(Rows(table.combine_chunks().to_batches(), [], table.num_rows + 3, table.num_rows))
     rows = _rows(*data.folders("test"))
-    assert batch.labels_B.tolist() == [row["label"] for row in rows]
+    assert batch.labels[""].tolist() == [row["label"] for row in rows]
     assert batch.dense_BF.tolist() == np.array([row["dense1"] for row in rows], np.float32).tolist()
     wanted = _reference(rows, _rows(*data.folders("train")))
     assert batch.sparse.keys() == [f"query.{name}" for name in wanted]

@@ -279,7 +279,7 @@ def trained_on(made: Made) -> np.ndarray:
     """
     engine = Engine.load(made.data.engine)
     feed = Feed(engine, ItemTable(made.data.items, engine), weighted.Config(num_negatives=3), seed=0, rank=0)
-    labelled = LabelledFeed(engine, label=None)
+    labelled = LabelledFeed(engine, None)
     reader = parquet.Reader(parquet.Config(path=str(made.data.examples)))
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     shard = RankBatches(reader, order, feed.columns, batch_size=7, rank=0, num_ranks=1)
@@ -406,7 +406,7 @@ def test_a_row_with_an_id_out_of_range_is_named(made: Made, refused: int) -> Non
     reason = "feature 'cell', column 'cell': id 99 is not in 0..19; raise num_embeddings"
     message = f"row {refused} of those read: {reason}"
     reader = parquet.Reader(parquet.Config(path=str(source)))
-    feed = LabelledFeed(engine, label=None)
+    feed = LabelledFeed(engine, None)
     for shuffle_rows in (0, 1_000):
         order = EpochOrder(reader.block_rows, seed=3, epoch=0, shuffle_rows=shuffle_rows)
         shard = RankBatches(reader, order, feed.columns, batch_size=5, rank=0, num_ranks=1)
@@ -444,7 +444,7 @@ def test_batch_scoring_is_given_what_training_a_ranker_is(made: Made) -> None:
     _write(source, pq.read_table(made.data.examples), rows=9)
     engine = Engine.load(made.data.engine)
     reader = parquet.Reader(parquet.Config(path=str(source)))
-    feed = LabelledFeed(engine, label=None)
+    feed = LabelledFeed(engine, None)
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
     batches = feed.batches(
         RankBatches(reader, order, feed.columns, batch_size=NUM_ROWS, rank=0, num_ranks=1), epoch=0, step=0

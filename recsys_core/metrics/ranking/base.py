@@ -45,7 +45,7 @@ class Scored(NamedTuple):
         """
         if not self.weights.sum():
             raise ValueError(f"{len(self.logits)} rows with a total weight of 0: there is nothing to measure")
-        found = {kind: metric.measure(self) for kind, metric in all_of(others).items()}
+        found: dict[str, Any] = {kind: metric.measure(self) for kind, metric in all_of(others).items()}
         return LabelledMetrics(
             num_rows=len(self.logits),
             num_positives=int(self.labels.sum()),

@@ -57,7 +57,7 @@ def require_columns(
         ValueError: names the split, as it is called in `places`, and the column; or a feature reads the label.
     """
     asked = {
-        "ranking.label": config.label,
+        **{config.label_key(name): task.label for name, task in config.named.items()},
         "ranking.sample_weight": config.sample_weight,
         "ranking.group": config.group,
         "ranking.item": config.item,
@@ -78,8 +78,9 @@ def require_columns(
                 raise ValueError(
                     f"{places[name]}: column {column!r} is {own}, and {there} in {places['train']}; write both alike"
                 )
-    if config.label in {column for side in ("query", "item") for column in engine.columns(side)}:
-        raise ValueError(f"features: one of them reads {config.label!r}, the label, and a model must not see that")
+    read = {column for side in ("query", "item") for column in engine.columns(side)}
+    if seen := [label for label in config.label_columns if label in read]:
+        raise ValueError(f"features: one of them reads {seen[0]!r}, the label, and a model must not see that")
 
 
 def _mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:

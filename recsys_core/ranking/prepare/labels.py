@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,17 +30,24 @@ def blocks(reader: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
 
 
 def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
-    """Return how many rows are positive.
+    """Return how many rows are positive; of several tasks, of the first one.
 
     Raises:
         ValueError: a label is not 0 or 1, or a weight is none; names the row.
     """
-    labels = columns.by_chunk(columns.plain, table.column(config.label))
-    if pa.types.is_boolean(labels.type):
-        labels = labels.cast(pa.int8())
-    zero_or_one = pa.array([0, 1]).cast(pa.float64()) if is_number(labels.type) else None
-    held = zero_or_one and pc.is_in(labels.cast(pa.float64(), safe=False), value_set=zero_or_one)
-    _require(where, labels, held, f"{config.label!r}", "a label is 0 or 1 (ranking.label)")
+    positive: dict[str, np.ndarray] = {}
+    for name, task in config.named.items():
+        labels = columns.by_chunk(columns.plain, table.column(task.label))
+        if pa.types.is_boolean(labels.type):
+            labels = labels.cast(pa.int8())
+        zero_or_one = pa.array([0, 1]).cast(pa.float64()) if is_number(labels.type) else None
+        held = zero_or_one and pc.is_in(labels.cast(pa.float64(), safe=False), value_set=zero_or_one)
+        remedy, rows = f"a label is 0 or 1 ({config.label_key(name)})", config.rows_of(name, positive)
+        if held is not None and rows is not None:
+            held = pc.or_(held, pc.and_(labels.is_null(), pa.array(~rows)))
+            remedy += f", or null where {task.given} is not 1"
+        _require(where, labels, held, f"{task.label!r}", remedy)
+        positive[name] = labels.cast(pa.float64()).fill_null(0).to_numpy() > 0.5
     if config.sample_weight is not None:
         weights = columns.by_chunk(columns.plain, table.column(config.sample_weight))
         held = None
@@ -47,7 +55,7 @@ def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
             held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0).cast(weights.type)))
         remedy = "a weight is a number from 0 on (ranking.sample_weight)"
         _require(where, weights, held, f"{config.sample_weight!r}", remedy)
-    return int(pc.sum(labels).as_py() or 0)
+    return int(next(iter(positive.values())).sum())
 
 
 def _require(

@@ -43,13 +43,13 @@ def test_all_parts_of_a_batch_move_to_a_device():
 def test_all_parts_of_a_labelled_batch_move_to_a_device(weights):
     numbers = (Numbers(torch.ones(3, 2), torch.tensor([1, 2])),)
     sparse = jagged(QUERY, ITEM, 4)
-    batch = LabelledBatch(sparse, torch.ones(2, 1), torch.zeros(2), weights, global_rows=5, numbers=numbers)
+    batch = LabelledBatch(sparse, torch.ones(2, 1), {"": torch.zeros(2)}, {"": weights}, global_rows=5, numbers=numbers)
     there = moved(batch, torch.device("meta"))
-    parts = [there.sparse.values(), there.dense_BF, there.labels_B, *there.numbers[0]]
+    parts = [there.sparse.values(), there.dense_BF, *there.labels.values(), *there.numbers[0]]
     if weights is None:
-        assert there.weights_B is None
+        assert there.weights == {"": None}
     else:
-        parts.append(there.weights_B)
+        parts.append(there.weights[""])
     assert {part.device.type for part in parts} == {"meta"}
     assert there.global_rows == 5
 

@@ -88,6 +88,15 @@ class RankingEvaluation(Artifact):
     rows_digest: str | None = None
 
 
+ONLY = ""
+"""The name of the task of a model that has one."""
+
+
+def score_columns(task: str) -> tuple[str, str]:
+    """Return what the columns of a task's logit and of its probability are called."""
+    return ("score", "probability") if task == ONLY else (f"score_{task}", f"probability_{task}")
+
+
 class ExportedRanker(Artifact):
     """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine.
 
@@ -103,6 +112,11 @@ class ExportedRanker(Artifact):
     def engine(self) -> Path:
         """The fitted feature engine, a byte-for-byte copy of the one trained with."""
         return self.path / "features"
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """What the columns of logits and probabilities are called, by the output's columns."""
+        return [score_columns(task) for task in self.tasks or (ONLY,)]
 
 
 class Predictions(Artifact):

@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from recsys_core import readers
 from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData
+from recsys_core.artifacts.ranking import ONLY, score_columns
 from recsys_core.lookup import OneOf
 
 _M = TypeVar("_M")
+__all__ = ["ONLY", "Config", "Task", "opened", "score_columns"]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-ONLY = ""
-"""The name of the task of a config that has one label."""
 
 
 class Task(Frozen):
@@ -99,11 +99,6 @@ class Config(Frozen):
             return None
         before: Any = self.rows_of(given, positive)
         return positive[given] if before is None else before & positive[given]
-
-
-def score_columns(task: str) -> tuple[str, str]:
-    """Return what the columns of a task's logit and of its probability are called."""
-    return ("score", "probability") if task == ONLY else (f"score_{task}", f"probability_{task}")
 
 
 def opened(data: LabelledData, split: str) -> readers.Reader:

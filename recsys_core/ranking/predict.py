@@ -87,8 +87,7 @@ def run(request: Request, sink: Sink) -> Predictions:
         reader = _opened(request, engine, world)
         kept = list(request.config.reserved_columns or reader.schema.names)
         columns = list(dict.fromkeys([*kept, *engine.columns("query"), *engine.columns("item")]))
-        tasks = request.model.tasks or (ranking.ONLY,)
-        added = [name for task in tasks for name in ranking.score_columns(task)]
+        added = [name for names in request.model.columns for name in names]
         _check(request.source, reader.schema, kept, columns, added)
         ranker = torch.jit.load(str(request.model.path / MODEL))
         order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _SIDES: tuple[Side, Side] = ("query", "item")
-_ANSWER = ("probability", "score")
 
 
 class Config(publish.Config):
@@ -121,5 +120,6 @@ def examples(
     engine, reader = Engine.load(model.engine), opened(data, split)
     assert predictions.num_rows == reader.num_rows, "every row of the split is scored"
     columns = list(dict.fromkeys(name for side in _SIDES for name in engine.columns(side)))
-    scores = readers.read_all(readers.opened(predictions.rows), _ANSWER, num_rows)
+    answer = [name for score, probability in model.columns for name in (probability, score)]
+    scores = readers.read_all(readers.opened(predictions.rows), answer, num_rows)
     return readers.read_all(reader, columns, num_rows), scores

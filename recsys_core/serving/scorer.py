@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys_core import integrity
 from recsys_core.artifacts import ExportedRanker
-from recsys_core.artifacts.release import EXAMPLES, SCORES
+from recsys_core.artifacts.release import EXAMPLES, EXPORTED_MODEL, SCORES
 from recsys_core.features import Engine, Side
 from recsys_core.serving import asked, base, tables
 
@@ -21,9 +22,9 @@ _TOLERANCE = 1e-4  # of the logits' largest number, and of a probability: float3
 class Scorer(base.Service):
     """A bundle with `model.pt` (scripted), `features/` (fitted engine), and rows with what they were scored."""
 
-    def __init__(self, engine: Engine, ranker: Any) -> None:
+    def __init__(self, engine: Engine, ranker: Any, columns: list[tuple[str, str]]) -> None:
         """Use `load`."""
-        self.engine, self._ranker = engine, ranker
+        self.engine, self._ranker, self._columns = engine, ranker, columns
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -31,7 +32,9 @@ class Scorer(base.Service):
         base.verify(directory, (_MODEL,), ExportedRanker)
         import torch
 
-        return cls(Engine.load(directory / "features"), base.read(directory / _MODEL, torch.jit.load).eval())
+        exported = integrity.read_record(ExportedRanker, directory / EXPORTED_MODEL, path=directory)
+        ranker = base.read(directory / _MODEL, torch.jit.load).eval()
+        return cls(Engine.load(directory / "features"), ranker, exported.columns)
 
     def answer(self, columns: Mapping[str, Iterable[Any]], params: Mapping[str, Any]) -> pa.Table:
         """Return what `score` does, of loose values by column; there are no parameters.
@@ -44,7 +47,7 @@ class Scorer(base.Service):
         return self.score(tables.table(self.engine, _SIDES, columns))
 
     def score(self, table: pa.Table) -> pa.Table:
-        """Return, row by row, `probability` and `score`, the logit.
+        """Return, row by row, `probability` and `score`, the logit; of several tasks, as predictions call them.
 
         Where features leave ids out, `out_of_range` says how many of the row's, by feature.
 
@@ -57,10 +60,13 @@ class Scorer(base.Service):
 
         query, item = (self.engine.transform(table, side) for side in _SIDES)
         with torch.inference_mode():
-            logits_B = self._ranker(ranker_inputs(query, item))
-        tables.refuse_infinite(logits_B.numpy(), "score")
-        answers = pa.table({"probability": logits_B.sigmoid().numpy(), "score": logits_B.numpy()})
-        return tables.with_left_out(answers, self.engine, {"query": query, "item": item})
+            logits = self._ranker(ranker_inputs(query, item))
+            by_task = logits.reshape(len(logits), len(self._columns)).T.contiguous()
+        answers: dict[str, np.ndarray] = {}
+        for (score, probability), logits_B in zip(self._columns, by_task, strict=True):
+            tables.refuse_infinite(logits_B.numpy(), score)
+            answers |= {probability: logits_B.sigmoid().numpy(), score: logits_B.numpy()}
+        return tables.with_left_out(pa.table(answers), self.engine, {"query": query, "item": item})
 
     def check_kept(self, directory: Path) -> str:
         """See `base.Service`: the rows are scored as they were where the day was measured."""
@@ -80,7 +86,7 @@ class Scorer(base.Service):
                 raise ValueError(
                     f"the model gives another {name} than where the day was measured (by {differences[name]:.3g})"
                 )
-        largest = differences["probability"]
+        largest = max(differences[probability] for _, probability in self._columns if probability in differences)
         return (
             f"{rows.num_rows} rows scored; their probabilities differ from the measured ones by at most {largest:.2g}"
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from recsys_core import distributed, readers
+from recsys_core import distributed, readers, serving
 from recsys_core.config import RankingConfig
 from recsys_core.datasets.labelled import splits
 from recsys_core.exported.parity import Config as Export
@@ -18,7 +18,7 @@ from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
 from recsys_core.models import shared_bottom
 from recsys_core.progress import silent
-from recsys_core.ranking import Config, evaluate, export, measure, predict, prepare, train
+from recsys_core.ranking import Config, evaluate, export, measure, predict, prepare, publish, train
 from recsys_core.ranking.feed import labelled
 from recsys_core.ranking.objective import Ranking, by_task
 from recsys_core.training.config import Config as Train
@@ -227,11 +227,19 @@ def test_two_labels_from_training_to_predictions(data, tmp_path):
         model=exported,
         **COMMON,
     )
-    rows = readers.read_all(readers.opened(predict.run(asked, silent).rows))
+    predictions = predict.run(asked, silent)
+    rows = readers.read_all(readers.opened(predictions.rows))
     added = ["score_click", "probability_click", "score_conversion", "probability_conversion"]
     assert rows.column_names == [*_table(1, 0).column_names, *added]
     score, probability = (rows[f"{name}_conversion"].to_numpy() for name in ("score", "probability"))
     assert probability == pytest.approx(1 / (1 + np.exp(-score)), abs=1e-6)
+
+    publish.Bundle(exported, *publish.examples(exported, data, "test", predictions, 12)).fill(tmp_path / "bundle")
+    answers = serving.load(tmp_path / "bundle").answer({"user": [1, 2], "item": [3, 5]}, {})
+    assert answers.column_names == [added[n] for n in (1, 0, 3, 2)]
+    at = [row["user"] == 1 and row["item"] == 3 for row in rows.to_pylist()].index(True)
+    assert answers["probability_conversion"][0].as_py() == pytest.approx(probability[at], rel=1e-5)
+    assert "12 rows scored" in serving.load(tmp_path / "bundle").check_kept(tmp_path / "bundle")
 
     measured = evaluate.run(
         evaluate.Request(

@@ -19,6 +19,7 @@ def prepare_days(run: RankingRun, log: LabelledLog) -> LabelledData:
         day=run.day,
         holdout=run.config.holdout,
         time_column=run.config.days.time_column,
+        slice_columns=run.config.gate.slice_columns,
         base_learned=base.learned if base else None,
         base_engine=base.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,

@@ -159,6 +159,19 @@ def plan(
     return Plan(tuple(parts), held_out, _learned(holdout, new, base))
 
 
+def absorb(learned: Learned, day: datetime.date, there: Collection[datetime.date]) -> tuple[tuple[Part, ...], Learned]:
+    """Return what a state of this record has still to learn from once `day` was measured on, and its record then.
+
+    That is all that was withheld: the measured rows, and what the same holdout withheld on the days before, which are
+    learned from in no other run. Where nothing was, all of `day` is.
+    """
+    since = learned.withheld_since
+    known = Learned(first_day=learned.first_day, last_day=day)
+    if learned.withheld is None or since is None:
+        return (Part(day),), known
+    return tuple(Part(at, only=learned.withheld) for at in sorted(there) if since <= at <= day), known
+
+
 def _withheld(holdout: Holdout, at: datetime.date, day: datetime.date) -> Holdout | None:
     """Return which rows of the day `at` a run of `day` does not learn from."""
     if isinstance(holdout, Rows) or (isinstance(holdout, Tail) and at == day):

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from recsys_core import artifacts, integrity, lookup, uri
-from recsys_core.artifacts import Dataset, Frozen, digest_of, digest_of_file
+from recsys_core import artifacts, holdout, integrity, lookup, uri
+from recsys_core.artifacts import Dataset, Frozen, Holdout, NextDay, digest_of, digest_of_file
 from recsys_core.datasets import _checks, base, daily
 from recsys_core.progress import Event, Sink, silent
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 CATALOGUE = "recsys_core.datasets"
 _IMPORTED = ".imported"
+_NEXT_DAY = NextDay()
 Config = Annotated[base.Config, lookup.OneOf(CATALOGUE)]
 """The YAML section `data`: the `Config` of whichever kind it names."""
 
@@ -34,20 +35,21 @@ class Request(artifacts.Request):
 
     config: Config
     day: datetime.date
+    holdout: Holdout = NextDay()
     import_root: Path
     fingerprint: str
 
 
 def run(request: Request, sink: Sink) -> Dataset:
-    """Import the log if that is not yet done, check it up to the day after `day`, and report what it holds.
+    """Import the log if that is not yet done, check it up to the day that is measured on, and report what it holds.
 
     Raises:
         ValueError: a bad source, or a log that must not be trained on; nothing is written then.
     """
-    root = prepare(request.config, request.import_root, sink, day=request.day)
+    root = prepare(request.config, request.import_root, sink, day=request.day, held_out=request.holdout)
+    last = holdout.last_day(request.day, request.holdout)
     name = _name(request.config)
-    daily.require_day(root, request.day, name("interactions", None) if name else None)
-    last = base.day_after(request.day)
+    daily.require_day(root, request.day, name("interactions", None) if name else None, last=last)
     if not request.config.in_place:
         _refuse_other_rows(root, last)
     checked = _checks.check(root, last, sink, name)
@@ -82,36 +84,42 @@ def _name(config: base.Config) -> _checks.Name | None:
     return name
 
 
-def fingerprint(config: base.Config, day: datetime.date) -> str:
+def fingerprint(config: base.Config, day: datetime.date, held_out: Holdout = _NEXT_DAY) -> str:
     """Return a digest of the source as a run for `day` sees it, from names, sizes and times; no content is read.
 
-    Of a log read in place, or one that is parted by day, only the partitions up to the day after count: tomorrow's
-    make no difference to today.
+    Of a log read in place, or one that is parted by day, only the partitions up to the day that is measured on count:
+    those that come later make no difference to today.
     """
+    last = holdout.last_day(day, held_out)
     if config.in_place:
-        return daily.fingerprint(_in_place(config), day)
-    if (parts := _days(config, day)) is not None:
+        return daily.fingerprint(_in_place(config), day, last)
+    if (parts := _days(config, last)) is not None:
         return digest_of([_of_config(config, exclude={"source"}), {str(at): _digest(own) for at, own in parts.items()}])
     return source_fingerprint(config)
 
 
-def last_day(config: base.Config, import_root: Path, sink: Sink) -> datetime.date:
-    """Return the last day that can be run: it has interactions, and the day after has, too. Imports if need be.
+def last_day(config: base.Config, import_root: Path, sink: Sink, held_out: Holdout = _NEXT_DAY) -> datetime.date:
+    """Return the last day that can be run: it has interactions, and so has the one that is measured on.
+
+    Imports if need be.
 
     Raises:
         ValueError: a bad source, or no such day.
     """
+    alone = not isinstance(held_out, NextDay)
     if config.in_place or (parts := _days(config, None)) is None:
         name = _name(config)
         place = name("interactions", None) if name else None
-        return daily.last_day(prepare(config, import_root, sink), place=place)
+        return daily.last_day(prepare(config, import_root, sink), place=place, alone=alone)
     there = {at for at, own in parts.items() if "interactions" in own}
-    day = max((at for at in there if at < datetime.date.max and base.day_after(at) in there), default=None)
+    runs = (at for at in there if alone or (at < datetime.date.max and base.day_after(at) in there))
+    day = max(runs, default=None)
     if day is None:
         path = config.source["interactions"]
-        raise ValueError(f"{path}: no two days of interactions in a row, and a run needs a day and the one after it")
-    root = prepare(config, import_root, sink, day=day)
-    return daily.last_day(root, base.day_after(day), config.source["interactions"])
+        wanted = "no day of interactions" if alone else "no two days of interactions in a row"
+        raise ValueError(f"{path}: {wanted}, and a run needs a day{'' if alone else ' and the one after it'}")
+    root = prepare(config, import_root, sink, day=day, held_out=held_out)
+    return daily.last_day(root, holdout.last_day(day, held_out), config.source["interactions"], alone=alone)
 
 
 def prepare(
@@ -120,17 +128,19 @@ def prepare(
     sink: Sink,
     catalogue: str = CATALOGUE,
     day: datetime.date | None = None,
+    held_out: Holdout = _NEXT_DAY,
 ) -> Path:
     """Return the root of what `config` names in its catalogue's layout, importing it unless that has been done.
 
-    With `day`, days after the next one need not be there, and are not imported.
+    With `day`, days after the one that its run is measured on need not be there, and are not imported.
     """
     if config.in_place:
         return _in_place(config)
-    if catalogue == CATALOGUE and (parts := _days(config, day)) is not None:
+    last = None if day is None else holdout.last_day(day, held_out)
+    if catalogue == CATALOGUE and (parts := _days(config, last)) is not None:
         destination = import_root / f"{config.kind}-{digest_of(_of_config(config))}"
         with locked(destination.parent):
-            _drop_days(destination, {at for at in _imported(destination, sink) if at not in parts}, day)
+            _drop_days(destination, {at for at in _imported(destination, sink) if at not in parts}, last)
             _import_days(config, destination, sink, parts)
         return destination.absolute()
     destination = import_root / f"{config.kind}-{source_fingerprint(config, catalogue)}"
@@ -190,15 +200,15 @@ def import_day(config: base.Config, destination: Path, sink: Sink, day: datetime
 
 
 def _days(
-    config: base.Config, day: datetime.date | None, *, alone: bool = False
+    config: base.Config, last: datetime.date | None, *, alone: bool = False
 ) -> dict[datetime.date, dict[str, Any]] | None:
-    """Return the parts of the source by day, up to the day after `day`, or of it `alone`; None for what has none."""
+    """Return the parts of the source by day, up to `last`, or of it `alone`; None for what has none."""
     module = lookup.component(CATALOGUE, config.kind)
     if not hasattr(module, "days"):
         return None
     if alone:
-        return module.days(config, day, day)
-    return module.days(config, None, None if day is None else base.day_after(day))
+        return module.days(config, last, last)
+    return module.days(config, None, last)
 
 
 def _import_days(
@@ -278,10 +288,10 @@ def _refuse_other_rows(root: Path, last: datetime.date) -> None:
                 )
 
 
-def _drop_days(destination: Path, gone: set[datetime.date], day: datetime.date | None) -> None:
-    """Remove days that the source does not have any more, of those up to the day after `day`."""
+def _drop_days(destination: Path, gone: set[datetime.date], last: datetime.date | None) -> None:
+    """Remove days that the source does not have any more, of those up to `last`."""
     for at in gone:
-        if day is None or at <= base.day_after(day):
+        if last is None or at <= last:
             (destination / _IMPORTED / f"{at}.json").unlink()
             for table in daily.TABLES:
                 shutil.rmtree(destination / table / base.partition(at), ignore_errors=True)

@@ -8,9 +8,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 from recsys_core import contract as stage
+from recsys_core import holdout
 from recsys_core.artifacts import DataCheck, Dataset
 from recsys_core.contract import report
-from recsys_core.datasets.base import day_after
 from recsys_core.progress import Event, Sink
 from tasks.perform import AnyRun, R, Run, listener, perform, stage_task
 
@@ -25,7 +25,7 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
     config = run.config.contract
     learned = run.base.learned.last_day if run.base else None
     # What is absorbed is learned from too, and is checked before any work is done.
-    last = day_after(run.day) if run.config.publish.absorb else run.day
+    last = holdout.last_day(run.day, run.config.holdout) if run.config.publish.absorb else run.day
     request = run.request(
         stage.Request,
         "check",

@@ -18,6 +18,7 @@ def hit_rate(
         "hitrate",
         config=run.config.hitrate,
         dataset=dataset,
+        holdout=run.config.holdout,
         data=data,
         embeddings=embeddings,
         index=index,

@@ -12,12 +12,14 @@ from tasks.perform import Run, listener, perform, stage_task
 def ingest(run: Run) -> Dataset:
     """Return the checked log; a day's partition is read once, whatever the number of runs."""
     # A dataset refers to the imported log, which may have been deleted since.
-    stage.prepare(run.config.data, run.import_root, listener(), day=run.day)
+    config = run.config
+    stage.prepare(config.data, run.import_root, listener(), day=run.day, held_out=config.holdout)
     request = run.request(
         stage.Request,
         "ingest",
-        config=run.config.data,
+        config=config.data,
         day=run.day,
+        holdout=config.holdout,
         import_root=run.import_root,
         fingerprint=run.fingerprint,
     )

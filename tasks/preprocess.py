@@ -23,6 +23,7 @@ def preprocess(run: Run, dataset: Dataset, measured: TrainingData | None = None)
         features=run.config.features,
         dataset=dataset,
         day=run.day,
+        holdout=run.config.holdout,
         weights=weights,
         weights_digest=digest_of_file(weights) if weights else None,
         base_learned=base.learned if base else None,

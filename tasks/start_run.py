@@ -51,8 +51,8 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
         message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
         raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
     _check(loaded)
-    day = day or ingest.last_day(loaded.data, loaded.run_root / "imports", listener())
-    fingerprint = ingest.fingerprint(loaded.data, day)
+    day = day or ingest.last_day(loaded.data, loaded.run_root / "imports", listener(), loaded.holdout)
+    fingerprint = ingest.fingerprint(loaded.data, day, loaded.holdout)
     releases = registry.releases(_uri(loaded), loaded.name, "retrieval")
     base, note = _base(loaded, day, releases, ExportedModel)
     return Run(**_compared(_open(loaded, day, fingerprint, base), base, note, releases, ExportedModel))

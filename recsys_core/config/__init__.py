@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from recsys_core import losses
-from recsys_core.artifacts import ComponentConfig, Frozen, digest_of
+from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Rows, digest_of
 from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
@@ -43,6 +43,7 @@ class RunConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     data: Data
     contract: Contract = Contract()
+    holdout: Holdout = Field(default=NextDay(), description="the interactions that a day's model is measured on")
     preprocess: Preprocess = Preprocess()
     features: Features
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
@@ -62,6 +63,11 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
         limits.check(self)
+        if isinstance(self.holdout, Rows) and self.holdout.by != "user_id":
+            raise ValueError(
+                f"holdout.by: {self.holdout.by}, and what a user took later is no past that the same user's measured "
+                "rows may know; hold out by user_id"
+            )
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
         losses.build(self.loss, RetrievalLoss)

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from recsys_core import contract, ingest, lookup, models, placeholders, readers, uri, writers
+from recsys_core.artifacts import NextDay
 from recsys_core.checkpoint import files
 from recsys_core.config import RankingConfig, RunConfig, limits
 from recsys_core.config.reading import visible
@@ -65,7 +66,9 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
     if isinstance(config, RunConfig):
         if config.data.in_place:
             root = ingest.prepare(config.data, config.run_root, lambda _: None)
-            daily.require_day(root, day or daily.last_day(root))
+            alone = not isinstance(config.holdout, NextDay)
+            day = day or daily.last_day(root, alone=alone)
+            daily.require_day(root, day, last=day if alone else None)
         else:
             _source(config, ingest.CATALOGUE)
         return

@@ -91,9 +91,12 @@ def completed(root: Path, path: Path, table: pa.Table, columns: Sequence[str]) -
     return table.select(list(columns))
 
 
-def fingerprint(root: Path, day: datetime.date) -> str:
-    """Return a digest of what a run for `day` reads: names, sizes and times of the partitions up to the day after."""
-    files, last = LocalFileSystem(), base.day_after(day)
+def fingerprint(root: Path, day: datetime.date, last: datetime.date | None = None) -> str:
+    """Return a digest of what a run for `day` reads: names, sizes and times of the partitions up to `last`.
+
+    null: up to the day after.
+    """
+    files, last = LocalFileSystem(), last or base.day_after(day)
     return digest_of(
         [
             uri.fingerprint(
@@ -109,26 +112,32 @@ def fingerprint(root: Path, day: datetime.date) -> str:
     )
 
 
-def last_day(root: Path, until: datetime.date = datetime.date.max, place: str | None = None) -> datetime.date:
+def last_day(
+    root: Path, until: datetime.date = datetime.date.max, place: str | None = None, *, alone: bool = False
+) -> datetime.date:
     """Return the last day that has interactions and is followed by one that has, which is `until` at the latest.
 
-    `place` is what the log is called in messages, by default `root`.
+    `place` is what the log is called in messages, by default `root`. `alone`: the day after is not needed.
 
     Raises:
         ValueError: there is none.
     """
     days = partitions(root, "interactions")
     for day in reversed(days):
+        if alone and day <= until and num_rows(days[day]):
+            return day
         following = days.get(base.day_after(day), []) if day < until else []
         if num_rows(following) and num_rows(days[day]):
             return day
+    if alone:
+        raise ValueError(f"{place or root}: interactions has no day with rows; is the log complete?")
     raise ValueError(
         f"{place or root}: interactions has no two days in a row, and a run needs a day and the one after it"
     )
 
 
-def require_day(root: Path, day: datetime.date, place: str | None = None) -> None:
-    """Refuse `day` unless it and the day after have interactions.
+def require_day(root: Path, day: datetime.date, place: str | None = None, *, last: datetime.date | None = None) -> None:
+    """Refuse `day` unless it and the day after have interactions; with `day` as `last` only it needs to have them.
 
     `place` is what the log is called in messages, by default `root`.
 
@@ -138,10 +147,11 @@ def require_day(root: Path, day: datetime.date, place: str | None = None) -> Non
     days = partitions(root, "interactions")
     if not days:
         raise ValueError(f"{place or root}: interactions has no partitions; is the log complete?")
-    runnable = [at for at in days if at < datetime.date.max and base.day_after(at) in days]
+    runnable = [at for at in days if last == day or (at < datetime.date.max and base.day_after(at) in days)]
     near = sorted(sorted(runnable, key=lambda at: abs(at - day))[:2])
     nearest = f"the nearest that can be run: {' and '.join(map(str, near))}" if near else "and no other day can be run"
-    for needed, role in ((day, "the day itself"), (base.day_after(day), f"the ground truth of {day}")):
+    truth = [] if last == day else [(base.day_after(day), f"the ground truth of {day}")]
+    for needed, role in ((day, "the day itself"), *truth):
         if needed not in days:
             raise ValueError(
                 f"{place or root}: no interactions for {needed} ({role}); "

@@ -7,8 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from recsys_core.artifacts import Dataset
+from recsys_core import holdout
+from recsys_core.artifacts import Dataset, Holdout, NextDay
 from recsys_core.datasets import _rows, daily
+
+_NEXT_DAY = NextDay()
 
 
 class Popularity:
@@ -91,9 +94,9 @@ class ItemItem:
 
 
 def read_history(
-    dataset: Dataset, day: datetime.date, items: pa.Array, max_interactions: int
+    dataset: Dataset, day: datetime.date, items: pa.Array, max_interactions: int, held_out: Holdout = _NEXT_DAY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the log's most recent interactions up to the end of `day`, oldest first.
+    """Read the log's most recent interactions up to the end of `day` but those that are held out, oldest first.
 
     Whole days are read, newest first, until there are `max_interactions`; items outside `items` are left out.
 
@@ -110,6 +113,8 @@ def read_history(
         read = [rows for path in paths for rows in _rows.read(dataset.root, "interactions", path, columns)]
         table = pa.concat_tables(read) if read else pa.table({name: [] for name in columns})
         daily.require_rows(dataset, "interactions", partition, table.num_rows)
+        if partition.day == day and not isinstance(held_out, NextDay):
+            table = table.filter(pa.array(~holdout.selected(held_out, table, day, "timestamp")))
         tables.append(table.take(pc.sort_indices(table["timestamp"])).select(["user_id", "item_id"]))
         num_rows += len(table)
     if not tables:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, field_validator, model_validator
 
 from recsys_core import artifacts, readers
-from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Index, TrainingData
+from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Holdout, Index, NextDay, TrainingData
 from recsys_core.gate import Part
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
@@ -64,11 +64,13 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
 
+    `holdout` says which rows of the log are the ground truth.
     `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
     """
 
     config: Config
     dataset: Dataset
+    holdout: Holdout = NextDay()
     data: TrainingData
     embeddings: Embeddings
     index: Index
@@ -108,7 +110,9 @@ def run(request: Request, sink: Sink) -> Evaluation:
         sweep = _sweep(config, day, request.index.kind, index, items, cut)
         artifacts.write_text(aside.path / "sweep.json", json.dumps(sweep, indent=2))
         popularity = day.measure(_day.popularity(num_interactions, num_queries), "popularity")
-        users, clicked = read_history(request.dataset, request.data.day, items.ids, config.item_item_interactions)
+        users, clicked = read_history(
+            request.dataset, request.data.day, items.ids, config.item_item_interactions, request.holdout
+        )
         baseline = ItemItem(users, clicked, num_items, config.item_item_history)
         item_item = day.measure(_day.item_item(baseline, queries.seen, num_items), "item-item")
         champion = day.measure(_day.of_champion(request.champion, day), "champion") if request.champion else None

@@ -20,15 +20,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core import artifacts
-from recsys_core.artifacts import HISTORY, Dataset, Frozen, Learned, TrainingData
+from recsys_core import artifacts, holdout
+from recsys_core.artifacts import HISTORY, Dataset, Frozen, Holdout, Learned, NextDay, TrainingData
 from recsys_core.columns import RowError
 from recsys_core.datasets import _ids
-from recsys_core.datasets.base import day_after, day_number, day_of, days_before
+from recsys_core.datasets.base import day_number, day_of, days_before
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
 from recsys_core.features.base import Jagged, is_list
+from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
+from recsys_core.retrieval.preprocess import division
 from recsys_core.retrieval.preprocess.log import Items, Log, Users
 from recsys_core.samplers import _weights
 from recsys_core.writers.parquet import Writer
@@ -74,11 +76,11 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What preprocessing `day` needs: what the base has learned from, and its engine; null for a cold start.
 
-    With `measured`, whose ground truth is of `day`, those rows are learned from after they were measured on: nothing
-    is known of the day after, and the ground truth stays what it was. `live_columns` are what the live release's query
-    features read, which is measured on the same queries, and `slice_columns` those that parts of them are told apart
-    by, by the part's name. `weights` is the file of the sampler's weights of items, if there is one, and
-    `weights_digest` that of its content.
+    `holdout` says which rows are measured on. With `measured`, whose ground truth is of `day`, those rows are learned
+    from after they were measured on: nothing is known of later ones, and the ground truth stays what it was.
+    `live_columns` are what the live release's query features read, which is measured on the same queries, and
+    `slice_columns` those that parts of them are told apart by, by the part's name. `weights` is the file of the
+    sampler's weights of items, if there is one, and `weights_digest` that of its content.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine", "weights"}
@@ -87,6 +89,7 @@ class Request(artifacts.Request):
     features: Features
     dataset: Dataset
     day: datetime.date
+    holdout: Holdout = NextDay()
     weights: Path | None = None
     weights_digest: str | None = None
     base_learned: Learned | None = None
@@ -116,26 +119,28 @@ def run(request: Request, sink: Sink) -> TrainingData:
         ValueError: a day without interactions where some are needed, a column that neither the log nor this stage
             has, a log that contradicts itself, or a base engine that is not the one of the digest.
     """
-    config, day, dataset, base = request.config, request.day, request.dataset, request.base_learned
-    if request.measured is None:
-        _check_ground_truth(dataset, day)
+    config, day, dataset = request.config, request.day, request.dataset
+    parts, held_out, learned = _division(request)
+    last = day if held_out is None else held_out.day
     sliced = _sliced(request.slice_columns, dataset)
     columns = _plan(request.features, dataset, [*request.live_columns, *sliced])
     engine = Engine.build(request.features, base=_base_engine(request))
     ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
-    _ids.check(dataset, list(ids), day_after(day), _STAGE, sink)
-    users, items = Users(dataset, day_after(day), columns.user), Items(dataset, day)
-    log = Log(dataset, day, users, items, config.history.mode, config.history.max_length)
-    first = _first_example(request, log)
-    num_rows = log.num_past - first
-    first_day = day_of(int(log.days(np.array([first]))[0])) if num_rows else day
+    _ids.check(dataset, list(ids), last, _STAGE, sink)
+    users, items = Users(dataset, last, columns.user), Items(dataset, day, last)
+    truth = division.truth(held_out, users)
+    log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, truth)
+    rows = division.examples(log, users, parts)
+    num_rows = len(rows)
+    if held_out is not None:
+        division.require_rows(log, rows, request.holdout, day)
     ranked = _ranked_items(items, log, request)
     tables = _Tables(log, users, items, columns)
     with artifacts.pending(request.output) as out:
         num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
-        examples = _written(_counted(tables.examples(first), num_rows, sink), out.path / "examples")
+        examples = _written(_counted(tables.examples(rows), num_rows, sink), out.path / "examples")
         engine = _fitted(request, engine, examples, ranked, out.path / "features", fits=num_rows > 0)
-        num_queries, num_ground_truth = _write_ground_truth(request, log, tables, out.path / "ground_truth")
+        num_queries, num_ground_truth = _write_ground_truth(request, log, tables, last, out.path / "ground_truth")
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
         sink(Event(stage=_STAGE, done=num_rows, total=num_rows, metrics=filled))
         return out.commit(
@@ -143,14 +148,26 @@ def run(request: Request, sink: Sink) -> TrainingData:
             request,
             num_rows=num_rows,
             day=day,
-            first_day=first_day,
-            ground_truth_day=day if request.measured else day_after(day),
+            first_day=day_of(int(log.days(rows[:1])[0])) if num_rows else day,
+            ground_truth_day=last,
             num_items=num_items,
             num_queries=num_queries,
             num_ground_truth=num_ground_truth,
             engine_digest=engine.digest,
-            learned=Learned(first_day=base.first_day if base else first_day, last_day=day),
+            learned=learned,
         )
+
+
+def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]:
+    """Return what is learned from, what is measured on (None: it was before), and the record of the state then."""
+    day, dataset, base = request.day, request.dataset, request.base_learned
+    if request.measured is None:
+        plan = division.plan(dataset, request.holdout, day, base, request.config.window_days)
+        return plan.train, plan.held_out, plan.learned
+    assert base is not None, "what was measured is what is continued"
+    there = [count.day for count in dataset.days if count.num_interactions and count.day <= day]
+    parts, learned = holdout.absorb(base, day, there)
+    return parts, None, learned
 
 
 def _fitted(
@@ -172,13 +189,15 @@ def _fitted(
     return engine
 
 
-def _write_ground_truth(request: Request, log: Log, tables: "_Tables", directory: Path) -> tuple[int, int]:
+def _write_ground_truth(
+    request: Request, log: Log, tables: "_Tables", day: datetime.date, directory: Path
+) -> tuple[int, int]:
     """Return how many queries and how many of their items there are."""
     if (measured := request.measured) is not None:
         shutil.copytree(measured.ground_truth, directory)
         return measured.num_queries, measured.num_ground_truth
     queries, truth = log.ground_truth()
-    written = _written(tables.ground_truth(queries, truth, request.day), directory)
+    written = _written(tables.ground_truth(queries, truth, day), directory)
     return sum(table.num_rows for table in written), len(truth.values)
 
 
@@ -197,24 +216,24 @@ class _Tables:
         self._ids = items.table["item_id"].combine_chunks()
         self._fields = {name: items.table[name].combine_chunks() for name in columns.history}
 
-    def examples(self, first: int) -> Iterator[pa.Table]:
-        """Yield user_id, item_id, timestamp and the query's columns of the past's rows from `first`, in time order.
+    def examples(self, rows: np.ndarray) -> Iterator[pa.Table]:
+        """Yield user_id, item_id, timestamp and the query's columns of these rows [E] of the past.
 
         There is one table at least, which may be empty.
         """
         log = self._log
-        for start in range(first, max(log.num_past, first + 1), _CHUNK_ROWS):
-            rows = np.arange(start, min(start + _CHUNK_ROWS, log.num_past))
-            query = self._query(log.users[rows], log.days(rows), log.before(rows))
-            query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[rows])))
-            yield query.add_column(2, "timestamp", pa.array(log.seconds[rows]))
+        for start in range(0, max(len(rows), 1), _CHUNK_ROWS):
+            chunk = rows[start : start + _CHUNK_ROWS]
+            query = self._query(log.users[chunk], log.days(chunk), log.before(chunk))
+            query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[chunk])))
+            yield query.add_column(2, "timestamp", pa.array(log.seconds[chunk]))
 
     def ground_truth(self, users: np.ndarray, truth: Jagged, day: datetime.date) -> Iterator[pa.Table]:
-        """Yield user_id, the query's columns at the start of the day after `day`, gt_items and seen_items."""
+        """Yield user_id, the query's columns at the end of the past, users as on `day`, gt_items and seen_items."""
         for start in range(0, len(users), _CHUNK_ROWS):
             rows = np.arange(start, min(start + _CHUNK_ROWS, len(users)))
             chunk = users[rows]
-            query = self._query(chunk, np.full(len(rows), day_number(day) + 1), self._log.at_end(chunk))
+            query = self._query(chunk, np.full(len(rows), day_number(day)), self._log.at_end(chunk))
             query = query.append_column("gt_items", _gather(self._ids, truth.take(rows)))
             yield query.append_column("seen_items", _gather(self._ids, self._log.seen(chunk)))
 
@@ -278,16 +297,6 @@ def _sliced(columns: Mapping[str, str], dataset: Dataset) -> list[str]:
     return [column for column in columns.values() if column in fields]
 
 
-def _check_ground_truth(dataset: Dataset, day: datetime.date) -> None:
-    days = {count.day for count in dataset.days if count.num_interactions}
-    if day_after(day) in days:
-        return
-    measurable = sorted(days_before(d, 1) for d in days if d > min(days))
-    nearest = min(measurable, key=lambda d: abs(d - day), default=None)
-    hint = "the log has no day that follows another" if nearest is None else f"the nearest day that has it is {nearest}"
-    raise ValueError(f"day {day}: no interactions on the day after it, on which the run is to be measured; {hint}")
-
-
 def _base_engine(request: Request) -> Engine | None:
     if request.base_engine is None:
         return None
@@ -297,24 +306,6 @@ def _base_engine(request: Request) -> Engine | None:
             f"{request.base_engine}: digest {engine.digest}, wanted {request.base_engine_digest}; restore it"
         )
     return engine
-
-
-def _first_example(request: Request, log: Log) -> int:
-    """Return the row of the first example; the last one is the last row of the past."""
-    day, window = request.day, request.config.window_days
-    if (base := request.base_learned) is not None:
-        first = log.first_row(day_after(base.last_day))
-        if base.last_day == day:
-            return first
-        missing = f"after {base.last_day}, which the release to continue has learned, up to {day}; retrain a later day"
-    elif window is not None:
-        first = log.first_row(days_before(day, window - 1))
-        missing = f"in the {window} days up to {day}; widen preprocess.window_days"
-    else:
-        first, missing = 0, f"up to {day}; take a later day"
-    if first == log.num_past:
-        raise ValueError(f"there are no interactions to learn from {missing}")
-    return first
 
 
 def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:

@@ -5,6 +5,7 @@ a code: its row in `Users.ids` or in the table of items.
 """
 
 import datetime
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from recsys_core.artifacts import Dataset
 from recsys_core.datasets import _rows, daily
-from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, day_of
+from recsys_core.datasets.base import DAY_SECONDS, day_number, day_of
 from recsys_core.features.base import Jagged, ids
 from recsys_core.features.columns.flat import spans
 
@@ -54,16 +55,16 @@ class Users:
 
 
 class Items:
-    """Items by code: first those known by the end of the run's day, as they were then, then the next day's new ones.
+    """Items by code: first those known by the end of the run's day, as they were then, then those new until `until`.
 
     Attributes:
         table: [I] rows: item_id and the items' fields.
         num_known: how many are known by the end of the run's day.
     """
 
-    def __init__(self, dataset: Dataset, day: datetime.date) -> None:
-        """Read the partitions up to the day after `day`."""
-        rows, days = _read(dataset, "items", day_after(day), list(dataset.columns["items"]))
+    def __init__(self, dataset: Dataset, day: datetime.date, until: datetime.date) -> None:
+        """Read the partitions up to and with `until`."""
+        rows, days = _read(dataset, "items", until, list(dataset.columns["items"]))
         known = rows.slice(0, int(np.searchsorted(days, day_number(day), side="right")))
         tables = [_last_rows(known), _last_rows(rows.slice(known.num_rows))]
         new = pc.index_in(ids(tables[1]["item_id"]), value_set=ids(tables[0]["item_id"])).is_null()
@@ -73,44 +74,49 @@ class Items:
 
 
 class Log:
-    """The interactions up to and with the ground truth's day, in the order of time (that of the files among equals).
+    """The interactions: first the past, then the ground truth, each in the order of time (that of files among equals).
 
     Attributes:
         users, items: int32 [R] codes.
         seconds: int64 [R], Unix time.
-        num_past: the first so many are of the run's day and before; the rest are the ground truth.
+        num_past: the first so many are the past; the rest are the ground truth.
     """
 
     def __init__(
         self,
         dataset: Dataset,
-        day: datetime.date,
+        until: datetime.date,
         users: Users,
         items: Items,
         mode: Literal["before", "others"],
         max_length: int,
+        truth: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ) -> None:
-        """Read and sort. `mode` and `max_length` say what a history is, see `preprocess.History`.
+        """Read the partitions up to and with `until`, and sort.
+
+        `mode` and `max_length` say what a history is, see `preprocess.History`; `truth` says which rows are the ground
+        truth, bool [R], of seconds [R] and users [R] in the order of time.
 
         Raises:
             ValueError: an interaction's user or item is not in the log's users or items.
         """
-        rows, _ = _read(dataset, "interactions", day_after(day), ["user_id", "item_id", "timestamp"])
-        seconds = rows["timestamp"].to_numpy()
+        rows, _ = _read(dataset, "interactions", until, ["user_id", "item_id", "timestamp"])
+        seconds, codes = rows["timestamp"].to_numpy(), _codes(rows["user_id"], users.ids, "users")
         order = np.argsort(seconds, kind="stable")
-        self.seconds = seconds[order]
-        self.users = _codes(rows["user_id"], users.ids, "users")[order]
+        is_truth = truth(seconds[order], codes[order])
+        order = np.concatenate([order[~is_truth], order[is_truth]])
+        self.num_past = len(order) - int(is_truth.sum())
+        self.seconds, self.users = seconds[order], codes[order]
         self.items = _codes(rows["item_id"], items.ids, "items")[order]
         # Half of what is held here, and not needed while sorting.
-        del rows, seconds, order
-        self.num_past = self.first_row(day_after(day))
+        del rows, seconds, codes, order
         self._mode, self._max_length = mode, max_length
         self._num_items = items.table.num_rows
         self._sort_by_user(len(users.ids))
 
     def first_row(self, day: datetime.date) -> int:
-        """Return the first row that is on `day` or later."""
-        return int(np.searchsorted(self.seconds, day_number(day) * DAY_SECONDS))
+        """Return the first row of the past that is on `day` or later."""
+        return int(np.searchsorted(self.seconds[: self.num_past], day_number(day) * DAY_SECONDS))
 
     def days(self, rows: np.ndarray) -> np.ndarray:
         """Return the day numbers of these rows [B]."""
@@ -138,16 +144,16 @@ class Log:
         return Jagged(window[others], lengths).last(self._max_length).take(pair)
 
     def at_end(self, users: np.ndarray) -> Jagged:
-        """Return the histories of users [B] when the run's day has ended."""
+        """Return the histories of users [B] when the past has ended."""
         return self._last(self._starts[users], self._starts[users + 1])
 
     def seen(self, users: np.ndarray) -> Jagged:
-        """Return the distinct items of users [B], ever up to the run's day, by rising code."""
+        """Return the distinct items of users [B], ever in the past, by rising code."""
         starts, ends = self._starts[users], self._starts[users + 1]
         return distinct(Jagged(self._by_user[spans(starts, ends - starts)], (ends - starts).astype(np.int32)))
 
     def ground_truth(self) -> tuple[np.ndarray, Jagged]:
-        """Return the users [B] of the ground truth's day, by rising code, and the distinct items of each."""
+        """Return the users [B] of the ground truth, by rising code, and the distinct items of each."""
         users, items = self.users[self.num_past :], self.items[self.num_past :]
         order = np.argsort(users, kind="stable")
         present, lengths = np.unique(users, return_counts=True)

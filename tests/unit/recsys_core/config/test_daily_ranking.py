@@ -123,3 +123,15 @@ def test_a_gate_knows_what_it_needs_of_the_rows(own_package: Path, tmp_path: Pat
         load(tmp_path, change)
     assert key in str(refused.value)
     load(tmp_path, change, "ranking.group=user", "ranking.item=item", "evaluate.metrics=[{kind: shop.brier}]")
+
+
+def test_a_retrieval_config_holds_out_by_user_only() -> None:
+    demo = Path(__file__).parents[4] / "configs" / "demo.yaml"
+    assert configs.load(demo, ["holdout={kind: tail, hours: 3}"]).holdout == Tail(hours=3)
+    assert configs.load(demo, ["holdout={kind: rows, share: 0.1, by: user_id}"]).holdout == Rows(
+        share=0.1, by="user_id"
+    )
+    with pytest.raises(
+        ValueError, match=r"holdout\.by: item_id, and what a user took later is no past .*; hold out by us"
+    ):
+        configs.load(demo, ["holdout={kind: rows, share: 0.1, by: item_id}"])

@@ -14,8 +14,10 @@ import pytest
 from recsys_core.artifacts import Dataset
 from recsys_core.contract.statistics import compute
 from recsys_core.datasets import _checks, _rows
+from recsys_core.holdout import Part
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import baselines
+from recsys_core.retrieval.preprocess import division
 from recsys_core.retrieval.preprocess.log import Items, Log, Users
 
 DAYS = [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)]
@@ -49,8 +51,8 @@ def _dataset(root: Path, events: list[Event] | None = None) -> Dataset:
 def _seen(root: Path) -> tuple[Any, ...]:
     """Return what preprocess, the baselines and the contract make of a log."""
     dataset = _dataset(root)
-    users, items = Users(dataset, DAYS[1], ["city"]), Items(dataset, DAYS[0])
-    log = Log(dataset, DAYS[0], users, items, "before", 5)
+    users, items = Users(dataset, DAYS[1], ["city"]), Items(dataset, DAYS[0], DAYS[1])
+    log = Log(dataset, DAYS[1], users, items, "before", 5, division.truth(Part(DAYS[1]), users))
     everyone = users.on(np.arange(3), np.full(3, 19_723))
     history = baselines.read_history(dataset, DAYS[0], items.ids, 1_000)
     paths = sorted((root / "interactions" / "ds=2024-01-01").iterdir())

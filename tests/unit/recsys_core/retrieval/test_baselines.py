@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recsys_core.artifacts import Dataset, DayCount
+from recsys_core.artifacts import Dataset, DayCount, Tail
 from recsys_core.metrics.retrieval import Lists
 from recsys_core.retrieval.baselines import ItemItem, Popularity, read_history
 from recsys_core.retrieval.hit_rate.contenders import Day, item_item, popularity
@@ -126,6 +126,14 @@ def test_history_is_read_up_to_the_day_oldest_first_without_unknown_items(tmp_pa
     users, items = read_history(log, datetime.date(2024, 1, 3), pa.array(["x", "y"]), 100)
     assert users.tolist() == [0, 1, 2]
     assert items.tolist() == [1, 0, 0]
+
+
+def test_history_has_nothing_that_is_held_out(tmp_path: Path):
+    midnight = 1_704_153_600  # 2024-01-02 in Unix seconds
+    days = {1: [("a", "x", midnight - 9)], 2: [("b", "y", midnight + 9), ("c", "x", midnight + 80_000)]}
+    log = dataset(tmp_path, days)
+    users, items = read_history(log, datetime.date(2024, 1, 2), pa.array(["x", "y"]), 100, Tail(hours=2))
+    assert (users.tolist(), items.tolist()) == ([0, 1], [0, 1])
 
 
 def test_history_stops_at_the_newest_days_that_suffice(tmp_path: Path):

@@ -17,7 +17,7 @@ def check_days(run: RankingRun, log: LabelledLog) -> DataCheck:
         config=limits(config),
         agreed=stage.agreed(config),
         log=log,
-        labels=(run.config.ranking.label,),
+        labels=run.config.ranking.label_columns,
         time_column=run.config.days.time_column,
         categories=tuple(Engine.build(run.config.features).columns_of_ids()),
         first_day=stage.first_day(

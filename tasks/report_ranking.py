@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 
 from recsys_core import plots
 from recsys_core.artifacts import (
@@ -22,13 +23,17 @@ from tasks.report import RESULT
 
 
 class RankingResult(Frozen):
-    """A ranking run, as `dayline run --json` prints it; `metrics` are of every row of `split`."""
+    """A ranking run, as `dayline run --json` prints it; `metrics` are of every row of `split`.
+
+    Of several tasks they are the first one's, and `tasks` has each one's.
+    """
 
     run_id: str
     mlflow_run_id: str
     day: datetime.date
     split: str
     metrics: LabelledMetrics
+    tasks: dict[str, LabelledMetrics | None] = Field(default={})
     num_examples: int
     num_steps: int
     examples_per_second: float
@@ -53,6 +58,7 @@ def report_ranking(
         day=run.day,
         split=evaluation.split,
         metrics=evaluation.metrics,
+        tasks=evaluation.tasks,
         num_examples=data.num_rows,
         num_steps=checkpoint.num_steps,
         examples_per_second=checkpoint.examples_per_second,

@@ -2,6 +2,7 @@
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import Field
 
 from recsys_core import plots
 from recsys_core.artifacts import (
@@ -25,9 +26,11 @@ from tasks.report import AnyDay, write
 class RankingMetrics(LabelledMetrics):
     """What was measured of the held-out rows, with the live model and the baselines on the same ones.
 
+    Of several tasks it is the first one's, and `tasks` has each one's.
     `differences` are those to the champion. `num_examples` rows were learned from, in `num_steps` steps.
     """
 
+    tasks: dict[str, LabelledMetrics | None] = Field(default={})
     champion: LabelledMetrics | None
     baselines: dict[str, LabelledMetrics]
     differences: dict[str, Difference]
@@ -58,6 +61,7 @@ def report_ranking_day(
     """Return the result; it is in `result.json` of the run's directory too, and its figures and plots in MLflow."""
     metrics = RankingMetrics(
         **evaluation.metrics.model_dump(),
+        tasks=evaluation.tasks,
         champion=evaluation.champion,
         baselines=evaluation.baselines,
         differences=evaluation.differences,

@@ -45,7 +45,7 @@ class LabelledMetrics(Frozen):
 
     def figures(self) -> dict[str, float]:
         """Return all figures that are defined, by name."""
-        fields = self.model_dump(exclude={"others"}) | self.others
+        fields = {name: getattr(self, name) for name in LabelledMetrics.model_fields if name != "others"} | self.others
         return {name: value for name, value in fields.items() if value is not None}
 
     @model_serializer(mode="wrap")

@@ -94,6 +94,8 @@ def ranking_metrics(data: LabelledData, checkpoint: Checkpoint, evaluation: Rank
     found: dict[str, float] = {f"{split.name}_rows": split.num_rows for split in data.splits}
     found |= {"loss": checkpoint.loss, "examples_per_second": checkpoint.examples_per_second}
     found |= _labelled("", evaluation.metrics)
+    for name, metrics in evaluation.tasks.items():
+        found |= _labelled(f"tasks/{name}/", metrics)
     found |= _labelled("champion/", evaluation.champion)
     for name, metrics in evaluation.baselines.items():
         found |= _labelled(f"{name}/", metrics)

@@ -21,6 +21,7 @@ from recsys_core.progress import silent
 from recsys_core.ranking import Config, evaluate, export, measure, predict, prepare, publish, train
 from recsys_core.ranking.feed import labelled
 from recsys_core.ranking.objective import Ranking, by_task
+from recsys_core.tracking import records
 from recsys_core.training.config import Config as Train
 
 DAY = datetime.date(2024, 1, 1)
@@ -257,6 +258,9 @@ def test_two_labels_from_training_to_predictions(data, tmp_path):
         silent,
     )
     assert measured.tasks["click"] == measured.metrics
+    logged = records.ranking_metrics(data, made, measured)
+    assert logged["tasks/conversion/auc"] == measured.tasks["conversion"].auc
+    assert logged["auc"] == logged["tasks/click/auc"]
     clicks = rows.filter(pa.array(rows["clicked"].to_numpy() == 1))
     bought = np.array(clicks["bought"].to_pylist())
     slow = Scored(clicks["score_conversion"].to_numpy().astype(float), bought, np.ones(len(bought)), None).metrics()

@@ -17,6 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from recsys_core import ingest
 from recsys_core.datasets import synthetic
+from recsys_core.datasets.labelled import _impressions
 from recsys_core.progress import silent
 
 FIRST_DAY = datetime.date(2024, 1, 1)
@@ -57,6 +58,35 @@ CONFIG = {
     "publish": {"num_queries": 4},
     "tracking": {"system_metrics": False},
 }
+# The fourth day's labels follow from nothing.
+CTR = {"num_days": 5, "rows_per_day": 4_000, "num_users": 300, "num_items": 100, "shuffled_days": ["2024-01-04"]}
+CTR_CONFIG = {
+    "name": "tiny_ctr",
+    "ranking": {"label": "click", "group": "user_id", "item": "item_id"},
+    "features": {
+        "embedding_dim": 16,
+        "query": [
+            {"kind": "id", "name": "user_id", "num_embeddings": 1024},
+            {"kind": "id", "name": "age", "num_embeddings": 16},
+            {"kind": "id", "name": "gender", "num_embeddings": 8},
+        ],
+        "item": [
+            {"kind": "id", "name": "item_id", "num_embeddings": 512},
+            {"kind": "id", "name": "category", "num_embeddings": 32},
+            {"kind": "id", "name": "brand", "num_embeddings": 64},
+        ],
+    },
+    "model": {"kind": "dlrm", "top_hidden": [32]},
+    "train": {
+        "batch_size": 64,
+        "num_epochs": 2,
+        "sparse_optimizer": {"kind": "adagrad", "learning_rate": 0.1},
+        "dense_optimizer": {"kind": "adam", "learning_rate": 0.003},
+    },
+    "gate": {"minimum": 0.6, "maximum_drop": 0.05, "slices": {"new_users": {}}},
+    "publish": {"num_rows": 4},
+    "tracking": {"system_metrics": False},
+}
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +113,28 @@ def write_config(shop: Path) -> Callable[[Path], Path]:
         sections = CONFIG | {"run_root": str(directory / "runs"), "data": {"kind": "daily", "source": str(shop)}}
         path = directory / "tiny.yaml"
         path.write_text(yaml.safe_dump(sections, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def ctr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five days of impressions; the first four can be run."""
+    log = tmp_path_factory.mktemp("ctr") / "ctr"
+    _impressions.write(_impressions.Config.model_validate(CTR), log, silent)
+    return log
+
+
+@pytest.fixture(scope="session")
+def write_ctr_config(ctr: Path) -> Callable[[Path], Path]:
+    """Write the config of a ranking model that is retrained daily into a folder; see `write_config`."""
+
+    def write(directory: Path) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        places = {"run_root": str(directory / "runs"), "data": {"kind": "labelled_days", "source": str(ctr)}}
+        path = directory / "tiny_ctr.yaml"
+        path.write_text(yaml.safe_dump(CTR_CONFIG | places, sort_keys=False))
         return path
 
     return write

@@ -1,0 +1,94 @@
+"""A ranking model retrained daily: three days, the middle one measured on shuffled labels, and one of them again."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from flows import cli
+from flows.daily_ranking import backfill, daily_ranking
+from recsys_core import tracking
+from recsys_core.artifacts import Checkpoint
+from tasks.report_ranking_day import RankingDay
+
+ROWS = 4_000
+FIRST, LAST = date(2024, 1, 2), date(2024, 1, 4)
+
+
+@pytest.fixture(scope="module")
+def config(write_ctr_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ctr_config(tmp_path_factory.mktemp("daily-ranking"))
+
+
+@pytest.fixture(scope="module")
+def days(prefect_server: None, config: Path) -> list[RankingDay]:
+    return backfill(str(config), FIRST, LAST)
+
+
+def test_a_day_of_broken_labels_is_rejected_and_the_live_model_stays(days: list[RankingDay], config: Path) -> None:
+    first, broken, _ = days
+    assert (first.decision, first.release) == ("live", "1")
+    assert first.metrics.champion is None
+    assert (broken.decision, broken.release) == ("rejected", None)
+    assert not broken.gate.passed
+    assert "auc is 0." in broken.gate.reasons[0]
+    assert "below the minimum of 0.6000" in broken.gate.reasons[0]
+    client = MlflowClient(tracking.location(tracking.Config(), config.parent / "runs"))
+    shown = client.get_run(broken.mlflow_run_id).data
+    assert (shown.tags["decision"], shown.tags["gate"], shown.tags["release"]) == ("rejected", "rejected", "none")
+    assert shown.metrics["champion/auc"] == broken.metrics.champion.auc
+    assert shown.metrics["auc"] == broken.metrics.auc
+    versions = _json("release", "list", str(config), "--json")
+    assert {version["day"] for version in versions} == {str(d.day) for d in days if d.release}
+    assert [version["day"] for version in versions if version["live"]] == [
+        str(max(day.day for day in days if day.decision == "live"))
+    ]
+
+
+def test_a_model_learns_what_the_columns_say_and_beats_what_it_must(days: list[RankingDay]) -> None:
+    metrics = days[0].metrics
+    assert metrics.auc > 0.65
+    assert metrics.baselines["rate"].auc == 0.5
+    assert metrics.baselines["item_rate"].auc < metrics.auc
+    assert metrics.slices["new_users"].metrics.num_rows < metrics.num_rows == ROWS
+
+
+def test_a_day_goes_on_where_the_last_release_was_so_that_no_row_is_left_out(days: list[RankingDay]) -> None:
+    assert [day.metrics.num_examples for day in days] == [2 * ROWS, ROWS, 2 * ROWS]
+    spans = [(day.learned.first_day, day.learned.last_day) for day in days]
+    start = date(2024, 1, 1)
+    assert spans == [(start, date(2024, 1, 2)), (start, date(2024, 1, 3)), (start, date(2024, 1, 4))]
+    released = Checkpoint.load(days[0].artifacts["train"]).digest
+    for later in days[1:]:
+        assert Checkpoint.load(later.artifacts["train"]).warm_started_from == released
+        assert later.metrics.champion.num_rows == later.metrics.num_rows
+        ours, live = (pq.read_table(later.artifacts[stage] / "rows") for stage in ("score", "score_champion"))
+        shared = [name for name in ours.column_names if name not in ("score", "probability")]
+        assert ours.select(shared) == live.select(shared)
+        assert ours["score"] != live["score"]
+
+
+def test_what_was_done_is_not_done_again(days: list[RankingDay], config: Path) -> None:
+    again = daily_ranking(str(config), LAST)
+    assert all(stage.cached for stage in again.stages.values())
+    assert (again.metrics, again.release, again.run_id) == (days[-1].metrics, days[-1].release, days[-1].run_id)
+
+
+def test_the_newest_day_that_can_be_run_needs_the_day_after(prefect_server: None, ctr: Path, config: Path) -> None:
+    shutil.copytree(ctr / "ds=2024-01-05", config.parent / "later" / "ds=2024-01-05")
+    with pytest.raises(ValueError, match="there are no two days in a row"):
+        daily_ranking(str(config), None, [f"data.source={config.parent / 'later'}"])
+
+
+def _json(*command: str) -> Sequence[dict[str, Any]]:
+    invoke: Callable[..., Any] = CliRunner().invoke
+    done = invoke(cli.app, list(command), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)

@@ -65,5 +65,5 @@ class Common(Frozen):
 
     @property
     def slice_columns(self) -> dict[str, str]:
-        """The columns by which parts are told apart, by the part's name."""
+        """The columns by which parts are distinguished, by the part's name."""
         return {name: part.column for name, part in self.slices.items() if part.column is not None}

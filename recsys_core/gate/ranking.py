@@ -42,7 +42,8 @@ class Config(limits.Common):
     calibration: Annotated[tuple[float, float] | None, AfterValidator(_rising)] = Field(
         default=None, description="least and most of predicted positives over actual ones, such as [0.8, 1.25]"
     )
-    slices: Annotated[dict[str, Slice], AfterValidator(limits.named)] = Field(
+    # Records are frozen, so a narrower slice is one of those of both products.
+    slices: Annotated[dict[str, Slice], AfterValidator(limits.named)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default={}, description=f"{limits.SLICES}, `maximum`"
     )
 

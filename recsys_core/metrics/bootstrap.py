@@ -93,6 +93,7 @@ class Auc:
             shape = (len(steps) + 1, num_units)
             return sparse.csr_array((values, (np.concatenate(places), columns)), shape=shape)
 
+        self._num_places = len(steps) + 1
         self._positives = matrix([labels], [at[labels]], [1.0])
         self._negatives = matrix([below, equal, equal], [at[below], at[equal], at[equal] + 1], [1.0, 0.5, 0.5])
         self._totals = np.stack([np.bincount(units, weights * wanted, num_units) for wanted in (labels, ~labels)])
@@ -101,7 +102,7 @@ class Auc:
         """Return the AUC of each resample."""
         won, before = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
         size = max(1, _CELLS // counts.shape[1])
-        for start in range(0, self._positives.shape[0], size):
+        for start in range(0, self._num_places, size):
             rows = slice(start, start + size)
             running = np.cumsum(self._negatives[rows] @ counts, axis=0) + before
             won += ((self._positives[rows] @ counts) * running).sum(axis=0)

@@ -73,7 +73,8 @@ def read(tables: Iterable[readers.Reader], config: Config) -> Past:
                     column = by_id(table.column(keys[name]))
                 parts.append(_summed(pa.table({"key": column, "rows": weights, "positives": weights * labels})))
     summed = {name: _summed(_united(parts)) if parts else _EMPTY for name, parts in found.items()}
-    return Past(*totals.tolist(), summed.get("group"), summed.get("item"))
+    num_rows, num_positives = totals.tolist()
+    return Past(num_rows, num_positives, summed.get("group"), summed.get("item"))
 
 
 def positive(table: pa.Table, label: str) -> np.ndarray:

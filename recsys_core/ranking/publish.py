@@ -1,7 +1,7 @@
 """The publish stage of ranking: the scorer, released so that rows give probabilities."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,9 +86,10 @@ class Bundle(bundle.Bundle):
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, Schema
 
+        inputs: list[Any] = [*bundle.inputs(self._engine, *_SIDES)]
         outputs = [ColSpec(DataType.double, name) for name in self._scores.column_names]
         return ModelSignature(
-            inputs=Schema(bundle.inputs(self._engine, *_SIDES)),
+            inputs=Schema(inputs),
             outputs=Schema([*outputs, *bundle.left_out(self._engine, *_SIDES)]),
         )
 

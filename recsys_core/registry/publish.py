@@ -143,8 +143,9 @@ def _register(directory: Path, request: Request[Any, Any], bundle: Bundle, track
     }
     learned = request.checkpoint.learned
     tags |= {"learned": learned.model_dump_json()} if learned else {}
-    absorbed = learned is not None and learned.last_day > request.day
-    learned_days = f"{request.day}, with {learned.last_day} absorbed after it was measured" if absorbed else request.day
+    learned_days = str(request.day)
+    if learned is not None and learned.last_day > request.day:
+        learned_days += f", with {learned.last_day} absorbed after it was measured"
     model_id = _log_model(directory, request, bundle, tracker)
     version = client.create_model_version(
         request.name,

@@ -79,7 +79,7 @@ class Request(artifacts.Request):
     `holdout` says which rows are measured on. With `measured`, whose ground truth is of `day`, those rows are learned
     from after they were measured on: nothing is known of later ones, and the ground truth stays what it was.
     `live_columns` are what the live release's query features read, which is measured on the same queries, and
-    `slice_columns` those that parts of them are told apart by, by the part's name. `weights` is the file of the
+    `slice_columns` those that distinguish parts of them, by the part's name. `weights` is the file of the
     sampler's weights of items, if there is one, and `weights_digest` that of its content.
     """
 

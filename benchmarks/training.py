@@ -248,7 +248,7 @@ def _evaluated(case: str, trainer: Any, request: Any, data: Path, world: Any) ->
         reader = parquet.Reader(parquet.Config(path=str(data / folder)))
         world.barrier()
         started = time.perf_counter()
-        rows = gathered(model, engine, request.ranking, reader, world, batch_size=size)
+        (rows,) = gathered(model, engine, request.ranking, reader, world, batch_size=size).values()
         return len(rows.logits) / (time.perf_counter() - started)
     items = ItemTable(request.data.items, engine)
     pairs = pq.read_table(data / "dssm_eval")

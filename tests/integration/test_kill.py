@@ -1,4 +1,4 @@
-"""SIGKILL of the flow, of a rank, of torchrun and of both servers, in any stage of both pipelines.
+"""SIGKILL of the flow, of a rank, of torchrun and of both servers, in any stage of every pipeline.
 
 What is left behind is no process, nothing half-written and nothing that Prefect or MLflow shows as running, and a rerun
 comes to the same result. `DAYLINE_KILLS=25` kills as often as that; else it is a few times. `DAYLINE_KILL_SEED` draws
@@ -57,6 +57,16 @@ STAGES: dict[str, dict[str, tuple[str | None, bool]]] = {
         "export": ("rank_export", False),
         "predict": ("rank_predict", True),
     },
+    "daily-ranking": {
+        "ingest": (None, False),
+        "check": (None, False),
+        "prepare": (None, False),
+        "train": ("rank_train", True),
+        "export": ("rank_export", False),
+        "score": ("rank_predict", True),
+        "evaluate": (None, False),
+        "publish": (None, False),
+    },
 }
 
 
@@ -81,7 +91,7 @@ def draw() -> dict[str, list[list[Kill]]]:
     left = NUM_KILLS
     while left:
         for pipeline, stages in STAGES.items():
-            num = min(left, (NUM_KILLS + 1) // 2, len(stages), 8)
+            num = min(left, -(-NUM_KILLS // len(STAGES)), len(stages), 8)
             kills: list[Kill] = []
             seldom = sorted(stages, key=lambda one: (drawn[pipeline][one], chance.random()))[:num]
             for stage in sorted(seldom, key=list(stages).index):
@@ -218,11 +228,11 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def write(
-    write_config: Callable[[Path], Path], ranked: Path, tmp_path_factory: pytest.TempPathFactory
+    write_config: Callable[[Path], Path],
+    write_ctr_config: Callable[[Path], Path],
+    ranked: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Place]:
-    def retrieval(home: Path) -> Path:
-        return write_config(home)
-
     def ranking(home: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         sections = {
@@ -244,7 +254,8 @@ def write(
 
     def make(pipeline: str, *changes: str) -> Place:
         home = tmp_path_factory.mktemp(pipeline)
-        return Place({"retrieval": retrieval, "ranking": ranking}[pipeline](home), uuid.uuid4().hex, changes)
+        written = {"retrieval": write_config, "ranking": ranking, "daily-ranking": write_ctr_config}[pipeline](home)
+        return Place(written, uuid.uuid4().hex, changes)
 
     return make
 

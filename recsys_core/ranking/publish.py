@@ -46,8 +46,13 @@ class Request(publish.Request[Config, ExportedRanker]):
     @property
     def metrics(self) -> dict[str, float]:
         """See `publish.Request`."""
-        figures = self.evaluation.metrics.figures()
-        return {name: value for name, value in figures.items() if name not in ("num_rows", "num_positives")}
+        named = {f"{task}_": metrics for task, metrics in self.evaluation.tasks.items() if metrics is not None}
+        return {
+            f"{prefix}{name}": value
+            for prefix, metrics in (named or {"": self.evaluation.metrics}).items()
+            for name, value in metrics.figures().items()
+            if name not in ("num_rows", "num_positives")
+        }
 
     @property
     def ground_truth_digest(self) -> str:

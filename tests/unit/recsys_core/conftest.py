@@ -38,7 +38,8 @@ FEATURES = {
 def made_ranking_day() -> Callable[..., dict[str, Any]]:
     """Run a ranking day's stages on a small table, up to what `publish` needs.
 
-    Call it with the run's directory, a day and a seed; the artifacts' names are those of publish.Request's fields.
+    Call it with the run's directory, a day, a seed, and whether there are two tasks: `click`, and `conversion` of the
+    clicks. The artifacts' names are those of publish.Request's fields.
     """
     return _made
 
@@ -49,6 +50,7 @@ def _rows(num_rows: int, seed: int) -> pa.Table:
     return pa.table(
         {
             "label": ((user % 2 == item % 2) ^ (rng.random(num_rows) < 0.2)).astype(np.int8),
+            "bought": item > 3,
             "user": [f"u{n}" if n else None for n in user],
             "item": item,
             "shelf": item % 10,
@@ -58,12 +60,12 @@ def _rows(num_rows: int, seed: int) -> pa.Table:
     )
 
 
-def _made(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
+def _made(run_directory: Path, day: datetime.date, seed: int, *, several: bool = False) -> dict[str, Any]:
     from recsys_core.datasets.labelled import splits
     from recsys_core.exported.parity import Config as Export
     from recsys_core.features import Config as Features
     from recsys_core.losses import binary_cross_entropy
-    from recsys_core.models import dlrm
+    from recsys_core.models import dlrm, shared_bottom
     from recsys_core.progress import silent
     from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
     from recsys_core.training.config import Config as Train
@@ -73,14 +75,18 @@ def _made(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
         (source / split).mkdir(parents=True)
         pq.write_table(_rows(num_rows, seed + num_rows), source / split / "part-0.parquet", row_group_size=30)
     config = Train.model_validate({"batch_size": 50, "num_epochs": 4, "sharding": {"device": "cpu"}})
-    model = dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
+    ranking, model = Config(), dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
+    if several:
+        labels = {"click": {"label": "label"}, "conversion": {"label": "bought", "given": "click"}}
+        ranking = Config.model_validate({"tasks": labels})
+        model = shared_bottom.Config.model_validate({"hidden": [8], "tasks": {name: {} for name in labels}})
 
     def at(stage: str) -> dict[str, Any]:
         return {"output": run_directory / stage, **COMMON}
 
     data = prepare.run(
         prepare.Request(
-            config=Config(),
+            config=ranking,
             data=splits.Config(source=str(source), day=day),
             features=Features.model_validate(FEATURES),
             import_root=run_directory,
@@ -92,7 +98,7 @@ def _made(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
     checkpoint = train.run(
         train.Request(
             config=config,
-            ranking=Config(),
+            ranking=ranking,
             model=model,
             loss=binary_cross_entropy.Config(),
             num_ranks=1,
@@ -121,7 +127,7 @@ def _made(run_directory: Path, day: datetime.date, seed: int) -> dict[str, Any]:
     evaluation = evaluate.run(
         evaluate.Request(
             config=evaluate.Config(),
-            ranking=Config(),
+            ranking=ranking,
             model=model,
             sharding=config.sharding,
             num_ranks=1,

@@ -56,7 +56,7 @@ def server(saved, serve):
 
 def _measured(made) -> tuple[pa.Table, np.ndarray]:
     """The rows of the measured split, with the columns of the features, and their probabilities."""
-    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns("label")
+    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought"])
     return rows, pq.read_table(made["predictions"].rows)["probability"].to_numpy()
 
 
@@ -161,3 +161,26 @@ def test_the_kept_rows_are_the_first_that_were_measured(made):
     assert rows.column_names == ["user", "age", "tags", "item", "shelf"]
     assert rows.num_rows == scores.num_rows == 12 < expected.num_rows
     assert rows["user"].to_pylist() == pq.read_table(made["data"].folders("test")[0])["user"].to_pylist()[:12]
+
+
+def test_several_tasks_have_a_probability_each(made_ranking_day, tmp_path):
+    made = made_ranking_day(tmp_path / "run", DAY, 3, several=True)
+    rows, scores = publish.examples(made["model"], made["data"], "test", made["predictions"], 12)
+    bundle = publish.Bundle(made["model"], rows, scores)
+    bundle.fill(tmp_path / "bundle")
+    names = ["probability_click", "score_click", "probability_conversion", "score_conversion"]
+    loaded = serving.load(tmp_path / "bundle")
+    assert "12 rows scored" in loaded.check_kept(tmp_path / "bundle")
+    found = loaded.answer({name: [value] * 2 for name, value in ROW.items()}, {})
+    assert found.column_names == [*names, "out_of_range"]
+    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought"])
+    measured = pq.read_table(made["predictions"].rows)
+    answered = loaded.answer(rows.to_pydict(), {})
+    for name in names:
+        np.testing.assert_allclose(answered[name].to_numpy(), measured[name].to_numpy(), rtol=1e-5, atol=1e-6)
+    assert [column.name for column in bundle.signature().outputs] == [*names, "out_of_range"]
+    fields = {"config": publish.Config(), "name": "ctr", "run_id": "r", "day": DAY, "passed": True, "reasons": ()}
+    request = publish.Request(output=tmp_path, config_hash="h", code_version="v", run_root=tmp_path, **fields, **made)
+    tasks = made["evaluation"].tasks
+    assert request.metrics["click_auc"] == tasks["click"].auc
+    assert request.metrics["conversion_logloss"] == tasks["conversion"].logloss

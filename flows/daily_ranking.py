@@ -6,6 +6,7 @@ from datetime import date
 from prefect import flow
 
 from flows import liveness
+from flows.absorbing import absorb_ranking
 from flows.daily import days_between, name_of_run
 from flows.notes import leave_notes
 from tasks.check_days import check_days
@@ -13,6 +14,7 @@ from tasks.export_ranker import export_ranker
 from tasks.gate import gate
 from tasks.ingest_days import ingest_days
 from tasks.measure import measure
+from tasks.perform import RankingCandidate
 from tasks.prepare_days import prepare_days
 from tasks.publish_ranker import publish_ranker
 from tasks.report_ranking_day import RankingDay, report_ranking_day
@@ -40,8 +42,10 @@ def daily_ranking(config: str, day: date | None = None, overrides: Sequence[str]
         champion = score_champion(run, data)
         evaluation = measure(run, log, data, scores, champion)
         decision = gate(run, evaluation)
-        release = publish_ranker(run, data, checkpoint, model, scores, evaluation, decision)
-        result = report_ranking_day(run, check, data, checkpoint, evaluation, decision, release)
+        candidate = RankingCandidate(data=data, checkpoint=checkpoint, model=model, scores=scores)
+        released, absorbed = absorb_ranking(run, log, candidate, decision)
+        release = publish_ranker(run, released, evaluation, decision)
+        result = report_ranking_day(run, check, candidate, evaluation, decision, absorbed, release)
     leave_notes(result)
     return result
 

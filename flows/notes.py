@@ -49,6 +49,7 @@ def leave_notes(result: DayResult | RankingDay) -> None:
         "",
         f"- {result.metrics.num_examples:,} examples at {result.metrics.examples_per_second:,.0f}/s",
         f"- {_losses(result)}",
+        *(f"- {sentence}" for sentence in absorbed(result)),
         "",
         "| stage | seconds | rows | done before |",
         "|---|---|---|---|",
@@ -95,6 +96,15 @@ def _losses(result: DayResult | RankingDay) -> str:
     held_out = result.metrics.held_out_loss if isinstance(result, DayResult) else result.metrics.logloss
     where = "the next day's rows" if isinstance(result, DayResult) else "the held-out rows"
     return f"loss {result.metrics.loss:.4f}, on {where} {held_out:.4f}"
+
+
+def absorbed(result: DayResult | RankingDay) -> list[str]:
+    """Return in words what came of absorbing the measured rows; nothing, if that was not done."""
+    outcome = result.absorbed
+    if outcome is None:
+        return []
+    words = f"absorbed {outcome.day}: {outcome.num_examples:,} examples, loss {outcome.loss:.4f}"
+    return [outcome.refused or f"{words}, on the measured rows afterwards {outcome.held_out_loss:.4f}"]
 
 
 def leave_ranking_notes(result: RankingResult) -> None:

@@ -155,21 +155,34 @@ def plan(
                 "no partition any more; bring it back, or start cold with train.warm_start: false"
             )
         parts.insert(0, Part(base.last_day, only=base.withheld))
-    held_out = Part(measured, only=None if isinstance(holdout, NextDay) else holdout)
-    return Plan(tuple(parts), held_out, _learned(holdout, new, base))
+    return Plan(tuple(parts), held_out(holdout, day), _learned(holdout, new, base))
+
+
+def held_out(holdout: Holdout, day: datetime.date) -> Part:
+    """Return the rows that a run of `day` is measured on."""
+    return Part(last_day(day, holdout), only=None if isinstance(holdout, NextDay) else holdout)
+
+
+def has_learned(learned: Learned, measured: Part) -> bool:
+    """Return whether a state has learned from rows of `measured`, or may have."""
+    if measured.day > learned.last_day:
+        return False
+    since = learned.withheld_since
+    return since is None or measured.day < since or learned.withheld != measured.only
 
 
 def absorb(learned: Learned, day: datetime.date, there: Collection[datetime.date]) -> tuple[tuple[Part, ...], Learned]:
     """Return what a state of this record has still to learn from once `day` was measured on, and its record then.
 
     That is all that was withheld: the measured rows, and what the same holdout withheld on the days before, which are
-    learned from in no other run. Where nothing was, all of `day` is.
+    learned from in no other run. Where nothing was, all of `day` is. What was withheld of days before those that are
+    `there` stays so, and the record begins after them.
     """
-    since = learned.withheld_since
-    known = Learned(first_day=learned.first_day, last_day=day)
-    if learned.withheld is None or since is None:
-        return (Part(day),), known
-    return tuple(Part(at, only=learned.withheld) for at in sorted(there) if since <= at <= day), known
+    since = learned.withheld_since or day
+    days = [at for at in sorted(there) if since <= at <= day]
+    first = learned.first_day if min(there) <= since else days[0]
+    parts = tuple(Part(at, only=learned.withheld if at <= learned.last_day else None) for at in days)
+    return parts, Learned(first_day=first, last_day=day)
 
 
 def _withheld(holdout: Holdout, at: datetime.date, day: datetime.date) -> Holdout | None:

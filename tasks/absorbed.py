@@ -2,13 +2,14 @@
 
 import math
 from datetime import date
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from recsys_core.artifacts import Checkpoint, Frozen, HeldOut, TrainingData
+from recsys_core.artifacts import Checkpoint, Frozen, LabelledData, TrainingData
 from recsys_core.progress import Event
-from tasks.perform import Run, listener
+from tasks.perform import AnyRun, listener
 
 
 class Absorbed(Frozen):
@@ -25,16 +26,19 @@ class Absorbed(Frozen):
 
 
 @task(task_run_name="absorbed {run.config.name} {run.day}", cache_policy=NO_CACHE, result_serializer="json")
-def absorbed(run: Run, data: TrainingData, checkpoint: Checkpoint, before: HeldOut, after: HeldOut) -> Absorbed:
+def absorbed(
+    run: AnyRun[Any], data: TrainingData | LabelledData, checkpoint: Checkpoint, before: float, after: float
+) -> Absorbed:
     """Compare the loss on the measured rows before and after; it must not have risen."""
-    refused = None
-    if after.loss > before.loss and not math.isclose(after.loss, before.loss):
+    assert checkpoint.learned is not None, "this run's state says what it has learned from"
+    refused, day = None, checkpoint.learned.last_day
+    if after > before and not math.isclose(after, before):
         refused = (
-            f"not absorbed: the loss on the rows of {run.day} was {before.loss:.4f} and is {after.loss:.4f} after "
+            f"not absorbed: the loss on the measured rows of {day} was {before:.4f} and is {after:.4f} after "
             "learning from them; what was measured is released. Lower the learning rates of train"
         )
         listener()(Event(stage="absorb", message=f"warning: {refused}"))
-    figures = {"num_examples": data.num_rows, "loss": checkpoint.loss, "held_out_loss": after.loss}
+    figures = {"num_examples": data.num_rows, "loss": checkpoint.loss, "held_out_loss": after}
     run.tracker.log_metrics({f"absorb/{name}": value for name, value in figures.items()})
-    run.tracker.log_tags({"absorbed": refused or str(run.day)})
-    return Absorbed(day=run.day, refused=refused, **figures)
+    run.tracker.log_tags({"absorbed": refused or str(day)})
+    return Absorbed(day=day, refused=refused, **figures)

@@ -1,6 +1,7 @@
 """Hold labelled days against the data contract, before anything is trained on them."""
 
 from recsys_core import contract as stage
+from recsys_core import holdout
 from recsys_core.artifacts import DataCheck, LabelledLog
 from recsys_core.features import Engine
 from tasks.check_data import limits, performed
@@ -11,6 +12,9 @@ from tasks.perform import RankingRun, stage_task
 def check_days(run: RankingRun, log: LabelledLog) -> DataCheck:
     """Return what was found; see `check_data`."""
     config, base = run.config.contract, run.base
+    # What is absorbed is learned from too, and is checked before any work is done.
+    last = holdout.last_day(run.day, run.config.holdout) if run.config.publish.absorb else run.day
+    window = run.config.prepare.window_days
     request = run.request(
         stage.LabelledRequest,
         "check",
@@ -21,9 +25,9 @@ def check_days(run: RankingRun, log: LabelledLog) -> DataCheck:
         time_column=run.config.days.time_column,
         categories=tuple(Engine.build(run.config.features).columns_of_ids()),
         first_day=stage.first_day(
-            config, run.day, base.learned.last_day if base else None, run.config.prepare.window_days
+            config, last, base.learned.last_day if base else None, window and window + (last - run.day).days
         ),
-        day=run.day,
+        day=last,
         memory=run.home / "cache" / "statistics",
     )
     return performed(run, request, stage.run_labelled)

@@ -24,3 +24,8 @@ def measure(
         confidence=run.config.gate.confidence,
     )
     return perform(run, "evaluate", RankingEvaluation, request, stage.run)
+
+
+def loss(run: RankingRun, scores: Predictions) -> float:
+    """Return the loss of the held-out rows by these scores."""
+    return stage.loss(run.config.ranking, scores)

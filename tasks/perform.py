@@ -33,7 +33,9 @@ from recsys_core.artifacts import (
     ExportedRanker,
     Frozen,
     Index,
+    LabelledData,
     Learned,
+    Predictions,
     Request,
     TrainingData,
 )
@@ -51,6 +53,7 @@ M = TypeVar("M", ExportedModel, ExportedRanker)
 
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
+ABSORB = "absorb_"  # before the names of the stages in which a measured state learns on
 _HOPELESS = (errno.ENOENT, errno.EACCES, errno.EROFS)
 
 
@@ -91,6 +94,15 @@ class Candidate(Frozen):
     model: ExportedModel
     embeddings: Embeddings
     index: Index
+
+
+class RankingCandidate(Frozen):
+    """The same of a ranking model; `scores` are of the held-out rows."""
+
+    data: LabelledData
+    checkpoint: Checkpoint
+    model: ExportedRanker
+    scores: Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,17 +155,8 @@ class Run(AnyRun[RunConfig]):
 
     def absorbing(self, candidate: Candidate) -> Self:
         """Return the same run as it goes on over the rows that `candidate` was measured on: it continues that state."""
-        learned = candidate.checkpoint.learned
-        assert learned is not None, "this run's state says what it has learned from"
-        base = Base(
-            version=None,
-            learned=learned,
-            checkpoint=candidate.checkpoint,
-            engine=candidate.model.engine,
-            engine_digest=candidate.data.engine_digest,
-        )
         day = candidate.data.ground_truth_day
-        return replace(self, prefix="absorb_", day=day, base=base, champion=None)
+        return replace(self, prefix=ABSORB, day=day, base=_as_base(candidate), champion=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +166,23 @@ class RankingRun(AnyRun[RankingConfig]):
     base: Base | None = None
     champion: Champion[ExportedRanker] | None = None
     needed: Needed | None = None
+
+    def absorbing(self, candidate: RankingCandidate) -> Self:
+        """Return the same run as it goes on over the rows that `candidate` was measured on: it continues that state."""
+        return replace(self, prefix=ABSORB, base=_as_base(candidate), champion=None)
+
+
+def _as_base(candidate: Candidate | RankingCandidate) -> Base:
+    """Return the run's own state as what its training goes on from."""
+    learned = candidate.checkpoint.learned
+    assert learned is not None, "this run's state says what it has learned from"
+    return Base(
+        version=None,
+        learned=learned,
+        checkpoint=candidate.checkpoint,
+        engine=candidate.model.engine,
+        engine_digest=candidate.data.engine_digest,
+    )
 
 
 def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Callable[[R, Sink], A]) -> A:

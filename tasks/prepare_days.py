@@ -6,8 +6,11 @@ from tasks.perform import RankingRun, perform, stage_task
 
 
 @stage_task("prepare")
-def prepare_days(run: RankingRun, log: LabelledLog) -> LabelledData:
-    """Return the rows that the base release has not learned from, or a cold start's window, and what is held out."""
+def prepare_days(run: RankingRun, log: LabelledLog, *, absorbs: bool = False) -> LabelledData:
+    """Return the rows that the base release has not learned from, or a cold start's window, and what is held out.
+
+    With `absorbs`, the base is this run's state, and what was held out is learned from.
+    """
     base = run.base
     request = run.request(
         stage.Request,
@@ -23,6 +26,7 @@ def prepare_days(run: RankingRun, log: LabelledLog) -> LabelledData:
         base_learned=base.learned if base else None,
         base_engine=base.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,
+        absorbs=absorbs,
     )
     data = perform(run, "prepare", LabelledData, request, stage.run)
     run.tracker.log_dataset(data, str(data.path.resolve()))

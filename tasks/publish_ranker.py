@@ -1,21 +1,15 @@
 """Register the scorer and make it live, if the gate let it pass."""
 
-from recsys_core.artifacts import Checkpoint, ExportedRanker, LabelledData, Predictions, RankingEvaluation, Release
+from recsys_core.artifacts import RankingEvaluation, Release
 from recsys_core.gate import Decision
 from recsys_core.ranking import publish as stage
-from tasks.perform import RankingRun, perform, stage_task
+from tasks.perform import RankingCandidate, RankingRun, perform, stage_task
 from tasks.score import HELD_OUT
 
 
 @stage_task("publish")
 def publish_ranker(
-    run: RankingRun,
-    data: LabelledData,
-    checkpoint: Checkpoint,
-    model: ExportedRanker,
-    scores: Predictions,
-    evaluation: RankingEvaluation,
-    decision: Decision,
+    run: RankingRun, candidate: RankingCandidate, evaluation: RankingEvaluation, decision: Decision
 ) -> Release:
     """Return what became of the bundle; a second try finds what the first one registered."""
     request = run.request(
@@ -27,12 +21,15 @@ def publish_ranker(
         day=run.day,
         passed=decision.passed,
         reasons=decision.reasons,
-        data=data,
+        data=candidate.data,
         split=HELD_OUT,
-        checkpoint=checkpoint,
-        model=model,
-        predictions=scores,
+        checkpoint=candidate.checkpoint,
+        model=candidate.model,
+        predictions=candidate.scores,
         evaluation=evaluation,
         run_root=run.config.run_root,
     )
-    return perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))
+    release = perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))
+    if (learned := candidate.checkpoint.learned) is not None:
+        run.tracker.log_tags({"learned": learned.model_dump_json()})
+    return release

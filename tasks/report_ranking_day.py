@@ -19,7 +19,8 @@ from recsys_core.artifacts import (
 )
 from recsys_core.gate import Decision
 from recsys_core.tracking import records
-from tasks.perform import RankingRun
+from tasks.absorbed import Absorbed
+from tasks.perform import RankingCandidate, RankingRun
 from tasks.report import AnyDay, write
 
 
@@ -42,7 +43,7 @@ class RankingMetrics(LabelledMetrics):
 
 
 class RankingDay(AnyDay[RankingMetrics]):
-    """A ranking model's day, measured on what `holdout` says; the model has learned from the rows of `learned`."""
+    """A ranking model's day, measured on what `holdout` says, by a state that has learned from what `learned` says."""
 
     holdout: Holdout
     learned: Learned
@@ -52,13 +53,14 @@ class RankingDay(AnyDay[RankingMetrics]):
 def report_ranking_day(
     run: RankingRun,
     check: DataCheck,
-    data: LabelledData,
-    checkpoint: Checkpoint,
+    candidate: RankingCandidate,
     evaluation: RankingEvaluation,
     decision: Decision,
+    absorbed: Absorbed | None,
     release: Release,
 ) -> RankingDay:
     """Return the result; it is in `result.json` of the run's directory too, and its figures and plots in MLflow."""
+    data, checkpoint = candidate.data, candidate.checkpoint
     metrics = RankingMetrics(
         **evaluation.metrics.model_dump(),
         tasks=evaluation.tasks,
@@ -72,7 +74,7 @@ def report_ranking_day(
         loss=checkpoint.loss,
     )
     assert checkpoint.learned is not None, "a day's training says what it has learned from"
-    fields = {"holdout": run.config.holdout, "learned": checkpoint.learned}
+    fields = {"holdout": run.config.holdout, "learned": checkpoint.learned, "absorbed": absorbed}
     result = RankingDay.of(run, check, decision, release, metrics=metrics, **fields)
     write(run, result, lambda: _track(run, data, checkpoint, evaluation))
     return result

@@ -11,14 +11,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import deployment, flow_run
 
 from recsys_core import config as configs
-from recsys_core import ingest, liveness, registry, tracking
+from recsys_core import holdout, ingest, liveness, registry, tracking
 from recsys_core.artifacts import (
     MANIFEST,
     STATE,
     Checkpoint,
     ExportedModel,
     ExportedRanker,
+    Holdout,
     Learned,
+    NextDay,
     code_version,
     digest_of,
     write_text,
@@ -241,7 +243,7 @@ def _compared(
             opened["tracker"].log_tags({"warm_start": note[:_MAX_TAG]})
         as_it_is = base.version if base is not None and base.learned.last_day == day else None
         known = releases if config.gate.maximum_drop is not None else []
-        champion = _champion(config, contender(known, day, opened["run_id"], as_it_is), record)
+        champion = _champion(config, contender(known, day, opened["run_id"], as_it_is, config.holdout), record)
         return opened | {"base": base, "champion": champion, "closing": closing.pop_all()}
     raise AssertionError("unreachable: nothing above suppresses an error")
 
@@ -255,18 +257,27 @@ def _champion(config: RunConfig | RankingConfig, info: ReleaseInfo | None, recor
 
 
 def contender(
-    releases: Sequence[ReleaseInfo], day: date, run_id: str, as_it_is: int | None = None
+    releases: Sequence[ReleaseInfo],
+    day: date,
+    run_id: str,
+    as_it_is: int | None = None,
+    held_out: Holdout = NextDay(),  # noqa: B008 - frozen
 ) -> ReleaseInfo | None:
     """Return the live release as a run of `day` should see it, so that a rerun sees what the first run saw.
 
-    A release that has learned from a later day has been trained on the very rows that it would be measured on, and the
-    run's own, or the version that is measured `as_it_is`, is what is to be judged: in their place stands what they
-    replaced.
+    A release that has learned from a later day, or from what is held out, has been trained on the very rows that it
+    would be measured on, and the run's own, or the version that is measured `as_it_is`, is what is to be judged: in
+    their place stands what they replaced.
     """
+    measured = holdout.held_out(held_out, day)
     known = {info.version: info for info in releases}
     info = next((info for info in releases if info.live), None)
     while info is not None and (
-        info.last_learned > day or info.run_id == run_id or info.version == as_it_is or info.rolled_back
+        info.last_learned > day
+        or (info.learned is not None and holdout.has_learned(info.learned, measured))
+        or info.run_id == run_id
+        or info.version == as_it_is
+        or info.rolled_back
     ):
         info = known.get(info.replaced or 0)
     return info

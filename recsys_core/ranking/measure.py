@@ -132,6 +132,15 @@ def run(request: Request, sink: Sink) -> Evaluation:
     return evaluation
 
 
+def loss(ranking: Ranking, predictions: Predictions) -> float:
+    """Return the mean binary cross-entropy, in nats, of rows that were scored; of several tasks, the sum of theirs."""
+    reader = readers.opened(predictions.rows)
+    table = readers.read_all(reader, [*columns(ranking, {}), *_scores(reader.schema.names, ranking)])
+    _, weights = past.labels_and_weights(table, ranking)
+    by_task = (rows for _, rows in _by_task(table, weights, None, ranking))
+    return sum(rows.metrics().logloss for rows in by_task if rows.weights.sum())
+
+
 def _past(request: Request) -> Iterator[readers.Reader]:
     """Yield the rows before the measured ones: the log's earlier days, and what is learned of the measured day."""
     measured = holdout.last_day(request.log.day, request.holdout)
@@ -185,15 +194,19 @@ def _scores(columns: Sequence[str], ranking: Ranking) -> list[str]:
 
 def _tasks(table: pa.Table, first: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
     """Return each task's metrics; None where it has no rows, as conversions on a day without clicks."""
-    ranking = request.ranking
+    by_task = _by_task(table, first.weights, first.groups, request.ranking)
+    return {name: rows.metrics(request.metrics) if rows.weights.sum() else None for name, rows in by_task}
+
+
+def _by_task(
+    table: pa.Table, weights: np.ndarray, groups: np.ndarray | None, ranking: Ranking
+) -> Iterator[tuple[str, Scored]]:
+    """Yield each task's name, and its rows with their scores."""
     positive = {name: past.positive(table, task.label) for name, task in ranking.named.items()}
-    found: dict[str, LabelledMetrics | None] = {}
     for name, labels in positive.items():
-        rows = Scored(table[score_columns(name)[0]].to_numpy().astype(np.float64), labels, first.weights, first.groups)
-        if (kept := ranking.rows_of(name, positive)) is not None:
-            rows = rows.taken(kept)
-        found[name] = rows.metrics(request.metrics) if rows.weights.sum() else None
-    return found
+        rows = Scored(table[score_columns(name)[0]].to_numpy().astype(np.float64), labels, weights, groups)
+        kept = ranking.rows_of(name, positive)
+        yield name, rows if kept is None else rows.taken(kept)
 
 
 def _codes(ids: pa.Array) -> np.ndarray:

@@ -28,6 +28,10 @@ class Config(Frozen):
     """What section `publish` has whatever is published."""
 
     check_seconds: float = Field(default=600, gt=0, description="how long loading the bundle and serving them may take")
+    absorb: bool = Field(
+        default=False,
+        description="once the gate has passed, learn from the rows that were measured on too, and release that state",
+    )
 
 
 C = TypeVar("C", bound=Config)

@@ -26,10 +26,6 @@ class Config(publish.Config):
     num_queries: int = Field(
         default=16, ge=1, description="real queries kept in the bundle, which it must serve to go live"
     )
-    absorb: bool = Field(
-        default=False,
-        description="once the gate has passed, learn from the rows that were measured on too, and release that state",
-    )
 
 
 class Request(publish.Request[Config, ExportedModel]):

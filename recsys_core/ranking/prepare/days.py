@@ -38,8 +38,9 @@ class Config(Frozen):
 class Request(artifacts.Request):
     """What preparing `day` needs: of a release that is continued what it has learned from, and its engine.
 
-    All three of the base are null for a cold start. `slice_columns` tell parts of the measured rows apart, by the
-    name of the part.
+    All three of the base are null for a cold start. With `absorbs`, the base is the state that was measured on the rows
+    that `day` holds out, and learns from them. `slice_columns` tell parts of the measured rows apart, by the name of
+    the part.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
@@ -55,11 +56,13 @@ class Request(artifacts.Request):
     base_engine: Path | None = None
     base_engine_digest: str | None = None
     slice_columns: dict[str, str] = Field(default={})
+    absorbs: bool = False
 
     @model_validator(mode="after")
     def _whole_base(self) -> Self:
         given = {part is not None for part in (self.base_learned, self.base_engine, self.base_engine_digest)}
         assert len(given) == 1, "base_learned, base_engine and base_engine_digest go together"
+        assert self.base_learned is not None or not self.absorbs, "what absorbs has learned something before"
         return self
 
 
@@ -87,7 +90,12 @@ def run(request: Request, sink: Sink) -> LabelledData:
     """
     log, day = request.log, request.day
     there = [one.day for one in log.days]
-    plan = holdout.plan(request.holdout, day, there, request.base_learned, request.config.window_days)
+    if request.absorbs and request.base_learned is not None:
+        measured = holdout.held_out(request.holdout, day)
+        parts, learned = holdout.absorb(request.base_learned, measured.day, there)
+        plan = holdout.Plan(parts, measured, learned)
+    else:
+        plan = holdout.plan(request.holdout, day, there, request.base_learned, request.config.window_days)
     before = _base_engine(request)
     engine = Engine.build(request.features, base=before)
     with artifacts.pending(request.output) as aside:

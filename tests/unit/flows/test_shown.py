@@ -15,6 +15,7 @@ from recsys_core.artifacts import LabelledMetrics
 from recsys_core.odps.emulator import Emulator
 from recsys_core.progress import Event
 from recsys_core.registry import ReleaseInfo
+from tasks.absorbed import Absorbed
 from tasks.report_ranking import RankingResult
 from tasks.report_ranking_day import RankingDay
 
@@ -44,6 +45,16 @@ def test_a_ranking_run_is_one_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.4567" in shown
     console.table([])
     assert capsys.readouterr().out == ""
+
+
+def test_what_was_absorbed_is_one_sentence() -> None:
+    fields = {"day": datetime.date(2024, 1, 3), "num_examples": 7_200, "loss": 0.45, "held_out_loss": 0.4}
+    day = _ranked(2, 0.75, 0.74)
+    assert notes.absorbed(day) == []
+    said = notes.absorbed(day.model_copy(update={"absorbed": Absorbed(**fields)}))
+    assert said == ["absorbed 2024-01-03: 7,200 examples, loss 0.4500, on the measured rows afterwards 0.4000"]
+    refused = Absorbed(**fields, refused="not absorbed: the loss has risen")
+    assert notes.absorbed(day.model_copy(update={"absorbed": refused})) == ["not absorbed: the loss has risen"]
 
 
 def _ranked(day: int, auc: float | None, champion: float | None) -> RankingDay:

@@ -110,6 +110,21 @@ def test_what_the_base_has_learned_from_is_not_measured_on() -> None:
             plan(kind, day, absorbed)
 
 
+def test_absorbing_takes_all_that_was_withheld_of_the_days_that_are_there() -> None:
+    rows = Rows(share=0.2, by="user")
+    assert holdout.held_out(rows, THIRD) == Part(THIRD, only=rows)
+    withheld = Learned(first_day=FIRST, last_day=THIRD, withheld=rows, withheld_since=SECOND)
+    parts, learned = holdout.absorb(withheld, THIRD, DAYS)
+    assert parts == (Part(SECOND, only=rows), Part(THIRD, only=rows))
+    assert learned == Learned(first_day=FIRST, last_day=THIRD)
+    parts, learned = holdout.absorb(withheld, THIRD, DAYS[2:])
+    assert parts == (Part(THIRD, only=rows),)
+    assert learned == Learned(first_day=THIRD, last_day=THIRD)
+    assert holdout.held_out(NextDay(), THIRD) == Part(FOURTH)
+    parts, learned = holdout.absorb(Learned(first_day=FIRST, last_day=THIRD), FOURTH, DAYS)
+    assert (parts, learned) == ((Part(FOURTH),), Learned(first_day=FIRST, last_day=FOURTH))
+
+
 def recorded(learned: Learned) -> set[tuple[datetime.date, int]]:
     """Return what the record says was learned from, of the days on record; rows are hours."""
     found = set()
@@ -163,9 +178,20 @@ def test_no_row_is_learned_from_twice_or_left_out(*, changes: bool, absorbs: boo
                 withheld = chosen(kind) if isinstance(kind, Rows) else set()
                 left = {row for row in due - now if row[0] <= base.last_day or row[1] not in withheld}
                 assert left <= held_out, "no row is left out but the held-out ones"
+            assert not holdout.has_learned(found.learned, found.held_out)
             if rng.random() < 0.6:
                 base, known = found.learned, now
-                if absorbs and not isinstance(kind, Rows):
-                    last = max(base.last_day, found.held_out.day)
-                    base, known = Learned(first_day=base.first_day, last_day=last), now | held_out
+                if absorbs:
+                    begin = rng.choice([FIRST, day])
+                    there = [at for at in DAYS if at >= begin]
+                    more, absorbed = holdout.absorb(base, found.held_out.day, there)
+                    parts = [of_part(part) for part in more]
+                    rows = set().union(*parts)
+                    assert len(rows) == sum(map(len, parts)), "no row twice in what is absorbed"
+                    assert held_out <= rows, "what was measured on is absorbed"
+                    assert not rows & known, "no row is absorbed that was learned from"
+                    base, known = absorbed, known | rows
+                    assert base.withheld is None
+                    assert recorded(base) == {row for row in known if row[0] >= base.first_day}
+                    assert holdout.has_learned(base, found.held_out)
     assert day_after(day) == DAYS[-1]

@@ -9,7 +9,7 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 
 from recsys_core import artifacts
-from recsys_core.artifacts import DataCheck, Measurement
+from recsys_core.artifacts import DataCheck, Learned, Measurement
 from recsys_core.progress import Event
 from tasks.absorbed import absorbed
 from tasks.gate import gate
@@ -66,12 +66,13 @@ def test_a_state_that_does_worse_on_what_it_has_learned_is_refused(
     messages: list[Event] = []
     with open_run() as run, listening(messages.append):
         made = made_day(run.directory, run.day, 3)
-        losses = [made["held_out"].model_copy(update={"loss": loss}) for loss in (1.0, after)]
-        outcome = absorbed.fn(run, made["data"], made["checkpoint"], *losses)
+        learned = Learned(first_day=run.day, last_day=run.day)
+        checkpoint = made["checkpoint"].model_copy(update={"learned": learned})
+        outcome = absorbed.fn(run, made["data"], checkpoint, 1.0, after)
     assert (outcome.day, outcome.num_examples, outcome.held_out_loss) == (run.day, made["data"].num_rows, after)
     sentence = (
-        "not absorbed: the loss on the rows of 2024-03-01 was 1.0000 and is 1.1000 after learning from them; what was "
-        "measured is released. Lower the learning rates of train"
+        "not absorbed: the loss on the measured rows of 2024-03-01 was 1.0000 and is 1.1000 after learning from them; "
+        "what was measured is released. Lower the learning rates of train"
     )
     assert outcome.refused == (sentence if refused else None)
     assert [event.message for event in messages] == ([f"warning: {sentence}"] if refused else [])

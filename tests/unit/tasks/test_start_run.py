@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core.artifacts import Learned
+from recsys_core.artifacts import Learned, Rows
 from recsys_core.datasets.labelled import _impressions
 from recsys_core.progress import silent
 from recsys_core.registry import ReleaseInfo
@@ -73,6 +73,17 @@ def test_a_release_that_is_measured_as_it_is_is_compared_with_what_it_replaced()
     before = release(1, 3, learned=days_to(4))
     assert start_run.contender([live, before], DAY, "mine", as_it_is=2) == before
     assert start_run.contender([live], DAY, "mine", as_it_is=2) is None
+
+
+def test_a_release_that_has_absorbed_a_part_of_the_day_is_not_measured_on_it() -> None:
+    by_user = Rows(share=0.1, by="user_id")
+    withholds = Learned(first_day=DAY, last_day=DAY, withheld=by_user, withheld_since=DAY)
+    before = release(1, 4, learned=days_to(4))
+    for learned, expected in ((withholds, 2), (days_to(5), 1)):
+        live = release(2, 5, live=True, replaced=1, learned=learned)
+        found = start_run.contender([live, before], DAY, "mine", held_out=by_user)
+        assert found is not None
+        assert found.version == expected
 
 
 def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> None:

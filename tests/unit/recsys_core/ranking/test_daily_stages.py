@@ -92,20 +92,21 @@ class Line:
         )
         return ingest.run(self.request, self.events.append)
 
-    def prepare(self, day, base=None, **fields):
+    def prepare(self, day, base=None, log=None, *, absorbs=False, **fields):
         engine = base and Engine.load(base.engine)
         request = prepare.Request(
-            output=self.root / f"{day}" / "prepare",
+            output=self.root / f"{day}" / ("absorb_prepare" if absorbs else "prepare"),
             config=prepare.Config(window_days=self.window_days),
             ranking=RANKING,
             features=self.features,
-            log=self.ingest(day, base),
+            log=log or self.ingest(day, base),
             day=day,
             holdout=self.holdout,
             time_column=self.data.time_column,
             base_learned=base.learned if base else None,
             base_engine=base.engine if base else None,
             base_engine_digest=engine.digest if base else None,
+            absorbs=absorbs,
             **fields,
             **COMMON,
         )
@@ -178,6 +179,26 @@ def test_a_warm_start_learns_from_the_days_since_its_base_and_keeps_the_rows_of_
         before.transform(known, "query").sparse["user"].values, now.transform(known, "query").sparse["user"].values
     )
     assert now.report["user"]["known"] > before.report["user"]["known"]
+
+
+@pytest.mark.parametrize("holdout", [NextDay(), Tail(hours=6), Rows(share=0.4, by="user")])
+def test_absorbing_learns_from_what_was_measured_and_the_next_run_from_the_rest(source, tmp_path, holdout):
+    line = Line(source, tmp_path, holdout, window_days=2)
+    log = line.ingest(SECOND)
+    measured = line.prepare(SECOND, log=log)
+    absorbed = line.prepare(SECOND, measured, log, absorbs=True)
+    assert _rows(absorbed, "test") == _rows(measured, "test")
+    assert set(_rows(absorbed, "train")) >= set(_rows(measured, "test"))
+    last = THIRD if holdout == NextDay() else SECOND
+    assert absorbed.learned == Learned(first_day=FIRST, last_day=last)
+    later = line.prepare(FOURTH, absorbed)
+    learned = [row for data in (measured, absorbed, later) for row in _rows(data, "train")]
+    held_out = set(_rows(later, "test")) if holdout != NextDay() else set()
+    if isinstance(holdout, Rows):
+        held_out |= set(_all(THIRD)) - set(learned)  # the same users, of whom nothing was learned on that day
+        assert 0 < len(held_out) < 2 * ROWS
+    assert sorted([*learned, *held_out]) == _all(FIRST, SECOND, THIRD, FOURTH)
+    assert Engine.load(later.engine).report["user"]["known"] > Engine.load(measured.engine).report["user"]["known"]
 
 
 def test_a_training_continues_and_says_what_it_has_learned_from(source, tmp_path):

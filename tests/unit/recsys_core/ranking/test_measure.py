@@ -145,6 +145,12 @@ def test_the_model_and_the_champion_are_measured_on_the_same_rows(world):
     assert {path.name for path in found.path.iterdir()} == {"manifest.json", "roc.parquet", "calibration.parquet"}
 
 
+def test_the_loss_of_scored_rows_is_the_evaluations(world):
+    request = world.request()
+    evaluation = measure.run(request, silent)
+    assert measure.loss(request.ranking, request.predictions) == pytest.approx(evaluation.metrics.logloss)
+
+
 def test_a_metric_of_ones_own_is_measured_and_resampled_too(world, own_package):
     brier = component(CATALOGUE, "shop.brier").Config()
     found = measure.run(world.request().model_copy(update={"metrics": (brier,)}), silent)

@@ -92,3 +92,22 @@ def _json(*command: str) -> Sequence[dict[str, Any]]:
     done = invoke(cli.app, list(command), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
+
+
+def test_a_state_that_passed_absorbs_the_rows_that_it_was_measured_on(days: list[RankingDay], config: Path) -> None:
+    """The first day again, and the second: measured as it is on the broken day, it is turned down."""
+    first, second = backfill(str(config), FIRST, date(2024, 1, 3), ["publish.absorb=true"])
+    done = [name for name, stage in first.stages.items() if not stage.cached]
+    assert done[-5:] == ["absorb_prepare", "absorb_train", "absorb_export", "absorb_score", "publish"]
+    assert first.metrics.auc == days[0].metrics.auc
+    assert first.absorbed is not None
+    assert (first.absorbed.day, first.absorbed.num_examples, first.absorbed.refused) == (date(2024, 1, 3), ROWS, None)
+    assert first.absorbed.held_out_loss < first.metrics.logloss
+    made = Checkpoint.load(first.artifacts["absorb_train"])
+    assert made.warm_started_from == Checkpoint.load(first.artifacts["train"]).digest
+    versions = {str(version["version"]): version for version in _json("release", "list", str(config), "--json")}
+    released = versions[first.release]
+    assert released["learned"]["last_day"] == "2024-01-03"
+    assert (config.parent / "runs" / released["checkpoint"]) == first.artifacts["absorb_train"]
+    assert (second.metrics.num_examples, second.learned) == (0, made.learned)
+    assert (second.decision, second.absorbed) == ("rejected", None)

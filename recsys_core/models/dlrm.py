@@ -7,7 +7,7 @@ Legend: B examples, P pooled widths, F dense fields, K vectors (embeddings and t
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from recsys_core.artifacts import ComponentConfig
@@ -23,10 +23,12 @@ class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["dlrm"] = "dlrm"
-    bottom_hidden: tuple[int, ...] = Field(
+    bottom_hidden: tuple[PositiveInt, ...] = Field(
         default=(64,), description="hidden widths of the MLP over dense fields, which ends in the embeddings' width"
     )
-    top_hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over the interactions")
+    top_hidden: tuple[PositiveInt, ...] = Field(
+        default=(64, 32), description="hidden widths of the MLP over the interactions"
+    )
     concat_pooled: bool = Field(
         default=False,
         description="the top MLP reads all embeddings too, not only the dense fields' vector and the pairs",

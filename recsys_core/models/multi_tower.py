@@ -7,7 +7,7 @@ B examples, P pooled widths, F dense fields.
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from recsys_core.artifacts import ComponentConfig
@@ -24,7 +24,7 @@ class Config(ComponentConfig):
 
     kind: Literal["multi_tower"] = "multi_tower"
     towers: tuple[Tower, ...] = Field(default=(Tower(hidden=(256, 128)),), min_length=1)
-    hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
+    hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the towers and the MLP over them")
 
 

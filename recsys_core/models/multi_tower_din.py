@@ -11,7 +11,7 @@ fields, N elements, D width.
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,7 +34,9 @@ class Attention(Frozen):
 
     sequences: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str | None, ...] = Field(min_length=1)
-    hidden: tuple[int, ...] = Field(default=(128, 64), min_length=1, description="hidden widths of the attention's MLP")
+    hidden: tuple[PositiveInt, ...] = Field(
+        default=(128, 64), min_length=1, description="hidden widths of the attention's MLP"
+    )
 
     @model_validator(mode="after")
     def _is_compared(self) -> Self:
@@ -49,7 +51,7 @@ class Config(ComponentConfig):
     kind: Literal["multi_tower_din"] = "multi_tower_din"
     towers: tuple[Tower, ...] = (Tower(hidden=(256, 128)),)
     attention: tuple[Attention, ...] = Field(min_length=1)
-    hidden: tuple[int, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
+    hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the deep towers and the MLP over them")
 
 

@@ -7,7 +7,7 @@ Learning (section 3.1). Legend: B examples, P pooled widths, F dense fields, T t
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,14 +22,14 @@ from recsys_core.models.blocks.mlp import mlp
 class Tower(Frozen):
     """One task's part."""
 
-    hidden: tuple[int, ...] = Field(default=(32,), description="hidden widths of the task's tower")
+    hidden: tuple[PositiveInt, ...] = Field(default=(32,), description="hidden widths of the task's tower")
 
 
 class Config(ComponentConfig):
     """YAML section `model`."""
 
     kind: Literal["shared_bottom"] = "shared_bottom"
-    hidden: tuple[int, ...] = Field(
+    hidden: tuple[PositiveInt, ...] = Field(
         default=(128, 64), min_length=1, description="widths of the MLP over all features, which all tasks share"
     )
     tasks: dict[str, Tower] = Field(min_length=2, description="each task's tower, by the names of ranking.tasks")

@@ -7,7 +7,7 @@ Yi et al. 2019. Legend: B queries, M items, P pooled widths, F dense fields, D e
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from torchrec import KeyedJaggedTensor
@@ -25,8 +25,8 @@ class Config(ComponentConfig):
 
     kind: Literal["two_tower"] = "two_tower"
     output_dim: int = Field(default=64, ge=1, description="width D of the embeddings that meet")
-    query_hidden: tuple[int, ...] = Field(default=(128,), description="hidden widths of the query tower")
-    item_hidden: tuple[int, ...] = Field(default=(128,), description="hidden widths of the item tower")
+    query_hidden: tuple[PositiveInt, ...] = Field(default=(128,), description="hidden widths of the query tower")
+    item_hidden: tuple[PositiveInt, ...] = Field(default=(128,), description="hidden widths of the item tower")
     similarity: Literal["cosine", "inner_product"] = "cosine"
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

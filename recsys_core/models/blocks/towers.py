@@ -6,7 +6,7 @@ Legend: B examples, P pooled widths, F dense fields.
 from collections.abc import Iterable, Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from recsys_core.artifacts import Frozen
@@ -21,7 +21,7 @@ class Tower(Frozen):
 
     features: tuple[str, ...] | None = None
     dense: bool = True
-    hidden: tuple[int, ...] = Field(min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field(min_length=1)
 
 
 class Deep(nn.Module):

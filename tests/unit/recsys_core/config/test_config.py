@@ -35,7 +35,7 @@ def test_the_hash_distinguishes_configs_but_not_where_runs_lie() -> None:
 def test_mistakes_in_components_and_across_sections_are_reported_together() -> None:
     changes = ["features.query[0].tabel=x", "model.kind=two_towers", "name=My Shop", "hitrate.ks=[5, 5]"]
     with pytest.raises(ValueError, match=".") as error:
-        configs.load(CONFIGS[0], changes)
+        configs.load(ROOT / "configs" / "demo.yaml", changes)
     lines = str(error.value).splitlines()
     assert any("features.query[name=clicked].tabel: unknown key; did you mean table?" in line for line in lines)
     assert any("did you mean 'two_tower'?" in line for line in lines)

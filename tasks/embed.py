@@ -5,7 +5,7 @@ from functools import partial
 from recsys_core import launch
 from recsys_core.artifacts import Embeddings, ExportedModel, TrainingData
 from recsys_core.retrieval import embed as stage
-from tasks.perform import Run, perform, stage_task
+from tasks.perform import Run, measuring, perform, stage_task
 
 
 @stage_task("embed")
@@ -20,13 +20,8 @@ def embed_champion(run: Run, data: TrainingData) -> Embeddings | None:
     champion = run.champion
     if champion is None:
         return None
-    try:
+    with measuring(champion):
         return _embedded(run, "embed_champion", data, champion.model)
-    except ValueError as error:
-        raise ValueError(
-            f"the live release, version {champion.version} of {champion.day}, cannot be measured on this day: {error}; "
-            "--set gate.maximum_drop=null publishes once without comparing"
-        ) from error
 
 
 def _embedded(run: Run, name: str, data: TrainingData, model: ExportedModel) -> Embeddings:

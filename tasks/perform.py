@@ -86,6 +86,18 @@ class Champion(Frozen, Generic[M]):
     model: M
 
 
+@contextlib.contextmanager
+def measuring(champion: Champion[Any]) -> Iterator[None]:
+    """Inside, an error says that it is of the live release, and how to publish without comparing."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"the live release, version {champion.version} of {champion.day}, cannot be measured on this day: {error}; "
+            "--set gate.maximum_drop=null publishes once without comparing"
+        ) from error
+
+
 class Candidate(Frozen):
     """What the gate decides on, or what is released instead: a trained state with all that was made of it."""
 

@@ -6,7 +6,7 @@ from recsys_core import launch
 from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions
 from recsys_core.ranking import measure
 from recsys_core.ranking import predict as stage
-from tasks.perform import RankingRun, perform, stage_task
+from tasks.perform import RankingRun, measuring, perform, stage_task
 
 HELD_OUT = "test"
 
@@ -23,13 +23,8 @@ def score_champion(run: RankingRun, data: LabelledData) -> Predictions | None:
     champion = run.champion
     if champion is None:
         return None
-    try:
+    with measuring(champion):
         return _scored(run, "score_champion", data, champion.model)
-    except ValueError as error:
-        raise ValueError(
-            f"the live release, version {champion.version} of {champion.day}, cannot be measured on this day: {error}; "
-            "--set gate.maximum_drop=null publishes once without comparing"
-        ) from error
 
 
 def _scored(run: RankingRun, name: str, data: LabelledData, model: ExportedRanker) -> Predictions:

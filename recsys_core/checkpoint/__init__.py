@@ -72,7 +72,7 @@ def save(
 ) -> None:
     """Write `state` (tensors, sharded or not) and `position` to `directory`; every rank calls this.
 
-    With `keep`, older checkpoints beside it than the newest so many are deleted once it is there.
+    With `keep`, only that many of the newest checkpoints beside it are kept, once it is there.
     """
     aside = directory.with_name(f".{directory.name}.partial")
     if world.is_first:

@@ -95,7 +95,7 @@ _EVALUATING = ("evaluate_every_steps", "evaluate_every_epochs", "keep_best", "ea
 _WARM = ("warm_start", "on_change", "num_warm_epochs", "restore_optimizer")
 _UNMEASURED = (
     "a retrieval model is measured after its training, on the next day's rows, and not while it trains; remove it, and "
-    "train for so many num_epochs or num_steps"
+    "set num_epochs or num_steps to say how long to train"
 )
 RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
 RANKING_SPLITS: Remedies = {

@@ -65,12 +65,7 @@ class Model(base.RankingModel):
         """
         super().__init__()
         self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        if self.tables.unpooled_features:
-            name = self.tables.unpooled_features[0].name
-            raise ValueError(
-                f"feature {name!r}: pooling none, and multi_tower reads pooled features; pool it (mean, sum, max, "
-                "tile), or use model.kind: multi_tower_din"
-            )
+        self.tables.require_pooled("multi_tower")
         deep = towers(config.towers, columns_of(self.tables), query.num_dense + item.num_dense, config.dropout)
         self.head = Head(deep, sum(tower.hidden[-1] for tower in config.towers), config)
         self._towers, self._dense = config.towers, (*query.dense, *item.dense)

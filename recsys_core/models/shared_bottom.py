@@ -77,12 +77,7 @@ class Model(base.RankingModel):
         super().__init__()
         self.tasks = tuple(config.tasks)
         self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        if self.tables.unpooled_features:
-            name = self.tables.unpooled_features[0].name
-            raise ValueError(
-                f"feature {name!r}: pooling none, and shared_bottom reads pooled features; pool it (mean, sum, max, "
-                "tile)"
-            )
+        self.tables.require_pooled("shared_bottom")
         self._dense = (*query.dense, *item.dense)
         self.head = Head(sum(self.tables.pooled_widths) + query.num_dense + item.num_dense, config)
 

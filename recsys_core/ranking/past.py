@@ -14,7 +14,7 @@ from recsys_core import columns, readers
 from recsys_core.ranking import Config
 from recsys_core.ranking.prepare.labels import blocks, naming
 
-# An item's own rows count against so many rows of the rate of all: with 20 of its own it is half-way to its own rate.
+# The overall rate weighs as much as this many rows of an item: with 20 rows of its own an item is half-way to its rate.
 _PRIOR_ROWS = 20.0
 
 

@@ -25,7 +25,9 @@ class Config(Frozen):
         default=1, ge=1, description="passes over the new examples when it continues a release"
     )
     num_steps: int | None = Field(
-        default=None, ge=1, description="train for so many steps instead, in as many passes as they take"
+        default=None,
+        ge=1,
+        description="train for this number of steps instead of epochs, in as many passes as they take",
     )
     warm_start: bool = Field(default=True, description="continue from the newest release of an earlier day")
     on_change: Literal["carry", "cold", "refuse"] = Field(
@@ -53,21 +55,27 @@ class Config(Frozen):
     async_checkpoints: bool = Field(
         default=False, description="write checkpoints from a copy in memory while training goes on"
     )
-    keep_checkpoints: int = Field(default=1, ge=1, description="of a training that is under way, the newest so many")
+    keep_checkpoints: int = Field(
+        default=1, ge=1, description="how many of the newest checkpoints a running training keeps"
+    )
     restore_optimizer: bool = Field(
         default=True, description="false: a warm start takes the release's weights, and its optimizers start anew"
     )
     fine_tune_from: fine_tune.Config | None = None
     log_every_steps: int = Field(default=20, ge=1)
     evaluate_every_steps: int | None = Field(
-        default=None, ge=1, description="measure the split `valid` so often and keep the best state; null: the last one"
+        default=None,
+        ge=1,
+        description="steps between measurements of the split `valid`, of which the best state is kept; null: the last",
     )
     evaluate_every_epochs: int | None = Field(
         default=None, ge=1, description="likewise after whole epochs, alone or beside evaluate_every_steps"
     )
-    keep_best: int = Field(default=1, ge=1, description="the best so many states stay; training ends with the first")
+    keep_best: int = Field(
+        default=1, ge=1, description="how many of the best states are kept; training ends with the very best"
+    )
     early_stopping_patience: int | None = Field(
-        default=None, ge=1, description="stop after so many evaluations in a row without a better one; null: never"
+        default=None, ge=1, description="stop after this many evaluations in a row without a better one; null: never"
     )
     best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy", "accuracy"] = Field(
         default="auc", description="the metric by which the best state is chosen"

@@ -288,7 +288,7 @@ class Trainer:
     def save(self, directory: Path, *, keep: int | None = None) -> None:
         """Write a checkpoint, in the background if the config says so; every rank calls this.
 
-        With `keep`, older ones beside it than the newest so many are deleted.
+        With `keep`, only that many of the newest checkpoints beside it are kept.
 
         Raises:
             ValueError: a weight, or what an optimizer keeps of it, is no finite number.

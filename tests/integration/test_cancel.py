@@ -79,7 +79,7 @@ class Started:
     def __init__(self, client: SyncPrefectClient, worker: psutil.Process, config: Path) -> None:
         self._client, self._worker, self._home = client, worker, config.parent / "runs" / "tiny" / str(DAY)
         deployment = client.read_deployment_by_name("daily-retrain/daily")
-        # So many epochs last, and only ranks that are asked to stop write a checkpoint.
+        # 5,000 epochs take long enough, and only ranks that are asked to stop write a checkpoint.
         changes = ["launch.num_ranks=2", "train.num_epochs=5000", "train.checkpoint_every_steps=1000000"]
         asked: dict[str, Any] = {"config": str(config), "day": str(DAY), "overrides": changes}
         before = self._events_file()

@@ -163,6 +163,18 @@ class Embeddings(nn.Module):
         """How many columns each of them has."""
         return tuple(width for group in self.pooled for width in group.widths)
 
+    def require_pooled(self, kind: str) -> None:
+        """Refuse sequences that are not pooled, which a model of this `kind` does not read.
+
+        Raises:
+            ValueError: names the first one.
+        """
+        if self.unpooled_features:
+            raise ValueError(
+                f"feature {self.unpooled_features[0].name!r}: pooling none, and {kind} reads pooled features; pool it "
+                "(mean, sum, max, tile), or use a model that attends to sequences, such as multi_tower_din"
+            )
+
     def forward(self, sparse: KeyedJaggedTensor, num_examples: int) -> Found:
         """Look up the first `num_examples` rows of `sparse`, which may have empty ones after them."""
         bags, rows = self._looked_up(sparse)

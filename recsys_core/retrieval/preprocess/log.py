@@ -79,7 +79,7 @@ class Log:
     Attributes:
         users, items: int32 [R] codes.
         seconds: int64 [R], Unix time.
-        num_past: the first so many are the past; the rest are the ground truth.
+        num_past: how many interactions, from the first one on, are the past; the rest are the ground truth.
     """
 
     def __init__(

@@ -135,7 +135,7 @@ def test_what_the_device_lacks_is_found_under_auto_too(change: str, expected: st
         (FRAPPE, "num_warm_epochs", "1", "remove it"),
         (FRAPPE, "restore_optimizer", "false", "remove it"),
         (DEMO, "evaluate_every_steps", "5", "a retrieval model is measured after its training"),
-        (DEMO, "evaluate_every_epochs", "1", "train for so many num_epochs or num_steps"),
+        (DEMO, "evaluate_every_epochs", "1", "set num_epochs or num_steps to say how long to train"),
         (DEMO, "keep_best", "1", "remove it"),
         (DEMO, "early_stopping_patience", "3", "remove it"),
         (DEMO, "best_metric", "auc", "remove it"),

@@ -17,6 +17,7 @@ from recsys_core.redaction import redact
 # What a command exits with then: BSD's EX_SOFTWARE.
 EXIT_CODE = 70
 _LIBRARIES = ("dayline", "torch", "torchrec", "faiss-cpu", "mlflow", "prefect", "pyarrow", "pydantic")
+_SHOWN = 200  # characters of an error, which may hold what was sent
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
@@ -33,10 +34,13 @@ def temporary_file() -> Path:
 def write(error: BaseException, path: Path) -> str:
     """Write the traceback and the versions to `path`, credentials left out; return the line for the user.
 
+    The line has the beginning of what the error says, the file all of it.
+
     A file that is there stays: of several ranks the first to fail is the one to look at.
     """
     first = (str(error).splitlines() or [""])[0]
     message = redact(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+    message = message if len(message) <= _SHOWN else f"{message[:_SHOWN]}…"
     lines = [
         f"command: {' '.join(sys.argv)}",
         f"versions: {versions()}",

@@ -18,16 +18,17 @@ _Known = dict[int, ReleaseInfo]
 _TRIES = 5
 
 
-def promote(client: "MlflowClient", release: ReleaseInfo) -> str | None:
+def promote(client: "MlflowClient", release: ReleaseInfo, live: ReleaseInfo | None = None) -> str | None:
     """Make `release` live, if nothing speaks against it; return what does.
 
     What speaks against it is looked up again under the lock: until then another day may have gone live, or this
-    release may have been rolled back.
+    release may have been rolled back. If what the caller saw `live` speaks against it, the lock is not waited for.
 
     Raises:
         RuntimeError: other processes move the aliases without the lock, again and again.
     """
-    against = _against(release.version, _known(client, release.name))
+    seen = {info.version: info for info in (release, live) if info is not None}
+    against = _against(release.version, seen)
     if against is None:
         with locked(client, client.tracking_uri, release.name):
             against = _promoted(client, release)

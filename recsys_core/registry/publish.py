@@ -102,8 +102,7 @@ def run(request: Request[Any, Any], tracker: Tracker) -> Release:
             if not release.checked:
                 _check(release, aside.path, request.config.check_seconds)
                 registry.tag(tracker.client, release, checked=True)
-            against = registry.promote(tracker.client, release)
-            decision, reasons = ("live", request.reasons) if against is None else ("registered", (against,))
+            decision, reasons = _promote(release, request, tracker)
             version = str(release.version)
         return aside.commit(
             Release,
@@ -237,6 +236,13 @@ def _check(release: ReleaseInfo, directory: Path, seconds: float) -> None:
         raise ValueError(
             f"{release.name} version {release.version}: it does not serve, so it is not made live: {reason}"
         )
+
+
+def _promote(release: ReleaseInfo, request: Request[Any, Any], tracker: Tracker) -> tuple[str, tuple[str, ...]]:
+    """Make the version live, if nothing speaks against it; return the decision and its reasons."""
+    live = registry.champion(tracker.uri, request.name)
+    against = registry.promote(tracker.client, release, live)
+    return ("live", request.reasons) if against is None else ("registered", (against,))
 
 
 def _relative(path: Path, run_root: Path) -> str:

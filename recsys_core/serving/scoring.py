@@ -58,7 +58,7 @@ def handler(answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         except ClientDisconnect:
             return Response(status_code=_GONE)
         except Exception as error:  # noqa: BLE001 - nothing above could handle it but by a traceback
-            return _refused(MlflowException(asked.first_line(RuntimeError(fault.write(error, file)))))
+            return _refused(MlflowException(fault.write(error, file)))
         return Response(text, media_type=_JSON)
 
     return handle

@@ -1,14 +1,16 @@
 """A ranking day as its stages leave it, for the rooms that publish and serve it."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 FEATURES = {
@@ -146,3 +148,26 @@ def _made(run_directory: Path, day: datetime.date, seed: int, *, several: bool =
         "predictions": predictions,
         "evaluation": evaluation,
     }
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """The address of an S3 server on the loopback interface: one for all tests, as clients are kept by the process."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the S3 server, which the environment names."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": s3_address,
+    }.items():
+        monkeypatch.setenv(name, value)
+    return boto3.client("s3")

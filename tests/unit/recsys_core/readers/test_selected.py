@@ -1,11 +1,9 @@
 """Rows by filter and by share, pruning by statistics and partitions, and tables on an S3 server."""
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from recsys_core import readers
 from recsys_core.readers import Selected, Selection, memory, parquet
@@ -93,30 +91,11 @@ def test_folders_with_other_partition_keys_are_named(tmp_path):
         parquet.Reader(parquet.Config(path=str(tmp_path)))
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """An S3 server on the loopback interface, with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        }.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="shop")
-        yield client
-    server.stop()
-
-
-def test_a_table_on_s3_reads_like_a_local_one_and_its_fingerprint_shows_changes(bucket, tmp_path):
+def test_a_table_on_s3_reads_like_a_local_one_and_its_fingerprint_shows_changes(s3, tmp_path):
+    s3.create_bucket(Bucket="shop")
     for day in ("1", "2"):
         pq.write_table(TABLE, tmp_path / "a.parquet", row_group_size=7)
-        bucket.upload_file(str(tmp_path / "a.parquet"), "shop", f"log/ds={day}/a.parquet")
+        s3.upload_file(str(tmp_path / "a.parquet"), "shop", f"log/ds={day}/a.parquet")
     config = readers.infer("s3://shop/log")
     assert config.kind == "parquet"
     first = readers.build(config)
@@ -125,7 +104,7 @@ def test_a_table_on_s3_reads_like_a_local_one_and_its_fingerprint_shows_changes(
     assert rows(other, "ds") == ["1"] * 40 + ["2"] * 40
     assert Selected(other, Selection(filter=(("ds", "==", "2"), ("row", "<", 9)))).num_rows == 9
     pq.write_table(TABLE.slice(1), tmp_path / "a.parquet")
-    bucket.upload_file(str(tmp_path / "a.parquet"), "shop", "log/ds=1/a.parquet")
+    s3.upload_file(str(tmp_path / "a.parquet"), "shop", "log/ds=1/a.parquet")
     first._files.locations[0].filesystem.invalidate_cache()
     changed = readers.build(config).fingerprint
     assert [path for path, version in first.fingerprint.items() if changed[path] != version] == ["ds=1/a.parquet"]

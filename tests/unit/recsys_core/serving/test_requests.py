@@ -252,10 +252,12 @@ def test_an_empty_field_alone_is_unknown(server):
 
 
 def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypatch, capfd, start_server):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / ("deep" * 50)  # no name is cut, however long
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
     def fail(columns, params):
-        raise RuntimeError("two\nlines")
+        raise RuntimeError("x" * 300 + "\nlines")
 
     route = Route("/invocations", scoring.handler(fail), methods=["POST"])
     running = start_server(Starlette(routes=[route]))
@@ -266,10 +268,10 @@ def test_what_no_code_expected_is_one_line_that_names_a_file(tmp_path, monkeypat
             status, answer = running.ask(_body())
     finally:
         running.close()
-    (file,) = tmp_path.glob("dayline-fault-*.txt")
+    (file,) = folder.glob("dayline-fault-*.txt")
     assert (status, answer["error_code"]) == (500, "INTERNAL_ERROR")
-    assert answer["message"] == f"a fault of Dayline, written to {file}: RuntimeError: two"
-    assert "RuntimeError: two" in (message := file.read_text())
+    assert answer["message"] == f"a fault of Dayline, written to {file}: RuntimeError: {'x' * 186}…"
+    assert "RuntimeError: " + "x" * 300 in (message := file.read_text())
     assert "ClientDisconnect" not in message
     assert not capfd.readouterr().err, "of the client that is gone either"
 

@@ -3,11 +3,9 @@
 import datetime
 import io
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from recsys_core import readers
 from recsys_core.datasets.labelled import labelled_days
@@ -16,37 +14,18 @@ from recsys_core.datasets.labelled.labelled_days import Config
 FIRST, SECOND, THIRD = (datetime.date(2024, 1, number) for number in (1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """An S3 server on the loopback interface, with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        }.items():
-            patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="ctr")
-        yield client
-    server.stop()
-
-
 def _put(client, key, rows):
     content = io.BytesIO()
     pq.write_table(pa.table({"row": rows}), content)
     client.put_object(Bucket="ctr", Key=key, Body=content.getvalue())
 
 
-def test_days_of_an_object_store_are_found_and_show_changes(bucket):
+def test_days_of_an_object_store_are_found_and_show_changes(s3):
+    s3.create_bucket(Bucket="ctr")
     for day in (FIRST, SECOND, THIRD):
         for hour in (0, 1):
-            _put(bucket, f"clicks/dt={day}/hour={hour}/part.parquet", [day.day, hour])
-    bucket.put_object(Bucket="ctr", Key="clicks/_SUCCESS", Body=b"")
+            _put(s3, f"clicks/dt={day}/hour={hour}/part.parquet", [day.day, hour])
+    s3.put_object(Bucket="ctr", Key="clicks/_SUCCESS", Body=b"")
     config = Config(source="s3://ctr/clicks/dt={day}/")
     found = labelled_days.days(config, FIRST, SECOND)
     assert list(found) == [FIRST, SECOND]
@@ -54,16 +33,16 @@ def test_days_of_an_object_store_are_found_and_show_changes(bucket):
     assert readers.read_all(reader, ["row", "hour"]).to_pydict() == {"row": [2, 0, 2, 1], "hour": ["0", "0", "1", "1"]}
     # Another day, and one that is not asked for, change nothing.
     before = labelled_days.fingerprint(found)
-    _put(bucket, f"clicks/dt={THIRD}/hour=0/part.parquet", [9, 9, 9])
+    _put(s3, f"clicks/dt={THIRD}/hour=0/part.parquet", [9, 9, 9])
     assert labelled_days.fingerprint(labelled_days.days(config, FIRST, SECOND)) == before
-    _put(bucket, f"clicks/dt={SECOND}/hour=0/part.parquet", [9, 9, 9])
+    _put(s3, f"clicks/dt={SECOND}/hour=0/part.parquet", [9, 9, 9])
     assert labelled_days.fingerprint(labelled_days.days(config, FIRST, SECOND)) != before
     inner = Config(source="s3://ctr/clicks/dt={day}/hour=1/*.parquet")
     assert [len(part.path) for part in labelled_days.days(inner, FIRST, THIRD).values()] == [1, 1, 1]
-    _put(bucket, "clicks/dt=20240102/part.parquet", [1])
+    _put(s3, "clicks/dt=20240102/part.parquet", [1])
     with pytest.raises(ValueError, match=r"s3://ctr/clicks/dt=\{day\}/: two partitions are of 2024-01-02; remove one"):
         labelled_days.days(config, FIRST, THIRD)
-    _put(bucket, "clicks/dt=latest/part.parquet", [1])
+    _put(s3, "clicks/dt=latest/part.parquet", [1])
     with pytest.raises(ValueError, match="'latest' stands in the place of a day; write days as YYYY-MM-DD or YYYYMMDD"):
         labelled_days.days(config, FIRST, FIRST)
     assert labelled_days.days(Config(source="s3://ctr/nothing/dt={day}/"), FIRST, THIRD) == {}

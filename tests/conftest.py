@@ -4,10 +4,13 @@ import contextlib
 import datetime
 import os
 import re
+import runpy
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +94,30 @@ def own_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.insert(0, str(root))
     yield root
     sys.path.remove(str(root))
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Any]:
+    """What starts processes that have torch, FAISS and MLflow imported; see `forking.py`."""
+    with runpy.run_path(str(Path(__file__).with_name("forking.py")))["Server"]() as server:
+        yield server
+
+
+@pytest.fixture
+def forked_checks(forking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let publishing check its bundles in processes that start at once."""
+    from recsys_core.registry import publish
+
+    def run(command: list[str], *, stdin: int, env: dict[str, str], **how: Any) -> subprocess.CompletedProcess[str]:
+        assert (command[0], how.keys()) == (sys.executable, {"capture_output", "text", "check", "timeout"})
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+            streams = {"stdin": stdin, "stdout": output.fileno(), "stderr": errors.fileno()}
+            code = forking.start(command[1:], env=env, **streams).wait()
+            for file in (output, errors):
+                file.seek(0)
+            return subprocess.CompletedProcess(command, code, output.read(), errors.read())
+
+    monkeypatch.setattr(publish, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Two processes publish at once, into a file and into a server: the newest day is live, and the history is true."""
 
 import datetime
+import functools
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -41,22 +42,14 @@ print(registry.promote(tracking.connect(uri), release), flush=True)
 
 
 class Promoting:
-    def __init__(self, uri: str, name: str, version: int, *, waits: bool = False) -> None:
-        arguments = [uri, name, str(version), "waits" if waits else ""]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROMOTE, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-        )
+    def __init__(self, forking: Any, uri: str, name: str, version: int, *, waits: bool = False) -> None:
+        arguments = ["-c", PROMOTE, uri, name, str(version), "waits" if waits else ""]
+        self._process = forking.start(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def output(self) -> str:
-        assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
     def go_on(self) -> None:
-        assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
@@ -65,7 +58,6 @@ class Promoting:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.communicate()
 
 
 def register(uri: str, name: str, day: int) -> int:
@@ -108,14 +100,19 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return tracking.location(tracking.Config(), tmp_path)
 
 
-def test_the_newest_day_is_live_whichever_run_comes_last(uri: str) -> None:
+@pytest.fixture
+def promote(forking: Any) -> Callable[..., Promoting]:
+    return functools.partial(Promoting, forking)
+
+
+def test_the_newest_day_is_live_whichever_run_comes_last(uri: str, promote: Callable[..., Promoting]) -> None:
     name = f"pair-{uri.partition(':')[0]}"
     client = tracking.connect(uri)
     client.create_registered_model(name)
     first, older, newer = (register(uri, name, day) for day in (3, 4, 5))
-    slow = Promoting(uri, name, older, waits=True)
-    fast = Promoting(uri, name, newer)
-    alone = Promoting(uri, name, first)
+    slow = promote(uri, name, older, waits=True)
+    fast = promote(uri, name, newer)
+    alone = promote(uri, name, first)
     for process in (slow, fast, alone):
         assert process.output() == "ready"
     alone.go_on()
@@ -133,7 +130,7 @@ def test_the_newest_day_is_live_whichever_run_comes_last(uri: str) -> None:
     # Again, the older day looks first and is overtaken.
     newest = register(uri, name, 9)
     late = register(uri, name, 8)
-    fast, slow = Promoting(uri, name, newest, waits=True), Promoting(uri, name, late)
+    fast, slow = promote(uri, name, newest, waits=True), promote(uri, name, late)
     assert [fast.output(), slow.output()] == ["ready", "ready"]
     fast.go_on()
     assert [fast.output(), fast.output()] == ["looked", "moving"]
@@ -147,12 +144,14 @@ def test_the_newest_day_is_live_whichever_run_comes_last(uri: str) -> None:
     assert not locks(client)
 
 
-def test_a_process_that_died_with_the_lock_holds_up_no_other(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_died_with_the_lock_holds_up_no_other(
+    uri: str, promote: Callable[..., Promoting], monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = f"died-{uri.partition(':')[0]}"
     client = tracking.connect(uri)
     client.create_registered_model(name)
     older, newer = register(uri, name, 4), register(uri, name, 5)
-    dies = Promoting(uri, name, older, waits=True)
+    dies = promote(uri, name, older, waits=True)
     assert dies.output() == "ready"
     dies.go_on()
     assert [dies.output(), dies.output()] == ["looked", "moving"]
@@ -161,7 +160,7 @@ def test_a_process_that_died_with_the_lock_holds_up_no_other(uri: str, monkeypat
     assert len(locks(client)) == uri.startswith("http")
     with lock.locked(client, uri, name):
         pass
-    again, other = Promoting(uri, name, older), Promoting(uri, name, newer)
+    again, other = promote(uri, name, older), promote(uri, name, newer)
     for process in (again, other):
         assert process.output() == "ready"
         process.go_on()

@@ -1,10 +1,8 @@
 """A ranking day goes live, is replaced and rolled back as a retrieval day is, in a real registry."""
 
 import datetime
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -18,6 +16,7 @@ from recsys_core import registry, tracking
 from recsys_core.artifacts import ExportedRanker, Learned, Release
 from recsys_core.ranking import publish
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 # Publishes the request in a file. When it would move the aliases it says so, and waits for a line.
@@ -139,19 +138,15 @@ def test_scores_of_another_model_do_not_go_live(made, tmp_path):
     assert [info.checked for info in registry.releases(tracking.location(CONFIG, tmp_path), "ctr")] == [False]
 
 
-def test_two_processes_that_publish_at_once_leave_one_champion_and_a_true_chain(made, tmp_path):
+def test_two_processes_that_publish_at_once_leave_one_champion_and_a_true_chain(made, tmp_path, forking):
     requests = [_request(tmp_path, day) for day in made]
     tracking.check(CONFIG, tmp_path)
     processes = []
     for number, request in enumerate(requests):
         file = tmp_path / f"request-{number}.json"
         file.write_text(request.model_dump_json())
-        command = [sys.executable, "-c", PUBLISH, str(file)]
-        processes.append(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
-        )
+        processes.append(forking.start(["-c", PUBLISH, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     for process in processes:
-        assert process.stdout is not None
         assert process.stdout.readline() == "looked\n", "both have found nothing live"
     decisions = [process.communicate("\n")[0].strip() for process in processes]
     uri = tracking.location(CONFIG, tmp_path)

@@ -30,7 +30,7 @@ def preprocess(run: Run, dataset: Dataset, measured: TrainingData | None = None)
         base_engine=base.engine if base else None,
         base_engine_digest=base.engine_digest if base else None,
         live_columns=_live_columns(run),
-        slice_columns=run.config.gate.slice_columns,
+        sliced_by=run.config.gate.sliced_by,
         measured=measured,
     )
     data = perform(run, "preprocess", TrainingData, request, stage.run)

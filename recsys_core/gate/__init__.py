@@ -4,7 +4,7 @@ from recsys_core.artifacts import Evaluation, Frozen, RankingEvaluation
 from recsys_core.gate import ranking, retrieval
 from recsys_core.gate.conditions import Condition
 from recsys_core.gate.limits import Slice
-from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part, matching
+from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part, Values, matching
 from recsys_core.gate.ranking import Config as RankingConfig
 from recsys_core.gate.retrieval import Config
 
@@ -17,6 +17,7 @@ __all__ = [
     "Part",
     "RankingConfig",
     "Slice",
+    "Values",
     "decide",
     "matching",
 ]

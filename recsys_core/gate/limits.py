@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field
 
 from recsys_core.artifacts import Frozen
-from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part
+from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part, Values
 
 S = TypeVar("S", bound="Slice")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
@@ -64,6 +64,7 @@ class Common(Frozen):
         return {name: Part(column=part.column, value=part.value) for name, part in self.slices.items()}
 
     @property
-    def slice_columns(self) -> dict[str, str]:
+    def sliced_by(self) -> dict[str, Values]:
         """The columns by which parts are distinguished, by the part's name."""
-        return {name: part.column for name, part in self.slices.items() if part.column is not None}
+        found = {name: Values.of(part) for name, part in self.slices.items()}
+        return {name: values for name, values in found.items() if values is not None}

@@ -17,6 +17,7 @@ from recsys_core.artifacts import Frozen, Holdout, LabelledData, LabelledLog, La
 from recsys_core.datasets import _ids, base
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
+from recsys_core.gate import Values
 from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config as Ranking
@@ -39,8 +40,8 @@ class Request(artifacts.Request):
     """What preparing `day` needs: of a release that is continued what it has learned from, and its engine.
 
     All three of the base are null for a cold start. With `absorbs`, the base is the state that was measured on the rows
-    that `day` holds out, and learns from them. `slice_columns` tell parts of the measured rows apart, by the name of
-    the part.
+    that `day` holds out, and learns from them. `sliced_by` are the columns that tell parts of the measured rows apart,
+    by the name of the part.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
@@ -55,7 +56,7 @@ class Request(artifacts.Request):
     base_learned: Learned | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
-    slice_columns: dict[str, str] = Field(default={})
+    sliced_by: dict[str, Values] = Field(default={})
     absorbs: bool = False
 
     @model_validator(mode="after")
@@ -141,8 +142,10 @@ def run(request: Request, sink: Sink) -> LabelledData:
 
 def _require_columns(request: Request, tables: dict[str, readers.Reader], engine: Engine, sink: Sink) -> None:
     places = {"train": f"{request.log.source} up to {request.day}", "test": f"{request.log.source}, what is held out"}
-    sliced = {f"gate.slices.{name}.column": column for name, column in request.slice_columns.items()}
+    sliced = {f"gate.slices.{name}.column": values.column for name, values in request.sliced_by.items()}
     require_columns(places, tables, engine, request.ranking, sliced)
+    for name, values in request.sliced_by.items():
+        values.require(tables["test"].schema.field(values.column).type, f"gate.slices.{name}")
     for column in engine.columns_of_ids():
         if (message := _ids.message(column, tables["train"].schema.field(column).type)) is not None:
             sink(Event(stage=_STAGE, message=message))

@@ -28,6 +28,7 @@ from recsys_core.datasets.base import day_number, day_of, days_before
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
 from recsys_core.features.base import Jagged, is_list
+from recsys_core.gate import Values
 from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.preprocess import division
@@ -79,7 +80,7 @@ class Request(artifacts.Request):
     `holdout` says which rows are measured on. With `measured`, whose ground truth is of `day`, those rows are learned
     from after they were measured on: nothing is known of later ones, and the ground truth stays what it was.
     `live_columns` are what the live release's query features read, which is measured on the same queries, and
-    `slice_columns` those that distinguish parts of them, by the part's name. `weights` is the file of the
+    `sliced_by` those that distinguish parts of them, by the part's name. `weights` is the file of the
     sampler's weights of items, if there is one, and `weights_digest` that of its content.
     """
 
@@ -96,7 +97,7 @@ class Request(artifacts.Request):
     base_engine: Path | None = None
     base_engine_digest: str | None = None
     live_columns: tuple[str, ...] = ()
-    slice_columns: dict[str, str] = Field(default={})
+    sliced_by: dict[str, Values] = Field(default={})
     measured: TrainingData | None = None
 
     @model_validator(mode="after")
@@ -122,12 +123,15 @@ def run(request: Request, sink: Sink) -> TrainingData:
     config, day, dataset = request.config, request.day, request.dataset
     parts, held_out, learned = _division(request)
     last = day if held_out is None else held_out.day
-    sliced = _sliced(request.slice_columns, dataset)
+    sliced = _sliced(request.sliced_by, dataset)
     columns = _plan(request.features, dataset, [*request.live_columns, *sliced])
     engine = Engine.build(request.features, base=_base_engine(request))
     ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
     _ids.check(dataset, list(ids), last, _STAGE, sink)
     users, items = Users(dataset, last, columns.user), Items(dataset, day, last)
+    for name, values in request.sliced_by.items():
+        table = users.schema if values.column in sliced else items.table.schema
+        values.require(table.field(values.column).type, f"gate.slices.{name}")
     truth = division.truth(held_out, users)
     log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, truth)
     rows = division.examples(log, users, parts)
@@ -281,20 +285,20 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
     return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
 
 
-def _sliced(columns: Mapping[str, str], dataset: Dataset) -> list[str]:
+def _sliced(asked: Mapping[str, Values], dataset: Dataset) -> list[str]:
     """Return the columns of users that are needed, though no feature may read them; those of items are there.
 
     Raises:
         ValueError: one that the log does not have, or has of users and of items.
     """
     fields, item_fields = dataset.columns["users"], dataset.columns["items"]
-    for name, column in columns.items():
+    for name, (column, _) in asked.items():
         key = f"gate.slices.{name}.column"
         if column in fields and column in item_fields:
             raise ValueError(f"{key}: both the users and the items have {column!r}; name one that only one of them has")
         if column not in fields and column not in item_fields:
             raise ValueError(f"{key}: {unknown('column', column, list(dict.fromkeys([*fields, *item_fields])))}")
-    return [column for column in columns.values() if column in fields]
+    return [column for column, _ in asked.values() if column in fields]
 
 
 def _base_engine(request: Request) -> Engine | None:

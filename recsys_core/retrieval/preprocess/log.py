@@ -24,6 +24,7 @@ class Users:
 
     Attributes:
         ids: [U] user ids.
+        schema: of user_id and the fields that were read.
     """
 
     def __init__(self, dataset: Dataset, until: datetime.date, fields: list[str]) -> None:
@@ -38,7 +39,7 @@ class Users:
         self._first_day = int(days.min())
         self._num_days = day_number(until) - self._first_day + 1
         self._keys = codes[order].astype(np.int64) * self._num_days + (days[order] - self._first_day)
-        self._rows = rows.take(pa.array(order))
+        self._rows, self.schema = rows.take(pa.array(order)), rows.schema
 
     def on(self, users: np.ndarray, days: np.ndarray) -> pa.Table:
         """Return user_id and fields of users [B] as each was on its day [B] (day numbers): its last row till then."""

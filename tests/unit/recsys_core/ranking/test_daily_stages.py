@@ -19,6 +19,7 @@ from recsys_core.datasets.base import day_number
 from recsys_core.datasets.labelled import labelled_days
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
+from recsys_core.gate import Values
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.models import dlrm
 from recsys_core.progress import silent
@@ -475,11 +476,15 @@ def test_days_of_which_a_column_is_another_are_refused(tmp_path):
 
 def test_a_slice_by_a_column_that_is_not_there_is_refused_before_anything_is_trained(source, tmp_path):
     line = Line(source, tmp_path)
-    assert line.prepare(FIRST, slice_columns={"old": "age"}).num_rows == ROWS
+    assert line.prepare(FIRST, sliced_by={"old": Values("age", "number")}).num_rows == ROWS
     with pytest.raises(
         ValueError, match=r"no column 'city', which gate\.slices\.oslo\.column names \(there are: row, la"
     ):
-        line.prepare(SECOND, slice_columns={"oslo": "city"})
+        line.prepare(SECOND, sliced_by={"oslo": Values("city", "text")})
+    with pytest.raises(
+        ValueError, match=r"gate\.slices\.old\.value: a text, and the column 'age' is .*; give a value of"
+    ):
+        line.prepare(SECOND, sliced_by={"old": Values("age", "text")})
 
 
 def test_a_base_whose_features_are_others_needs_rows_to_fit_them_on(source, tmp_path):

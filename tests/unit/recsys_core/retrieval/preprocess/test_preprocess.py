@@ -18,6 +18,7 @@ from recsys_core.artifacts import Dataset, DayCount, Holdout, Learned, NextDay, 
 from recsys_core.artifacts import Rows as ByKey
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
+from recsys_core.gate import Values
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import preprocess
 
@@ -360,15 +361,18 @@ def test_what_the_live_release_reads_stays_though_the_features_of_now_do_not(sma
 def test_what_slices_are_told_apart_by_stays_though_no_feature_reads_it(small: Dataset, tmp_path: Path) -> None:
     features = {"embedding_dim": 4, "query": [], "item": [{"kind": "id", "name": "item_id", "num_embeddings": 9}]}
 
-    def run(output: str, **columns: str) -> TrainingData:
-        request = make_request(small, 1, tmp_path / output, features=features, slice_columns=columns)
+    def run(output: str, **columns: Values) -> TrainingData:
+        request = make_request(small, 1, tmp_path / output, features=features, sliced_by=columns)
         return preprocess.run(request, silent)
 
-    data = run("out", rich="segment", cheap="price")
+    data = run("out", rich=Values("segment", "text"), cheap=Values("price", "number"))
     assert "segment" in read(data.ground_truth)[0]
     assert "price" in read(data.items)[0]
     with pytest.raises(ValueError, match=r"gate\.slices\.poor\.column: there is no column 'segmnt' .*'segment'\?"):
-        run("missing", poor="segmnt")
+        run("missing", poor=Values("segmnt", "text"))
+    for values in (Values("segment", "number"), Values("price", "boolean")):
+        with pytest.raises(ValueError, match=rf"gate\.slices\.it\.value: a {values.kind}, and the column .* is "):
+            run("missing", it=values)
     assert not (tmp_path / "missing").exists()
 
 

@@ -88,12 +88,19 @@ def champion(uri: str, name: str) -> ReleaseInfo | None:
 def base_release(uri: str, name: str, day: datetime.date, *, leaves_rows: bool = False) -> ReleaseInfo | None:
     """Return what training for `day` continues: of the releases of earlier days, the one that has learned the most.
 
-    None that was rolled back, or has learned from later days; with `leaves_rows`, none that has learned from `day`.
+    None that was rolled back, or has learned from later days; with `leaves_rows`, none that has learned from `day`. Of
+    those up to the same day one that withheld nothing has learned more, whenever it was made.
     """
     earlier = [info for info in releases(uri, name) if info.checked and not info.rolled_back and info.day < day]
     last = day - datetime.timedelta(days=leaves_rows)
     usable = [info for info in earlier if info.last_learned <= last]
-    return max(usable, key=lambda info: (info.last_learned, info.day, info.version), default=None)
+    return max(usable, key=_learned, default=None)
+
+
+def _learned(info: ReleaseInfo) -> tuple[datetime.date, bool, datetime.date, int]:
+    """Return what orders releases by how much they have learned; among equals the newest is the last."""
+    withholds = info.learned is not None and info.learned.withheld is not None
+    return info.last_learned, not withholds, info.day, info.version
 
 
 def load_checkpoint(info: ReleaseInfo, run_root: Path) -> Checkpoint:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from recsys_core.artifacts import Frozen
 from recsys_core.redaction import redact
@@ -45,6 +45,7 @@ _NOISY_LOGGERS = (
 # It warns of every try that fails; the error of the last one says it all.
 _LOUD_LOGGER = "urllib3.connectionpool"
 _DATABASE, _ASIDE = "mlflow.db", ".mlflow-"
+_SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 
 
 class Config(Frozen):
@@ -69,6 +70,19 @@ class Config(Frozen):
         description="how long publishing waits for a server that does not answer; until then what is logged is kept "
         "beside the run",
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _can_be_reached(cls, uri: str | None) -> str | None:
+        scheme, separator, rest = (uri or "").partition("://")
+        known = scheme in _SERVERS or scheme.partition("+")[0] in _DATABASES
+        if uri is not None and not (separator and rest and known):
+            raise ValueError(
+                f"{redact(uri)!r} is neither the address of an MLflow server, such as http://127.0.0.1:5000, nor a "
+                f"database ({', '.join(_DATABASES)}), such as sqlite:////folder/mlflow.db; null keeps the runs in a "
+                "file in run_root"
+            )
+        return uri
 
 
 def location(config: Config, run_root: Path) -> str:
@@ -177,7 +191,7 @@ def is_away(error: Exception, uri: str) -> bool:
 
 
 def _is_server(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("http", "https")
+    return urlsplit(uri).scheme in _SERVERS
 
 
 def _create(database: Path, shown: str, seconds: float) -> None:

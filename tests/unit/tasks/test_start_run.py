@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core.artifacts import Learned, Rows
+from recsys_core.artifacts import Holdout, Learned, NextDay, Rows, Tail
 from recsys_core.datasets.labelled import _impressions
 from recsys_core.progress import silent
 from recsys_core.registry import ReleaseInfo
@@ -84,6 +84,29 @@ def test_a_release_that_has_absorbed_a_part_of_the_day_is_not_measured_on_it() -
         found = start_run.contender([live, before], DAY, "mine", held_out=by_user)
         assert found is not None
         assert found.version == expected
+
+
+def test_a_day_that_is_run_again_with_another_holdout_is_compared_with_what_has_not_learned_its_rows() -> None:
+    """First its tail is measured, then the next day, then the tail again."""
+    tail = Tail(hours=3)
+    withholds = Learned(first_day=DAY, last_day=DAY, withheld=tail, withheld_since=DAY)
+    before = release(1, 4, learned=days_to(4))
+    by_tail = release(2, 5, "tail", live=True, replaced=1, learned=withholds)
+    by_next_day = release(3, 5, "next_day", live=True, replaced=2, learned=days_to(5))
+
+    def compared(run_id: str, held_out: Holdout, *releases: ReleaseInfo) -> int | None:
+        found = start_run.contender(releases, DAY, run_id, held_out=held_out)
+        return found.version if found else None
+
+    replaced = by_tail.model_copy(update={"live": False})
+    assert compared("tail", tail, before) is None  # nothing is live
+    assert compared("next_day", NextDay(), by_tail, before) == 2
+    # Each of the runs again sees what it saw; a third one of the tail sees what has not learned it.
+    assert compared("tail", tail, by_next_day, replaced, before) == 1
+    assert compared("next_day", NextDay(), by_next_day, replaced, before) == 2
+    assert compared("another", tail, by_next_day, replaced, before) == 2
+    # Of a longer tail a part was learned.
+    assert compared("another", Tail(hours=4), by_next_day, replaced, before) == 1
 
 
 def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from recsys_core import registry, tracking
-from recsys_core.artifacts import Learned
+from recsys_core.artifacts import Learned, Tail
 from recsys_core.registry import aliases
 
 FIRST = datetime.date(2024, 3, 1)
@@ -25,7 +25,9 @@ class Shop:
         self.client = tracking.connect(uri)
         self.client.create_registered_model(name)
 
-    def register(self, day: int, *, checked: bool = True, learned: int | None = None) -> registry.ReleaseInfo:
+    def register(
+        self, day: int, *, checked: bool = True, learned: int | None = None, withheld: Tail | None = None
+    ) -> registry.ReleaseInfo:
         model = self.client.create_logged_model("0", name="bundle")
         self.client.finalize_logged_model(model.model_id, "READY")
         run = self.client.create_run("0")
@@ -39,7 +41,9 @@ class Shop:
             "model": f"{self.name}/{day}/export",
         } | ({"checked": "true"} if checked else {})
         if learned is not None:
-            days = Learned(first_day=FIRST, last_day=FIRST + datetime.timedelta(days=learned - 1))
+            last = FIRST + datetime.timedelta(days=learned - 1)
+            since = None if withheld is None else last
+            days = Learned(first_day=FIRST, last_day=last, withheld=withheld, withheld_since=since)
             tags["learned"] = days.model_dump_json()
         version = self.client.create_model_version(
             self.name,
@@ -107,6 +111,16 @@ def test_training_continues_what_has_learned_the_most_and_nothing_of_later_days(
     shop.register(3)  # of before it was recorded
     assert [shop.base(day) for day in (1, 2, 3, 4)] == [None, 1, 2, 4]
     assert [shop.base(day, leaves_rows=True) for day in (1, 2, 3, 4)] == [None, None, 3, 4]
+
+
+def test_what_withheld_a_tail_has_learned_less_than_what_was_measured_on_the_next_day(shop):
+    shop.register(1, learned=1, withheld=Tail(hours=3))
+    assert shop.base(2) == 1
+    shop.register(1, learned=1)  # the same day again, with holdout: next_day
+    shop.register(1, learned=1, withheld=Tail(hours=6))  # and back
+    assert [shop.base(day) for day in (1, 2, 3)] == [None, 2, 2]
+    shop.register(2, learned=2, withheld=Tail(hours=3))
+    assert shop.base(3) == 4
 
 
 def test_rolling_back_goes_back_step_by_step_until_the_first(shop):

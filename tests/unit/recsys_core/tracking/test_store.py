@@ -51,6 +51,22 @@ def _message(uri: str, run_root: Path, **fields: float) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "uri", ["x", "", "mlflow:5000", "http://", "ftp://u:s3cret@h/x", "nonsense://x", "./mlruns", "/runs/mlflow.db"]
+)
+def test_what_is_no_address_is_refused_with_the_config(uri):
+    with pytest.raises(ValueError, match="is neither the address of an MLflow server, such as") as refused:
+        Config(uri=uri)
+    assert "s3cret" not in str(refused.value).partition("[type=")[0]
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://u:p@mlflow/base", "sqlite:///a.db", "postgresql+psycopg2://u@h/x", "mysql://h/x"]
+)
+def test_servers_and_databases_are_addresses(uri):
+    assert Config(uri=uri).uri == uri
+
+
 def test_embedded_store_lies_in_run_root_and_is_made_by_the_check(tmp_path):
     store.check(Config(), tmp_path / "new" / "runs")
     assert (tmp_path / "new" / "runs" / "mlflow.db").is_file()
@@ -102,8 +118,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path):
     ("uri", "reason"),
     [
         ("sqlite:////no/such/folder/mlflow.db", "unable to open database file"),
-        ("./mlruns", "Could not parse"),
-        ("nonsense://x", "nonsense"),
+        ("mysql+nonsense://h/x", "nonsense"),
     ],
 )
 def test_a_database_that_cannot_be_opened(uri, reason, tmp_path):

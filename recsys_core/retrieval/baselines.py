@@ -12,6 +12,13 @@ from recsys_core.artifacts import Dataset, Holdout, NextDay
 from recsys_core.datasets import _rows, daily
 
 _NEXT_DAY = NextDay()
+# A query's scores are made as a whole row of the item table from this share of additions per item on: below, most of
+# the row would be zeros that are written and read for nothing.
+_DENSE = 8
+# Rows whose terms lie in the cache together, and numbers that cost as much as a cell of a retrieved list.
+_ROWS_AT_ONCE, _NUMBERS_PER_CELL = 4, 8
+# Groups of items per list entry by whose maxima most items are left out.
+_GROUPS = 4
 
 
 class Popularity:
@@ -50,47 +57,114 @@ class ItemItem:
         num_users = int(users[-1]) + 1 if len(users) else 0
         ends = np.searchsorted(users, users, side="right")
         recent = ends - np.arange(len(users)) <= max_history
-        users, items = np.divmod(np.unique(users[recent] * num_items + items[recent]), num_items)
+        # Sorted and compared: numpy's `unique` takes many times as long for millions of keys.
+        keys = np.sort(users[recent] * num_items + items[recent])
+        users, items = np.divmod(keys[np.concatenate([np.ones(len(keys[:1]), bool), keys[1:] != keys[:-1]])], num_items)
         weights = (1 / np.sqrt(np.bincount(items, minlength=num_items)[items])).astype(np.float32)
-        matrix = sparse.csr_array((weights, (users, items)), shape=(num_users, num_items))
+        matrix = sparse.csr_array((weights, _narrow(users, items)), shape=(num_users, num_items))
         similarity = sparse.csr_array(matrix.T @ matrix)
-        self.similarity_II = sparse.csr_array(similarity - sparse.diags_array(similarity.diagonal()))
-        self.similarity_II.eliminate_zeros()
+        # An item is not similar to itself.
+        similarity.data[similarity.indices == np.repeat(np.arange(num_items), np.diff(similarity.indptr))] = 0
+        similarity.eliminate_zeros()
+        self.similarity_II = similarity
 
     def costs(self, history_QI: sparse.csr_array) -> np.ndarray:
-        """int64 [Q]: at most this many items score above 0."""
-        neighbours = np.diff(self.similarity_II.indptr).astype(np.int64)
-        lengths = np.diff(history_QI.indptr)
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        bound = np.bincount(owners, weights=neighbours[history_QI.indices], minlength=len(lengths))
-        return np.minimum(bound, len(neighbours)).astype(np.int64)
+        """int64 [Q]: how much memory `find` takes for each query, in cells of a retrieved list."""
+        additions, num_items = self._additions(history_QI), self.similarity_II.shape[0]
+        dense = (additions + num_items) // _NUMBERS_PER_CELL
+        return np.where(self._is_dense(additions), dense, np.minimum(additions, num_items))
 
     def find(self, history_BI: sparse.csr_array, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and scores [B, width], in falling order of score; items that score 0 are padding, -1.
 
         Equal scores stand in the item table's order.
         """
-        product = sparse.csr_array(history_BI @ self.similarity_II)
-        lengths = np.diff(product.indptr)
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        items, values = product.indices, np.asarray(product.data, np.float32)
-        longest = int(lengths.max())
-        if longest > width:
-            # Only what reaches its row's `width`-th score is sorted: a partition of numbers alone is much cheaper.
-            padded = np.zeros((len(lengths), longest), np.float32)
-            padded[np.arange(longest) < lengths[:, None]] = values
-            reach = np.partition(padded, longest - width, axis=1)[:, longest - width]
-            kept = values >= reach[rows]
-            rows, items, values = rows[kept], items[kept], values[kept]
-        order = np.lexsort((items, -values, rows))
-        starts = np.searchsorted(rows, np.arange(len(lengths)))
-        columns = np.arange(len(rows)) - starts[rows]
-        kept = columns < width
-        ids = np.full((len(lengths), width), -1, np.int64)
-        scores = np.full((len(lengths), width), -np.inf, np.float32)
-        ids[rows[kept], columns[kept]] = items[order[kept]]
-        scores[rows[kept], columns[kept]] = values[order[kept]]
+        ids = np.full((history_BI.shape[0], width), -1, np.int64)
+        scores = np.full((history_BI.shape[0], width), -np.inf, np.float32)
+        dense = self._is_dense(self._additions(history_BI))
+        for rows in filter(len, (np.flatnonzero(dense), np.flatnonzero(~dense))):
+            few = history_BI[rows]
+            found = self._dense(few, width) if dense[rows[0]] else self._sparse(few)
+            ids[rows], scores[rows] = _best(*found, len(rows), width)
         return ids, scores
+
+    def _additions(self, history_QI: sparse.csr_array) -> np.ndarray:
+        """int64 [Q]: how many numbers the scores of each query are added up from."""
+        neighbours = np.diff(self.similarity_II.indptr).astype(np.int64)
+        running = np.concatenate([[0], np.cumsum(neighbours[history_QI.indices])])
+        return np.diff(running[history_QI.indptr])
+
+    def _is_dense(self, additions_Q: np.ndarray) -> np.ndarray:
+        return additions_Q * _DENSE >= self.similarity_II.shape[0]
+
+    def _sparse(self, history_BI: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows, items and scores of all that scores above 0, row by row."""
+        product = sparse.csr_array(history_BI @ self.similarity_II)
+        product.sort_indices()
+        rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+        return rows, product.indices, np.asarray(product.data, np.float32)
+
+    def _dense(self, history_BI: sparse.csr_array, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rows, items and scores of what may be among the best `width` of each query, row by row.
+
+        Where many items score, each row of scores is written as a whole, with every item's place known: a sparse
+        product looks each one up. The numbers are the same, added in the same order.
+        """
+        num_rows, num_items = history_BI.shape
+        scores_BI = np.empty((num_rows, num_items), np.float32)
+        for start in range(0, num_rows, _ROWS_AT_ONCE):
+            few = history_BI[start : start + _ROWS_AT_ONCE]
+            terms = self.similarity_II[few.indices]
+            # The terms of a query's whole history as one row, in which an item stands several times: they are summed.
+            summed = sparse.csr_array((terms.data, terms.indices, terms.indptr[few.indptr]), shape=few.shape)
+            summed.toarray(out=scores_BI[start : start + _ROWS_AT_ONCE])
+        least_B = np.nextafter(np.zeros(num_rows, np.float32), np.float32(1))
+        num_groups = _GROUPS * width
+        if num_groups < num_items:
+            # Each of the groups that have the `width` highest maxima holds an item that scores as much at least.
+            grouped = scores_BI[:, : num_items // num_groups * num_groups].reshape(num_rows, -1, num_groups)
+            highest = np.partition(grouped.max(axis=1), num_groups - width, axis=1)[:, num_groups - width]
+            least_B = np.maximum(least_B, highest)
+        at = np.flatnonzero(scores_BI >= least_B[:, None])
+        return at // num_items, at % num_items, scores_BI.reshape(-1)[at]
+
+
+def _narrow(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both in 32 bits if they fit: half of what sparse products read is positions."""
+    fits = max(users.max(initial=0), items.max(initial=0)) <= np.iinfo(np.int32).max
+    kind = np.int32 if fits else np.int64
+    return users.astype(kind), items.astype(kind)
+
+
+def _best(
+    rows: np.ndarray, items: np.ndarray, values: np.ndarray, num_rows: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sort candidates, which stand by row and then by item; return ids and scores [num_rows, width], padded."""
+    lengths = np.bincount(rows, minlength=num_rows)
+    longest = int(lengths.max())
+    if longest > width:
+        # Only what reaches its row's `width`-th score is sorted: a partition of numbers alone is much cheaper.
+        reach = np.partition(_padded(values, lengths, longest), longest - width, axis=1)[:, longest - width]
+        kept = values >= reach[rows]
+        rows, items, values = rows[kept], items[kept], values[kept]
+        lengths = np.bincount(rows, minlength=num_rows)
+        longest = int(lengths.max())
+    # Stable, so that equal scores stay in the item table's order.
+    order = np.argsort(-_padded(values, lengths, longest), axis=1, kind="stable")[:, :width]
+    filled = np.arange(order.shape[1]) < lengths[:, None]
+    at = (order + (np.cumsum(lengths) - lengths)[:, None])[filled]
+    ids = np.full((num_rows, width), -1, np.int64)
+    scores = np.full((num_rows, width), -np.inf, np.float32)
+    ids[:, : order.shape[1]][filled] = items[at]
+    scores[:, : order.shape[1]][filled] = values[at]
+    return ids, scores
+
+
+def _padded(values: np.ndarray, lengths: np.ndarray, longest: int) -> np.ndarray:
+    """Return rows of numbers above 0 as a matrix, with zeros at the ends."""
+    padded = np.zeros((len(lengths), longest), np.float32)
+    padded[np.arange(longest) < lengths[:, None]] = values
+    return padded
 
 
 def read_history(

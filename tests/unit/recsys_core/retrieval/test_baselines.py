@@ -14,6 +14,7 @@ from scipy import sparse
 
 from recsys_core.artifacts import Dataset, DayCount, Tail
 from recsys_core.metrics.retrieval import Lists
+from recsys_core.retrieval import baselines
 from recsys_core.retrieval.baselines import ItemItem, Popularity, read_history
 from recsys_core.retrieval.hit_rate.contenders import Day, item_item, popularity
 from recsys_core.retrieval.vectors import Queries
@@ -90,7 +91,33 @@ def test_item_item_is_the_dense_product(log: list[tuple[int, int]], queries: lis
         kept = ids[query] >= 0
         assert scores[query][kept] == pytest.approx(positive, rel=1e-5)
         assert expected[query, ids[query][kept]] == pytest.approx(positive, rel=1e-5)
-    assert (baseline.costs(asked) >= (expected > 0).sum(axis=1)).all()
+
+
+@pytest.mark.parametrize("dense", [0, baselines._DENSE, 10_000], ids=["never a whole row", "as it comes", "always"])
+@pytest.mark.parametrize("width", [1, 5, 60, 400])
+def test_the_best_items_are_those_of_the_whole_product_in_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, dense: int, width: int
+):
+    rng = np.random.default_rng(3)
+    num_items, num_users = 300, 80
+    # Few popular items and many rare ones, so that some queries touch most items, some few, and scores are often equal.
+    items = (num_items * rng.random(900) ** 3).astype(np.int64)
+    baseline = ItemItem(rng.integers(0, num_users, 900), items, num_items, 20)
+    lengths = [0, 1, 1, 2, 3, 9, 40, 0, 120]
+    rows = [rng.choice(num_items, length, replace=False) for length in lengths]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    asked = sparse.csr_array(
+        (np.ones(offsets[-1], np.float32), np.concatenate(rows), offsets), shape=(len(rows), num_items)
+    )
+    monkeypatch.setattr(baselines, "_DENSE", dense)
+    ids, scores = baseline.find(asked, width)
+    costs = baseline.costs(asked)
+    for query, whole in enumerate((asked @ baseline.similarity_II).toarray()):
+        assert dense or costs[query] >= (whole > 0).sum()
+        best = [item for item in np.lexsort((np.arange(num_items), -whole)).tolist() if whole[item] > 0][:width]
+        assert ids[query].tolist() == best + [-1] * (width - len(best))
+        assert scores[query, : len(best)].tolist() == whole[best].tolist()
+        assert np.isneginf(scores[query, len(best) :]).all()
 
 
 def dataset(root: Path, days: dict[int, list[tuple]], columns: tuple[str, ...] = ("user_id", "item_id", "timestamp")):

@@ -192,6 +192,10 @@ class Ranked(NamedTuple):
         truth = Lists(self.truth.values[keep_N], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]))
         return Ranked(truth, self.ranks[keep_N])
 
+    def take(self, rows: np.ndarray) -> "Ranked":
+        """Return what the queries `rows` have found."""
+        return Ranked(self.truth.take(rows), self.ranks[self.truth.positions(rows)])
+
     def sums(self, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return two numbers for each query, float64 [Q]: a metric is the sum of the first over that of the second.
 

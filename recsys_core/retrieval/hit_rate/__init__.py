@@ -22,9 +22,8 @@ from recsys_core.retrieval.hit_rate import contenders as _day
 from recsys_core.retrieval.hit_rate.contenders import Block, Day
 from recsys_core.retrieval.hit_rate.parts import differences, entries, part
 from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
+from recsys_core.retrieval.hit_rate.sweep import Exact, rows_of, sweep
 from recsys_core.retrieval.vectors import Items
-
-_PARAMETERS = {"ivf_flat": "nprobe", "hnsw": "ef_search"}
 
 
 class Config(Frozen):
@@ -102,13 +101,21 @@ def run(request: Request, sink: Sink) -> Evaluation:
 
     nothing = Lists(np.empty(0, np.int64), np.zeros(num_queries + 1, np.int64))
     day = Day(config.ks, items.ids, queries, queries.seen if config.mask_seen else nothing, tick)
+    rows = rows_of(config.num_sweep_queries, num_queries)
     with artifacts.pending(request.output) as aside:
         with Details(aside.path / "details.parquet", day) as details:
-            exact, cut = _exact(day, items, details)
-        search = _day.by_index(index, items.vectors, queries.vectors)
-        approximate, recall = day.compare(search, cut, "approximate search")
-        sweep = _sweep(config, day, request.index.kind, index, items, cut)
-        artifacts.write_text(aside.path / "sweep.json", json.dumps(sweep, indent=2))
+            exact, cut, lists = _exact(day, items, details, rows)
+        approximate, recalls = _approximate(day, index, items, exact, cut)
+        swept = sweep(
+            day.take(rows)._replace(tick=lambda phase, _: tick(phase, 0)),
+            request.index.kind,
+            index,
+            items.vectors,
+            config.sweep,
+            Exact(exact.ranked.take(rows), Cut(cut.scores[rows], cut.counts[rows]), lists),
+            (approximate.ranked.take(rows), recalls[rows]),
+        )
+        artifacts.write_text(aside.path / "sweep.json", json.dumps(swept, indent=2))
         popularity = day.measure(_day.popularity(num_interactions, num_queries), "popularity")
         users, clicked = read_history(
             request.dataset, request.data.day, items.ids, config.item_item_interactions, request.holdout
@@ -132,12 +139,12 @@ def run(request: Request, sink: Sink) -> Evaluation:
             num_items=num_items,
             protocol=protocol(day, request.index.factory, config.item_item_history, len(users)),
             exact=exact.metrics(),
-            approximate=approximate,
+            approximate=approximate.metrics(),
             popularity=popularity.metrics(),
             item_item=item_item.metrics(),
             champion=champion.metrics() if champion else None,
-            ann_recall=recall,
-            ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in sweep["points"]},
+            ann_recall=day.means(recalls),
+            ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in swept["points"]},
             hit_rate_by_popularity=_by_popularity(config, exact, num_interactions),
             differences=differences(exact.ranked, live, config.ks, request.confidence),
             slices=slices,
@@ -147,39 +154,35 @@ def run(request: Request, sink: Sink) -> Evaluation:
     return evaluation
 
 
-def _exact(day: Day, items: Items, details: Details) -> tuple[Tally, Cut]:
+def _exact(day: Day, items: Items, details: Details, rows: np.ndarray) -> tuple[Tally, Cut, np.ndarray]:
+    """Search exactly; return also where the lists end, and the lists of the queries `rows`, which rise."""
     shape = (len(day.queries.users), len(day.ks))
     cut = Cut(np.empty(shape, np.float32), np.empty(shape, np.int64))
+    lists = np.empty((len(rows), max(day.ks) + 1), np.int64)
+    at = np.full(len(day.queries.users), -1)
+    at[rows] = np.arange(len(rows))
 
     def observe(block: Block) -> None:
         details.write(block)
         cut.scores[block.rows], cut.counts[block.rows] = Cut.of(block.ids, block.scores, day.ks)
+        kept = at[block.rows] >= 0
+        lists[at[block.rows[kept]]] = block.ids[kept]
 
-    return day.measure(_day.exact(items.vectors, day.queries.vectors), "exact search", observe), cut
+    return day.measure(_day.exact(items.vectors, day.queries.vectors), "exact search", observe), cut, lists
 
 
-def _sweep(config: Config, day: Day, kind: str, index: faiss.Index, items: Items, cut: Cut) -> dict:
-    """ANN recall and hit rate by the index's search parameter, on some of the queries. A flat index has none."""
+def _approximate(day: Day, index: faiss.Index, items: Items, exact: Tally, cut: Cut) -> tuple[Tally, np.ndarray]:
+    """Search the index; a flat one of these very vectors is what exact search has searched."""
     num_queries = len(day.queries.users)
-    rows = np.unique(np.linspace(0, num_queries - 1, min(config.num_sweep_queries, num_queries)).astype(np.int64))
-    few = day.take(rows)._replace(tick=lambda phase, _: day.tick(phase, 0))
-    values: tuple[int, ...] = ()
-    if kind == "ivf_flat":
-        values = (*(1 << power for power in range((index.nlist - 1).bit_length())), index.nlist)
-    elif kind == "hnsw":
-        values = tuple(16 << power for power in range(7))
-    if config.sweep is not None and kind in _PARAMETERS:
-        values = config.sweep
-    points = []
-    for value in values:
-        if kind == "ivf_flat":
-            index.nprobe = value
-        else:
-            index.hnsw.efSearch = value
-        search = _day.by_index(index, items.vectors, few.queries.vectors)
-        metrics, recall = few.compare(search, Cut(cut.scores[rows], cut.counts[rows]), "sweep")
-        points.append({"value": value, "ann_recall": recall, "hit_rate": metrics.hit_rate})
-    return {"kind": kind, "parameter": _PARAMETERS.get(kind), "num_queries": len(rows), "points": points}
+    if isinstance(index, faiss.IndexFlat) and _holds(index, items):
+        day.tick("approximate search", num_queries)
+        return exact, np.ones((num_queries, len(day.ks)))
+    return day.compare(_day.by_index(index, items.vectors, day.queries.vectors), cut, "approximate search")
+
+
+def _holds(index: faiss.IndexFlat, items: Items) -> bool:
+    found = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+    return np.array_equal(found.reshape(index.ntotal, index.d), items.vectors)
 
 
 def _read_index(record: Index, items: Items) -> faiss.Index:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from recsys_core.artifacts import Embeddings, RetrievalMetrics
+from recsys_core.artifacts import Embeddings
 from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
 from recsys_core.retrieval import vectors
 from recsys_core.retrieval.baselines import ItemItem, Popularity
@@ -49,16 +49,19 @@ class Day(NamedTuple):
             self.tick(phase, len(rows))
         return tally
 
-    def compare(self, search: Search, exact: Cut, phase: str) -> tuple[RetrievalMetrics, dict[str, float]]:
-        """Measure an approximate search. Returns its metrics and its ANN recall by K, a mean over the queries."""
+    def compare(self, search: Search, exact: Cut, phase: str) -> tuple[Tally, np.ndarray]:
+        """Measure an approximate search; return also each query's ANN recall by K, float64 [Q, number of ks]."""
         recalls = np.empty((len(self.queries.users), len(self.ks)))
 
         def observe(block: Block) -> None:
             cut = Cut(exact.scores[block.rows], exact.counts[block.rows])
             recalls[block.rows] = ann_recall(block.scores, cut, search.tolerance[block.rows], self.ks)
 
-        metrics = self.measure(search, phase, observe).metrics()
-        return metrics, {str(k): float(value) for k, value in zip(self.ks, recalls.mean(axis=0), strict=True)}
+        return self.measure(search, phase, observe), recalls
+
+    def means(self, recalls: np.ndarray) -> dict[str, float]:
+        """Return the ANN recall by K, a mean over the queries of `recalls` [Q, number of ks]."""
+        return {str(k): float(value) for k, value in zip(self.ks, recalls.mean(axis=0), strict=True)}
 
     def take(self, rows: np.ndarray) -> "Day":
         """Return the day with only the queries `rows`."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -321,6 +322,63 @@ def test_the_sweep_climbs_to_exact_search(world: World, kind: str, values: list[
         assert evaluation.ann_recall == evaluation.ann_recall_by_nprobe["1"]
         assert evaluation.ann_recall["20"] < 0.9
         assert evaluation.approximate.hit_rate["20"] < evaluation.exact.hit_rate["20"]
+
+
+def found_by(world: World, index: faiss.Index, k: int) -> tuple[float, float]:
+    """Search `index` as it is set, for every query and every item; return hit rate and ANN recall at `k`, in loops."""
+    scores, ids = index.search(world.users, NUM_ITEMS)
+    everything = exact_scores(world.users, world.items)
+    hits, recalls = 0, []
+    for user in range(NUM_USERS):
+        close = 2.0**-20 * np.linalg.norm(world.items, axis=1).max() * np.linalg.norm(world.users[user])
+        listed = {
+            int(item): float(score)
+            for item, score in zip(ids[user], scores[user], strict=True)
+            if item >= 0 and item not in world.seen[user]
+        }
+        for item in world.truth[user]:
+            hits += item in listed and sum(score >= listed[item] - close for score in listed.values()) <= k
+        best = sorted(np.delete(everything[user], world.seen[user]), reverse=True)[:k]
+        right = [score for score in sorted(listed.values(), reverse=True)[:k] if score >= best[-1] - close]
+        recalls.append(len(right) / len(best))
+    return hits / sum(map(len, world.truth)), float(np.mean(recalls))
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "hnsw"])
+def test_the_sweep_finds_what_a_search_of_every_query_at_each_value_finds(world: World, kind: str):
+    request = world.request(kind=kind, sweep=[1, 2, 3, 5, 8, 300])
+    evaluation = hitrate.run(request, silent)
+    searched = faiss.read_index(str(request.index.faiss))
+    for point in json.loads((evaluation.path / "sweep.json").read_text())["points"]:
+        setattr(*((searched, "nprobe") if kind == "ivf_flat" else (searched.hnsw, "efSearch")), point["value"])
+        for k in KS:
+            expected = pytest.approx(found_by(world, searched, k))
+            assert (point["hit_rate"][str(k)], point["ann_recall"][str(k)]) == expected
+
+
+def test_items_that_an_index_lacks_show_at_every_value_of_the_sweep(world: World):
+    request = world.request()
+    lacking = faiss.read_index(str(request.index.faiss))
+    # What stands behind it moves up in no list of cells: only the ids are gone.
+    lacking.remove_ids(np.arange(0, 40))
+    faiss.write_index(lacking, str(request.index.faiss))
+    sweep = hitrate.run(request, silent).ann_recall_by_nprobe
+    lacking.nprobe = lacking.nlist
+    for k in KS:
+        assert sweep["8"][str(k)] == pytest.approx(found_by(world, lacking, k)[1])
+    assert sweep["8"]["20"] < 0.9
+
+
+def test_a_flat_index_of_other_vectors_is_measured_as_it_is(world: World):
+    request = world.request(kind="flat")
+    other = faiss.IndexFlatIP(DIM)
+    other.add(np.ascontiguousarray(world.items[::-1]))
+    faiss.write_index(other, str(request.index.faiss))
+    evaluation = hitrate.run(request, silent)
+    for k in KS:
+        expected = pytest.approx(found_by(world, other, k))
+        assert (evaluation.approximate.hit_rate[str(k)], evaluation.ann_recall[str(k)]) == expected
+    assert evaluation.approximate != evaluation.exact
 
 
 def test_a_flat_index_is_exact_and_has_nothing_to_sweep(world: World):

@@ -62,8 +62,9 @@ def show(checkpoint: _Checkpoint, as_json: _AsJson = False) -> None:
     """
     from recsys_core import checkpoint as checkpoints
     from recsys_core.checkpoint import files
+    from recsys_core.sections.checkpoint import locate
 
-    directory = files.locate(checkpoint)
+    directory = locate(checkpoint)
     position, records = checkpoints.position(directory), files.describe(directory)
     _print([record.model_dump(mode="json") for record in records], f"{directory}: no tensors", as_json=as_json)
     total = sum(record.num_bytes for record in records)
@@ -80,8 +81,9 @@ def diff(first: _Checkpoint, second: _Checkpoint, as_json: _AsJson = False) -> N
     Example: `dayline checkpoint diff runs/shop/2024-01-15/A/train runs/shop/2024-01-15/B/train`
     """
     from recsys_core.checkpoint import files
+    from recsys_core.sections.checkpoint import locate
 
-    found = list(files.diff(files.locate(first), files.locate(second)))
+    found = list(files.diff(locate(first), locate(second)))
     _print([one.model_dump(mode="json") for one in found], "no difference", as_json=as_json)
     if found:
         raise typer.Exit(1)
@@ -102,9 +104,10 @@ def convert(
     """
     from recsys_core import checkpoint as checkpoints
     from recsys_core.checkpoint import files
+    from recsys_core.sections.checkpoint import locate
 
     if source.is_dir():
-        directory = files.locate(source)
+        directory = locate(source)
         weights = files.empty_state(directory, "model")
         checkpoints.load_weights(directory, dict(weights), alone=True)
         files.write_state_dict(target, weights)

@@ -247,16 +247,17 @@ def _flows(
     """
     changes = list(overrides or ())
     loaded = config_commands.load(config, changes)
-    config_commands.require(loaded, config)
-    from flows import console, server
-    from recsys_core.config import preflight
-
-    if prepare is None:
-        preflight.check_data(loaded, day)
 
     with contextlib.ExitStack() as inside:
+        model_passed = inside.enter_context(config_commands.required(loaded, config))
+        from flows import console, server
+        from recsys_core.config import preflight
+
+        if prepare is None:
+            preflight.check_data(loaded, day)
         temporary = inside.enter_context(server.temporary())
         sink = inside.enter_context(console.progress())
+        model_passed()
         if prepare is not None:
             prepare(sink)
         from prefect.settings import PREFECT_API_URL, temporary_settings

@@ -1,7 +1,8 @@
 """`dayline config`: read a config the way a run does, without running."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -33,14 +34,32 @@ def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingC
         _refuse(str(error))
 
 
-def require(loaded: "RunConfig | RankingConfig", config: Path) -> None:
-    """Look at what a config names on this machine but its data, or name what will not do and exit with code 2."""
-    from recsys_core.config import preflight
+@contextlib.contextmanager
+def required(loaded: "RunConfig | RankingConfig", config: Path) -> "Iterator[Callable[[], None]]":
+    """Look at what a config names on this machine but its data, or name what will not do and exit with code 2.
 
-    try:
-        preflight.check(loaded)
-    except ValueError as error:
-        _refuse("\n".join(f"{config}: {line}" for line in str(error).splitlines()))
+    Its model is checked meanwhile: what is yielded waits for that, and exits likewise.
+    """
+    from recsys_core.config import model_check, preflight
+
+    with model_check.begun(loaded) as model:
+        mistakes: list[str] = []
+        try:
+            preflight.check(loaded)
+        except ValueError as error:
+            mistakes += str(error).splitlines()
+
+        def wait() -> None:
+            try:
+                model.wait()
+            except ValueError as error:
+                mistakes.extend(str(error).splitlines())
+            if mistakes:
+                _refuse("\n".join(f"{config}: {line}" for line in mistakes))
+
+        if mistakes:
+            wait()
+        yield wait
 
 
 def _refuse(message: str) -> NoReturn:
@@ -63,12 +82,14 @@ def is_daily(loaded: "RunConfig | RankingConfig") -> bool:
 def check(config: _Config, overrides: _Overrides = None) -> None:
     """Say whether a config is valid, and whether it can run on this machine; every mistake is named at once.
 
-    Files that it names are looked for, but not its data, which may be still to come.
+    Files that it names are looked for, but not its data, which may be still to come. Building its model takes some
+    seconds; one that was found right is not built again.
 
     Example: `dayline config check configs/demo.yaml --set train.batch_size=512`
     """
     loaded = load(config, overrides)
-    require(loaded, config)
+    with required(loaded, config) as model_passed:
+        model_passed()
     typer.echo(f"{config}: valid, {loaded.name}, config hash {loaded.hash}")
 
 

@@ -9,6 +9,7 @@ import typer
 from flows.config_commands import NO_RELEASES, is_daily, load
 
 if TYPE_CHECKING:
+    from recsys_core.config import RankingConfig, RunConfig
     from recsys_core.registry import ReleaseInfo
 
 app = typer.Typer(no_args_is_help=True, help="List the releases of a model, and go back to an earlier one.")
@@ -27,16 +28,19 @@ def list_(config: _Config, overrides: _Overrides = None, as_json: _AsJson = Fals
 
     Example: `dayline release list configs/demo.yaml`
     """
-    uri, name = _registry(config, overrides, exit_code=0)
-    from recsys_core import registry
+    loaded = _daily(config, overrides, exit_code=0)
+    from recsys_core import registry, tracking
 
-    releases = registry.releases(uri, name)
+    database = tracking.database(loaded.tracking, loaded.run_root)
+    releases = registry.listed(database, loaded.name) if database is not None else None
+    if releases is None:
+        releases = registry.releases(_checked(loaded), loaded.name)
     if as_json:
         typer.echo(json.dumps([release.model_dump(mode="json") for release in releases], indent=2))
     elif releases:
         _table(releases)
     else:
-        typer.echo(f"{name}: nothing was published yet", err=True)
+        typer.echo(f"{loaded.name}: nothing was published yet", err=True)
 
 
 @app.command()
@@ -50,27 +54,31 @@ def rollback(
 
     Examples: `dayline release rollback configs/demo.yaml`, `dayline release rollback configs/demo.yaml --version 3`
     """
-    uri, name = _registry(config, overrides, exit_code=2)
+    loaded = _daily(config, overrides, exit_code=2)
     from recsys_core import registry
 
-    live = registry.rollback(uri, name, version)
+    live = registry.rollback(_checked(loaded), loaded.name, version)
     if as_json:
         typer.echo(live.model_dump_json(indent=2))
     else:
-        typer.echo(f"{name}: version {live.version} of {live.day} is live")
+        typer.echo(f"{loaded.name}: version {live.version} of {live.day} is live")
 
 
-def _registry(config: Path, overrides: list[str] | None, *, exit_code: int) -> tuple[str, str]:
-    """Return where the config's releases are, or end with `exit_code` if there can be none."""
+def _daily(config: Path, overrides: list[str] | None, *, exit_code: int) -> "RunConfig | RankingConfig":
+    """Load a config whose model has releases, or end with `exit_code` if there can be none."""
     loaded = load(config, overrides)
-    from recsys_core import tracking
-
     if not is_daily(loaded):
         typer.echo(f"{'error: ' if exit_code else ''}{config}: {NO_RELEASES}; MLflow has its runs", err=True)
         raise typer.Exit(exit_code)
+    return loaded
+
+
+def _checked(loaded: "RunConfig | RankingConfig") -> str:
+    """Return where the releases are, once MLflow has answered there."""
+    from recsys_core import tracking
 
     tracking.check(loaded.tracking, loaded.run_root)
-    return tracking.location(loaded.tracking, loaded.run_root), loaded.name
+    return tracking.location(loaded.tracking, loaded.run_root)
 
 
 def _table(releases: "list[ReleaseInfo]") -> None:

@@ -1,7 +1,6 @@
 """Ranks and devices. The only file of the core that reads them from the environment and starts process groups."""
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +13,6 @@ from torch._C._distributed_c10d import HashStore
 T = TypeVar("T")
 
 _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-_PLANNER_VARIABLES = ("INTRA_NODE_BANDWIDTH", "CROSS_NODE_BANDWIDTH", "STORAGE_RESERVE_PERCENT")
 
 
 @dataclass(frozen=True)
@@ -69,29 +67,6 @@ class World:
         group = dist.new_group(backend="gloo")
         assert isinstance(group, dist.ProcessGroup)
         return replace(self, group=group)
-
-
-def planner_variables() -> dict[str, float]:
-    """Return what the environment says of this cluster, by the lower-case names of `train.sharding`'s keys.
-
-    Raises:
-        ValueError: a variable that is no number above 0 (for the reserve: of at least 0 and below 1).
-    """
-    found: dict[str, float] = {}
-    for name in _PLANNER_VARIABLES:
-        text = os.environ.get(name)
-        if not text:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        is_share = name == "STORAGE_RESERVE_PERCENT"
-        if not (0 <= value < 1 if is_share else 0 < value < math.inf):
-            wanted = "a share from 0 to below 1, such as 0.15" if is_share else "bytes per millisecond, above 0"
-            raise ValueError(f"environment variable {name}: {text!r} is not {wanted}; mend it or unset it")
-        found[name.lower()] = value
-    return found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 `features`, `models`, `readers`, … are catalogues: packages with one component per file. A kind with a dot
 (`mypackage.mymodel`) names a module of the user's own package instead.
+
+A component may also be a folder, where its class takes seconds to import: its Config in `__init__.py`, and the class in
+a file of its own, such as `model.py`, which is imported only when the class is wanted.
 """
 
 import ast
@@ -43,8 +46,17 @@ _CONTENTS = {
 def kinds(catalogue: str) -> tuple[str, ...]:
     """Return the kinds of `catalogue` (an importable package), sorted; `base` is the contract, not a kind."""
     package = importlib.import_module(catalogue)
-    names = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
+    folders = {
+        folder.parent.name for path in package.__path__ for folder in Path(path).glob(f"*/{_file_of(catalogue)}")
+    }
+    modules = pkgutil.iter_modules(package.__path__)
+    names = (module.name for module in modules if not module.ispkg or module.name in folders)
     return tuple(sorted(name for name in names if name != "base" and not name.startswith("_")))
+
+
+def _file_of(catalogue: str) -> str:
+    """Return the name of the file that holds the class of a component that is a folder."""
+    return f"{_CONTENTS.get(catalogue, 'component').lower()}.py"
 
 
 def component(catalogue: str, kind: str) -> ModuleType:
@@ -64,6 +76,18 @@ def component(catalogue: str, kind: str) -> ModuleType:
     return importlib.import_module(f"{catalogue}.{kind}")
 
 
+def content(catalogue: str, kind: str) -> Any:
+    """Return the class of the component `kind` (of a dataset its function `write`), of its file or its folder.
+
+    Raises:
+        ValueError: see `component`; or the file of the class cannot be imported.
+    """
+    module, name = component(catalogue, kind), _CONTENTS[catalogue]
+    if not hasattr(module, name):
+        module = _imported(f"{module.__name__}.{name.lower()}")
+    return getattr(module, name)
+
+
 def keeping(catalogue: str, kind: str, contract: type[T], *, does: str) -> type[T]:
     """Return the class of the component `kind`, which keeps `contract`, one of several of the catalogue.
 
@@ -72,17 +96,11 @@ def keeping(catalogue: str, kind: str, contract: type[T], *, does: str) -> type[
     Raises:
         ValueError: no such component, or of another contract; lists the ones that would do.
     """
-
-    def found(kind: str) -> Any:
-        return getattr(component(catalogue, kind), _CONTENTS[catalogue])
-
-    if not issubclass(found(kind), contract):
-        what, fitting = (
-            _CONTENTS[catalogue].lower(),
-            [own for own in kinds(catalogue) if issubclass(found(own), contract)],
-        )
+    if not issubclass(content(catalogue, kind), contract):
+        what = _CONTENTS[catalogue].lower()
+        fitting = [own for own in kinds(catalogue) if issubclass(content(catalogue, own), contract)]
         raise ValueError(f"{what}.kind {kind!r}: not a {what} that {does}; use one of {', '.join(fitting)}")  # noqa: TRY004 - the config is wrong, not a type
-    return found(kind)
+    return content(catalogue, kind)
 
 
 def _own(catalogue: str, kind: str) -> ModuleType:
@@ -91,17 +109,26 @@ def _own(catalogue: str, kind: str) -> ModuleType:
     holds = f"a component of {catalogue.rpartition('.')[2]} has a Config and {_CONTENTS.get(catalogue, 'its class')}"
     if spec.origin is None or not spec.has_location or not _names_config(Path(spec.origin)):
         raise ValueError(f"kind {kind!r}: a module, but no component: it defines no Config; {holds}")
-    try:
-        module = importlib.import_module(kind)
-    except (Exception, SystemExit) as error:
-        message = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"kind {kind!r}: importing {spec.origin} failed: {type(error).__name__}: {message}") from error
+    module = _imported(kind)
     config = getattr(module, "Config", None)
     if not (isinstance(config, type) and issubclass(config, BaseModel)):
         raise ValueError(f"kind {kind!r}: its Config is no pydantic model; {holds}")  # noqa: TRY004 - of the config
-    if catalogue in _CONTENTS and not hasattr(module, _CONTENTS[catalogue]) and not getattr(config, "in_place", False):
+    wanted = catalogue in _CONTENTS and not getattr(config, "in_place", False)
+    if wanted and not hasattr(module, _CONTENTS[catalogue]) and not _is_folder(spec, _file_of(catalogue)):
         raise ValueError(f"kind {kind!r}: has no {_CONTENTS[catalogue]}; {holds}")
     return module
+
+
+def _is_folder(spec: ModuleSpec, file: str) -> bool:
+    return any((Path(path) / file).is_file() for path in spec.submodule_search_locations or ())
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        message, spec = (str(error).splitlines() or [""])[0], _find(name)
+        raise ValueError(f"kind {name!r}: importing {spec.origin} failed: {type(error).__name__}: {message}") from error
 
 
 def _find(kind: str) -> ModuleSpec:

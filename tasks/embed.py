@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Embeddings, ExportedModel, TrainingData
-from recsys_core.retrieval import embed as stage
+from recsys_core.retrieval.requests import EmbedRequest
 from tasks.perform import Run, measuring, perform, stage_task
 
 
@@ -25,6 +25,6 @@ def embed_champion(run: Run, data: TrainingData) -> Embeddings | None:
 
 
 def _embedded(run: Run, name: str, data: TrainingData, model: ExportedModel) -> Embeddings:
-    request = run.request(stage.Request, name, config=run.config.embed, data=data, model=model, stage=name)
+    request = run.request(EmbedRequest, name, config=run.config.embed, data=data, model=model, stage=name)
     work = partial(launch.run, "embed", Embeddings, config=run.config.launch)
     return perform(run, name, Embeddings, request, work)

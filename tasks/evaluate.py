@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, HeldOut, TrainingData
-from recsys_core.retrieval import evaluate as stage
+from recsys_core.retrieval.requests import EvaluateRequest
 from tasks.perform import Run, perform, stage_task
 
 
@@ -16,7 +16,7 @@ def evaluate(run: Run, data: TrainingData, checkpoint: Checkpoint, features: Tra
     """
     config = run.config
     request = run.request(
-        stage.Request,
+        EvaluateRequest,
         "evaluate",
         config=config.evaluate,
         model=config.model,

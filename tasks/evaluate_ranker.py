@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, LabelledData, RankingEvaluation
-from recsys_core.ranking import evaluate as stage
+from recsys_core.ranking.requests import EvaluateRequest
 from tasks.perform import RankingRun, perform, stage_task
 
 
@@ -13,7 +13,7 @@ def evaluate_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint)
     """Return the exact metrics of every row of the split."""
     config = run.config
     request = run.request(
-        stage.Request,
+        EvaluateRequest,
         "evaluate",
         config=config.evaluate,
         ranking=config.ranking,

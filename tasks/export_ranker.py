@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, ExportedRanker, LabelledData
-from recsys_core.ranking import export as stage
+from recsys_core.ranking.requests import ExportRequest
 from tasks.perform import RankingRun, perform, stage_task
 
 
@@ -13,7 +13,7 @@ def export_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint) -
     """Return the scripted module with the fitted features."""
     config = run.config
     request = run.request(
-        stage.Request,
+        ExportRequest,
         "export",
         config=config.export,
         model=config.model,

@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Index, TrainingData
-from recsys_core.retrieval import hit_rate as stage
+from recsys_core.retrieval.requests import HitRateRequest
 from tasks.perform import Run, perform, stage_task
 
 
@@ -14,7 +14,7 @@ def hit_rate(
 ) -> Evaluation:
     """Return the day's measurements, made in a process of its own: FAISS and torch share none."""
     request = run.request(
-        stage.Request,
+        HitRateRequest,
         "hitrate",
         config=run.config.hitrate,
         dataset=dataset,

@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch, placeholders, readers
 from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions, digest_of
-from recsys_core.ranking import predict as stage
+from recsys_core.ranking.requests import PredictRequest
 from tasks.perform import RankingRun, perform, stage_task
 
 
@@ -15,7 +15,7 @@ def predict(run: RankingRun, data: LabelledData, model: ExportedRanker) -> Predi
     named, output = config.predict.source, config.predict.output
     place = placeholders.fill(named, run.day) if named else str(data.root / config.evaluate.split)
     request = run.request(
-        stage.Request,
+        PredictRequest,
         "predict",
         config=config.predict.model_copy(update={"output": output and placeholders.fill(output, run.day)}),
         source=place,

@@ -5,7 +5,7 @@ from functools import partial
 from recsys_core import launch
 from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions
 from recsys_core.ranking import measure
-from recsys_core.ranking import predict as stage
+from recsys_core.ranking.requests import PredictRequest
 from tasks.perform import RankingRun, measuring, perform, stage_task
 
 HELD_OUT = "test"
@@ -31,7 +31,7 @@ def _scored(run: RankingRun, name: str, data: LabelledData, model: ExportedRanke
     config = run.config
     kept = measure.columns(config.ranking, config.gate.parts)
     request = run.request(
-        stage.Request,
+        PredictRequest,
         name,
         config=config.predict.model_copy(update={"reserved_columns": kept, "output": None}),
         source=f"{config.days.source}, what is held out",

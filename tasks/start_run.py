@@ -25,13 +25,13 @@ from recsys_core.artifacts import (
     digest_of,
     write_text,
 )
-from recsys_core.config import RankingConfig, RunConfig, continuing, preflight
+from recsys_core.config import RankingConfig, RunConfig, model_check, preflight
 from recsys_core.features import Engine
+from recsys_core.loading import embedding_files
 from recsys_core.progress import Event
 from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
-from recsys_core.sharding import pretrained
 from tasks.hidden import reveal
 from tasks.perform import Base, Champion, M, RankingRun, Run, listener, without_credentials
 
@@ -119,6 +119,7 @@ def _uri(loaded: RunConfig | RankingConfig) -> str:
 def _check(loaded: RunConfig | RankingConfig) -> None:
     """Look at what a config names on this machine, and make the folder of its runs."""
     preflight.check(loaded)
+    model_check.check(loaded)
     root = loaded.run_root
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base: 
     """Lock the run's directory, write its config down, and open its MLflow run; return the fields of a run."""
     root, version = loaded.run_root, code_version()
     _verify_start(loaded)
-    files = pretrained.fingerprints(Engine.build(loaded.features))
+    files = embedding_files.fingerprints(Engine.build(loaded.features))
     continued = base.version if base else None
     run_id = digest_of([loaded.hash, str(day), version, fingerprint, continued, files])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
@@ -228,7 +229,7 @@ def _continued(config: RunConfig | RankingConfig, info: ReleaseInfo, record: typ
         engine=model.engine,
         engine_digest=engine.digest,
     )
-    return base, continuing.changes(config, checkpoint, engine)
+    return base, model_check.changes(config, checkpoint, model.engine)
 
 
 def _compared(

@@ -5,7 +5,7 @@ from functools import partial
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, TrainingData
 from recsys_core.progress import Event
-from recsys_core.retrieval import train as stage
+from recsys_core.retrieval.requests import TrainRequest
 from tasks.perform import Run, StageResult, listener, perform, stage_task
 
 
@@ -19,7 +19,7 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
     if not data.num_rows:
         return _as_it_is(run)
     request = run.request(
-        stage.Request,
+        TrainRequest,
         "train",
         config=config.train,
         model=config.model,

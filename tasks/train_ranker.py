@@ -4,7 +4,7 @@ from functools import partial
 
 from recsys_core import launch
 from recsys_core.artifacts import Checkpoint, LabelledData
-from recsys_core.ranking import train as stage
+from recsys_core.ranking.requests import TrainRequest
 from tasks.perform import RankingRun, perform, stage_task
 
 
@@ -13,7 +13,7 @@ def train_ranker(run: RankingRun, data: LabelledData) -> Checkpoint:
     """Return the trained state, the best one if the training is evaluated; a second try goes on from the first's."""
     config = run.config
     request = run.request(
-        stage.Request,
+        TrainRequest,
         "train",
         config=config.train,
         ranking=config.ranking,

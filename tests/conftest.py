@@ -43,6 +43,7 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MPLBACKEND": "Agg",
     "PREFECT_HOME": _PREFECT_HOME.name,
+    "XDG_CACHE_HOME": f"{_PREFECT_HOME.name}/cache",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 _DATA = Path(os.environ.get("RECSYS_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -239,7 +240,8 @@ def _model(output: Path, engine: Any, users: pa.Table, items: pa.Table, seed: in
     import torch
 
     from recsys_core.exported.inputs import tower_inputs
-    from recsys_core.models.two_tower import Config, Tower
+    from recsys_core.models.two_tower import Config
+    from recsys_core.models.two_tower.model import Tower
     from recsys_core.retrieval.export import ExportedTower
 
     torch.manual_seed(seed)

@@ -56,7 +56,7 @@ class Request(Frozen):
             value = getattr(self, name)
             if isinstance(value, Artifact):
                 fields[name] = value.digest
-        return digest_of([type(self).__module__, fields])
+        return digest_of([type(self).__module__, type(self).__qualname__, fields])
 
 
 class FileRecord(Frozen):

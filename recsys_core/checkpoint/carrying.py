@@ -21,10 +21,11 @@ import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from recsys_core.artifacts import Frozen, write_text
-from recsys_core.checkpoint import chunks, files, lineage
+from recsys_core.checkpoint import chunks, lineage
 from recsys_core.checkpoint.lineage import Lineage
 from recsys_core.features import Carried, Engine, Rows, carried, differences
 from recsys_core.models.blocks.layout import Axis, Layout, Weight, units
+from recsys_core.sections.checkpoint import locate
 
 _TABLE = re.compile(r"(?:.*\.)?(?:embedding_bags|embeddings)\.([^.]+)\.weight")
 REPORT = "carried"
@@ -285,7 +286,7 @@ def source(
         # The model of now may not be able to read the features of a training of before layouts were recorded.
         with contextlib.suppress(ValueError):
             before = layout_of(engines[0])
-    return Source(files.locate(checkpoint), said, engines, (before, layout))
+    return Source(locate(checkpoint), said, engines, (before, layout))
 
 
 def nothing(changes: Sequence[str]) -> str:

@@ -33,18 +33,6 @@ class Difference(Frozen):
     root_mean_square: float | None = None
 
 
-def locate(path: Path) -> Path:
-    """Return the folder of the checkpoint at `path`: that folder, or `state` in a finished training's.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for directory in (path, path / "state"):
-        if (directory / storage.METADATA).is_file():
-            return directory
-    raise ValueError(f"{path}: no checkpoint there; name a training's folder, such as runs/NAME/DAY/RUN_ID/train")
-
-
 def describe(directory: Path) -> list[TensorRecord]:
     """Return every tensor of a checkpoint, sorted by key; reads only its metadata."""
     return [

@@ -7,37 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import files
 from recsys_core.checkpoint.carrying import Part, Source, table_of
 from recsys_core.features import Engine, Rows, rows_of
+from recsys_core.sections.checkpoint import FineTune, locate
 
 _MODEL = "model."
 
 
-class Config(Frozen):
-    """YAML section `train.fine_tune_from`: used where training starts from random weights."""
-
-    path: Path = Field(description="a finished training's folder, or a checkpoint in it")
-    parameter_map: Path | None = Field(
-        default=None, description="text file, a line `new<TAB>old` for each parameter that has another name there"
-    )
-    include: tuple[str, ...] = Field(default=("*",), description="globs on the model's parameter names: what is loaded")
-    exclude: tuple[str, ...] = Field(
-        default=(), description="globs: what of that is not, and starts from random weights"
-    )
-    strict: bool = Field(default=True, description="false: what the checkpoint lacks starts from random weights")
-    features: Path | None = Field(
-        default=None,
-        description="folder of the fitted features that it was trained with, which find rows of tables by their ids; "
-        "null: where that training had them",
-    )
-
-
 def load(
-    config: Config, weights: Mapping[str, Any], source: Source | None = None, engine: Engine | None = None
+    config: FineTune, weights: Mapping[str, Any], source: Source | None = None, engine: Engine | None = None
 ) -> list[Part]:
     """Fill the model's `weights` (by name, sharded or not) in place; return what was taken over of each chosen one.
 
@@ -50,7 +29,7 @@ def load(
             lacks wholly or, of its rows and columns, partly (if `strict`), shapes that differ, or a table of rows that
             ids were given without a `source`; all of them are listed.
     """
-    directory = files.locate(config.path)
+    directory = locate(config.path)
     seen = source or Source(directory)
     sizes = sorted(seen.stored.sizes.items())
     known = {key.removeprefix(_MODEL): tuple(size) for key, size in sizes if key.startswith(_MODEL)}
@@ -93,7 +72,7 @@ def _rows(source: Source, name: str, of: str, size: tuple[int, ...]) -> Rows | N
     return rows_of(before, was, now, table) if table and was in before.encoders else None
 
 
-def _lacks(config: Config, source: Source, name: str, of: str, size: torch.Size, rows: Rows | None) -> str | None:
+def _lacks(config: FineTune, source: Source, name: str, of: str, size: torch.Size, rows: Rows | None) -> str | None:
     """Return what the checkpoint lacks of a weight, in words; None if nothing, or not all where some will do."""
     stored = source.stored.sizes[_MODEL + of]
     if source.engines is None:
@@ -113,7 +92,7 @@ def _lacks(config: Config, source: Source, name: str, of: str, size: torch.Size,
     return f", of which {counts} mean the same; strict=false takes these"
 
 
-def _refuse_learnt(config: Config, sources: Mapping[str, str], engine: Engine) -> None:
+def _refuse_learnt(config: FineTune, sources: Mapping[str, str], engine: Engine) -> None:
     for name in sources:
         table = table_of(name)
         if table in engine.encoders and engine.encoders[table].fitted is not None:
@@ -124,7 +103,7 @@ def _refuse_learnt(config: Config, sources: Mapping[str, str], engine: Engine) -
             )
 
 
-def _chosen(config: Config, weights: Mapping[str, Any]) -> list[str]:
+def _chosen(config: FineTune, weights: Mapping[str, Any]) -> list[str]:
     matching = {pattern: fnmatch.filter(weights, pattern) for pattern in (*config.include, *config.exclude)}
     for pattern, names in matching.items():
         if not names:

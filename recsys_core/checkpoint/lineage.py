@@ -10,9 +10,9 @@ from pathlib import Path
 
 from recsys_core import integrity
 from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import files
 from recsys_core.features import Engine
 from recsys_core.models.blocks.layout import Weight
+from recsys_core.sections.checkpoint import locate
 
 RECORD = "lineage.json"
 _FEATURES = ("export/features", "preprocess/features", "prepare/features")
@@ -77,7 +77,7 @@ def relative(engine: Path, training: Path) -> str:
 
 def _training(path: Path) -> Path:
     """Return the folder of the training that the checkpoint at `path` is of."""
-    directory = files.locate(path)
+    directory = locate(path)
     above = [directory, *directory.parents[: _MAX_DEPTH - 1]]
     # Without a record it is what holds the folder `state`.
     return next((folder for folder in above if (folder / RECORD).is_file()), directory.parent)

@@ -14,6 +14,7 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from recsys_core import checkpoint
 from recsys_core.checkpoint import chunks, files, storage
+from recsys_core.sections.checkpoint import locate
 
 SECTION = "owners"
 
@@ -53,7 +54,7 @@ def refuse_other(path: Path, names: Collection[str], owners: Mapping[str, torch.
     Raises:
         ValueError: rows of a table among the parameters `names` have other owners there.
     """
-    before = _read(files.locate(path)) if owners else {}
+    before = _read(locate(path)) if owners else {}
     for table, now in owners.items():
         taken = [name for name in names if f".{table}.weight" in name]
         if taken and len(changed_rows(before.get(table), now.numpy())):

@@ -36,8 +36,8 @@ from torch.futures import Future
 from recsys_core import integrity
 from recsys_core.artifacts import Frozen
 from recsys_core.integrity import DamagedError
+from recsys_core.sections.checkpoint import METADATA
 
-METADATA = ".metadata"
 _DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 _OF_DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, AssertionError)
 _Size = Annotated[int, Field(ge=0)]

@@ -7,28 +7,25 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, model_validator
 
-from recsys_core import losses
 from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Rows, digest_of
 from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
-from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.gate import Config as Gate
 from recsys_core.ingest import Config as Data
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
-from recsys_core.losses.base import RetrievalLoss
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
-from recsys_core.models.base import RetrievalModel
 from recsys_core.redaction import redacted
-from recsys_core.retrieval.embed import Config as Embed
-from recsys_core.retrieval.evaluate import Config as Evaluate
-from recsys_core.retrieval.hit_rate import Config as HitRate
-from recsys_core.retrieval.index import Config as Index
 from recsys_core.retrieval.preprocess import Config as Preprocess
 from recsys_core.retrieval.publish import Config as Publish
+from recsys_core.retrieval.requests import EmbedConfig as Embed
+from recsys_core.retrieval.requests import EvaluateConfig as Evaluate
+from recsys_core.retrieval.requests import HitRateConfig as HitRate
+from recsys_core.retrieval.requests import IndexConfig as Index
+from recsys_core.sections.export import Config as Export
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
 
@@ -70,8 +67,7 @@ class RunConfig(Frozen):
             )
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
-        losses.build(self.loss, RetrievalLoss)
-        agreement.check(self.features, self.model, RetrievalModel, self.train, self.launch)
+        agreement.check(self.features, self.model, self.train, self.launch)
         return self
 
     @property

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
-
-from recsys_core import lookup, models, optim
+from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.config import limits
 from recsys_core.features import Config as Features
@@ -13,13 +11,13 @@ from recsys_core.gate import COLD_ITEMS, NEW_USERS
 from recsys_core.gate import Config as Gate
 from recsys_core.gate import RankingConfig as RankingGate
 from recsys_core.launch import Config as Launch
+from recsys_core.loading import embedding_files
 from recsys_core.metrics.ranking import CATALOGUE
 from recsys_core.models import multi_tower_din
-from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking import Config as Ranking
-from recsys_core.retrieval.hit_rate import Config as HitRate
-from recsys_core.retrieval.index import Config as Index
-from recsys_core.sharding import pretrained
+from recsys_core.retrieval.requests import HitRateConfig as HitRate
+from recsys_core.retrieval.requests import IndexConfig as Index
+from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
 
 _KIND_OF_INDEX = {
@@ -31,36 +29,20 @@ _KIND_OF_INDEX = {
 }
 
 
-def check(
-    features: Features,
-    model: ComponentConfig,
-    contract: type[RankingModel] | type[RetrievalModel],
-    train: Train,
-    launch: Launch,
-    tasks: Sequence[str] = (),
-) -> None:
-    """Build the model without any memory, and look for the tables that `train` names, and the `tasks` of ranking.
+def check(features: Features, model: ComponentConfig, train: Train, launch: Launch) -> None:
+    """Look at the files that tables start from, and for the tables that `train` names; see `building` for the rest.
 
     Raises:
-        ValueError: the model is of another contract, does not take the features or is larger than the ranks, a table is
-            not there, it cannot be trained on `train.sharding.device`, or the file that a table starts from does not
-            serve it; or it has other tasks.
+        ValueError: a table is not there, is larger than the ranks or cannot be trained on `train.sharding.device`, or
+            the file that it starts from does not serve it; or sequences that are attended to together are of no group.
     """
     engine = Engine.build(features)
-    pretrained.check(engine)
+    embedding_files.check(engine)
     if isinstance(model, multi_tower_din.Config):
         _check_attended(model, engine)
-    with torch.device("meta"):
-        built = models.build(model, engine, contract, tables_device="meta")  # pyright: ignore[reportArgumentType]
-    if isinstance(built, RankingModel) and built.tasks != (*tasks,):
-        named = f"ranking.tasks names {', '.join(tasks)}" if tasks else "ranking has one label"
-        gives = f"gives {', '.join(built.tasks)}" if built.tasks else "gives one logit a row"
-        raise ValueError(
-            f"model.kind {model.kind}: {gives}, and {named}; name the same tasks in the same order in both, or take a "
-            f"model of {'several tasks, such as shared_bottom' if tasks else 'one'}"
-        )
-    limits.check_memory(engine.tables, built, launch.world_size)
-    optim.refuse_unfit(train.sparse_optimizer, built.tables, train.sharding.device)
+    limits.check_tables(engine.tables, launch.world_size)
+    dtypes = {table.name: table.dtype for table in engine.tables}
+    refuse_unfit(train.sparse_optimizer, dtypes, train.sharding.device)
 
 
 def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:

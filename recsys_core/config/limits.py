@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from pydantic import BaseModel
 
 from recsys_core.config.parsing import Key, spell
@@ -61,8 +60,8 @@ def check(config: BaseModel) -> None:
             raise ValueError(f"{spell(keys, dumped)}: {number:,} is beyond {most:,} ({reason}); set a smaller one")
 
 
-def check_memory(tables: Sequence[TableSpec], model: torch.nn.Module, num_ranks: int) -> None:
-    """Refuse a model that no rank could hold.
+def check_tables(tables: Sequence[TableSpec], num_ranks: int) -> None:
+    """Refuse tables that no ranks could hold.
 
     Raises:
         ValueError: names the largest table, what it takes, and the limit.
@@ -74,23 +73,24 @@ def check_memory(tables: Sequence[TableSpec], model: torch.nn.Module, num_ranks:
             f"{size(_bytes(largest))}, all tables {size(tables_bytes(tables))}; the limit is {size(_MOST_BYTES)} for "
             f"each of the {num_ranks} ranks of launch. Lower num_embeddings or embedding_dim"
         )
-    if dense_bytes(model) > _MOST_BYTES:
+
+
+def check_dense(num_bytes: int) -> None:
+    """Refuse layers, of which every rank holds all, that no rank could hold.
+
+    Raises:
+        ValueError: names what they take, and the limit.
+    """
+    if num_bytes > _MOST_BYTES:
         raise ValueError(
-            f"model: its layers take {size(dense_bytes(model))}; the limit is {size(_MOST_BYTES)}, as every rank holds "
-            "all of them. Set smaller ones"
+            f"model: its layers take {size(num_bytes)}; the limit is {size(_MOST_BYTES)}, as every rank holds all of "
+            "them. Set smaller ones"
         )
 
 
 def tables_bytes(tables: Sequence[TableSpec]) -> int:
     """Return the memory that the weights of all tables take together."""
     return sum(map(_bytes, tables))
-
-
-def dense_bytes(model: torch.nn.Module) -> int:
-    """Return the memory of what every rank holds whole: all weights but those of tables."""
-    held: Any = model.tables
-    tables = {id(weight) for weight in held.parameters()}
-    return sum(weight.numel() * weight.itemsize for weight in model.parameters() if id(weight) not in tables)
 
 
 def size(num_bytes: float) -> str:

@@ -1,4 +1,4 @@
-"""What can be found wrong with a config on the machine that runs it: its files, its outputs, its device, its memory.
+"""What can be found wrong with a config on the machine that runs it: its files and its outputs.
 
 Nothing is read but names, what a file says of itself, and a sampler's weights; nothing is written.
 """
@@ -8,32 +8,22 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
-import torch
-from pydantic import ValidationError
-
-from recsys_core import contract, ingest, lookup, models, placeholders, readers, uri, writers
+from recsys_core import contract, ingest, lookup, placeholders, readers, uri, writers
 from recsys_core.artifacts import NextDay
-from recsys_core.checkpoint import files
-from recsys_core.config import RankingConfig, RunConfig, limits
+from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.config.reading import visible
 from recsys_core.datasets import daily
-from recsys_core.features import Engine
-from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.odps import path as odps_path
-from recsys_core.optim import refuse_unfit
 from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
 from recsys_core.samplers import _weights as _item_weights
 from recsys_core.samplers import weighted
+from recsys_core.sections.checkpoint import locate
 from recsys_core.training.config import Config as Train
-
-# What a rank takes before it has a table: the interpreter, torch and its kernels.
-_RANK_BYTES = 300 << 20
 
 
 def check(config: RunConfig | RankingConfig) -> None:
-    """Look for the files that `config` names but its data, at where it writes, and for what it trains on.
+    """Look for the files that `config` names but its data, and at where it writes.
 
     Raises:
         ValueError: one line for each of them that will not do, by its key.
@@ -41,7 +31,6 @@ def check(config: RunConfig | RankingConfig) -> None:
     checks: list[Callable[[], object]] = [
         lambda: _writable("run_root", config.run_root),
         *(lambda key=key, path=path: _output(key, path) for key, path in _outputs(config)),
-        lambda: _trains(config),
         lambda: _start(config.train),
         lambda: config.train.sharding.settings,
     ]
@@ -163,54 +152,10 @@ def _weights(config: RunConfig) -> None:
 def _start(train: Train) -> None:
     if (start := train.fine_tune_from) is not None:
         try:
-            files.locate(start.path)
+            locate(start.path)
         except ValueError as error:
             raise ValueError(f"train.fine_tune_from.path: {error}") from None
         if start.parameter_map is not None and not start.parameter_map.is_file():
             raise ValueError(f"train.fine_tune_from.parameter_map: no file {start.parameter_map}")
     if (plan := train.sharding.plan) is not None and not any(at.is_file() for at in (plan, plan / "plan.json")):
         raise ValueError(f"train.sharding.plan: {plan} is neither a plan nor a folder with a plan.json")
-
-
-def _trains(config: RunConfig | RankingConfig) -> None:
-    """Hold what is trained against the device that it would be trained on."""
-    asked, launch = config.train.sharding.device, config.launch
-    gpus = torch.cuda.device_count() if asked != "cpu" and torch.cuda.is_available() else 0
-    if asked == "cuda" and not gpus:
-        raise ValueError("train.sharding.device: cuda, and torch sees no GPU here; set it to auto or cpu")
-    engine = Engine.build(config.features)
-    product = RetrievalModel if isinstance(config, RunConfig) else RankingModel
-    with torch.device("meta"):
-        model = models.build(config.model, engine, product, tables_device="meta")  # pyright: ignore[reportArgumentType]
-    if not gpus:
-        _on_cpu(config.train, model)
-    elif launch.num_ranks > gpus:
-        raise ValueError(f"launch.num_ranks: {launch.num_ranks} ranks, and {gpus} GPUs here; each rank has one")
-    _fits(config, engine, model, gpus)
-
-
-def _on_cpu(train: Train, model: torch.nn.Module) -> None:
-    given = train.model_dump(exclude_unset=True)
-    try:
-        Train.model_validate(given | {"sharding": given.get("sharding", {}) | {"device": "cpu"}})
-        refuse_unfit(train.sparse_optimizer, model.tables, "cpu")  # pyright: ignore[reportArgumentType]
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{message} (train.sharding.device: auto is cpu here, where torch sees no GPU)") from None
-
-
-def _fits(config: RunConfig | RankingConfig, engine: Engine, model: torch.nn.Module, gpus: int) -> None:
-    launch = config.launch
-    there = psutil.virtual_memory().total + sum(torch.cuda.mem_get_info(gpu)[1] for gpu in range(gpus))
-    ranks = launch.num_ranks * (_RANK_BYTES + limits.dense_bytes(model))
-    tables = limits.tables_bytes(engine.tables)
-    if ranks > there:
-        raise ValueError(
-            f"launch.num_ranks: {launch.num_ranks} ranks take at least {limits.size(ranks)}, and this machine has "
-            f"{limits.size(there)}; start fewer, or make the model's layers smaller"
-        )
-    if tables > there * launch.num_nodes:
-        raise ValueError(
-            f"features: the tables take at least {limits.size(tables)}, and {launch.num_nodes} machines like this one "
-            f"have {limits.size(there * launch.num_nodes)} (launch.num_nodes); lower num_embeddings or embedding_dim"
-        )

@@ -5,25 +5,22 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from recsys_core import losses
 from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Tail, digest_of
 from recsys_core.config import agreement, limits, products, tables
 from recsys_core.contract import Config as Contract
 from recsys_core.datasets.labelled import base, labelled_days
-from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.gate import RankingConfig as Gate
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
-from recsys_core.losses.base import RankingLoss
 from recsys_core.losses.binary_cross_entropy import Config as BinaryCrossEntropy
-from recsys_core.models.base import RankingModel
 from recsys_core.ranking import Config as Ranking
-from recsys_core.ranking.evaluate import Config as Evaluate
-from recsys_core.ranking.predict import Config as Predict
 from recsys_core.ranking.prepare import Data
 from recsys_core.ranking.prepare.days import Config as Prepare
 from recsys_core.ranking.publish import Config as Publish
+from recsys_core.ranking.requests import EvaluateConfig as Evaluate
+from recsys_core.ranking.requests import PredictConfig as Predict
+from recsys_core.sections.export import Config as Export
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
 
@@ -89,11 +86,9 @@ class RankingConfig(Frozen):
                 f"use_step: {self.use_step} is one of the states that evaluations keep; set train.evaluate_every_steps "
                 "or train.evaluate_every_epochs too, or leave it out"
             )
-        for loss in (self.loss, *(task.loss for task in self.ranking.named.values() if task.loss is not None)):
-            losses.build(loss, RankingLoss)
         if self.is_daily:
             agreement.check_gate(self.gate, self.ranking, self.evaluate.metrics)
-        agreement.check(self.features, self.model, RankingModel, self.train, self.launch, [*self.ranking.tasks])
+        agreement.check(self.features, self.model, self.train, self.launch)
         return self
 
     @property

@@ -2,13 +2,14 @@
 
 import datetime
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow.parquet as pq
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from recsys_core.artifacts import DataCheck, Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOUR, _BREACH, _GREY = "#1f5fa8", "#d9822b", "#8a8a8a"
 _MAX_BARS = 24
@@ -65,9 +66,12 @@ def summary(day: datetime.date, first: datetime.date, found: Sequence[Measuremen
     return "\n".join(lines) + "\n"
 
 
-def figure(check: DataCheck) -> Figure:
+def figure(check: DataCheck) -> "Figure":
     """Draw the drift of the last day's columns against its limit, and how many checks failed on each day."""
     rows = pq.read_table(check.measurements).to_pylist()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     drawn = Figure(figsize=(9.0, 5.0), layout="constrained")
     FigureCanvasAgg(drawn)
     drawn.suptitle(f"Data of {check.day}: {len(rows):,} checks, {len(check.breaches):,} did not hold", fontsize=12)

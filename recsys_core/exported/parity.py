@@ -3,20 +3,9 @@
 from pathlib import Path
 
 import pyarrow as pa
-from pydantic import Field
 from torch import Tensor
 
 from recsys_core import readers
-from recsys_core.artifacts import Frozen
-
-
-class Config(Frozen):
-    """YAML section `export`."""
-
-    parity_rows: int = Field(
-        default=1_000, ge=1, description="real rows on which scripted and eager towers are compared"
-    )
-    parity_tolerance: float = Field(default=1e-5, ge=0, description="largest absolute difference that passes")
 
 
 def first_rows(directory: Path, num_rows: int) -> pa.Table:

@@ -5,12 +5,15 @@ negatives, M = B + N items, D embedding.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 
 class RankingLoss(nn.Module, ABC):
     """How far the logits of labelled rows are off."""
+
+    DOES: ClassVar[str] = "judges the logits of labelled rows"
 
     @abstractmethod
     def forward(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
@@ -24,6 +27,8 @@ class RetrievalLoss(nn.Module, ABC):
         in_batch_negatives: whether other rows' positives are negatives too.
         logq_correction: whether log of each item's expected count is subtracted from its logit.
     """
+
+    DOES: ClassVar[str] = "compares queries with items"
 
     in_batch_negatives: bool
     logq_correction: bool

@@ -9,11 +9,14 @@ nothing is copied or sorted again. Legend: B rows, G units, R resamples.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from recsys_core.artifacts import Difference
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 NUM_RESAMPLES = 1_000
 FEWEST_UNITS = 20
@@ -80,13 +83,16 @@ class Auc:
         self, scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, units: np.ndarray, num_units: int
     ) -> None:
         """`scores`, `labels` (bool), `weights` and `units` (int, below `num_units`) are those of rows, each [B]."""
+        # A config's gate imports this module, and scipy takes a while.
+        from scipy import sparse
+
         steps = np.unique(scores[labels])
         at = np.searchsorted(steps, scores)
         equal = ~labels & (at < len(steps))
         equal[equal] = steps[at[equal]] == scores[equal]
         below = ~labels & ~equal
 
-        def matrix(rows: list[np.ndarray], places: list[np.ndarray], shares: list[float]) -> sparse.csr_array:
+        def matrix(rows: list[np.ndarray], places: list[np.ndarray], shares: list[float]) -> "sparse.csr_array":
             values = np.concatenate([weights[chosen] * share for chosen, share in zip(rows, shares, strict=True)])
             columns = np.concatenate([units[chosen] for chosen in rows])
             # One row more, which no positive has: what starts there counts for none.

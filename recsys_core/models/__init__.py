@@ -1,25 +1,28 @@
 """Models, one per file; `build` makes the one that a config names, with inputs as the feature engine gives them."""
 
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import Engine, Side
-from recsys_core.models.base import RankingModel, RetrievalModel, TowerInputs
 
-_M = TypeVar("_M", RankingModel, RetrievalModel)
-_DOES = {RetrievalModel: "embeds queries and items", RankingModel: "scores labelled rows"}
+if TYPE_CHECKING:
+    from recsys_core.models.base import RankingModel, RetrievalModel, TowerInputs
+
+    _M = TypeVar("_M", RankingModel, RetrievalModel)
 
 
-def build(config: ComponentConfig, engine: Engine, contract: type[_M], *, tables_device: str = "cpu") -> _M:
+def build(config: ComponentConfig, engine: Engine, contract: "type[_M]", *, tables_device: str = "cpu") -> "_M":
     """Return the model of `config.kind` on the CPU, its tables on `tables_device` (`meta` where they get sharded).
 
     Raises:
         ValueError: the model keeps another contract, or cannot take the features.
     """
-    model = lookup.keeping(__name__, config.kind, contract, does=_DOES[contract])
+    import torch
+
+    from recsys_core.models.base import RankingModel
+
+    model = lookup.keeping(__name__, config.kind, contract, does=contract.DOES)
     query, item = (_inputs(engine, side) for side in ("query", "item"))
     reads = issubclass(model, RankingModel) and model.reads_number_sequences
     if not reads and (unread := [*query.numbers, *item.numbers]):
@@ -31,7 +34,9 @@ def build(config: ComponentConfig, engine: Engine, contract: type[_M], *, tables
     return model(config, engine.tables, query=query, item=item, tables_device=torch.device(tables_device))
 
 
-def _inputs(engine: Engine, side: Side) -> TowerInputs:
+def _inputs(engine: Engine, side: Side) -> "TowerInputs":
+    from recsys_core.models.base import TowerInputs
+
     return TowerInputs(
         engine.sparse_features(side),
         engine.dense_dim(side),

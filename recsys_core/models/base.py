@@ -40,6 +40,8 @@ class RetrievalModel(nn.Module, ABC):
         similarity: `cosine` or `inner_product`: what the dot product of two embeddings means.
     """
 
+    DOES: ClassVar[str] = "embeds queries and items"
+
     tables: Embeddings
     query: nn.Module
     item: nn.Module
@@ -73,6 +75,8 @@ class RankingModel(nn.Module, ABC):
             the sequences of numbers [N, D], the query's first.
         reads_number_sequences: whether it takes sequences of numbers; if not, a config with one is refused.
     """
+
+    DOES: ClassVar[str] = "scores labelled rows"
 
     reads_number_sequences: ClassVar[bool] = False
 

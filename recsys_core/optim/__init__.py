@@ -14,10 +14,9 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from recsys_core.optim import dense
-from recsys_core.optim.dense import Config as DenseConfig
 from recsys_core.optim.scaling import Scaler
-from recsys_core.optim.sparse import Config as SparseConfig
-from recsys_core.optim.sparse import check, fuse, refuse_unfit
+from recsys_core.optim.sparse import fuse
+from recsys_core.sections.optim import DenseConfig, SparseConfig, check, refuse_unfit
 
 __all__ = ["DenseConfig", "Optimizer", "Scaler", "SparseConfig", "check", "fuse", "refuse_unfit"]
 

@@ -2,53 +2,22 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
 
-from recsys_core import artifacts, checkpoint, distributed, lookup, models, sharding
-from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData, LabelledMetrics, RankingEvaluation
+from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core.artifacts import ComponentConfig, LabelledMetrics, RankingEvaluation
 from recsys_core.features import Engine, out_of_range_metrics
-from recsys_core.lookup import OneOf
-from recsys_core.metrics.ranking import CATALOGUE, Scored, calibration_bins, roc
+from recsys_core.metrics.ranking import Scored, calibration_bins, roc
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
-from recsys_core.ranking import Config as Ranking
 from recsys_core.ranking import opened
 from recsys_core.ranking.objective import joined, scored
-from recsys_core.sharding import Config as Sharding
+from recsys_core.ranking.requests import EvaluateConfig as Config
+from recsys_core.ranking.requests import EvaluateRequest as Request
 
-
-class Config(Frozen):
-    """YAML section `evaluate` of a ranking config."""
-
-    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
-    split: Literal["train", "valid", "test"] = Field(default="test", description="the rows that are measured")
-    metrics: tuple[Annotated[ComponentConfig, OneOf(CATALOGUE)], ...] = Field(
-        default=(), description="metrics beside those that every evaluation has, such as your own: `{kind: shop.brier}`"
-    )
-
-    @model_validator(mode="after")
-    def _measured_once(self) -> Self:
-        for kind in (metric.kind for metric in self.metrics):
-            if kind in lookup.kinds(CATALOGUE) or [metric.kind for metric in self.metrics].count(kind) > 1:
-                raise ValueError(f"metrics: {kind} is measured already; leave it out")
-        return self
-
-
-class Request(artifacts.Request):
-    """What the evaluation needs."""
-
-    config: Config
-    ranking: Ranking
-    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sharding: Sharding
-    num_ranks: int
-    seed: int
-    data: LabelledData
-    checkpoint: artifacts.Checkpoint
+__all__ = ["Config", "Request", "run"]
 
 
 def run(request: Request, sink: Sink) -> RankingEvaluation:

@@ -7,32 +7,25 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts, checkpoint, models, readers
-from recsys_core.artifacts import ComponentConfig, ExportedRanker, LabelledData, write_text
+from recsys_core.artifacts import ExportedRanker, write_text
 from recsys_core.exported.inputs import MODEL, SIGNATURE, ranker_inputs
 from recsys_core.exported.lookups import Lookup, PooledLookup
-from recsys_core.exported.parity import Config, parity
+from recsys_core.exported.parity import parity
 from recsys_core.exported.signature import described
 from recsys_core.features import Engine
 from recsys_core.loading.batch import dense, jagged, numbers
-from recsys_core.lookup import OneOf
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import opened
+from recsys_core.ranking.requests import Export as Config
+from recsys_core.ranking.requests import ExportRequest as Request
 
-
-class Request(artifacts.Request):
-    """What the export needs."""
-
-    config: Config
-    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    data: LabelledData
-    checkpoint: artifacts.Checkpoint
+__all__ = ["Config", "Request", "run"]
 
 
 class Ranker(nn.Module):

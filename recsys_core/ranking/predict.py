@@ -2,14 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from typing import Self
 
 import pyarrow as pa
 import torch
-from pydantic import Field, field_validator, model_validator
 
-from recsys_core import artifacts, distributed, output, placeholders, ranking, readers
-from recsys_core.artifacts import ExportedRanker, Frozen, LabelledData, Pending, Predictions
+from recsys_core import distributed, output, ranking, readers
+from recsys_core.artifacts import Pending, Predictions
 from recsys_core.distributed import World
 from recsys_core.exported.inputs import MODEL, ranker_inputs
 from recsys_core.features import Engine, RowError, counting_from, out_of_range_metrics
@@ -17,52 +15,12 @@ from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.prefetch import prefetch
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.progress import Event, Sink
+from recsys_core.ranking.requests import PredictConfig as Config
+from recsys_core.ranking.requests import PredictRequest as Request
 from recsys_core.redaction import redact
 from recsys_core.writers.parquet import Writer
 
-
-class Config(Frozen):
-    """YAML section `predict` of a ranking config."""
-
-    source: str | None = Field(
-        default=None,
-        description="path of the table to score, {day} becomes the day; null: the split that is evaluated",
-    )
-    output: str | None = Field(
-        default=None, description="table or folder to write the scored rows to as well; {day} becomes the day"
-    )
-    reserved_columns: tuple[str, ...] | None = Field(
-        default=None, description="columns of it that are written beside score and probability; null: all"
-    )
-    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
-    csv: readers.CsvOptions = Field(
-        default=readers.CsvOptions(),
-        description="how the source's files of CSV are written; columns that were text in training are text",
-    )
-
-    @model_validator(mode="after")
-    def _reads_csv(self) -> Self:
-        if self.source is None and self.csv != readers.CsvOptions():
-            raise ValueError("csv: it is of predict.source, and none is named; leave it out, or set data.csv")
-        return self
-
-    _placeholders = field_validator("source", "output")(placeholders.check)
-
-
-class Request(artifacts.Request):
-    """What scoring a table needs; `source_digest` stands for the table's content.
-
-    With `data` the rows are those of its `split`, and `source` only names them in messages. `stage` names the progress
-    events (`predict`, `score`, `score_champion`).
-    """
-
-    config: Config
-    source: str
-    source_digest: str
-    data: LabelledData | None = None
-    split: str = "test"
-    model: ExportedRanker
-    stage: str = "predict"
+__all__ = ["Config", "Request", "run"]
 
 
 def run(request: Request, sink: Sink) -> Predictions:

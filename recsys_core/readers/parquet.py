@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -84,6 +83,9 @@ class Reader(base.Reader):
 
     def may_hold(self, condition: pc.Expression) -> np.ndarray:
         """See `base.Reader.may_hold`: by partition values and the statistics of row groups."""
+        # It imports pandas, which takes a second.
+        import pyarrow.dataset as pads
+
         groups = dict.fromkeys(self._blocks, False)
         for file, location in enumerate(self._files.locations):
             # The values of the folders' names are known of every row below.

@@ -5,6 +5,7 @@ following a chain, however often and from wherever it is done. What a version ho
 """
 
 from recsys_core.registry.aliases import make_live, promote, rollback
+from recsys_core.registry.listing import listed
 from recsys_core.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -29,6 +30,7 @@ __all__ = [
     "base_release",
     "champion",
     "connect",
+    "listed",
     "load_checkpoint",
     "load_model",
     "make_live",

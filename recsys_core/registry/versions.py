@@ -71,7 +71,7 @@ def releases(uri: str, name: str, product: Product | None = None) -> list[Releas
     while page.token:
         page = client.search_model_versions(f"name = '{name}'", page_token=page.token)
         found += page
-    infos = [_info(version, aliases) for version in found if PREFIX + "run_id" in version.tags]
+    infos = [info_of(version, aliases) for version in found if PREFIX + "run_id" in version.tags]
     if others := [info for info in infos if product not in (None, info.product)]:
         raise ValueError(
             f"name: {name} has releases of a {others[0].product} model (version {others[0].version}), and this is a "
@@ -165,7 +165,12 @@ def tag(client: "MlflowClient", info: ReleaseInfo, **tags: object) -> None:
         client.set_model_version_tag(info.name, str(info.version), PREFIX + key, json.dumps(value))
 
 
-def _info(version: Any, aliases: dict[str, Any]) -> ReleaseInfo:
+def info_of(version: Any, aliases: dict[str, Any]) -> ReleaseInfo:
+    """Return what MLflow's record of a version says, `aliases` being those of its model.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     tags = {key.removeprefix(PREFIX): value for key, value in version.tags.items() if key.startswith(PREFIX)}
     number = int(version.version)
     where = f"MLflow's registered model {version.name}, version {number}, tags {PREFIX}…"

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field, field_validator
 
 from recsys_core import artifacts, distributed, output, placeholders, readers
-from recsys_core.artifacts import ExportedModel, Frozen, Pending, TrainingData
+from recsys_core.artifacts import ExportedModel, Pending
 from recsys_core.distributed import World
 from recsys_core.exported.inputs import MODEL, tower_inputs
 from recsys_core.features import Engine, Side, counting_from, out_of_range_metrics
@@ -20,30 +19,13 @@ from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.prefetch import prefetch
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.progress import Event, Sink
+from recsys_core.retrieval.requests import EmbedConfig as Config
+from recsys_core.retrieval.requests import EmbedRequest as Request
 from recsys_core.writers.parquet import Writer
 
+__all__ = ["Config", "Request", "run"]
+
 _FOLDERS: dict[Side, str] = {"item": "items", "query": "queries"}
-
-
-class Config(Frozen):
-    """YAML section `embed`."""
-
-    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
-    items_output: str | None = Field(
-        default=None, description="table or folder to write item_id and embedding to as well; {day} becomes the day"
-    )
-    queries_output: str | None = Field(default=None, description="the same of the ground truth's users")
-
-    _placeholders = field_validator("items_output", "queries_output")(placeholders.check)
-
-
-class Request(artifacts.Request):
-    """What embedding a day needs; `stage` names the progress events (`embed`, `embed_champion`)."""
-
-    config: Config
-    data: TrainingData
-    model: ExportedModel
-    stage: str = "embed"
 
 
 def run(request: Request, sink: Sink) -> artifacts.Embeddings:

@@ -5,49 +5,27 @@ measured by `hit_rate`, over the whole item table.
 """
 
 from collections import OrderedDict
-from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field
 
 from recsys_core import artifacts, checkpoint, distributed, losses, models, readers, sharding
-from recsys_core.artifacts import ComponentConfig, Frozen, TrainingData
+from recsys_core.artifacts import TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import moved
 from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.rank_batches import RankBatches
-from recsys_core.lookup import OneOf
 from recsys_core.losses.base import RetrievalLoss
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
 from recsys_core.readers import memory
 from recsys_core.retrieval.feed import Feed, ItemTable
-from recsys_core.sharding import Config as Sharding
+from recsys_core.retrieval.requests import EvaluateConfig as Config
+from recsys_core.retrieval.requests import EvaluateRequest as Request
 
-
-class Config(Frozen):
-    """YAML section `evaluate`."""
-
-    batch_size: int = Field(default=1024, ge=1, description="pairs of query and item per rank and step")
-    ks: tuple[int, ...] = Field(default=(1, 5, 50), min_length=1, description="recall@K among the sampled negatives")
-
-
-class Request(artifacts.Request):
-    """What the evaluation needs; the fitted features are those of `features`, or of `data` if that is null."""
-
-    config: Config
-    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
-    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
-    sharding: Sharding
-    num_ranks: int
-    seed: int
-    data: TrainingData
-    checkpoint: artifacts.Checkpoint
-    features: TrainingData | None = None
+__all__ = ["Config", "Request", "run"]
 
 
 def run(request: Request, sink: Sink) -> artifacts.HeldOut:

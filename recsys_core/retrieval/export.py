@@ -7,34 +7,27 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
-from typing import Annotated
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts, checkpoint, models
-from recsys_core.artifacts import ComponentConfig, TrainingData, write_text
+from recsys_core.artifacts import write_text
 from recsys_core.exported.inputs import MODEL, SIGNATURE, tower_inputs
 from recsys_core.exported.lookups import PooledLookup
-from recsys_core.exported.parity import Config, first_rows, parity
+from recsys_core.exported.parity import first_rows, parity
 from recsys_core.exported.signature import described
 from recsys_core.features import Encoded, Engine, Side, SparseFeature
 from recsys_core.loading.batch import jagged
-from recsys_core.lookup import OneOf
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
+from recsys_core.retrieval.requests import Export as Config
+from recsys_core.retrieval.requests import ExportRequest as Request
+
+__all__ = ["Config", "Request", "run"]
 
 _SIDES: tuple[Side, Side] = ("query", "item")
-
-
-class Request(artifacts.Request):
-    """What the export needs."""
-
-    config: Config
-    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    data: TrainingData
-    checkpoint: artifacts.Checkpoint
 
 
 class ExportedTower(nn.Module):

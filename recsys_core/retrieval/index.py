@@ -4,48 +4,21 @@ The same vectors and seed make the same bytes, whatever the number of threads.
 """
 
 import math
-from typing import Literal
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from recsys_core import artifacts
-from recsys_core.artifacts import Embeddings, Frozen
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
+from recsys_core.retrieval.requests import IndexConfig as Config
+from recsys_core.retrieval.requests import IndexRequest as Request
 
 # FAISS's own lower bound for k-means: fewer training vectors per cell make cells of one or two items.
 _MIN_ITEMS_PER_CELL = 39
 _ADD_ROWS = 65_536
-
-
-class Config(Frozen):
-    """YAML section `index`."""
-
-    kind: Literal["ivf_flat", "hnsw", "flat"] = Field(
-        default="ivf_flat",
-        description="cells of vectors (ivf_flat), a graph (hnsw), or every vector for every query (flat)",
-    )
-    nlist: int | None = Field(
-        default=None, ge=1, description="ivf_flat: number of cells; null: 4·√items, and at least 39 items for each"
-    )
-    nprobe: int = Field(
-        default=64, ge=1, description="ivf_flat: cells visited for a query; more than there are means all"
-    )
-    hnsw_m: int = Field(default=32, ge=2, description="hnsw: neighbours of an item in the graph")
-    ef_construction: int = Field(default=200, ge=1, description="hnsw: candidates kept while the graph is built")
-    ef_search: int = Field(default=256, ge=1, description="hnsw: candidates kept while it is searched")
-
-
-class Request(artifacts.Request):
-    """What building an index needs."""
-
-    config: Config
-    embeddings: Embeddings
-    seed: int
 
 
 def run(request: Request, sink: Sink) -> artifacts.Index:

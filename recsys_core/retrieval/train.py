@@ -1,41 +1,13 @@
 """The training stage of retrieval: every rank of torchrun runs `run`, and the first one writes the artifact."""
 
-from pathlib import Path
-from typing import Annotated, ClassVar
-
-from pydantic import Field
-
 from recsys_core import artifacts, distributed
-from recsys_core.artifacts import ComponentConfig, TrainingData
 from recsys_core.distributed import World
-from recsys_core.lookup import OneOf
 from recsys_core.progress import Sink
 from recsys_core.retrieval.objective import Retrieval
-from recsys_core.training.config import Config
+from recsys_core.retrieval.requests import TrainRequest as Request
 from recsys_core.training.loop import fit
 from recsys_core.training.starting import Base
 from recsys_core.training.trainer import Trainer, earlier_plans
-
-
-class Request(artifacts.Request):
-    """What the training of a retrieval model needs; `base` is the checkpoint to continue from.
-
-    `base_engine` are the features that it was trained with, null: where that training had them. `pretrained` are the
-    `fingerprints` of the files that tables start from.
-    """
-
-    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
-
-    config: Config
-    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
-    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
-    num_ranks: int
-    seed: int
-    data: TrainingData
-    base: artifacts.Checkpoint | None
-    base_engine: Path | None = None
-    pretrained: dict[str, str] = Field(default={})
 
 
 def run(request: Request, sink: Sink) -> artifacts.Checkpoint:

@@ -4,25 +4,23 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import psutil
 import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
-from pydantic import Field, model_validator
 from torch import nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.constants import CROSS_NODE_BANDWIDTH, INTRA_NODE_BANDWIDTH
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ShardingOption, Stats
 
-from recsys_core.artifacts import Frozen
-from recsys_core.distributed import World, planner_variables
+from recsys_core.distributed import World
 from recsys_core.features import Initializer
+from recsys_core.sections.sharding import BY_COLUMNS, Config, TableConstraints, refuse_on_cpu
 from recsys_core.sharding import adam, plans, unpooled
 from recsys_core.sharding.draws import draw_start
 from recsys_core.sharding.plans import Plan, RankMemory, TableSize
@@ -30,97 +28,9 @@ from recsys_core.sharding.sizes import naming_memory, naming_what_does_not_fit, 
 from recsys_core.uri import nearest
 
 __all__ = ["Config", "Plan", "TableConstraints", "draw_start", "naming_memory", "plan", "shard"]
-_DEFAULTS = {
-    "intra_node_bandwidth": INTRA_NODE_BANDWIDTH,
-    "cross_node_bandwidth": CROSS_NODE_BANDWIDTH,
-    "storage_reserve_percent": 0.15,
-}
-_BY_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
-_ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
-ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
-ShardingTypes = Annotated[tuple[ShardingType, ...], Field(min_length=1)]
-Kernel = Literal["fused", "fused_uvm", "fused_uvm_caching"]
 # The planner warns and logs at length about what we decide below on purpose.
 logging.getLogger("torchrec").setLevel(logging.ERROR)
 logging.getLogger("MethodLogger-NullHandler").setLevel(logging.ERROR)
-
-
-class TableConstraints(Frozen):
-    """What the planner may choose for one table; what is null is as for the rest."""
-
-    sharding_types: ShardingTypes | None = None
-    compute_kernels: tuple[Kernel, ...] | None = Field(default=None, min_length=1)
-    min_partition: int | None = Field(
-        default=None, ge=4, multiple_of=4, description="columns of a part at least, where a table is cut by columns"
-    )
-
-
-class Config(Frozen):
-    """YAML section `train.sharding`.
-
-    The bandwidths and the reserve are those of the environment variables of the same names in capitals, where a key is
-    null; what the config says wins.
-    """
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    sharding_types: tuple[ShardingType, ...] = Field(
-        default=("table_wise", "row_wise"),
-        min_length=1,
-        description="what the planner may choose; data_parallel is left out because its tables have no fused optimizer",
-    )
-    compute_kernels: tuple[Kernel, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="where tables may lie: fused in the device's memory, fused_uvm and fused_uvm_caching (on GPUs) in "
-        "the host's, without and with a cache; null: the planner's choice",
-    )
-    min_partition: int | None = Field(
-        default=None,
-        ge=4,
-        multiple_of=4,
-        description="columns that a part has at least, where tables are cut by columns; null: TorchRec's 128",
-    )
-    by_table: dict[str, TableConstraints | ShardingTypes] = Field(
-        default={}, description="likewise, for single tables or features; a list is of sharding types"
-    )
-    intra_node_bandwidth: float | None = Field(
-        default=None, gt=0, description="bytes per millisecond between ranks of a node; null: TorchRec's 644,245,094"
-    )
-    cross_node_bandwidth: float | None = Field(
-        default=None, gt=0, description="bytes per millisecond between nodes; null: TorchRec's 13,421,773"
-    )
-    storage_reserve_percent: float | None = Field(
-        default=None, ge=0, lt=1, description="share of the memory that tables leave free; null: 0.15"
-    )
-    plan: Path | None = Field(
-        default=None, description="a training's folder, or its plan.json: use this plan, and refuse if it does not fit"
-    )
-
-    @model_validator(mode="after")
-    def _fits_the_device(self) -> Self:
-        if self.device == "cpu":
-            _refuse_on_cpu(self)
-        return self
-
-    @property
-    def constraints(self) -> dict[str, TableConstraints]:
-        """What `by_table` says, in full."""
-        return {
-            name: own if isinstance(own, TableConstraints) else TableConstraints(sharding_types=own)
-            for name, own in self.by_table.items()
-        }
-
-    @property
-    def splits_rows(self) -> bool:
-        """Whether the columns of a table may lie on several ranks."""
-        offered = {*self.sharding_types}.union(*(own.sharding_types or () for own in self.constraints.values()))
-        return not offered.isdisjoint(_BY_COLUMNS)
-
-    @property
-    def settings(self) -> dict[str, float]:
-        """The cluster's figures: the config's, else the environment's, else the defaults."""
-        given = {name: getattr(self, name) for name in _DEFAULTS}
-        return _DEFAULTS | planner_variables() | {name: value for name, value in given.items() if value is not None}
 
 
 class Sharder(EmbeddingBagCollectionSharder):
@@ -158,7 +68,7 @@ def plan(
             cannot be met, or `config.plan` is of other tables, another number of ranks, or other settings.
     """
     if world.device.type == "cpu":
-        _refuse_on_cpu(config)
+        refuse_on_cpu(config)
     sizes = table_sizes(model)
     process, capacity = _memory(world)
     every = world.gather(process)
@@ -302,7 +212,7 @@ def _constraints(
             types = list(dict.fromkeys("table_wise" if kind == "row_wise" else kind for kind in types))
         if size.table in growing:
             # Parts by columns keep numbers of each row one after another, where none could be added.
-            types = [kind for kind in types if kind not in _BY_COLUMNS]
+            types = [kind for kind in types if kind not in BY_COLUMNS]
             if not types:
                 raise ValueError(
                     f"train.sharding: table {size.table!r} has dynamic ids, so it grows, and cannot be cut by columns; "
@@ -335,15 +245,3 @@ def _basis(
             f"({choice})"
         )
     return basis
-
-
-def _refuse_on_cpu(config: Config) -> None:
-    places = {"train.sharding": (*config.sharding_types, *(config.compute_kernels or ()))}
-    for table, own in config.constraints.items():
-        places[f"train.sharding.by_table.{table}"] = (*(own.sharding_types or ()), *(own.compute_kernels or ()))
-    for place, names in places.items():
-        if found := [name for name in names if name in _ON_GPU]:
-            raise ValueError(
-                f"{place}: {found[0]} is for GPUs; on CPUs there are table_wise, row_wise, column_wise and "
-                "table_column_wise, and the kernel fused"
-            )

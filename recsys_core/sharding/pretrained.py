@@ -15,34 +15,16 @@ import pyarrow.compute as pc
 import torch
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
-from recsys_core import readers
-from recsys_core.artifacts import digest_of
-from recsys_core.columns import RowError, ids, is_list, plain, plain_type
+from recsys_core.columns import RowError, ids, is_list, plain
 from recsys_core.distributed import World
-from recsys_core.features import Engine, TableSpec, unknown
+from recsys_core.features import Engine
 from recsys_core.features.columns.flat import bags
 from recsys_core.features.encoders.hashed import Hash
-from recsys_core.readers import Reader
+from recsys_core.loading.embedding_files import EmbeddingFile, from_files, place_of
 
 # Of ids of either type; that the ids behind equal ones are equal too is looked up.
 _FINGERPRINT = Hash(1 << 62)
 _BRACKETS = "[] "
-
-
-def check(engine: Engine) -> None:
-    """Check what can be checked of the files without reading their rows.
-
-    Raises:
-        ValueError: a file is not there, has no such column or one of another type or width, or the table's rows are
-            not those of ids.
-    """
-    for table in _from_files(engine):
-        _Source(table, engine)
-
-
-def fingerprints(engine: Engine) -> dict[str, str]:
-    """Return, by table that starts from a file, what shows that the file is still the same; no rows are read."""
-    return {table.name: _Source(table, engine).fingerprint for table in _from_files(engine)}
 
 
 def fill(
@@ -63,13 +45,13 @@ def fill(
             no id of the table is there.
     """
     messages: list[str] = []
-    for table in _from_files(engine):
+    for table in from_files(engine):
         if continuing is not None and table.name not in continuing:
             continue
         (weight,) = (w for name, w in weights.items() if name.endswith(f".{table.name}.weight"))
         config, state, fingerprint = world.share(lambda table=table: _Source(table, engine).state())
         if known.get(table.name, fingerprint) != fingerprint:
-            raise ValueError(f"{_place(table)}: its file has changed since the run began; start the run again")
+            raise ValueError(f"{place_of(table)}: its file has changed since the run began; start the run again")
         source = _Source(table, engine, (config, state))
         num_taken = source.into(weight, world)
         if not num_taken and continuing is None:
@@ -83,39 +65,8 @@ def fill(
     return messages
 
 
-class _Source:
+class _Source(EmbeddingFile):
     """The file of one table."""
-
-    def __init__(self, table: TableSpec, engine: Engine, opened: tuple[Any, dict[str, Any]] | None = None) -> None:
-        """Open it; `opened` is the result of another rank's `state`."""
-        self.place = _place(table)
-        self._table, self._encoder = table, engine.encoders[table.name]
-        initializer = table.initializer
-        assert initializer is not None
-        assert initializer.path is not None
-        self.path = initializer.path
-        self._id, self._embedding = initializer.id_column or "id", initializer.embedding_column or "embedding"
-        self._separator = initializer.separator or ","
-        if self._encoder.first_id_row is None:
-            raise ValueError(
-                f"{self.place}: the rows of table {table.name!r} are not those of ids ({self._encoder.spec}); use "
-                "another initializer"
-            )
-        try:
-            self._config, state = opened or (readers.infer(self.path), None)
-            self.reader: Reader = readers.build(self._config, state)
-            self._check_columns()
-        except ValueError as error:
-            raise ValueError(f"{self.place}: {error}") from None
-
-    @property
-    def fingerprint(self) -> str:
-        """What shows that the file is still the same."""
-        return digest_of(self.reader.fingerprint)
-
-    def state(self) -> tuple[Any, dict[str, Any], str]:
-        """Return what another rank opens it with, and the fingerprint."""
-        return self._config, self.reader.state(), self.fingerprint
 
     def into(self, weight: ShardedTensor, world: World) -> int:
         """Fill this rank's pieces of the table; return how many of the file's ids have a row."""
@@ -126,7 +77,7 @@ class _Source:
             if world.is_first:
                 seen.append(_FINGERPRINT.encode(named))
             rows_N = torch.from_numpy(np.array(self._rows(named)))
-            own_N = rows_N >= (self._encoder.first_id_row or 0)
+            own_N = rows_N >= (self.encoder.first_id_row or 0)
             num_taken += int(own_N.sum())
             for piece, offsets, counts in pieces:
                 _take(piece, offsets, counts, rows_N[own_N], vectors_ND[own_N])
@@ -135,31 +86,31 @@ class _Source:
 
     def _rows(self, named: pa.Array) -> np.ndarray:
         try:
-            return self._encoder.encode(named)
+            return self.encoder.encode(named)
         except ValueError as error:
-            raise ValueError(f"{self.place}: column {self._id!r}: {error}") from None
+            raise ValueError(f"{self.place}: column {self.id!r}: {error}") from None
 
     def _blocks(self) -> Iterator[tuple[pa.Array, torch.Tensor]]:
         """Yield the ids [N] and float32 [N, D] of each block."""
-        start, width, dtype = 0, self._table.embedding_dim, getattr(torch, self._table.dtype)
+        start, width, dtype = 0, self.table.embedding_dim, getattr(torch, self.table.dtype)
         for block in range(len(self.reader.block_rows)):
-            table = self.reader.read(block, [self._id, self._embedding])
-            named, lists = (plain(table[name].combine_chunks()) for name in (self._id, self._embedding))
+            table = self.reader.read(block, [self.id, self.embedding])
+            named, lists = (plain(table[name].combine_chunks()) for name in (self.id, self.embedding))
             try:
                 named = ids(named)
             except RowError as error:
-                raise ValueError(f"{self.place}: row {start + error.row}: {self._id!r}: {error.reason}") from None
+                raise ValueError(f"{self.place}: row {start + error.row}: {self.id!r}: {error.reason}") from None
             if named.null_count:
                 row = start + pc.index(named.is_null(), True).as_py()
-                raise ValueError(f"{self.place}: row {row}: {self._id!r} is null; leave the row out of the file")
+                raise ValueError(f"{self.place}: row {row}: {self.id!r} is null; leave the row out of the file")
             numbers, lengths_N = self._numbers(lists, start)
             if (wrong := np.flatnonzero(lengths_N != width)).size:
-                reason = f"has {lengths_N[wrong[0]]} numbers, without nulls; table {self._table.name!r} is {width} wide"
+                reason = f"has {lengths_N[wrong[0]]} numbers, without nulls; table {self.table.name!r} is {width} wide"
                 raise self._refusal(named, int(wrong[0]), start, f"{reason} (embedding_dim)")
             vectors_ND = torch.from_numpy(numbers.reshape(-1, width))
             finite_N = vectors_ND.to(dtype).isfinite().all(dim=1).numpy()
             if not finite_N.all():
-                reason = f"is not all finite numbers of {self._table.dtype}; mend it, or leave the row out of the file"
+                reason = f"is not all finite numbers of {self.table.dtype}; mend it, or leave the row out of the file"
                 raise self._refusal(named, int(np.argmin(finite_N)), start, reason)
             yield named, vectors_ND
             start += len(named)
@@ -169,7 +120,7 @@ class _Source:
         if not is_list(lists.type):
             # As Dayline writes lists to CSV, [0.5, 1.0], or without brackets.
             texts = pc.utf8_trim(lists.cast(pa.string()), characters=_BRACKETS)
-            lists = pc.split_pattern(texts, self._separator)
+            lists = pc.split_pattern(texts, self.separator)
         values, lengths_N = bags(lists)
         if pa.types.is_string(values.type):
             try:
@@ -177,13 +128,13 @@ class _Source:
             except pa.ArrowInvalid as error:
                 rows = f"rows {start} to {start + len(lists)}"
                 raise ValueError(
-                    f"{self.place}: {self._embedding!r} in {rows}: {error}; write numbers, split by {self._separator!r}"
+                    f"{self.place}: {self.embedding!r} in {rows}: {error}; write numbers, split by {self.separator!r}"
                 ) from None
         with np.errstate(over="ignore"):
             return np.array(values.to_numpy(zero_copy_only=False), np.float32), lengths_N
 
     def _refusal(self, named: pa.Array, row: int, start: int, reason: str) -> ValueError:
-        return ValueError(f"{self.place}: row {start + row}, id {named[row].as_py()!r}: {self._embedding!r} {reason}")
+        return ValueError(f"{self.place}: row {start + row}, id {named[row].as_py()!r}: {self.embedding!r} {reason}")
 
     def _refuse_twice(self, seen: list[np.ndarray]) -> None:
         prints = np.concatenate(seen) if seen else np.zeros(0, np.int64)
@@ -199,29 +150,7 @@ class _Source:
     def _id_at(self, row: int) -> Any:
         ends = np.cumsum(self.reader.block_rows)
         block = int(np.searchsorted(ends, row, side="right"))
-        return self.reader.read(block, [self._id])[self._id][row - int(ends[block])].as_py()
-
-    def _check_columns(self) -> None:
-        path, schema = self.path, self.reader.schema
-        for key, column in (("id_column", self._id), ("embedding_column", self._embedding)):
-            if column not in schema.names:
-                raise ValueError(f"{path}: {unknown('column', column, schema.names)}; say which in {key}")
-        try:
-            ids(pa.array([], schema.field(self._id).type))
-        except ValueError as error:
-            raise ValueError(f"{path}: id_column {self._id!r}: {error}") from None
-        kind, width = plain_type(schema.field(self._embedding).type), self._table.embedding_dim
-        numbers = is_list(kind) and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
-        if not numbers and not pa.types.is_string(kind):
-            raise ValueError(
-                f"{path}: embedding_column {self._embedding!r} holds {kind}; it has to hold lists of numbers, or texts "
-                "of numbers split by `separator`"
-            )
-        if pa.types.is_fixed_size_list(kind) and kind.list_size != width:
-            raise ValueError(
-                f"{path}: embedding_column {self._embedding!r} has {kind.list_size} numbers, and table "
-                f"{self._table.name!r} is {width} wide; set embedding_dim: {kind.list_size}, or give another file"
-            )
+        return self.reader.read(block, [self.id])[self.id][row - int(ends[block])].as_py()
 
 
 def _take(
@@ -240,11 +169,3 @@ def _take(
         before = piece[there].cpu().float() * counts[places, None]
         counts[places] += num_ids
         piece[there] = ((before + sums) / counts[places, None]).to(piece.device, piece.dtype)
-
-
-def _from_files(engine: Engine) -> list[TableSpec]:
-    return [table for table in engine.tables if table.initializer is not None and table.initializer.kind == "file"]
-
-
-def _place(table: TableSpec) -> str:
-    return f"features.tables[name={table.name}].initializer"

@@ -19,7 +19,7 @@ from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 from recsys_core.tracking import records
 from recsys_core.tracking.spool import PARENT_TAG, SPOOL, AwayError, Does, Entry, Outbox, find, server_of
-from recsys_core.tracking.store import Config, check, connect, errors, location, reason
+from recsys_core.tracking.store import Config, check, connect, database, errors, location, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +34,7 @@ __all__ = [
     "Tracker",
     "check",
     "connect",
+    "database",
     "location",
     "open_run",
     "reason",

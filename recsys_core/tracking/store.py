@@ -46,6 +46,7 @@ _NOISY_LOGGERS = (
 _LOUD_LOGGER = "urllib3.connectionpool"
 _DATABASE, _ASIDE = "mlflow.db", ".mlflow-"
 _SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
+_FILE = "sqlite:///"
 
 
 class Config(Frozen):
@@ -90,9 +91,21 @@ def location(config: Config, run_root: Path) -> str:
     return config.uri or _sqlite(run_root.resolve() / _DATABASE)
 
 
+def database(config: Config, run_root: Path) -> Path | None:
+    """Return the SQLite file that MLflow keeps the runs in; None where it is something else, or one is not there.
+
+    That in `run_root` may be still to come.
+    """
+    if config.uri is None:
+        return run_root / _DATABASE
+    named = Path(config.uri.removeprefix(_FILE))
+    plain = config.uri.startswith(_FILE) and not set("%?") & set(config.uri)
+    return named if plain and named.is_file() else None
+
+
 def _sqlite(database: Path) -> str:
     if not set("%?") & set(str(database)):
-        return f"sqlite:///{database}"
+        return f"{_FILE}{database}"
     # With the driver's name: under the short one, MLflow makes the folder as it is written here.
     return f"sqlite+pysqlite:///{quote(str(database), safe='/ ')}"
 

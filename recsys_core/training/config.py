@@ -4,14 +4,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from recsys_core import optim
 from recsys_core.artifacts import Frozen
-from recsys_core.checkpoint import fine_tune
 from recsys_core.readers import Selection
-from recsys_core.sharding import Config as Sharding
-from recsys_core.training import profiling
+from recsys_core.sections import optim
+from recsys_core.sections.checkpoint import FineTune
+from recsys_core.sections.sharding import Config as Sharding
 
 _EPOCHS = {"num_epochs", "num_warm_epochs"}
+
+
+class Profile(Frozen):
+    """YAML section `train.profile`."""
+
+    start: int = Field(default=20, ge=1, description="the steps before the first that is recorded")
+    steps: int = Field(default=5, ge=1, le=100, description="how many are; a trace grows by megabytes with each")
 
 
 class Config(Frozen):
@@ -61,7 +67,7 @@ class Config(Frozen):
     restore_optimizer: bool = Field(
         default=True, description="false: a warm start takes the release's weights, and its optimizers start anew"
     )
-    fine_tune_from: fine_tune.Config | None = None
+    fine_tune_from: FineTune | None = None
     log_every_steps: int = Field(default=20, ge=1)
     evaluate_every_steps: int | None = Field(
         default=None,
@@ -83,7 +89,7 @@ class Config(Frozen):
     tensorboard: bool = Field(
         default=False, description="write the curves for TensorBoard too, to train.tensorboard beside the artifact"
     )
-    profile: profiling.Config | None = Field(
+    profile: Profile | None = Field(
         default=None, description="record some steps with torch's profiler, to train.profile beside the artifact"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(

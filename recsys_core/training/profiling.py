@@ -5,18 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
-from recsys_core.artifacts import Frozen
 from recsys_core.distributed import World
 from recsys_core.progress import Event, Sink
-
-
-class Config(Frozen):
-    """YAML section `train.profile`."""
-
-    start: int = Field(default=20, ge=1, description="the steps before the first that is recorded")
-    steps: int = Field(default=5, ge=1, le=100, description="how many are; a trace grows by megabytes with each")
+from recsys_core.training.config import Profile
 
 
 @contextlib.contextmanager
@@ -39,7 +31,7 @@ def tensorboard(directory: Path, sink: Sink, *, step: int) -> Iterator[Sink]:
 
 
 @contextlib.contextmanager
-def profiled(config: Config | None, directory: Path, world: World, *, step: int) -> Iterator[Callable[[], None]]:
+def profiled(config: Profile | None, directory: Path, world: World, *, step: int) -> Iterator[Callable[[], None]]:
     """Inside, record the steps that `config` says; call what is yielded after each one.
 
     Each rank writes `rank-<n>.json.gz` to `directory`, which chrome://tracing and https://ui.perfetto.dev open. A

@@ -13,6 +13,7 @@ from recsys_core.checkpoint.lineage import Lineage
 from recsys_core.distributed import World
 from recsys_core.optim import DenseConfig, SparseConfig
 from recsys_core.progress import Event, Sink
+from recsys_core.sections.checkpoint import FineTune
 from recsys_core.sharding import pretrained
 from recsys_core.training.objective import Objective
 
@@ -96,7 +97,7 @@ class Start:
         owners.inherit(directory, state, self._owned)
         self._restored(state)
 
-    def from_other(self, config: fine_tune.Config) -> carrying.Report:
+    def from_other(self, config: FineTune) -> carrying.Report:
         """Take the weights that `config` chooses from another training's checkpoint."""
         state = self._state()
         source = self._source(config.path, config.features)

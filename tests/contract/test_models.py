@@ -76,7 +76,7 @@ def _encoded(engine, rows=ROWS):
 
 
 def _contract(kind):
-    model = lookup.component("recsys_core.models", kind).Model
+    model = lookup.content("recsys_core.models", kind)
     return RankingModel if issubclass(model, RankingModel) else RetrievalModel
 
 

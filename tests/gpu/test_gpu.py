@@ -12,12 +12,12 @@ import torch.distributed as dist
 
 from recsys_core import checkpoint, distributed, launch
 from recsys_core.artifacts import Checkpoint
-from recsys_core.exported.parity import Config as Export
 from recsys_core.loading.batch import moved
 from recsys_core.progress import silent
 from recsys_core.ranking import evaluate, export
 from recsys_core.ranking import train as rank_train
 from recsys_core.retrieval import train
+from recsys_core.sections.export import Config as Export
 from recsys_core.training.config import Config as Train
 
 SGD = {"kind": "sgd", "learning_rate": 0.05}

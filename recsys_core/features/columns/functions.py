@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 _EARTH_RADIUS_KM = 6371.0088
 
@@ -111,6 +110,16 @@ def _at(place: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return function
 
 
+def _special(name: str) -> Callable[[Any], np.ndarray]:
+    def function(values: Any) -> np.ndarray:
+        # Most configs have no such formula, and it takes a while to import.
+        from scipy import special
+
+        return getattr(special, name)(values)
+
+    return function
+
+
 _MANY = 99
 _Known = dict[str, tuple[Callable[..., Any], int, int]]
 
@@ -124,11 +133,11 @@ SCALAR: _Known = {
     "ln": (np.log, 1, 1),
     "round": (_round, 1, 2),
     "square": (np.square, 1, 1),
-    "sigmoid": (special.expit, 1, 1),
-    "logit": (special.logit, 1, 1),
+    "sigmoid": (_special("expit"), 1, 1),
+    "logit": (_special("logit"), 1, 1),
     "relu": (lambda x: np.maximum(x, 0.0), 1, 1),
-    "erf": (special.erf, 1, 1),
-    "gamma": (special.gamma, 1, 1),
+    "erf": (_special("erf"), 1, 1),
+    "gamma": (_special("gamma"), 1, 1),
     "radians": (np.radians, 1, 1),
     "degrees": (np.degrees, 1, 1),
     "is_null": (lambda x: np.where(np.isnan(x), 1.0, 0.0), 1, 1),

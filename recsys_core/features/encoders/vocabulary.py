@@ -9,9 +9,8 @@ from recsys_core.features.encoders import counts as _counts
 from recsys_core.features.encoders import dynamic, row_of
 
 _COUNT_ERROR = b"count_error"
-_NOTHING = pa.table(
-    {"id": pa.array([], pa.int64()), "count": pa.array([], pa.int64()), "row": pa.array([], pa.int64())}
-)
+# `pa.array` would import pandas, for which no config has to wait.
+_NOTHING = pa.table({name: pa.nulls(0, pa.int64()) for name in ("id", "count", "row")})
 
 
 class Vocabulary(base.Encoder):

@@ -6,22 +6,13 @@ Legend: B examples, P pooled widths, F dense fields.
 from collections.abc import Iterable, Sequence
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from recsys_core.artifacts import Frozen
 from recsys_core.features import NumberFeature
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
-
-
-class Tower(Frozen):
-    """A deep tower: `features` that it reads (null: every pooled one), and whether it reads the dense fields."""
-
-    features: tuple[str, ...] | None = None
-    dense: bool = True
-    hidden: tuple[PositiveInt, ...] = Field(min_length=1)
+from recsys_core.models.blocks.sections import Tower
 
 
 class Deep(nn.Module):

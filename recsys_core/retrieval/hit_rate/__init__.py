@@ -9,11 +9,9 @@ import json
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator, model_validator
 
 from recsys_core import artifacts, readers
-from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Frozen, Holdout, Index, NextDay, TrainingData
-from recsys_core.gate import Part
+from recsys_core.artifacts import Evaluation, Index, TrainingData
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
@@ -23,59 +21,9 @@ from recsys_core.retrieval.hit_rate.contenders import Block, Day
 from recsys_core.retrieval.hit_rate.parts import differences, entries, part
 from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
 from recsys_core.retrieval.hit_rate.sweep import Exact, rows_of, sweep
+from recsys_core.retrieval.requests import HitRateConfig as Config
+from recsys_core.retrieval.requests import HitRateRequest as Request
 from recsys_core.retrieval.vectors import Items
-
-
-class Config(Frozen):
-    """YAML section `hitrate`."""
-
-    ks: tuple[int, ...] = Field(
-        default=(20, 50, 200), min_length=1, description="lengths of the lists that are measured"
-    )
-    mask_seen: bool = Field(default=True, description="items that the user interacted with before are not recommended")
-    sweep: tuple[int, ...] | None = Field(
-        default=None, description="nprobe (hnsw: ef_search) values to try; null: powers of two; empty: none"
-    )
-    num_sweep_queries: int = Field(default=2_000, ge=1, description="queries of the sweep, evenly spaced")
-    popularity_k: int | None = Field(
-        default=None, description="one of ks: the K of the hit rate by popularity bucket; null: the middle one"
-    )
-    num_popularity_buckets: int = Field(default=5, ge=2, description="buckets of equal interaction mass")
-    item_item_history: int = Field(default=200, ge=1, description="interactions of a user that count, the most recent")
-    item_item_interactions: int = Field(
-        default=10_000_000, ge=1, description="interactions of the log that count, newest days"
-    )
-
-    @field_validator("ks", "sweep")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (any(number < 1 for number in value) or list(value) != sorted(set(value))):
-            raise ValueError(f"{list(value)}: give whole numbers from 1 on, each once, the smallest first")
-        return value
-
-    @model_validator(mode="after")
-    def _popularity_k_is_measured(self) -> "Config":
-        if self.popularity_k is not None and self.popularity_k not in self.ks:
-            raise ValueError(f"popularity_k: {self.popularity_k} is none of ks {list(self.ks)}; set it to one of them")
-        return self
-
-
-class Request(artifacts.Request):
-    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
-
-    `holdout` says which rows of the log are the ground truth.
-    `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
-    """
-
-    config: Config
-    dataset: Dataset
-    holdout: Holdout = NextDay()
-    data: TrainingData
-    embeddings: Embeddings
-    index: Index
-    champion: Embeddings | None = None
-    parts: dict[str, Part] = Field(default={})
-    confidence: float = 0.95
 
 
 def run(request: Request, sink: Sink) -> Evaluation:

@@ -64,12 +64,12 @@ def _rows(num_rows: int, seed: int) -> pa.Table:
 
 def _made(run_directory: Path, day: datetime.date, seed: int, *, several: bool = False) -> dict[str, Any]:
     from recsys_core.datasets.labelled import splits
-    from recsys_core.exported.parity import Config as Export
     from recsys_core.features import Config as Features
     from recsys_core.losses import binary_cross_entropy
     from recsys_core.models import dlrm, shared_bottom
     from recsys_core.progress import silent
     from recsys_core.ranking import Config, evaluate, export, predict, prepare, train
+    from recsys_core.sections.export import Config as Export
     from recsys_core.training.config import Config as Train
 
     source = run_directory / "source"

@@ -48,6 +48,32 @@ def test_a_users_own_module_is_a_kind(tmp_path, monkeypatch):
             lookup.component("recsys_core.samplers", missing)
 
 
+def test_the_class_of_a_folder_is_imported_when_it_is_wanted(tmp_path, monkeypatch):
+    for name, content in (("whole", "class Sampler:\n    pass\n"), ("broken", "1 / 0\n"), ("empty", None)):
+        folder = tmp_path / "parted" / name
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text(
+            "from recsys_core.artifacts import Frozen\nclass Config(Frozen):\n    pass\n"
+        )
+        if content is not None:
+            (folder / "sampler.py").write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lookup.component("recsys_core.samplers", "parted.whole")
+    assert "parted.whole.sampler" not in sys.modules
+    assert lookup.content("recsys_core.samplers", "parted.whole").__name__ == "Sampler"
+    lookup.component("recsys_core.samplers", "parted.broken")
+    with pytest.raises(ValueError, match=r"importing .*broken/sampler.py failed: ZeroDivisionError"):
+        lookup.content("recsys_core.samplers", "parted.broken")
+    with pytest.raises(ValueError, match="'parted.empty': has no Sampler"):
+        lookup.component("recsys_core.samplers", "parted.empty")
+
+
+def test_our_models_are_folders_beside_what_is_no_kind():
+    known = lookup.kinds("recsys_core.models")
+    assert {"dlrm", "two_tower"} <= set(known)
+    assert not {"base", "blocks"} & set(known)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

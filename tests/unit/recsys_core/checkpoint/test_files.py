@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from recsys_core import checkpoint
 from recsys_core.checkpoint import files, fine_tune, safetensors
+from recsys_core.sections.checkpoint import FineTune, locate
 
 WEIGHTS = {"tables.city": torch.arange(6.0).view(3, 2), "head.weight": torch.ones(1, 2), "head.bias": torch.zeros(1)}
 
@@ -26,7 +27,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_is_described_without_reading_it(made: Path) -> None:
-    records = files.describe(files.locate(made))
+    records = files.describe(locate(made))
     assert [(record.key, record.shape, record.dtype, record.num_bytes) for record in records] == [
         ("average.head.weight", (1, 2), "float32", 8),
         ("model.head.bias", (1,), "float32", 4),
@@ -40,7 +41,7 @@ def test_a_checkpoint_is_described_without_reading_it(made: Path) -> None:
 
 def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint there; name a training's folder"):
-        files.locate(tmp_path)
+        locate(tmp_path)
 
 
 def test_differences_are_shown_with_their_size(made: Path, tmp_path: Path) -> None:
@@ -156,7 +157,7 @@ def test_fine_tuning_renames_and_leaves_out(made: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("tables.town\ttables.city\n\n")
     weights = model()
-    config = fine_tune.Config(path=made, parameter_map=names, exclude=("head.*",))
+    config = FineTune(path=made, parameter_map=names, exclude=("head.*",))
     assert [part.name for part in fine_tune.load(config, weights)] == ["tables.town", "tables.city"]
     assert torch.equal(weights["tables.town"], WEIGHTS["tables.city"])
     assert torch.equal(weights["tables.city"], WEIGHTS["tables.city"])
@@ -165,7 +166,7 @@ def test_fine_tuning_renames_and_leaves_out(made: Path, tmp_path: Path) -> None:
 
 def test_what_the_checkpoint_lacks_may_start_anew(made: Path) -> None:
     weights = model()
-    taken = fine_tune.load(fine_tune.Config(path=made, strict=False), weights)
+    taken = fine_tune.load(FineTune(path=made, strict=False), weights)
     assert [part.name for part in taken] == ["tables.city", "head.weight"]
 
 
@@ -193,9 +194,9 @@ def test_what_does_not_fit_is_reported(
         (tmp_path / "names.txt").write_text(names)
         fields = fields | {"parameter_map": tmp_path / "names.txt"}
     with pytest.raises(ValueError, match=expected):
-        fine_tune.load(fine_tune.Config.model_validate({"path": made, **fields}), model())
+        fine_tune.load(FineTune.model_validate({"path": made, **fields}), model())
 
 
 def test_a_map_that_is_not_there_is_an_error(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="parameter_map: no file"):
-        fine_tune.load(fine_tune.Config(path=made, parameter_map=tmp_path / "x"), model())
+        fine_tune.load(FineTune(path=made, parameter_map=tmp_path / "x"), model())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from recsys_core import checkpoint, integrity
 from recsys_core.checkpoint import files, fine_tune, storage
+from recsys_core.sections.checkpoint import FineTune
 
 STATE: dict[str, Any] = {
     "model": {"table": torch.arange(600.0).view(200, 3), "bias": torch.tensor(2.5), "empty": torch.zeros(0, 3)},
@@ -103,7 +104,7 @@ def test_code_in_metadata_is_not_run(torchs: Path, tmp_path: Path, protocol: int
         assert "system, which no checkpoint needs and which may run code" in str(done.exception)
         assert "\n" not in str(done.exception)
     with pytest.raises(ValueError, match="may run code"):
-        fine_tune.load(fine_tune.Config(path=torchs), {"table": torch.zeros(200, 3)})
+        fine_tune.load(FineTune(path=torchs), {"table": torch.zeros(200, 3)})
     assert not target.exists()
 
 

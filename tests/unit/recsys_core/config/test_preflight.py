@@ -13,17 +13,23 @@ from pydantic import BaseModel
 
 from recsys_core import config as configs
 from recsys_core import lookup
-from recsys_core.config import RankingConfig, RunConfig, preflight, products
+from recsys_core.config import RankingConfig, RunConfig, building, preflight, products
 
 CONFIGS = Path(__file__).parents[4] / "configs"
 CODE = [*(Path(configs.__file__).parents[1]).rglob("*.py"), *(Path(configs.__file__).parents[2] / "tasks").glob("*.py")]
 DEMO, FRAPPE = CONFIGS / "demo.yaml", CONFIGS / "dlrm_frappe.yaml"
 
 
+def checked(file: Path, *changes: str) -> None:
+    loaded = configs.load(file, changes)
+    preflight.check(loaded)
+    building.check(loaded)
+
+
 def refused(file: Path, *changes: str) -> str:
     """Return the one line that a config with these changes is refused with."""
     with pytest.raises(ValueError, match=".") as error:
-        preflight.check(configs.load(file, changes))
+        checked(file, *changes)
     (line,) = str(error.value).splitlines()
     return line
 
@@ -107,7 +113,7 @@ def refused(file: Path, *changes: str) -> str:
 )
 def test_it_is_found_before_the_work(change: str, expected: str | None) -> None:
     if expected is None:
-        preflight.check(configs.load(DEMO, [change]))
+        checked(DEMO, change)
         return
     assert expected in refused(DEMO, change)
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from recsys_core.losses.binary_cross_entropy import Config, Loss
+from recsys_core.losses.binary_cross_entropy import Config
+from recsys_core.losses.binary_cross_entropy.loss import Loss
 
 
 def test_by_hand():

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recsys_core.losses import sampled_softmax
-from recsys_core.losses.sampled_softmax import Config, Loss
+from recsys_core.losses.sampled_softmax import Config
+from recsys_core.losses.sampled_softmax.loss import Loss
 
 QUERY = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 # Two positives, then two negatives; item 7 is the positive of query 0 and was also drawn as a negative.
@@ -64,11 +65,11 @@ def test_a_query_whose_negatives_are_all_hits_has_no_loss_and_a_finite_gradient(
 @pytest.mark.parametrize("logq", [False, True])
 def test_the_total_in_blocks_and_its_gradients_are_those_of_the_losses(in_batch, logq, monkeypatch):
     # Blocks of two queries; items that repeat, so that there are accidental hits.
-    monkeypatch.setattr(sampled_softmax, "_BLOCK_NUMBERS", 2 * (12 if in_batch else 7))
+    monkeypatch.setattr(sampled_softmax.loss, "_BLOCK_NUMBERS", 2 * (12 if in_batch else 7))
     torch.manual_seed(0)
     item_rows = torch.tensor([1, 2, 3, 1, 2, 0, 1, 5, 6, 7, 8, 9])
     config = sampled_softmax.Config(in_batch_negatives=in_batch, logq_correction=logq)
-    loss = sampled_softmax.Loss(config)
+    loss = Loss(config)
     log_expected, found = torch.randn(12), []
     query, items = torch.randn(5, 4), torch.randn(12, 4)
     for way in (loss.total, lambda *tensors: loss(*tensors).sum()):
@@ -82,7 +83,7 @@ def test_the_total_in_blocks_and_its_gradients_are_those_of_the_losses(in_batch,
 
 @pytest.mark.parametrize("in_batch", [False, True])
 def test_the_gradients_of_the_total_are_those_of_small_differences(in_batch, monkeypatch):
-    monkeypatch.setattr(sampled_softmax, "_BLOCK_NUMBERS", 16)
+    monkeypatch.setattr(sampled_softmax.loss, "_BLOCK_NUMBERS", 16)
     torch.manual_seed(0)
     loss = Loss(Config(in_batch_negatives=in_batch, temperature=0.5))
     rows, log_expected = torch.tensor([1, 2, 1, 3, 1, 4, 5]), torch.randn(7, dtype=torch.float64)
@@ -116,7 +117,7 @@ def test_a_batch_of_one_item_alone_has_no_negatives():
 
 
 def test_the_total_of_no_queries_is_zero():
-    loss = sampled_softmax.Loss(sampled_softmax.Config())
+    loss = Loss(sampled_softmax.Config())
     query, items = torch.randn(0, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
     total = loss.total(query, items, torch.arange(3), torch.zeros(3))
     total.backward()

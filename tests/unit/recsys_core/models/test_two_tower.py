@@ -7,7 +7,8 @@ from torchrec import KeyedJaggedTensor
 from recsys_core.features import SparseFeature, TableSpec
 from recsys_core.models.base import TowerInputs
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.two_tower import Config, Model
+from recsys_core.models.two_tower import Config
+from recsys_core.models.two_tower.model import Model
 
 TABLE = TableSpec(
     name="item_id", num_embeddings=3, embedding_dim=2, features=(("history", "query"), ("item_id", "item"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from recsys_core.optim import schedules
+from recsys_core.sections import schedules
 
 parse = TypeAdapter(schedules.Config).validate_python
 

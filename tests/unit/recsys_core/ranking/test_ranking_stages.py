@@ -17,7 +17,6 @@ from recsys_core import checkpoint, lookup
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
-from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
@@ -25,6 +24,7 @@ from recsys_core.metrics.ranking import Scored
 from recsys_core.models import dlrm
 from recsys_core.progress import Event, silent
 from recsys_core.ranking import Config, evaluate, export, opened, predict, prepare, train
+from recsys_core.sections.export import Config as Export
 from recsys_core.training.config import Config as Train
 
 DAY = datetime.date(2024, 1, 1)

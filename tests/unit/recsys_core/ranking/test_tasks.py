@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from recsys_core import distributed, readers, serving
 from recsys_core.config import RankingConfig
 from recsys_core.datasets.labelled import splits
-from recsys_core.exported.parity import Config as Export
 from recsys_core.features import Config as Features
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
@@ -21,6 +20,7 @@ from recsys_core.progress import silent
 from recsys_core.ranking import Config, evaluate, export, measure, predict, prepare, publish, train
 from recsys_core.ranking.feed import labelled
 from recsys_core.ranking.objective import Ranking, by_task
+from recsys_core.sections.export import Config as Export
 from recsys_core.tracking import records
 from recsys_core.training.config import Config as Train
 

@@ -12,7 +12,8 @@ from recsys_core import artifacts
 from recsys_core.artifacts import Embeddings, Index
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import index
-from recsys_core.retrieval.index import Config, build
+from recsys_core.retrieval.index import build
+from recsys_core.retrieval.requests import IndexConfig as Config
 
 DIM = 8
 

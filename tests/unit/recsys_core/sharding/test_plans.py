@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
+from torchrec.distributed.planner import constants
 
 from recsys_core import distributed, optim, sharding
 from recsys_core.distributed import World
@@ -170,7 +171,11 @@ def test_the_clusters_figures_come_from_the_config_else_from_the_environment(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default = config().settings
-    assert default["storage_reserve_percent"] == 0.15
+    assert default == {
+        "intra_node_bandwidth": constants.INTRA_NODE_BANDWIDTH,
+        "cross_node_bandwidth": constants.CROSS_NODE_BANDWIDTH,
+        "storage_reserve_percent": 0.15,
+    }
     for name, value in zip(VARIABLES, ("1000", "200", "0.5"), strict=True):
         monkeypatch.setenv(name, value)
     expected = {"intra_node_bandwidth": 1_000.0, "cross_node_bandwidth": 200.0, "storage_reserve_percent": 0.5}

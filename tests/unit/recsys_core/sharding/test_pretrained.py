@@ -19,6 +19,7 @@ from torchrec.types import DataType
 from recsys_core import distributed, sharding
 from recsys_core.distributed import World
 from recsys_core.features import Config, Engine
+from recsys_core.loading import embedding_files
 from recsys_core.sharding import pretrained
 
 DIM, ROWS = 4, 10
@@ -212,20 +213,20 @@ def test_what_the_schema_shows_is_refused_with_the_config(tmp_path: Path, kinds,
     pq.write_table(pa.schema([("id", kinds[0]), ("embedding", kinds[1])]).empty_table(), path)
     engine = built(path, IDS, **keys)
     with pytest.raises(ValueError, match=rf"features\.tables\[name=x\]\.initializer: .*{message}"):
-        pretrained.check(engine)
+        embedding_files.check(engine)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features\.tables\[name=x\]\.initializer: .*absent\.parquet: no such file"):
-        pretrained.check(built(tmp_path / "absent.parquet", IDS))
+        embedding_files.check(built(tmp_path / "absent.parquet", IDS))
 
 
 def test_a_file_that_changes_changes_the_fingerprint_and_is_not_read(started, tmp_path: Path) -> None:
     engine = built(written(tmp_path / "x.parquet"), IDS)
-    before = pretrained.fingerprints(engine)
+    before = embedding_files.fingerprints(engine)
     assert list(before) == ["x"]
     started(engine, known=before)
     written(tmp_path / "x.parquet", [*IDS, 9], [*VECTORS, VECTORS[0]])
-    assert pretrained.fingerprints(engine) != before
+    assert embedding_files.fingerprints(engine) != before
     with pytest.raises(ValueError, match="its file has changed since the run began; start the run again"):
         started(engine, known=before)

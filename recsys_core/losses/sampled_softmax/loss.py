@@ -1,34 +1,20 @@
-"""Sampled softmax over a positive and shared negatives.
+"""Sampled softmax, row by row and as a sum that never holds all logits.
 
-Legend: B queries, N sampled negatives, D embedding. Correction for the sampling distribution (logQ) as in Bengio &
-Senécal 2008; in-batch negatives with the same correction as in Yi et al. 2019 (section 4, equation 6), mixed with
-sampled ones as in Yang et al. 2020.
+Legend: B queries, N sampled negatives, M = B + N items, D embedding.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.losses import base
+from recsys_core.losses.sampled_softmax import Config
 from recsys_core.ops.linear import linear, outer
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
 _BLOCK_NUMBERS = 1 << 20
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
-
-
-class Config(ComponentConfig):
-    """YAML section `loss`."""
-
-    kind: Literal["sampled_softmax"] = "sampled_softmax"
-    temperature: float = Field(default=0.1, gt=0, description="divides the similarity before the softmax")
-    in_batch_negatives: bool = Field(default=False, description="other rows' positives are negatives too")
-    logq_correction: bool = Field(
-        default=True, description="subtract log of each item's expected count: scores then rank as a full softmax's do"
-    )
 
 
 class Loss(base.RetrievalLoss):

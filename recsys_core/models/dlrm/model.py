@@ -1,39 +1,18 @@
-"""DLRM: dense fields and embeddings meet in the dot products of all pairs.
+"""DLRM's modules: an MLP over the dense fields, the dot products of all pairs, and an MLP over these.
 
-Naumov et al. 2019, Deep Learning Recommendation Model for Personalization and Recommendation Systems (section 2).
 Legend: B examples, P pooled widths, F dense fields, K vectors (embeddings and the dense fields' one), D their width.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.mlp import mlp
-
-
-class Config(ComponentConfig):
-    """YAML section `model`."""
-
-    kind: Literal["dlrm"] = "dlrm"
-    bottom_hidden: tuple[PositiveInt, ...] = Field(
-        default=(64,), description="hidden widths of the MLP over dense fields, which ends in the embeddings' width"
-    )
-    top_hidden: tuple[PositiveInt, ...] = Field(
-        default=(64, 32), description="hidden widths of the MLP over the interactions"
-    )
-    concat_pooled: bool = Field(
-        default=False,
-        description="the top MLP reads all embeddings too, not only the dense fields' vector and the pairs",
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the top MLP")
+from recsys_core.models.dlrm import Config
 
 
 class Head(nn.Module):

@@ -1,31 +1,15 @@
-"""Deep towers side by side, and an MLP over what they give; a single tower is a plain deep network.
-
-Covington et al. 2016, Deep Neural Networks for YouTube Recommendations (section 4), with one tower or several. Legend:
-B examples, P pooled widths, F dense fields.
-"""
-
-from typing import Literal
+"""The modules of deep towers side by side. Legend: B examples, P pooled widths, F dense fields."""
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.blocks.towers import Deep, Tower, columns_of, of_towers, towers
-
-
-class Config(ComponentConfig):
-    """YAML section `model`."""
-
-    kind: Literal["multi_tower"] = "multi_tower"
-    towers: tuple[Tower, ...] = Field(default=(Tower(hidden=(256, 128)),), min_length=1)
-    hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the towers and the MLP over them")
+from recsys_core.models.blocks.towers import Deep, columns_of, of_towers, towers
+from recsys_core.models.multi_tower import Config
 
 
 class Head(nn.Module):

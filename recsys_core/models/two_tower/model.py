@@ -1,34 +1,16 @@
-"""DSSM: a query tower and an item tower that meet in one dot product.
-
-Huang et al. 2013, Learning Deep Structured Semantic Models (section 3); for recommendation, Covington et al. 2016 and
-Yi et al. 2019. Legend: B queries, M items, P pooled widths, F dense fields, D embedding.
-"""
-
-from typing import Literal
+"""The modules of two towers. Legend: B queries, M items, P pooled widths, F dense fields, D embedding."""
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from torchrec import KeyedJaggedTensor
 
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.features import TableSpec
 from recsys_core.models import base
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
-
-
-class Config(ComponentConfig):
-    """YAML section `model`."""
-
-    kind: Literal["two_tower"] = "two_tower"
-    output_dim: int = Field(default=64, ge=1, description="width D of the embeddings that meet")
-    query_hidden: tuple[PositiveInt, ...] = Field(default=(128,), description="hidden widths of the query tower")
-    item_hidden: tuple[PositiveInt, ...] = Field(default=(128,), description="hidden widths of the item tower")
-    similarity: Literal["cosine", "inner_product"] = "cosine"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+from recsys_core.models.two_tower import Config
 
 
 class Tower(nn.Module):

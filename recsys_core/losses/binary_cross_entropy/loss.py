@@ -1,18 +1,10 @@
 """Binary cross-entropy of logits. Legend: B examples."""
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional
 
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.losses import base
-
-
-class Config(ComponentConfig):
-    """YAML section `loss` of a ranking config."""
-
-    kind: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+from recsys_core.losses.binary_cross_entropy import Config
 
 
 class Loss(base.RankingLoss):

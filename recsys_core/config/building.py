@@ -1,0 +1,146 @@
+"""Whether a config's model can be built, and trained on this machine: what takes torch to find out.
+
+`python -m recsys_core.config.building` answers a question of `model_check`, which needs no torch.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from pydantic import ValidationError
+
+from recsys_core import fault, launch, losses, models
+from recsys_core.artifacts import Checkpoint, ComponentConfig
+from recsys_core.config import RankingConfig, RunConfig, continuing, limits
+from recsys_core.features import Engine
+from recsys_core.losses.base import RankingLoss, RetrievalLoss
+from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.sections.optim import refuse_unfit
+from recsys_core.training.config import Config as Train
+
+# What a rank takes before it has a table: the interpreter, torch and its kernels.
+_RANK_BYTES = 300 << 20
+
+
+def check(config: RunConfig | RankingConfig) -> int:
+    """Build the losses, and the model without any memory; return how many GPUs it could be trained on here.
+
+    Raises:
+        ValueError: one is of another contract, the model does not take the features or has other tasks than
+            `ranking.tasks`, is larger than the ranks or this machine, or cannot be trained on `train.sharding.device`.
+    """
+    retrieves = isinstance(config, RunConfig)
+    for loss in _losses(config):
+        losses.build(loss, RetrievalLoss if retrieves else RankingLoss)
+    engine = Engine.build(config.features)
+    with torch.device("meta"):
+        model: Any = models.build(  # pyright: ignore[reportCallIssue]
+            config.model, engine, RetrievalModel if retrieves else RankingModel, tables_device="meta"
+        )
+    if isinstance(config, RankingConfig):
+        _has_tasks(config, model.tasks)
+    dense_bytes = _dense_bytes(model)
+    limits.check_dense(dense_bytes)
+    gpus = _gpus(config)
+    if not gpus:
+        _on_cpu(config.train, engine)
+    _fits(config, engine, dense_bytes, gpus)
+    return gpus
+
+
+def _losses(config: RunConfig | RankingConfig) -> Iterator[ComponentConfig]:
+    yield config.loss
+    if isinstance(config, RankingConfig):
+        yield from (task.loss for task in config.ranking.named.values() if task.loss is not None)
+
+
+def _has_tasks(config: RankingConfig, built: tuple[str, ...]) -> None:
+    tasks = (*config.ranking.tasks,)
+    if built != tasks:
+        named = f"ranking.tasks names {', '.join(tasks)}" if tasks else "ranking has one label"
+        gives = f"gives {', '.join(built)}" if built else "gives one logit a row"
+        raise ValueError(
+            f"model.kind {config.model.kind}: {gives}, and {named}; name the same tasks in the same order in both, or "
+            f"take a model of {'several tasks, such as shared_bottom' if tasks else 'one'}"
+        )
+
+
+def _dense_bytes(model: torch.nn.Module) -> int:
+    """Return the memory of what every rank holds whole: all weights but those of tables."""
+    held: Any = model.tables
+    tables = {id(weight) for weight in held.parameters()}
+    return sum(weight.numel() * weight.itemsize for weight in model.parameters() if id(weight) not in tables)
+
+
+def _gpus(config: RunConfig | RankingConfig) -> int:
+    asked, launched = config.train.sharding.device, config.launch
+    gpus = torch.cuda.device_count() if asked != "cpu" and torch.cuda.is_available() else 0
+    if asked == "cuda" and not gpus:
+        raise ValueError("train.sharding.device: cuda, and torch sees no GPU here; set it to auto or cpu")
+    if gpus and launched.num_ranks > gpus:
+        raise ValueError(f"launch.num_ranks: {launched.num_ranks} ranks, and {gpus} GPUs here; each rank has one")
+    return gpus
+
+
+def _on_cpu(train: Train, engine: Engine) -> None:
+    given = train.model_dump(exclude_unset=True)
+    try:
+        Train.model_validate(given | {"sharding": given.get("sharding", {}) | {"device": "cpu"}})
+        refuse_unfit(train.sparse_optimizer, {table.name: table.dtype for table in engine.tables}, "cpu")
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{message} (train.sharding.device: auto is cpu here, where torch sees no GPU)") from None
+
+
+def _fits(config: RunConfig | RankingConfig, engine: Engine, dense_bytes: int, gpus: int) -> None:
+    launched = config.launch
+    there = psutil.virtual_memory().total + sum(torch.cuda.mem_get_info(gpu)[1] for gpu in range(gpus))
+    ranks = launched.num_ranks * (_RANK_BYTES + dense_bytes)
+    tables = limits.tables_bytes(engine.tables)
+    if ranks > there:
+        raise ValueError(
+            f"launch.num_ranks: {launched.num_ranks} ranks take at least {limits.size(ranks)}, and this machine has "
+            f"{limits.size(there)}; start fewer, or make the model's layers smaller"
+        )
+    if tables > there * launched.num_nodes:
+        raise ValueError(
+            f"features: the tables take at least {limits.size(tables)}, and {launched.num_nodes} machines like this "
+            f"one have {limits.size(there * launched.num_nodes)} (launch.num_nodes); lower num_embeddings or "
+            "embedding_dim"
+        )
+
+
+def _answer(question: dict[str, Any]) -> Any:
+    record = RankingConfig if question["ranking"] else RunConfig
+    config = record.model_validate(question["config"])
+    if "base" not in question:
+        return check(config)
+    base, before = Checkpoint.model_validate(question["base"]), Engine.load(Path(question["before"]))
+    return continuing.changes(config, base, before)
+
+
+def main() -> None:
+    """Answer the question on standard input by one line of JSON, the last one on standard output."""
+    question = json.loads(sys.stdin.readline())
+    threading.Thread(target=launch.exit_with_starter, daemon=True, name="watch-stdin").start()
+    answer: dict[str, Any] = {}
+    try:
+        answer["found"] = _answer(question)
+    except (ValueError, OSError) as error:
+        answer["error"] = str(error)
+    except Exception as error:  # noqa: BLE001 - what no code expected is a fault, and the one who asks says so
+        answer["fault"] = fault.write(error, fault.temporary_file())
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
+    sys.stdout.flush()
+    # Without taking torch apart, which takes a while.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Deep towers beside target attention over sequences.
+
+Zhou et al. 2018, Deep Interest Network for Click-Through Rate Prediction (section 4.3). A sequence and its target share
+a table: a history of item ids is compared with the candidate's item id. Sequences that stand element by element for the
+same behaviour (its item, its category, its price) are attended to together, side by side: an element is the embeddings
+and the numbers of one behaviour. A sequence of numbers is compared with the candidate's numbers, such as its price, or
+with zeros where the candidate has none, such as the time since a click.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from recsys_core.artifacts import ComponentConfig, Frozen
+from recsys_core.models.blocks.sections import Tower
+
+
+class Attention(Frozen):
+    """Sequences (`pooling: none`, as long as each other in every row) and, in the same order, their targets.
+
+    The target of a sequence of ids is a pooled feature of its table; that of a sequence of numbers is a feature of as
+    many numbers, or null: then its numbers are compared with zeros.
+    """
+
+    sequences: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str | None, ...] = Field(min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field(
+        default=(128, 64), min_length=1, description="hidden widths of the attention's MLP"
+    )
+
+    @model_validator(mode="after")
+    def _is_compared(self) -> Self:
+        if not any(self.targets):
+            raise ValueError("targets: all are null, so the sequences are compared with nothing; name a target")
+        return self
+
+
+class Config(ComponentConfig):
+    """YAML section `model`."""
+
+    kind: Literal["multi_tower_din"] = "multi_tower_din"
+    towers: tuple[Tower, ...] = (Tower(hidden=(256, 128)),)
+    attention: tuple[Attention, ...] = Field(min_length=1)
+    hidden: tuple[PositiveInt, ...] = Field(default=(64, 32), description="hidden widths of the MLP over all towers")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the deep towers and the MLP over them")

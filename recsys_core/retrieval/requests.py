@@ -1,0 +1,175 @@
+"""What is asked of the stages in processes of their own, and their sections of the config: without torch and faiss."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from recsys_core import artifacts, placeholders
+from recsys_core.artifacts import (
+    ComponentConfig,
+    Dataset,
+    Embeddings,
+    ExportedModel,
+    Frozen,
+    Holdout,
+    Index,
+    NextDay,
+    TrainingData,
+)
+from recsys_core.gate import Part
+from recsys_core.lookup import OneOf
+from recsys_core.sections.export import Config as Export
+from recsys_core.sections.sharding import Config as Sharding
+from recsys_core.training.config import Config as Train
+
+
+class TrainRequest(artifacts.Request):
+    """What the training of a retrieval model needs; `base` is the checkpoint to continue from.
+
+    `base_engine` are the features that it was trained with, null: where that training had them. `pretrained` are the
+    `fingerprints` of the files that tables start from.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine"}
+
+    config: Train
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
+    num_ranks: int
+    seed: int
+    data: TrainingData
+    base: artifacts.Checkpoint | None
+    base_engine: Path | None = None
+    pretrained: dict[str, str] = Field(default={})
+
+
+class EvaluateConfig(Frozen):
+    """YAML section `evaluate`."""
+
+    batch_size: int = Field(default=1024, ge=1, description="pairs of query and item per rank and step")
+    ks: tuple[int, ...] = Field(default=(1, 5, 50), min_length=1, description="recall@K among the sampled negatives")
+
+
+class EvaluateRequest(artifacts.Request):
+    """What the evaluation needs; the fitted features are those of `features`, or of `data` if that is null."""
+
+    config: EvaluateConfig
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
+    sharding: Sharding
+    num_ranks: int
+    seed: int
+    data: TrainingData
+    checkpoint: artifacts.Checkpoint
+    features: TrainingData | None = None
+
+
+class ExportRequest(artifacts.Request):
+    """What the export needs."""
+
+    config: Export
+    model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
+    data: TrainingData
+    checkpoint: artifacts.Checkpoint
+
+
+class EmbedConfig(Frozen):
+    """YAML section `embed`."""
+
+    batch_size: int = Field(default=8_192, ge=1, description="rows per rank and step")
+    items_output: str | None = Field(
+        default=None, description="table or folder to write item_id and embedding to as well; {day} becomes the day"
+    )
+    queries_output: str | None = Field(default=None, description="the same of the ground truth's users")
+
+    _placeholders = field_validator("items_output", "queries_output")(placeholders.check)
+
+
+class EmbedRequest(artifacts.Request):
+    """What embedding a day needs; `stage` names the progress events (`embed`, `embed_champion`)."""
+
+    config: EmbedConfig
+    data: TrainingData
+    model: ExportedModel
+    stage: str = "embed"
+
+
+class IndexConfig(Frozen):
+    """YAML section `index`."""
+
+    kind: Literal["ivf_flat", "hnsw", "flat"] = Field(
+        default="ivf_flat",
+        description="cells of vectors (ivf_flat), a graph (hnsw), or every vector for every query (flat)",
+    )
+    nlist: int | None = Field(
+        default=None, ge=1, description="ivf_flat: number of cells; null: 4·√items, and at least 39 items for each"
+    )
+    nprobe: int = Field(
+        default=64, ge=1, description="ivf_flat: cells visited for a query; more than there are means all"
+    )
+    hnsw_m: int = Field(default=32, ge=2, description="hnsw: neighbours of an item in the graph")
+    ef_construction: int = Field(default=200, ge=1, description="hnsw: candidates kept while the graph is built")
+    ef_search: int = Field(default=256, ge=1, description="hnsw: candidates kept while it is searched")
+
+
+class IndexRequest(artifacts.Request):
+    """What building an index needs."""
+
+    config: IndexConfig
+    embeddings: Embeddings
+    seed: int
+
+
+class HitRateConfig(Frozen):
+    """YAML section `hitrate`."""
+
+    ks: tuple[int, ...] = Field(
+        default=(20, 50, 200), min_length=1, description="lengths of the lists that are measured"
+    )
+    mask_seen: bool = Field(default=True, description="items that the user interacted with before are not recommended")
+    sweep: tuple[int, ...] | None = Field(
+        default=None, description="nprobe (hnsw: ef_search) values to try; null: powers of two; empty: none"
+    )
+    num_sweep_queries: int = Field(default=2_000, ge=1, description="queries of the sweep, evenly spaced")
+    popularity_k: int | None = Field(
+        default=None, description="one of ks: the K of the hit rate by popularity bucket; null: the middle one"
+    )
+    num_popularity_buckets: int = Field(default=5, ge=2, description="buckets of equal interaction mass")
+    item_item_history: int = Field(default=200, ge=1, description="interactions of a user that count, the most recent")
+    item_item_interactions: int = Field(
+        default=10_000_000, ge=1, description="interactions of the log that count, newest days"
+    )
+
+    @field_validator("ks", "sweep")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (any(number < 1 for number in value) or list(value) != sorted(set(value))):
+            raise ValueError(f"{list(value)}: give whole numbers from 1 on, each once, the smallest first")
+        return value
+
+    @model_validator(mode="after")
+    def _popularity_k_is_measured(self) -> Self:
+        if self.popularity_k is not None and self.popularity_k not in self.ks:
+            raise ValueError(f"popularity_k: {self.popularity_k} is none of ks {list(self.ks)}; set it to one of them")
+        return self
+
+
+class HitRateRequest(artifacts.Request):
+    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
+
+    `holdout` says which rows of the log are the ground truth.
+    `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
+    """
+
+    config: HitRateConfig
+    dataset: Dataset
+    holdout: Holdout = NextDay()
+    data: TrainingData
+    embeddings: Embeddings
+    index: Index
+    champion: Embeddings | None = None
+    parts: dict[str, Part] = Field(default={})
+    confidence: float = 0.95

@@ -25,7 +25,7 @@ from recsys_core.artifacts import (
     digest_of,
     write_text,
 )
-from recsys_core.config import RankingConfig, RunConfig, model_check, preflight
+from recsys_core.config import RankingConfig, RunConfig, continuing, model_check, preflight
 from recsys_core.features import Engine
 from recsys_core.loading import embedding_files
 from recsys_core.progress import Event
@@ -229,7 +229,8 @@ def _continued(config: RunConfig | RankingConfig, info: ReleaseInfo, record: typ
         engine=model.engine,
         engine_digest=engine.digest,
     )
-    return base, model_check.changes(config, checkpoint, model.engine)
+    alike = continuing.is_alike(config, checkpoint, engine)
+    return base, [] if alike else model_check.changes(config, checkpoint, model.engine)
 
 
 def _compared(

@@ -116,7 +116,8 @@ class Checkpoint(Artifact):
     `plan.json` says where its tables lay, and `plan.txt` says it to people. `touched` is the share of each table's rows
     that were ever updated, where the optimizer's state shows it. `kept` are the states that validated best, the
     best one, which is in `state/`, first. `folder` is that of the state that is meant. `learned` says which rows it has
-    learned from, null in records of before and where rows are of no days.
+    learned from, null in records of before and where rows are of no days. Where `architecture` is that of another
+    model, their dense weights and optimizers are alike; null in records of before, and of models of other packages.
     """
 
     stage: ClassVar[str] = "train"
@@ -130,6 +131,7 @@ class Checkpoint(Artifact):
     learned: Learned | None = None
     touched: dict[str, float] = Field(default={})
     kept: tuple[KeptState, ...] = ()
+    architecture: str | None = None
     folder: str = STATE
 
     @property

@@ -2,10 +2,20 @@
 
 from recsys_core import models
 from recsys_core.artifacts import Checkpoint
-from recsys_core.checkpoint import carrying
 from recsys_core.config import RankingConfig, RunConfig
-from recsys_core.features import Engine
-from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.features import Engine, differences
+
+
+def is_alike(config: RunConfig | RankingConfig, base: Checkpoint, before: Engine) -> bool:
+    """Whether nothing differs, as on most days: it is seen without torch, in what `base` says of itself."""
+    if base.architecture is None:
+        return False
+    try:
+        now = Engine.build(config.features, base=before)
+    except ValueError:
+        return False  # `changes` says what differs
+    alike = base.architecture == models.architecture(config.model, now, *config.train.optimizers)
+    return alike and not differences(before, now)
 
 
 def changes(config: RunConfig | RankingConfig, base: Checkpoint, before: Engine) -> list[str]:
@@ -23,6 +33,10 @@ def changes(config: RunConfig | RankingConfig, base: Checkpoint, before: Engine)
             return [str(error)]
         raise
 
+    # They take torch, which takes seconds.
+    from recsys_core.checkpoint import carrying
+    from recsys_core.models.base import RankingModel, RetrievalModel
+
     def built(engine: Engine) -> RetrievalModel | RankingModel:
         if isinstance(config, RunConfig):
             return models.build(config.model, engine, RetrievalModel, tables_device="meta")
@@ -34,7 +48,7 @@ def changes(config: RunConfig | RankingConfig, base: Checkpoint, before: Engine)
     model = built(now)
     source = carrying.source(base.state, (before, now), model.layout(), layout)
     train, weights = config.train, model.state_dict()
-    kinds = (train.sparse_optimizer.kind, train.dense_optimizer.kind) if train.restore_optimizer else None
+    kinds = train.optimizers if train.restore_optimizer else None
     found = source.changes(weights, kinds)
     if found and train.on_change == "carry" and not source.has_any(weights):
         raise ValueError(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, TypeVar
 
 from recsys_core import lookup
-from recsys_core.artifacts import ComponentConfig
+from recsys_core.artifacts import ComponentConfig, code_version, digest_of
 from recsys_core.features import Engine, Side
 
 if TYPE_CHECKING:
@@ -32,6 +32,22 @@ def build(config: ComponentConfig, engine: Engine, contract: "type[_M]", *, tabl
             "multi_tower_din"
         )
     return model(config, engine.tables, query=query, item=item, tables_device=torch.device(tables_device))
+
+
+def architecture(config: ComponentConfig, engine: Engine, *optimizers: str) -> str | None:
+    """Return what is the same for models whose dense weights are as many and stand for the same, None if unknown.
+
+    It is a digest of the config and of what the engine gives, and of the kinds of the `optimizers`; of a model that is
+    no part of this package nobody can say when its code changes.
+    """
+    if "." in config.kind:
+        return None
+    tables = [[table.name, table.embedding_dim, table.dtype] for table in engine.tables]
+    inputs = [
+        [engine.sparse_features(side), engine.dense_features(side), engine.number_sequences(side)]
+        for side in ("query", "item")
+    ]
+    return digest_of([config.model_dump(mode="json"), tables, inputs, optimizers, code_version()])
 
 
 def _inputs(engine: Engine, side: Side) -> "TowerInputs":

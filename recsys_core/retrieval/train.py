@@ -1,6 +1,6 @@
 """The training stage of retrieval: every rank of torchrun runs `run`, and the first one writes the artifact."""
 
-from recsys_core import artifacts, distributed
+from recsys_core import artifacts, distributed, models
 from recsys_core.distributed import World
 from recsys_core.progress import Sink
 from recsys_core.retrieval.objective import Retrieval
@@ -18,7 +18,17 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
     with distributed.world(request.config.sharding.device) as world:
         made, data = trainer(request, world), request.data
         base = None if request.base is None else Base(request.base, request.base_engine)
-        return fit(made, request, base, sink, day=data.day, files=request.pretrained, data=data)
+        architecture = models.architecture(request.model, made.objective.engine, *request.config.optimizers)
+        return fit(
+            made,
+            request,
+            base,
+            sink,
+            day=data.day,
+            files=request.pretrained,
+            data=data,
+            architecture=architecture,
+        )
 
 
 def trainer(request: Request, world: World) -> "Trainer":

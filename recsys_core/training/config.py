@@ -131,6 +131,11 @@ class Config(Frozen):
         return fields
 
     @property
+    def optimizers(self) -> tuple[str, str]:
+        """The kinds of both optimizers."""
+        return self.sparse_optimizer.kind, self.dense_optimizer.kind
+
+    @property
     def evaluates(self) -> bool:
         """Whether the state is measured while training goes on."""
         return self.evaluate_every_steps is not None or self.evaluate_every_epochs is not None

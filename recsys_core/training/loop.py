@@ -34,10 +34,12 @@ def fit(
     day: datetime.date,
     files: Mapping[str, str],
     data: TrainingData | LabelledData,
+    architecture: str | None,
 ) -> artifacts.Checkpoint:
     """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from start weights.
 
-    `files` are the fingerprints of the files that tables start from, `data` is what the objective reads.
+    `files` are the fingerprints of the files that tables start from, `data` is what the objective reads,
+    `architecture` that of the model (see `models.architecture`).
 
     Raises:
         Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
@@ -91,6 +93,7 @@ def fit(
             learned=data.learned,
             warm_started_from=base.checkpoint.digest if base else None,
             touched=touched,
+            architecture=architecture,
             kept=best_states.finish(work.path / _BEST, trainer.position, trainer.config.best_metric),
         )
     world.barrier()

@@ -295,11 +295,14 @@ def test_a_day_s_tasks_are_measured_by_hand_from_its_scored_rows():
     assert none["conversion"] is None
 
 
-def test_a_champion_is_compared_by_the_first_task_or_by_its_only_one():
-    assert measure._scores(["score_conversion", "score_click"], RANKING) == ["score_click", "score_conversion"]
-    assert measure._scores(["score", "probability"], RANKING) == ["score"]
-    with pytest.raises(ValueError, match="the champion has no task 'click', by which it is compared"):
-        measure._scores(["score_conversion"], RANKING)
+def test_a_champion_is_compared_by_the_same_task_or_by_its_only_one():
+    both = ["score_conversion", "score_click"]
+    assert measure._scores(both, RANKING, "click") == ["score_click", "score_conversion"]
+    assert measure._scores(both, RANKING, "conversion") == both
+    assert measure._scores(["score", "probability"], RANKING, "click") == ["score"]
+    for columns, task in ((["score_conversion"], "click"), (["score"], "conversion")):
+        with pytest.raises(ValueError, match=f"the champion has no task '{task}', by which it is compared"):
+            measure._scores(columns, RANKING, task)
 
 
 def test_outputs_are_named_in_the_order_of_the_tasks():

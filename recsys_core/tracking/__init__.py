@@ -19,7 +19,7 @@ from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 from recsys_core.tracking import records
 from recsys_core.tracking.spool import PARENT_TAG, SPOOL, AwayError, Does, Entry, Outbox, find, server_of
-from recsys_core.tracking.store import Config, check, connect, database, errors, location, reason
+from recsys_core.tracking.store import Config, check, connect, database, errors, import_client, location, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "connect",
     "database",
+    "import_client",
     "location",
     "open_run",
     "reason",

@@ -119,6 +119,16 @@ def set_defaults() -> None:
     logging.getLogger(_LOUD_LOGGER).setLevel(logging.ERROR)
 
 
+def import_client(uri: str) -> None:
+    """Import what `connect` and the client's calls need, which takes seconds."""
+    set_defaults()
+    import mlflow
+
+    if not _is_server(uri):
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def connect(uri: str) -> "MlflowClient":
     """Return a client of `uri`, and make it this process's tracking URI: parts of MLflow know no other.
 

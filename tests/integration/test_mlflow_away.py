@@ -1,9 +1,11 @@
 """An MLflow server that goes away while a run is being filled: nothing is lost or doubled; only publishing waits."""
 
+import contextlib
 import datetime
 import json
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,24 +21,76 @@ from recsys_core.tracking import spool
 DAY = datetime.date(2024, 3, 1)
 
 
+class Door:
+    """A port that leads to the server's while it is open: starting a server again takes many seconds."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._listening.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._through: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def open(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", self._port))
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Refuse connections, and cut off those that there are."""
+        if not self._threads:
+            return
+        # Asleep in `accept`, a thread does not notice that its socket is closed.
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self._listening.close()
+        for one in self._through:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
+        for one in self._through:
+            one.close()
+        self._through, self._threads = [], []
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(("127.0.0.1", self._to))
+                self._through += [client, server]
+                for pair in ((client, server), (server, client)):
+                    self._threads.append(threading.Thread(target=self._copy, args=pair))
+                    self._threads[-1].start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
 @pytest.fixture(scope="module")
-def server(start_mlflow: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return start_mlflow(tmp_path_factory.mktemp("lost"))
+def server(mlflow_server: Any) -> Any:
+    return mlflow_server
 
 
 @pytest.fixture
-def up(server: Any) -> Iterator[Any]:
-    """The server, which answers before and after a test."""
-    yield server
-    server.stop()
-    server.start()
+def door(server: Any) -> Iterator[Door]:
+    made = Door(server.port)
+    yield made
+    made.close()
 
 
 class Shop:
     """Runs of one config."""
 
     def __init__(self, uri: str, root: Path, name: str, **fields: float) -> None:
-        known = {"uri": uri, "system_metrics": False, "check_seconds": 10, "flush_seconds": 0}
+        known = {"uri": uri, "system_metrics": False, "check_seconds": 300, "flush_seconds": 0}
         self.config = tracking.Config.model_validate(known | fields)
         self.root, self.name, self.events = root, name, []
 
@@ -98,13 +152,13 @@ WHOLE = {
 
 
 def test_what_was_logged_while_it_was_away_is_sent_by_the_next_run_once(
-    up: Any, tmp_path: Path, made_day: Callable[..., dict[str, Any]]
+    door: Door, tmp_path: Path, made_day: Callable[..., dict[str, Any]]
 ) -> None:
-    shop = Shop(up.uri, tmp_path, "later")
+    shop = Shop(door.uri, tmp_path, "later")
     made, note = made_day(tmp_path / "made", DAY, 5), tmp_path / "note.txt"
     note.write_text("as it was")
     with shop.open("a1") as run:
-        up.stop()
+        door.close()
         fill(run, made, note)
         note.unlink()
         kept = [json.loads(line) for line in shop.spool("a1").read_text().splitlines()]
@@ -112,10 +166,10 @@ def test_what_was_logged_while_it_was_away_is_sent_by_the_next_run_once(
     assert does[0] == "open"
     assert does[-6:] == ["tags", "tags", "params", "file", "file", "dataset"]
     first, last = shop.messages()
-    assert f"MLflow at {up.uri} does not answer" in first
+    assert f"MLflow at {door.uri} does not answer" in first
     assert "asked every 10 s" in first
     assert f"{len(kept) + 1} records of this run are kept in {shop.spool('a1')}" in last
-    up.start()
+    door.open()
     # What a process that dies has sent without being able to drop it is sent again.
     left = tmp_path / "left"
     shutil.copytree(shop.spool("a1").parent, left)
@@ -132,19 +186,19 @@ def test_what_was_logged_while_it_was_away_is_sent_by_the_next_run_once(
 
 
 def test_it_is_sent_as_soon_as_the_server_is_back(
-    up: Any, tmp_path: Path, made_day: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    door: Door, tmp_path: Path, made_day: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool, "_PROBE_SECONDS", 0.0)
-    shop = Shop(up.uri, tmp_path, "back")
+    shop = Shop(door.uri, tmp_path, "back")
     made, note = made_day(tmp_path / "made", DAY, 5), tmp_path / "note.txt"
     note.write_text("n")
     with shop.open("a1") as run:
         with run.stage("train") as stage:
             stage.sink(Event(stage="train", step=2, metrics={"loss": 1 / 2, "odd": 0.25}))
-            up.stop()
+            door.close()
             stage.sink(Event(stage="train", step=3, metrics={"loss": 1 / 3, "odd": 0.25}))
             assert shop.spool("a1").exists()
-            up.start()
+            door.open()
             stage.sink(Event(stage="train", step=4, metrics={"loss": 1 / 4, "odd": 0.25}))
             assert not shop.spool("a1").exists()
             stage.log_tags({"artifact": "a"})
@@ -159,21 +213,21 @@ def test_it_is_sent_as_soon_as_the_server_is_back(
     assert shown(run.client, run.mlflow_run_id) == WHOLE
 
 
-def test_publishing_waits_for_it_and_then_says_so_in_one_line(up: Any, tmp_path: Path) -> None:
-    shop = Shop(up.uri, tmp_path, "publish", wait_seconds=0)
+def test_publishing_waits_for_it_and_then_says_so_in_one_line(door: Door, tmp_path: Path) -> None:
+    shop = Shop(door.uri, tmp_path, "publish", wait_seconds=0)
     with shop.open("a1") as run:
         run.require()
-        up.stop()
+        door.close()
         with pytest.raises(tracking.AwayError, match=r"has not answered for 0 s \([^()]+\).*run this again"):
             run.require()
         assert shop.messages() == []
     assert len(shop.messages()) == 2
-    shop = Shop(up.uri, tmp_path, "publish", wait_seconds=300)
-    up.start()
+    shop = Shop(door.uri, tmp_path, "publish", wait_seconds=300)
+    door.open()
     with shop.open("a1") as run:
-        up.stop()
+        door.close()
         run.log_tags({"kept": "yes"})
-        starting = threading.Thread(target=up.start)
+        starting = threading.Thread(target=door.open)
         starting.start()
         run.require()
         starting.join()
@@ -181,17 +235,20 @@ def test_publishing_waits_for_it_and_then_says_so_in_one_line(up: Any, tmp_path:
         assert "up to 300 s: publishing needs it" in shop.messages()[-1]
 
 
-def test_a_server_that_hangs_is_away_too(up: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "_PATIENCE_SECONDS", 1.0)
-    shop = Shop(up.uri, tmp_path, "hangs", check_seconds=1)
+def test_a_server_that_hangs_is_away_too(server: Any, tmp_path: Path) -> None:
+    shop = Shop(server.uri, tmp_path, "hangs")
 
     def fail() -> None:
-        with shop.open("a1"):
-            up.send(signal.SIGSTOP)
+        with shop.open("a1") as run:
+            run._outbox._config = shop.config.model_copy(update={"check_seconds": 1})
+            server.send(signal.SIGSTOP)
             raise ValueError("the disk is full")
 
-    with pytest.raises(ValueError, match="the disk is full"):
-        fail()
+    try:
+        with pytest.raises(ValueError, match="the disk is full"):
+            fail()
+    finally:
+        server.send(signal.SIGCONT)
     assert [json.loads(line)["does"] for line in shop.spool("a1").read_text().splitlines()] == ["end"]
     assert "timed out" in shop.messages()[0]
 

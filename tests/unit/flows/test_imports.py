@@ -9,13 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[3]
 DEMO = str(ROOT / "configs" / "demo.yaml")
 SLOW = {"faiss", "matplotlib", "mlflow", "pandas", "prefect", "scipy", "sqlalchemy", "torch", "torchrec"}
-# The command's own process, as it is when the command ends.
 COMMAND = """
-import atexit, sys
-atexit.register(lambda: sys.stderr.write("\\n" + " ".join(sorted({name.partition(".")[0] for name in sys.modules}))))
+import sys
+from flows import cli
 sys.argv[0] = "dayline"
-from flows.cli import main
-main()
+try:
+    cli.command()
+finally:
+    sys.stderr.write("\\n" + " ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 

@@ -1,6 +1,8 @@
 """The vectors of an Embeddings artifact: read and checked, and searched in masked lists by blocks of queries."""
 
+import collections
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +42,14 @@ class Search(NamedTuple):
     """One way to rank the items for every query of the day.
 
     find(rows [B], width) returns ids [B, width] and scores [B, width] in falling order, padded with -1;
-    tolerance [Q]: scores this close to each other are equal; costs [Q]: cells that a query needs besides its list.
+    tolerance [Q]: scores this close to each other are equal; costs [Q]: cells that a query needs besides its list;
+    num_threads: calls of `find` at once, where one has no threads of its own.
     """
 
     find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
     tolerance: np.ndarray
     costs: np.ndarray | int = 0
+    num_threads: int = 1
 
 
 def read_items(folder: Path) -> Items:
@@ -109,10 +113,23 @@ def masked_lists(
     Each block is searched for `num_keep` + the largest number of seen items in it, so that the masked lists are full.
     """
     lengths = seen.lengths
-    for rows in blocks(np.maximum(num_keep + lengths, search.costs), _BLOCK_CELLS):
+
+    def searched(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         width = min(num_items, num_keep + int(lengths[rows].max()))
-        ids, scores = search.find(rows, width)
-        yield rows, *keep_unseen(ids, scores, seen.take(rows), num_keep)
+        return rows, *keep_unseen(*search.find(rows, width), seen.take(rows), num_keep)
+
+    costs = np.maximum(num_keep + lengths, search.costs)
+    if search.num_threads == 1:
+        yield from map(searched, blocks(costs, _BLOCK_CELLS))
+        return
+    waiting: collections.deque[Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = collections.deque()
+    with ThreadPoolExecutor(search.num_threads) as pool:
+        for rows in blocks(costs, _BLOCK_CELLS // search.num_threads):
+            if len(waiting) == search.num_threads:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(searched, rows))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _read(folder: Path, key: str, names: list[str]) -> tuple[dict[str, pa.Array], np.ndarray]:

@@ -110,6 +110,7 @@ def item_item(baseline: ItemItem, seen: Lists, num_items: int) -> Search:
         lambda rows, width: baseline.find(history_QI[rows], width),
         np.full(shape[0], NO_TIES),
         baseline.costs(history_QI),
+        faiss.omp_get_max_threads(),
     )
 
 

@@ -110,10 +110,20 @@ def test_masked_search_finds_what_a_full_sort_finds_in_blocks_of_any_size(monkey
         scores[query, mask] = -np.inf
     order = np.argsort(-scores, axis=1)[:, :keep]
     expected = np.where(np.isfinite(np.take_along_axis(scores, order, 1)), order, -1)
-    for cells in (1, 100, 1 << 21):
+    for cells, num_threads in ((1, 1), (100, 1), (1 << 21, 1), (1, 2), (100, 3), (1 << 21, 8)):
         monkeypatch.setattr(vectors, "_BLOCK_CELLS", cells)
         found = np.full((num_queries, keep), -2)
-        for rows, ids, _ in masked_lists(exact(items, asked), lists, num_items, keep):
+        search = exact(items, asked)._replace(num_threads=num_threads)
+        for rows, ids, _ in masked_lists(search, lists, num_items, keep):
             assert (found[rows] == -2).all()
             found[rows] = ids
         assert (found == expected).all()
+
+
+def test_what_fails_in_a_thread_fails_the_search():
+    def find(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        raise ValueError(f"no vector of {rows[0]}")
+
+    nothing = Lists(np.empty(0, np.int64), np.zeros(6, np.int64))
+    with pytest.raises(ValueError, match="no vector of 0"):
+        list(masked_lists(vectors.Search(find, np.zeros(5), num_threads=2), nothing, 3, 2))

@@ -9,7 +9,6 @@ from typing import Any, Generic, Self, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from recsys_core import plots
 from recsys_core.artifacts import DataCheck, Evaluation, Frozen, HeldOut, Release, write_text
 from recsys_core.contract import report as contract
 from recsys_core.gate import Decision
@@ -131,6 +130,9 @@ def report(
 
 def _track(run: Run, candidate: Candidate, held_out: HeldOut, evaluation: Evaluation) -> None:
     """Put the figures by which days are compared, and the pictures, on the day's MLflow run."""
+    # Only where something is drawn: it takes most of a second to import.
+    from recsys_core import plots
+
     run.tracker.log_metrics(records.metrics(candidate.data, candidate.checkpoint, held_out, evaluation))
     run.tracker.log_figure(plots.loss_curve(candidate.checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
     run.tracker.log_figure(plots.hit_rate_by_k(evaluation), "hit_rate_by_k")

@@ -7,7 +7,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from recsys_core import plots
 from recsys_core.artifacts import (
     Checkpoint,
     Frozen,
@@ -69,6 +68,9 @@ def report_ranking(
     )
     written = run.directory / RESULT
     if not written.exists() or not all(stage.cached for stage in run.stages.values()):
+        # Only where something is drawn: it takes most of a second to import.
+        from recsys_core import plots
+
         run.tracker.log_metrics(records.ranking_metrics(data, checkpoint, evaluation))
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
         run.tracker.log_figure(plots.roc(evaluation), "roc")

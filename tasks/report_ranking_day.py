@@ -4,7 +4,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from recsys_core import plots
 from recsys_core.artifacts import (
     Checkpoint,
     DataCheck,
@@ -27,7 +26,7 @@ from tasks.report import AnyDay, write
 class RankingMetrics(LabelledMetrics):
     """What was measured of the held-out rows, with the live model and the baselines on the same ones.
 
-    Of several tasks it is that of `gate.task` (null: the first), and `tasks` has each one's.
+    Of several tasks it is the first one's, and `tasks` has each one's.
     `differences` are those to the champion. `num_examples` rows were learned from, in `num_steps` steps.
     """
 
@@ -82,6 +81,9 @@ def report_ranking_day(
 
 def _track(run: RankingRun, data: LabelledData, checkpoint: Checkpoint, evaluation: RankingEvaluation) -> None:
     """Put the figures by which days are compared, and the pictures, on the day's MLflow run."""
+    # Only where something is drawn: it takes most of a second to import.
+    from recsys_core import plots
+
     run.tracker.log_metrics(records.ranking_metrics(data, checkpoint, evaluation))
     if checkpoint.num_steps:
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")

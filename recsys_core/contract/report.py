@@ -68,10 +68,11 @@ def summary(day: datetime.date, first: datetime.date, found: Sequence[Measuremen
 
 def figure(check: DataCheck) -> "Figure":
     """Draw the drift of the last day's columns against its limit, and how many checks failed on each day."""
-    rows = pq.read_table(check.measurements).to_pylist()
+    # Only where something is drawn: it takes most of a second to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rows = pq.read_table(check.measurements).to_pylist()
     drawn = Figure(figsize=(9.0, 5.0), layout="constrained")
     FigureCanvasAgg(drawn)
     drawn.suptitle(f"Data of {check.day}: {len(rows):,} checks, {len(check.breaches):,} did not hold", fontsize=12)

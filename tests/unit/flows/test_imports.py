@@ -43,3 +43,9 @@ def test_what_the_flow_asks_of_its_stages_is_free_of_torch() -> None:
     code = "import sys, recsys_core.retrieval.requests, recsys_core.ranking.requests; print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"
+
+
+def test_flows_import_what_draws_only_where_something_is_drawn() -> None:
+    code = "import sys, flows.daily, flows.daily_ranking, flows.ranking; print('matplotlib' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

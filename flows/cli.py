@@ -1,5 +1,6 @@
 """The `dayline` command. Results go to stdout, all else to stderr."""
 
+import atexit
 import contextlib
 import errno
 import json
@@ -169,6 +170,30 @@ def run_demo() -> None:
 
 
 def main() -> None:
+    """Run the command, and end the process at once when it has ended; see `command`."""
+    code = 1
+
+    def leave() -> None:
+        """End the process without taking the interpreter apart, which takes seconds of the libraries of a flow."""
+        logging.shutdown()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            return  # the interpreter says so, and sets the exit code
+        os._exit(code)
+
+    # Before what libraries register, so that it is called after that.
+    atexit.register(leave)
+    try:
+        command()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+
+
+def command() -> None:
     """Run the command; an error that has a message of its own is one line on stderr and exit code 1.
 
     One that no code expected is written to a file, which the line names, and the exit code is 70. A stage that was
@@ -257,6 +282,7 @@ def _flows(
             preflight.check_data(loaded, day)
         temporary = inside.enter_context(server.temporary())
         sink = inside.enter_context(console.progress())
+        _import_flows(loaded)
         model_passed()
         if prepare is not None:
             prepare(sink)
@@ -273,6 +299,14 @@ def _flows(
             inside.enter_context(temporary_settings({PREFECT_API_URL: temporary.address()}))
         inside.enter_context(listening(sink))
         yield loaded, str(config), hide(changes)
+
+
+def _import_flows(loaded: "RunConfig | RankingConfig") -> None:
+    """Import what the flow is going to need, which takes seconds, as Prefect's server does to start."""
+    from flows import daily, daily_ranking, ranking  # noqa: F401
+    from recsys_core import tracking
+
+    tracking.import_client(tracking.location(loaded.tracking, loaded.run_root))
 
 
 def _flow_of_a_day(loaded: "RunConfig | RankingConfig") -> "Callable[..., DayResult | RankingDay | RankingResult]":

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from recsys_core.launch import exit_with_starter
 from recsys_core.variables import without_credentials
@@ -142,18 +143,27 @@ def temporary() -> Iterator[Server | None]:
     Raises:
         ValueError: one is named, and does not answer.
     """
-    from prefect.settings import PREFECT_API_URL
-
     _require_clients()
-    if named := PREFECT_API_URL.value():
-        _require(named)
-        done = threading.Event()
-        threading.Thread(target=_report_silence, args=(named, done), daemon=True, name="prefect-server").start()
-        try:
-            yield None
-        finally:
-            done.set()
-        return
+    with contextlib.ExitStack() as stopping:
+        server = stopping.enter_context(_started()) if _is_needed() else None
+        # Meanwhile the server starts: it takes seconds.
+        from prefect.settings import PREFECT_API_URL
+
+        named = PREFECT_API_URL.value()
+        if named is None:
+            yield server or stopping.enter_context(_started())
+            return
+    _require(named)
+    done = threading.Event()
+    threading.Thread(target=_report_silence, args=(named, done), daemon=True, name="prefect-server").start()
+    try:
+        yield None
+    finally:
+        done.set()
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[Server]:
     server = Server()
     try:
         yield server
@@ -163,6 +173,22 @@ def temporary() -> Iterator[Server | None]:
                 handler.flush()
         finally:
             server.stop()
+
+
+def _is_needed() -> bool:
+    """Whether no server is named, as far as that is sure without Prefect, whose settings take seconds to import."""
+    if "prefect" in sys.modules or any(name.upper() == "PREFECT_API_URL" for name in os.environ):
+        return False
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    # Where Prefect looks for its settings, and what stands there of those that may name a server.
+    places = {
+        profiles: "api_url",
+        Path(".env"): "api_url",
+        Path("prefect.toml"): "api",
+        Path("pyproject.toml"): "tool.prefect",
+    }
+    return not any(path.is_file() and said in path.read_text(errors="replace").lower() for path, said in places.items())
 
 
 def _require(named: str) -> None:

@@ -22,6 +22,7 @@ def measure(
         parts=run.config.gate.parts,
         metrics=run.config.evaluate.metrics,
         confidence=run.config.gate.confidence,
+        task=run.config.gate.task,
     )
     return perform(run, "evaluate", RankingEvaluation, request, stage.run)
 

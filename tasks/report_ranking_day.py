@@ -26,7 +26,7 @@ from tasks.report import AnyDay, write
 class RankingMetrics(LabelledMetrics):
     """What was measured of the held-out rows, with the live model and the baselines on the same ones.
 
-    Of several tasks it is the first one's, and `tasks` has each one's.
+    Of several tasks it is that of `gate.task` (null: the first), and `tasks` has each one's.
     `differences` are those to the champion. `num_examples` rows were learned from, in `num_steps` steps.
     """
 

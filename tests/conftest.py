@@ -5,6 +5,7 @@ import datetime
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from recsys_core import artifacts, features
+from recsys_core import artifacts, features, tracking
 from recsys_core.artifacts import (
     Checkpoint,
     Difference,
@@ -98,14 +99,28 @@ def own_package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Put MLflow's empty store into a run_root, as a first run does; making each anew would take seconds."""
+    made = tmp_path_factory.mktemp("store")
+    tracking.check(tracking.Config(), made)
+
+    def make(run_root: Path) -> Path:
+        run_root.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "mlflow.db", run_root)
+        return run_root
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def forking() -> Iterator[Any]:
     """What starts processes that have torch, FAISS and MLflow imported; see `forking.py`."""
     with runpy.run_path(str(Path(__file__).with_name("forking.py")))["Server"]() as server:
         yield server
 
 
-@pytest.fixture
-def forked_checks(forking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def forked_checks(forking: Any) -> Iterator[None]:
     """Let publishing check its bundles in processes that start at once."""
     from recsys_core.registry import publish
 
@@ -118,7 +133,9 @@ def forked_checks(forking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
                 file.seek(0)
             return subprocess.CompletedProcess(command, code, output.read(), errors.read())
 
-    monkeypatch.setattr(publish, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(publish, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+        yield
 
 
 @pytest.fixture

@@ -68,10 +68,11 @@ class LabelledSlice(Frozen):
 class RankingEvaluation(Artifact):
     """Metrics of every row of a split; `roc.parquet` and `calibration.parquet` have the points of its pictures.
 
-    Of several tasks `metrics` are those of the first one, which is of all rows, and `tasks` has each one's, None where
-    no row is of it. `champion` and `baselines` (`rate`, `item_rate`) are measured on the same rows, whose digest is
-    `rows_digest`. `differences` are those to the champion by metric; for their intervals `num_units` groups were drawn
-    (rows, unless `has_groups`). `slices` are parts of the rows, by name.
+    Of several tasks `metrics`, and all that is compared with them, are of the one that `gate.task` names, on its rows;
+    by default of the first one, which is of all rows. `tasks` has each one's, None where no row is of it. `champion`
+    and `baselines` (`rate`, `item_rate`) are measured on the same rows. `differences` are those to the champion by
+    metric; for their intervals `num_units` groups were drawn (rows, unless `has_groups`). `slices` are parts of the
+    rows, by name. `rows_digest` is that of all rows that were scored.
     """
 
     stage: ClassVar[str] = "evaluate"

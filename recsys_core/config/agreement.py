@@ -70,9 +70,12 @@ def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentC
     """Check that what a gate of ranking needs is named; `metrics` are measured beside those of every evaluation.
 
     Raises:
-        ValueError: a key that needs the column of the group or of the item, where there is none, or a metric that is
-            not measured.
+        ValueError: a key that needs the column of the group or of the item, where there is none, a metric that is not
+            measured, or a task that is none of `ranking`.
     """
+    if gate.task is not None and gate.task not in ranking.tasks:
+        known = f"ranking.tasks has {', '.join(ranking.tasks)}" if ranking.tasks else "ranking has one label"
+        raise ValueError(f"gate.task: {gate.task!r} is no task ({known}); name one of them, or leave it out")
     if gate.metric not in (*lookup.kinds(CATALOGUE), *(metric.kind for metric in metrics)):
         raise ValueError(
             f"gate.metric: {gate.metric} is not measured; add {{kind: {gate.metric}}} to evaluate.metrics, or name "

@@ -25,6 +25,11 @@ def _rising(span: tuple[float, float] | None) -> tuple[float, float] | None:
 class Config(limits.Common):
     """YAML section `gate` of a daily ranking config. Each limit is one condition; null leaves it out."""
 
+    task: str | None = Field(
+        default=None,
+        description="of several tasks the one by which is decided: its metric, calibration and slices, on its rows; "
+        "null: the first of ranking.tasks",
+    )
     metric: str = Field(default="auc", description="kind of a metric: one of every evaluation, or of evaluate.metrics")
     minimum: float | None = Field(default=None, description="the floor of a metric that is better the higher")
     maximum: float | None = Field(default=None, description="the ceiling of one that is better the lower")
@@ -76,7 +81,7 @@ def conditions(config: Config, evaluation: RankingEvaluation) -> list[Condition]
         if config.maximum_drop is not None:
             found.append(drop(measured, config.maximum_drop, config.confidence))
     if config.calibration is not None:
-        found.append(_calibration(metrics, config.calibration))
+        found.append(_calibration(_of_task(config, "calibration"), metrics, config.calibration))
     for name in config.slices:
         found += _of_slice(config, name, evaluation.slices[name])
     return found
@@ -101,6 +106,11 @@ def _of_slice(config: Config, name: str, found: LabelledSlice) -> list[Condition
     return [*_bounds(measured, part), *compared]
 
 
+def _of_task(config: Config, metric: str) -> str:
+    """Return what a metric is called in sentences."""
+    return metric if config.task is None else f"{config.task} {metric}"
+
+
 def _bounds(measured: Measured, config: Config | Slice) -> list[Condition]:
     limit = config.minimum if measured.better == "up" else config.maximum
     return [] if limit is None else [bound(measured, limit)]
@@ -110,11 +120,12 @@ def _measured(
     config: Config, key: str, found: RankingEvaluation | LabelledSlice, num_units: int, part: str | None = None
 ) -> Measured:
     name, metrics, champion = config.metric, found.metrics, found.champion
+    called = _of_task(config, name)
     value = _value(metrics, name) if metrics else None
     unit = "groups" if found.has_groups else "rows"
     return Measured(
         key=key,
-        metric=f"{name} of {part}" if part else name,
+        metric=f"{called} of {part}" if part else called,
         value=value,
         champion=_value(champion, name) if champion else None,
         has_champion=champion is not None,
@@ -136,14 +147,14 @@ def _reason(metrics: LabelledMetrics | None, name: str) -> str:
     return "no group has rows of both labels" if name == "gauc" else "rows of one label weigh nothing"
 
 
-def _calibration(metrics: LabelledMetrics, span: tuple[float, float]) -> Condition:
+def _calibration(called: str, metrics: LabelledMetrics, span: tuple[float, float]) -> Condition:
     value, (least, most) = metrics.calibration, span
     if value is None:
-        sentence = f"calibration is undefined, so calibration is not met: {_reason(metrics, 'calibration')}."
+        sentence = f"{called} is undefined, so calibration is not met: {_reason(metrics, 'calibration')}."
         return Condition(key="gate.calibration", held=False, sentence=sentence)
     held = least <= value <= most
     sentence = (
-        f"calibration (predicted positives over actual ones) is {value:.4f}, "
+        f"{called} (predicted positives over actual ones) is {value:.4f}, "
         f"{'within' if held else 'outside of'} {least:.4f} to {most:.4f}."
     )
     return Condition(key="gate.calibration", held=held, sentence=sentence)

@@ -41,7 +41,7 @@ class Config(Frozen):
     tasks: dict[str, Task] = Field(
         default={},
         description="several labels, by the names that the model's outputs have; by the first one training is stopped, "
-        "and the gate decides; {}: the one `label`",
+        "and the gate decides unless `gate.task` names another; {}: the one `label`",
     )
     sample_weight: str | None = Field(
         default=None, description="column of weights ≥ 0 of training rows; null: rows count alike"
@@ -91,6 +91,11 @@ class Config(Frozen):
     def label_key(self, task: str) -> str:
         """Return the key of the config that names a task's label."""
         return "ranking.label" if task == ONLY else f"ranking.tasks.{task}.label"
+
+    def given(self, task: str) -> tuple[str, ...]:
+        """Return a task with those that it is given, directly or not, the earliest one first."""
+        before = self.named[task].given
+        return (task,) if before is None else (*self.given(before), task)
 
     def rows_of(self, task: str, positive: Mapping[str, _M]) -> _M | None:
         """Return which rows are a task's sample space, None for all; `positive` has bool [B] by task."""

@@ -41,7 +41,8 @@ class Request(artifacts.Request):
     """What measuring a day needs; `log` has the past, and `predictions` are of the rows that `holdout` holds out.
 
     `metrics` are measured beside those that every evaluation has, and `parts` of the rows beside all of them;
-    `confidence` is that of the intervals of differences to the champion.
+    `confidence` is that of the intervals of differences to the champion. Of several tasks `task` is compared, null: the
+    first.
     """
 
     ranking: Ranking
@@ -53,6 +54,12 @@ class Request(artifacts.Request):
     metrics: tuple[Annotated[ComponentConfig, OneOf(CATALOGUE)], ...] = ()
     parts: dict[str, gate.Part] = Field(default={})
     confidence: float = 0.95
+    task: str | None = None
+
+    @property
+    def compared(self) -> str:
+        """The task whose rows, baselines, slices and differences are measured."""
+        return self.task or next(iter(self.ranking.named))
 
 
 class _Rows(NamedTuple):
@@ -99,9 +106,11 @@ def run(request: Request, sink: Sink) -> Evaluation:
     """Measure the rows; writes `roc.parquet` and `calibration.parquet` beside the record.
 
     Raises:
-        ValueError: the champion's rows are others, a column is missing, or a part's value is of another type.
+        ValueError: the champion's rows are others, a column is missing, a part's value is of another type, or no row is
+            of the task that is compared.
     """
-    (rows, tasks), before = _rows(request), past.read(_past(request), request.ranking)
+    (whole, tasks), before = _rows(request), past.read(_past(request), request.ranking, request.compared)
+    rows = _compared(request, whole)
     model, parts = rows.model, len(request.parts)
     with artifacts.pending(request.output) as aside:
         slices: dict[str, LabelledSlice] = {}
@@ -115,7 +124,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
         evaluation = aside.commit(
             Evaluation,
             request,
-            num_rows=rows.table.num_rows,
+            num_rows=whole.table.num_rows,
             split=_SPLIT,
             metrics=model.metrics(request.metrics),
             tasks=tasks,
@@ -125,7 +134,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             num_units=rows.num_units,
             has_groups=request.ranking.group is not None,
             slices=slices,
-            rows_digest=digest(rows.table),
+            rows_digest=digest(whole.table),
         )
     figures = {name: value for name in ("auc", "logloss") if (value := getattr(evaluation.metrics, name)) is not None}
     sink(Event(stage=_STAGE, done=evaluation.num_rows, total=evaluation.num_rows, metrics=figures))
@@ -135,9 +144,9 @@ def run(request: Request, sink: Sink) -> Evaluation:
 def loss(ranking: Ranking, predictions: Predictions) -> float:
     """Return the mean binary cross-entropy, in nats, of rows that were scored; of several tasks, the sum of theirs."""
     reader = readers.opened(predictions.rows)
-    table = readers.read_all(reader, [*columns(ranking, {}), *_scores(reader.schema.names, ranking)])
-    _, weights = past.labels_and_weights(table, ranking)
-    by_task = (rows for _, rows in _by_task(table, weights, None, ranking))
+    names = [score_columns(name)[0] for name in ranking.named]
+    table = readers.read_all(reader, [*columns(ranking, {}), *names])
+    by_task = (rows for _, rows in _by_task(table, past.weights_of(table, ranking), None, ranking))
     return sum(rows.metrics().logloss for rows in by_task if rows.weights.sum())
 
 
@@ -153,9 +162,10 @@ def _past(request: Request) -> Iterator[readers.Reader]:
 
 
 def _rows(request: Request) -> tuple[_Rows, dict[str, LabelledMetrics | None]]:
-    names, ranking = columns(request.ranking, request.parts), request.ranking
+    """Return all rows with the scores and labels of the compared task, and each task's metrics."""
+    names, ranking, task = columns(request.ranking, request.parts), request.ranking, request.compared
     tables = [
-        readers.read_all(reader, [*names, *_scores(reader.schema.names, ranking)])
+        readers.read_all(reader, [*names, *_scores(reader.schema.names, ranking, task)])
         for reader in (readers.opened(scored.rows) for scored in (request.predictions, request.champion) if scored)
     ]
     kept = [table.select(names) for table in tables]
@@ -164,37 +174,65 @@ def _rows(request: Request) -> tuple[_Rows, dict[str, LabelledMetrics | None]]:
             f"the champion scored {tables[1].num_rows:,} rows and the model {tables[0].num_rows:,}, which are not the "
             "same in the same order; run again"
         )
-    labels, weights = past.labels_and_weights(kept[0], ranking)
+    labels, weights = past.positive(kept[0], ranking.named[task].label), past.weights_of(kept[0], ranking)
     units, groups = np.arange(len(labels)), None
     if ranking.group is not None:
         units = groups = _codes(past.by_id(kept[0].column(ranking.group)))
     scored = [
-        Scored(table[_scores(table.column_names, ranking)[0]].to_numpy().astype(np.float64), labels, weights, groups)
+        Scored(
+            table[_scores(table.column_names, ranking, task)[0]].to_numpy().astype(np.float64), labels, weights, groups
+        )
         for table in tables
     ]
     tasks = {} if not ranking.tasks else _tasks(tables[0], scored[0], request)
     return _Rows(kept[0], units, scored[0], scored[1] if len(scored) > 1 else None), tasks
 
 
-def _scores(columns: Sequence[str], ranking: Ranking) -> list[str]:
-    """Return which of `columns` are the tasks' logits, the first task's first; a champion may have one task alone.
+def _compared(request: Request, rows: _Rows) -> _Rows:
+    """Return the rows that are of the compared task.
 
     Raises:
-        ValueError: the first task has none.
+        ValueError: none is.
     """
-    names = [score_columns(name)[0] for name in ranking.named]
-    (only, _), found = score_columns(ONLY), [name for name in names if name in columns]
-    if names[0] not in found and only not in columns:
+    task = request.compared
+    of_task = past.kept_for(rows.table, request.ranking, task)
+    if of_task is None:
+        return rows
+    if not of_task.any():
         raise ValueError(
-            f"the champion has no task {next(iter(ranking.named))!r}, by which it is compared; put the task that the "
-            "release has first, or give the model another name"
+            f"gate.task: of the {len(of_task):,} rows that are measured none is of the task {task!r} (its given "
+            f"{request.ranking.named[task].given!r} is nowhere 1), so the gate has nothing to decide by; run the day "
+            "again when its labels are there"
         )
-    return found if names[0] in found else [only]
+    return rows.take(of_task)
 
 
-def _tasks(table: pa.Table, first: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
-    """Return each task's metrics; None where it has no rows, as conversions on a day without clicks."""
-    by_task = _by_task(table, first.weights, first.groups, request.ranking)
+def _scores(columns: Sequence[str], ranking: Ranking, compared: str) -> list[str]:
+    """Return which of `columns` are the tasks' logits, the compared one's first.
+
+    A champion may have one task alone, which counts as the first.
+
+    Raises:
+        ValueError: the task that is compared has none.
+    """
+    first, own = next(iter(ranking.named)), score_columns(compared)[0]
+    (only, _), found = score_columns(ONLY), [score_columns(name)[0] for name in ranking.named]
+    if own in columns:
+        return [own, *(name for name in found if name in columns and name != own)]
+    if compared == first and only in columns:
+        return [only]
+    raise ValueError(
+        f"the champion has no task {compared!r}, by which it is compared; let the gate decide by a task that the "
+        "release has, or give the model another name"
+    )
+
+
+def _tasks(table: pa.Table, rows: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
+    """Return each task's metrics; None where it has no rows, as conversions on a day without clicks.
+
+    Of `rows`, scored by whichever task, the weights and groups count.
+    """
+    by_task = _by_task(table, rows.weights, rows.groups, request.ranking)
     return {name: rows.metrics(request.metrics) if rows.weights.sum() else None for name, rows in by_task}
 
 

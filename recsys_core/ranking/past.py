@@ -55,18 +55,22 @@ class Past(NamedTuple):
         return _places(items_B, self.items) < 0
 
 
-def read(tables: Iterable[readers.Reader], config: Config) -> Past:
-    """Count the rows of `tables`, block by block.
+def read(tables: Iterable[readers.Reader], config: Config, task: str) -> Past:
+    """Count the rows of `tables`, block by block; rates are those of a task, among the rows that are of it.
 
     Raises:
         ValueError: a group or an item is no id; names the row.
     """
     totals, keys = np.zeros(2), {"group": config.group, "item": config.item}
     found: dict[str, list[pa.Table]] = {name: [] for name, column in keys.items() if column is not None}
-    used = list(dict.fromkeys(filter(None, (config.label, config.sample_weight, config.group, config.item))))
+    labels_of_it = (config.named[name].label for name in config.given(task))
+    used = list(dict.fromkeys(filter(None, (*labels_of_it, config.sample_weight, config.group, config.item))))
     for reader in tables:
         for block, table in enumerate(blocks(reader, used)):
-            labels, weights = labels_and_weights(table, config)
+            labels, weights = positive(table, config.named[task].label), weights_of(table, config)
+            if (kept := kept_for(table, config, task)) is not None:
+                # Without a weight a row makes no rate, and its group and its item have been seen all the same.
+                weights = weights * kept
             totals += weights.sum(), weights @ labels
             for name, parts in found.items():
                 with naming(reader.place(block)):
@@ -83,12 +87,16 @@ def positive(table: pa.Table, label: str) -> np.ndarray:
     return pc.fill_null(labels.cast(pa.float64()), 0.0).to_numpy() > 0.5
 
 
-def labels_and_weights(table: pa.Table, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels, bool [B], and the weights, float64 [B], of rows that ingest has checked."""
-    labels = positive(table, config.label)
+def kept_for(table: pa.Table, config: Config, task: str) -> np.ndarray | None:
+    """Return which rows are of a task, bool [B]; None for all."""
+    return config.rows_of(task, {name: positive(table, config.named[name].label) for name in config.given(task)})
+
+
+def weights_of(table: pa.Table, config: Config) -> np.ndarray:
+    """Return the weights, float64 [B], of rows that ingest has checked."""
     if config.sample_weight is None:
-        return labels, np.ones(len(labels))
-    return labels, columns.by_chunk(columns.plain, table.column(config.sample_weight)).cast(pa.float64()).to_numpy()
+        return np.ones(table.num_rows)
+    return columns.by_chunk(columns.plain, table.column(config.sample_weight)).cast(pa.float64()).to_numpy()
 
 
 def by_id(column: pa.ChunkedArray) -> pa.Array:

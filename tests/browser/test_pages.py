@@ -13,7 +13,7 @@ TASKS = (
 
 def _ask(uri: str, body: dict) -> list[dict]:
     request = urllib.request.Request(uri, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=600) as response:
         answer = json.load(response)
     return answer["runs"] if isinstance(answer, dict) else answer
 

@@ -1,5 +1,6 @@
 """A small shop and what retrains it, against a real Prefect server and a real MLflow store."""
 
+import contextlib
 import datetime
 import os
 import signal
@@ -92,7 +93,11 @@ CTR_CONFIG = {
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """One temporary Prefect server for all tests: starting it takes long."""
-    with prefect_test_harness(server_startup_timeout=180):
+    with contextlib.ExitStack() as started:
+        with pytest.MonkeyPatch.context() as patched:
+            # It is not what is measured, and starts sooner without.
+            patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+            started.enter_context(prefect_test_harness(server_startup_timeout=600))
         yield
 
 
@@ -105,11 +110,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def write_config(shop: Path) -> Callable[[Path], Path]:
+def write_config(shop: Path, make_store: Callable[[Path], Path]) -> Callable[[Path], Path]:
     """Write the shop's config into a folder, with the runs beside it; return the file."""
 
     def write(directory: Path) -> Path:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_store(directory / "runs")
         sections = CONFIG | {"run_root": str(directory / "runs"), "data": {"kind": "daily", "source": str(shop)}}
         path = directory / "tiny.yaml"
         path.write_text(yaml.safe_dump(sections, sort_keys=False))
@@ -127,11 +132,11 @@ def ctr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def write_ctr_config(ctr: Path) -> Callable[[Path], Path]:
+def write_ctr_config(ctr: Path, make_store: Callable[[Path], Path]) -> Callable[[Path], Path]:
     """Write the config of a ranking model that is retrained daily into a folder; see `write_config`."""
 
     def write(directory: Path) -> Path:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_store(directory / "runs")
         places = {"run_root": str(directory / "runs"), "data": {"kind": "labelled_days", "source": str(ctr)}}
         path = directory / "tiny_ctr.yaml"
         path.write_text(yaml.safe_dump(CTR_CONFIG | places, sort_keys=False))
@@ -150,7 +155,8 @@ class Mlflow:
         self.uri = f"http://127.0.0.1:{self.port}"
         self.log = directory / "log"
         self._directory, self._health, self._arguments = directory, health, arguments
-        self._environment = os.environ | {
+        # It is not what is measured, and starts sooner without.
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -170,7 +176,7 @@ class Mlflow:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 500
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -196,12 +202,12 @@ class Mlflow:
 
 
 @pytest.fixture(scope="session")
-def start_mlflow() -> Iterator[Callable[..., Mlflow]]:
+def start_mlflow(make_store: Callable[[Path], Path]) -> Iterator[Callable[..., Mlflow]]:
     """Start MLflow's server on a folder, or another program of MLflow's with what it is asked for health."""
     started: list[Mlflow] = []
 
     def start(directory: Path, health: str = "/health", *arguments: str, **environment: str) -> Mlflow:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_store(directory)
         store = ["--backend-store-uri", f"sqlite:///{directory}/mlflow.db"]
         server = ["server", "--workers", "1", *store, "--artifacts-destination", str(directory / "artifacts")]
         started.append(Mlflow(directory, health, arguments or tuple(server), environment))

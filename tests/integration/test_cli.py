@@ -13,19 +13,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def dayline(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command with a Prefect home of its own."""
-    home = tmp_path_factory.mktemp("prefect")
+def dayline() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command with a Prefect server of its own."""
 
     def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"PREFECT_HOME": str(home), "PREFECT_API_URL": ""} | environment,
+            env=os.environ | {"PREFECT_API_URL": ""} | environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=500,
+            timeout=1_800,
         )
 
     return run

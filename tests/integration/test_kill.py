@@ -1,8 +1,9 @@
 """SIGKILL of the flow, of a rank, of torchrun and of both servers, in any stage of every pipeline.
 
 What is left behind is no process, nothing half-written and nothing that Prefect or MLflow shows as running, and a rerun
-comes to the same result. `DAYLINE_KILLS=25` kills as often as that; else it is a few times. `DAYLINE_KILL_SEED` draws
-others.
+comes to the same result. A ranking model is retrained for two days, the second of which continues the release of the
+first: what each has learned from and the releases are the same too. `DAYLINE_KILLS=25` kills as often as that; else it
+is a few times. `DAYLINE_KILL_SEED` draws others.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +31,28 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from recsys_core import registry
+
 ROOT = Path(__file__).parents[2]
 DAY = datetime.date(2024, 1, 2)
+# Of the pipeline whose second day continues the release of the first.
+DAYS = (datetime.date(2024, 1, 1), DAY)
 OVERRIDES = ["launch.num_ranks=2", "launch.threads_per_rank=1"]
 NUM_KILLS = int(os.environ.get("DAYLINE_KILLS", "6"))
 SEED = os.environ.get("DAYLINE_KILL_SEED", "7")
 VICTIMS: tuple[str, ...] = ("flow", "rank", "torchrun", "prefect", "mlflow")
+SECOND = " of the second day"
+_DAY: dict[str, tuple[str | None, bool]] = {
+    "ingest": (None, False),
+    "check": (None, False),
+    "prepare": (None, False),
+    "train": ("rank_train", True),
+    "export": ("rank_export", False),
+    "score": ("rank_predict", True),
+    "score_champion": ("rank_predict", True),
+    "evaluate": (None, False),
+    "publish": (None, False),
+}
 # By stage: the command's name for it, where it has processes of its own, and whether those are torchrun's.
 STAGES: dict[str, dict[str, tuple[str | None, bool]]] = {
     "retrieval": {
@@ -57,16 +74,8 @@ STAGES: dict[str, dict[str, tuple[str | None, bool]]] = {
         "export": ("rank_export", False),
         "predict": ("rank_predict", True),
     },
-    "daily-ranking": {
-        "ingest": (None, False),
-        "check": (None, False),
-        "prepare": (None, False),
-        "train": ("rank_train", True),
-        "export": ("rank_export", False),
-        "score": ("rank_predict", True),
-        "evaluate": (None, False),
-        "publish": (None, False),
-    },
+    "daily-ranking": {stage: how for stage, how in _DAY.items() if stage != "score_champion"}
+    | {stage + SECOND: how for stage, how in _DAY.items()},
 }
 
 
@@ -115,10 +124,29 @@ class Place:
     config: Path
     mark: str
     changes: tuple[str, ...] = ()
+    days: tuple[datetime.date, ...] = (DAY,)
 
     @property
     def home(self) -> Path:
         return self.config.parent
+
+    @property
+    def name(self) -> str:
+        """As the config says it."""
+        return yaml.safe_load(self.config.read_text())["name"]
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command that does all days."""
+        if len(self.days) > 1:
+            return ["backfill", str(self.config), "--from", str(self.days[0]), "--to", str(self.days[-1])]
+        return ["run", str(self.config), *(["--day", str(DAY)] if "tiny" in self.config.name else [])]
+
+    def has_done(self, stage: str) -> bool:
+        """Return whether a stage's artifact is there, or, without a stage's name, the directory of the day's run."""
+        name, of_second, _ = stage.partition(SECOND)
+        kept = f"{name}/manifest.json" if name else "config.yaml"
+        return any(self.home.glob(f"runs/*/{self.days[1 if of_second else 0]}/*/{kept}"))
 
     def left_running(self) -> dict[str, int]:
         """Return how many runs Prefect shows as running."""
@@ -146,13 +174,12 @@ _MAIN = (
 
 
 class Command:
-    """`dayline run` in a process of its own."""
+    """`dayline run` or `backfill` in a process of its own."""
 
     def __init__(self, place: Place) -> None:
         self.place, self.output = place, place.home / "output"
         changes = [word for change in (*OVERRIDES, *place.changes) for word in ("--set", change)]
-        arguments = ["run", str(place.config), "--json", *changes]
-        arguments += ["--day", str(DAY)] if "tiny" in place.config.name else []
+        arguments = [*place.arguments, "--json", *changes]
         environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": ""}
         with self.output.open("w") as output, (place.home / "result").open("w") as result:
             self.process = subprocess.Popen(
@@ -166,21 +193,30 @@ class Command:
 
     def wait(self) -> int:
         """Return the exit code of the command, of which nothing is left."""
-        exit_code = self.process.wait(500)
+        exit_code = self.process.wait(1_000)
         _, alive = psutil.wait_procs(self.place.processes(), timeout=60)
         assert not alive, [one.cmdline() for one in alive]
         return exit_code
 
-    def result(self) -> dict[str, Any]:
+    def results(self) -> list[dict[str, Any]]:
+        """Return the result of each day."""
         code, text = self.wait(), self.output.read_text()
         assert code == 0, text
         for raw in ("Traceback", "urllib3", "Retrying"):
             assert raw not in text
-        return json.loads((self.place.home / "result").read_text())
+        found = json.loads((self.place.home / "result").read_text())
+        return found if isinstance(found, list) else [found]
 
     def begun(self, stage: str) -> None:
-        """Wait until `stage` has begun."""
-        self._until(lambda: f"{stage}: started" in self.output.read_text() or None, stage)
+        """Wait until `stage` has begun; of two days in a row that is when the one before it is done."""
+        if len(self.place.days) == 1:
+            self._until(lambda: f"{stage}: started" in self.output.read_text() or None, stage)
+            return
+        stages = list(STAGES["daily-ranking"])
+        before = stages[stages.index(stage) - 1] if stages.index(stage) else ""
+        if before and (SECOND in before) != (SECOND in stage):
+            before = SECOND
+        self._until(lambda: self.place.has_done(before) or None, stage)
 
     def one(self, victim: str, stage: str | None) -> psutil.Process:
         """Wait for the victim, and return it."""
@@ -200,7 +236,7 @@ class Command:
         return None
 
     def _until(self, look: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while time.monotonic() < deadline and self.process.poll() is None:
             if (found := look()) is not None:
                 return found
@@ -255,31 +291,46 @@ def write(
     def make(pipeline: str, *changes: str) -> Place:
         home = tmp_path_factory.mktemp(pipeline)
         written = {"retrieval": write_config, "ranking": ranking, "daily-ranking": write_ctr_config}[pipeline](home)
+        if pipeline == "daily-ranking":
+            return Place(written, uuid.uuid4().hex, ("gate.minimum=0.5", *changes), DAYS)
         return Place(written, uuid.uuid4().hex, changes)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def undisturbed(write: Callable[..., Place]) -> Callable[[str], dict[str, Any]]:
-    """Run a pipeline undisturbed, once."""
-    results: dict[str, dict[str, Any]] = {}
+def undisturbed(write: Callable[..., Place]) -> Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Run a pipeline undisturbed, once; return each day's result, and the releases."""
+    done: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
 
-    def run(pipeline: str) -> dict[str, Any]:
-        if pipeline not in results:
+    def run(pipeline: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        if pipeline not in done:
             place = write(pipeline)
-            results[pipeline] = Command(place).result()
-            assert list(results[pipeline]["stages"]) == list(STAGES[pipeline])
+            results = Command(place).results()
+            assert [stage for result in results for stage in result["stages"]] == named(STAGES[pipeline])
             assert not any(place.left_running().values())
-        return results[pipeline]
+            done[pipeline] = results, released(f"sqlite:///{place.home}/runs/mlflow.db", place.name)
+        return done[pipeline]
 
     return run
+
+
+def named(stages: Iterable[str]) -> list[str]:
+    """Return the stages as each day calls them."""
+    return [stage.removesuffix(SECOND) for stage in stages]
+
+
+def released(uri: str, name: str) -> list[dict[str, Any]]:
+    """Return what there is to say of each release, whatever it is called, newest first."""
+    fields = {"version", "day", "metrics", "ground_truth_digest", "checked", "live", "previous", "rolled_back"}
+    fields |= {"replaced", "learned"}
+    return [info.model_dump(include=fields) for info in registry.releases(uri, name)]
 
 
 def what_counts(result: dict[str, Any]) -> dict[str, Any]:
     """Leave out what differs from run to run: speed, times and places."""
     return {key: value for key, value in result["metrics"].items() if key != "examples_per_second"} | {
-        key: result.get(key) for key in ("day", "release", "decision", "gate", "loss", "num_steps")
+        key: result.get(key) for key in ("day", "release", "decision", "gate", "loss", "num_steps", "learned")
     }
 
 
@@ -303,11 +354,11 @@ def restarting(server: Any) -> Iterator[None]:
 def test_whatever_is_killed_in_any_stage_the_result_is_the_same_and_nothing_is_left(
     pipeline: str,
     kills: list[Kill],
-    undisturbed: Callable[[str], dict[str, Any]],
+    undisturbed: Callable[[str], tuple[list[dict[str, Any]], list[dict[str, Any]]]],
     write: Callable[..., Place],
     server: Any,
 ) -> None:
-    expected = undisturbed(pipeline)
+    expected, releases = undisturbed(pipeline)
     name = f"killed-{uuid.uuid4().hex[:8]}"
     place = write(pipeline, f"tracking.uri={server.uri}", "tracking.wait_seconds=400", f"name={name}")
     with contextlib.ExitStack() as starting:
@@ -323,25 +374,29 @@ def test_whatever_is_killed_in_any_stage_the_result_is_the_same_and_nothing_is_l
             if kill.victim == "flow":
                 assert command.wait() == -signal.SIGKILL
                 command = Command(place)
-        result = command.result()
-    assert what_counts(result) == what_counts(expected)
+        results = command.results()
+    assert [what_counts(result) for result in results] == [what_counts(result) for result in expected]
+    assert released(server.uri, name) == releases
+    assert len(releases) == (0 if pipeline == "ranking" else len(place.days))
     assert place.left_running() == {"flow_run": 0, "task_run": 0}
-    (run,) = (place.home / "runs" / name).glob(f"{DAY}/*")
-    assert not [path for path in run.rglob("*") if path.name.endswith(".partial")]
-    assert not list(run.glob("mlflow.*"))
+    for day in place.days:
+        (run,) = (place.home / "runs" / name).glob(f"{day}/*")
+        assert not [path for path in run.rglob("*") if path.name.endswith(".partial")]
+        assert not list(run.glob("mlflow.*"))
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     tracked = client.search_runs([experiment.experiment_id])
     assert {one.info.status for one in tracked} == {"FINISHED"}
     stages = sorted(one.data.tags["dayline.stage"] for one in tracked if "dayline.stage" in one.data.tags)
-    assert stages == sorted(STAGES[pipeline])
-    loss = result["loss"] if pipeline == "ranking" else result["metrics"]["loss"]
-    assert client.get_run(result["mlflow_run_id"]).data.metrics["loss"] == loss
+    assert stages == sorted(named(STAGES[pipeline]))
+    for result in results:
+        loss = result["loss"] if pipeline == "ranking" else result["metrics"]["loss"]
+        assert client.get_run(result["mlflow_run_id"]).data.metrics["loss"] == loss
 
 
 def test_a_training_that_is_killed_after_a_checkpoint_goes_on_from_there(
-    undisturbed: Callable[[str], dict[str, Any]], write: Callable[..., Place]
+    write: Callable[..., Place],
 ) -> None:
     # Epochs enough that training goes on for some seconds after its first checkpoint, on a fast machine too.
     place = write("ranking", "train.num_epochs=400")
@@ -359,7 +414,7 @@ def test_a_training_that_is_killed_after_a_checkpoint_goes_on_from_there(
     other = Place(other.config, other.mark, ("seed=7",))
     (other.home / "prefect").symlink_to(place.home / "prefect")
     assert place.left_running()["flow_run"] == 1
-    Command(other).result()
+    Command(other).results()
     assert place.left_running() == {"flow_run": 0, "task_run": 0}
     client = MlflowClient(f"sqlite:///{place.home}/runs/mlflow.db")
     experiment = client.get_experiment_by_name("pairs")

@@ -106,11 +106,11 @@ def test_the_page_s_tables_train_and_are_scored(tmp_path: Path, monkeypatch: Any
         run = subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", "run", str(config), "--json", *changes],
             cwd=ROOT,
-            env=os.environ | environment | {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path / "prefect")},
+            env=os.environ | environment | {"PREFECT_API_URL": ""},
             capture_output=True,
             text=True,
             check=False,
-            timeout=500,
+            timeout=1_800,
         )
         assert run.returncode == 0, run.stderr
     result = json.loads(run.stdout)

@@ -349,7 +349,7 @@ def _json(value: Any) -> Any:
 def _answers(uri: str, rows: list[dict[str, Any]], k: int) -> list[dict[str, Any]]:
     body = json.dumps({"dataframe_records": rows, "params": {"k": k, "mask_seen": False}}).encode()
     request = urllib.request.Request(f"{uri}/invocations", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=600) as response:
         return json.load(response)["predictions"]
 
 

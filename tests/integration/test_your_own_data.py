@@ -31,11 +31,11 @@ def test_from_csv_files_to_a_released_model(tmp_path: Path, monkeypatch: pytest.
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *command.split()],
-            env=os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""},
+            env=os.environ | {"PREFECT_API_URL": ""},
             capture_output=True,
             text=True,
             check=False,
-            timeout=500,
+            timeout=1_800,
         )
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)

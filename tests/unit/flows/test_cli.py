@@ -63,7 +63,7 @@ def handlers() -> Iterator[None]:
 def test_main_turns_an_error_into_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["dayline", "data", "generate", "--out", "/proc/shop", "--days", "3"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        cli.command()
     assert ended.value.code == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
 
@@ -91,7 +91,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> object:
     monkeypatch.setattr(cli, "app", fails)
     try:
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.command()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -247,6 +247,25 @@ def test_the_demo_names_commands_that_this_shell_finds(monkeypatch: pytest.Monke
     assert Path(command).parent.samefile(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert "\n    mlflow server" in demo.farewell()
+
+
+@pytest.mark.parametrize(("ends", "code"), [("None", 0), ("sys.exit(75)", 75), ("sys.exit()", 0), ("1 / 0", 70)])
+def test_the_process_ends_when_the_command_has_and_what_is_registered_was_called(ends: str, code: int) -> None:
+    program = (
+        "import atexit, sys, threading\n"
+        "from flows import cli\n"
+        "class Slow:\n"
+        "    def __del__(self): print('taken apart')\n"
+        "kept = Slow()\n"
+        "def app(**_):\n"
+        "    atexit.register(print, 'drained')\n"
+        "    print('result')\n"
+        f"    {ends}\n"
+        "cli.app = app\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (code, ["result", "drained"])
 
 
 def test_a_prefect_server_that_is_gone_does_not_hold_up_the_end() -> None:

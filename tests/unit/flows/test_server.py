@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import psutil
@@ -49,6 +50,31 @@ def test_it_answers_and_ends() -> None:
     assert count == "0"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/health")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "needed"),
+    [
+        ("pyproject.toml", '[project]\ndependencies = ["prefect"]\n', True),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:4200/api"\n', False),
+        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:4200/api"\n', False),
+        (".env", "PREFECT_API_URL=http://127.0.0.1:4200/api\n", False),
+        ("home/profiles.toml", '[profiles.ours]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n', False),
+        ("home/profiles.toml", 'active = "ours"\n[profiles.ours]\nPREFECT_LOGGING_LEVEL = "DEBUG"\n', True),
+    ],
+)
+def test_one_is_started_before_prefect_is_asked_only_where_none_can_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, text: str, needed: bool
+) -> None:
+    monkeypatch.delitem(sys.modules, "prefect", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    assert server._is_needed()
+    (tmp_path / file).write_text(text)
+    assert server._is_needed() is needed
+    monkeypatch.setenv("prefect_api_url", "http://127.0.0.1:4200/api")
+    assert not server._is_needed()
 
 
 def test_it_dies_with_who_started_it() -> None:

@@ -44,4 +44,4 @@ def test_the_process_ends_when_its_starter_does():
     )
     assert process.poll() is None
     process.stdin.close()
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=600) == 143

@@ -270,3 +270,15 @@ def test_a_champion_whose_metric_is_undefined_is_not_compared_with(own_metric):
     passed, found = reasons(config, with_own(-0.5, None))
     assert passed
     assert found[1] == "shop.likelihood of the champion is undefined on the same rows, so nothing is compared."
+
+
+def test_the_task_that_decides_is_named_in_the_sentences():
+    slices = {"new_users": LabelledSlice(num_units=9, has_groups=True, metrics=None, champion=None, differences={})}
+    config = {"task": "sale", "minimum": 0.8, "calibration": [0.8, 1], "slices": {"new_users": {"minimum": 0.5}}}
+    passed, found = reasons(config, evaluation(slices=slices))
+    assert not passed
+    assert found == (
+        "sale auc is 0.7500, below the minimum of 0.8000.",
+        "sale calibration (predicted positives over actual ones) is 1.1000, outside of 0.8000 to 1.0000.",
+        "sale auc of new_users is undefined, so minimum is not met: there is no such row with a weight.",
+    )

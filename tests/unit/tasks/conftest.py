@@ -15,11 +15,11 @@ DEMO = Path(__file__).parents[3] / "configs" / "demo.yaml"
 
 
 @pytest.fixture(scope="session")
-def open_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+def open_run(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], Path]) -> Callable[..., Run]:
     """Make a run below a new folder, or below the one that is given."""
 
     def make(root: Path | None = None, *changes: str) -> Run:
-        root = root or tmp_path_factory.mktemp("runs")
+        root = root or make_store(tmp_path_factory.mktemp("runs"))
         config = configs.load(DEMO, [f"run_root={root}", "tracking.system_metrics=false", *changes])
         identity = tracking.Identity(name="shop", day=DAY, run_id="r" * 12, config_hash="c", code_version="v")
         opened = tracking.open_run(config.tracking, root, identity, {})

@@ -2,8 +2,9 @@
 
 import datetime
 import json
-import subprocess
-import sys
+import multiprocessing
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -125,21 +126,24 @@ def test_a_config_of_the_other_pipeline_is_refused_before_anything_is_made() -> 
 
 
 def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
-    code = (
-        "import pathlib, sys, time; from tasks.start_run import _locked\n"
-        f"with _locked(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert holder.stdin is not None
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
+    forking = multiprocessing.get_context("fork")
+    held = forking.Event()
+
+    def hold() -> None:
+        with start_run._locked(tmp_path):
+            held.set()
+            signal.pause()
+
+    holder = forking.Process(target=hold)
+    holder.start()
+    assert held.wait(600)
     with (
         pytest.raises(ValueError, match=f"{tmp_path}: process {holder.pid} is at this run; wait for it, or end it"),
         start_run._locked(tmp_path),
     ):
         pass
     holder.kill()
-    holder.communicate()
+    holder.join()
     with start_run._locked(tmp_path):
         pass
 
@@ -151,7 +155,8 @@ def test_a_run_root_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         start_run.start_run.fn(str(config), None, [f"run_root={tmp_path}/file/runs"])
 
 
-def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path) -> None:
+def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path, make_store: Callable[[Path], Path]) -> None:
+    make_store(tmp_path / "runs")
     file = tmp_path / "items.parquet"
     start = {"name": "item_id", "initializer": {"kind": "file", "path": str(file), "id_column": "item_id"}}
     for table in ("interactions", "users", "items"):
@@ -172,7 +177,10 @@ def test_a_table_s_file_that_changes_makes_another_run(tmp_path: Path) -> None:
         start_run.start_run.fn(str(CONFIGS / "demo.yaml"), DAY, changes)
 
 
-def test_a_ranking_model_s_first_run_needs_all_days_up_to_the_one_that_it_is_measured_on(tmp_path: Path) -> None:
+def test_a_ranking_model_s_first_run_needs_all_days_up_to_the_one_that_it_is_measured_on(
+    tmp_path: Path, make_store: Callable[[Path], Path]
+) -> None:
+    make_store(tmp_path / "runs")
     _impressions.write(_impressions.Config(num_days=4, rows_per_day=20), tmp_path / "ctr", silent)
     changes = [f"run_root={tmp_path}/runs", f"data.source={tmp_path}/ctr", "tracking.system_metrics=false"]
     runs: list[str] = []

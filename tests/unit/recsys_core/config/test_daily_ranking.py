@@ -135,3 +135,13 @@ def test_a_retrieval_config_holds_out_by_user_only() -> None:
         ValueError, match=r"holdout\.by: item_id, and what a user took later is no past .*; hold out by us"
     ):
         configs.load(demo, ["holdout={kind: rows, share: 0.1, by: item_id}"])
+
+
+def test_a_gate_decides_by_a_task_that_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gate\.task: 'sale' is no task \(ranking has one label\)"):
+        load(tmp_path, "gate.task=sale")
+    both = ("ranking.tasks={click: {label: label}, sale: {label: sold, given: click}}",)
+    both += ("model={kind: shared_bottom, tasks: {click: {}, sale: {}}}",)
+    with pytest.raises(ValueError, match=r"'sales' is no task \(ranking\.tasks has click, sale\); name one of them"):
+        load(tmp_path, *both, "gate.task=sales")
+    load(tmp_path, *both, "gate.task=sale")

@@ -234,7 +234,7 @@ def test_prefetch_works_in_several_threads_and_keeps_the_order():
 
     def square(number):
         # Two items are worked at, at the same time; the first of them is done last.
-        both.wait(timeout=30)
+        both.wait(timeout=300)
         time.sleep(0.002 * (number % 2 == 0))
         return number**2
 

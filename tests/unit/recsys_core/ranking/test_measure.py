@@ -23,7 +23,7 @@ from recsys_core.gate import Part, RankingConfig, decide
 from recsys_core.lookup import component
 from recsys_core.metrics.ranking import CATALOGUE
 from recsys_core.progress import silent
-from recsys_core.ranking import Config, measure, past
+from recsys_core.ranking import ONLY, Config, measure, past
 
 DAY = datetime.date(2024, 1, 2)
 COMMON = {"config_hash": "c", "code_version": "v"}
@@ -63,9 +63,10 @@ class World:
                 pq.write_table(table, aside.path / path)
             return aside.commit(record, Inputs(output=self.root / name, what=name, **COMMON), num_rows=1, **fields)
 
-    def predictions(self, name, table=None):
-        table = self.measured if table is None else table
-        scored = table.append_column("score", pa.array(self.scores[name][: len(table)], pa.float32()))
+    def predictions(self, name, table=None, columns=("score",)):
+        scored = table = self.measured if table is None else table
+        for column in columns:
+            scored = scored.append_column(column, pa.array(self.scores[name][: len(table)], pa.float32()))
         # Parts as of two ranks: only the order of the rows is promised.
         parts = {"rows/part-00000.parquet": scored.slice(0, 130), "rows/part-00001.parquet": scored.slice(130)}
         return self.commit(Predictions, f"score_{name}", parts, source="s", model_digest="m")
@@ -203,6 +204,63 @@ def test_the_baselines_are_past_rates_in_plain_loops(world):
     assert measure.run(world.request(item=None), silent).baselines.keys() == {"rate"}
 
 
+def test_one_of_several_tasks_is_compared_on_its_own_rows(world):
+    """As if there were no other rows, and no other task."""
+    bought = np.random.default_rng(1)
+
+    def with_sales(table):
+        sold = pa.array(bought.random(len(table)) < 0.5, mask=~table["label"].to_numpy())
+        return table.append_column("bought", sold)
+
+    world.days, world.measured = {day: with_sales(rows) for day, rows in world.days.items()}, with_sales(world.measured)
+    tasks = {"click": {"label": "label"}, "sale": {"label": "bought", "given": "click"}}
+    parts = {"oslo": Part(column="city", value="oslo"), "cold_items": Part()}
+    names = ("score_click", "score_sale")
+    request = world.request(champion=False, tasks=tasks, parts=parts)
+    scored = {"predictions": world.predictions("model", columns=names)}
+    scored["champion"] = world.predictions("champion", columns=names)
+    request = request.model_copy(update=scored)
+    first = measure.run(request, silent)
+    found = measure.run(request.model_copy(update={"task": "sale"}), silent)
+    assert (first.metrics, found.metrics) == (first.tasks["click"], found.tasks["sale"])
+    assert found.tasks == first.tasks
+    assert (found.num_rows, found.rows_digest) == (400, first.rows_digest)
+    # What was shown and not clicked has been seen too.
+    earlier = {row["item"] for rows in world.days.values() for row in rows.to_pylist()}
+    clicked = world.measured["label"].to_numpy()
+    cold = sum(row["item"] not in earlier for row in world.measured.filter(pa.array(clicked)).to_pylist())
+    assert found.slices["cold_items"].metrics.num_rows == cold > 0
+
+    def sales(table):
+        return table.filter(table["label"]).drop_columns("label").rename_columns({"bought": "label"})
+
+    world.scores = {name: scores[clicked] for name, scores in world.scores.items()}
+    world.days, world.measured = {day: sales(rows) for day, rows in world.days.items()}, sales(world.measured)
+    alone = measure.run(world.request(parts=parts), silent)
+    assert found.num_units == alone.num_units
+    for whole, own in ((found, alone), (found.slices["oslo"], alone.slices["oslo"])):
+        assert own.metrics.figures() == pytest.approx(whole.metrics.figures())
+        assert own.champion.figures() == pytest.approx(whole.champion.figures())
+        assert own.differences["auc"].value == pytest.approx(whole.differences["auc"].value)
+    for name in ("rate", "item_rate"):
+        assert found.baselines[name].figures() == pytest.approx(alone.baselines[name].figures())
+
+
+def test_a_day_without_rows_of_the_task_that_is_compared_is_refused(world):
+    for day in world.days:
+        world.days[day] = world.days[day].append_column("bought", world.days[day]["label"])
+    world.measured = world.measured.append_column("bought", world.measured["label"])
+    world.measured = world.measured.set_column(0, "label", pa.array(np.zeros(400, bool)))
+    request = world.request(
+        champion=False, tasks={"click": {"label": "label"}, "sale": {"label": "bought", "given": "click"}}
+    )
+    scored = world.predictions("model", columns=("score_click", "score_sale"))
+    with pytest.raises(
+        ValueError, match="of the 400 rows that are measured none is of the task 'sale' .its given 'click'"
+    ):
+        measure.run(request.model_copy(update={"predictions": scored, "task": "sale"}), silent)
+
+
 def test_the_past_of_a_day_s_tail_is_the_days_before_and_what_is_learned_of_the_day(world):
     found = measure.run(world.request(holdout=Tail(hours=3)), silent)
     assert found.baselines == measure.run(world.request(), silent).baselines
@@ -279,7 +337,7 @@ def test_ids_are_the_same_whatever_the_type_of_a_day(tmp_path):
     for name, items in (("a", pa.array([1, 2], pa.int32())), ("b", pa.array(["2", "3"]))):
         pq.write_table(pa.table({"label": [1, 0], "item": items}), tmp_path / f"{name}.parquet")
     tables = [readers.build(readers.infer(str(tmp_path / f"{name}.parquet"))) for name in "ab"]
-    found = past.read(tables, Config(item="item"))
+    found = past.read(tables, Config(item="item"), ONLY)
     assert (found.rows, found.positives, found.rate) == (4, 2, 0.5)
     assert found.is_cold(pa.array([1, 3, 4])).tolist() == [False, False, True]
     # Of item 2 one negative and one positive row: halfway between; of item 4 nothing: the rate of all.

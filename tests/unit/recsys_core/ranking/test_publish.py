@@ -42,6 +42,11 @@ with tracking.open_run(config, request.run_root, identity, {}) as tracker:
 """
 
 
+@pytest.fixture(autouse=True)
+def _store(make_store, tmp_path):
+    make_store(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def made(made_ranking_day, tmp_path_factory):
     """Two days of it."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from recsys_core import distributed, readers, serving
-from recsys_core.config import RankingConfig
+from recsys_core.config import RankingConfig, building
 from recsys_core.datasets.labelled import splits
 from recsys_core.features import Config as Features
 from recsys_core.losses import binary_cross_entropy
@@ -126,16 +126,17 @@ def test_a_model_and_a_config_name_the_same_tasks():
     }
     config = RankingConfig.model_validate(sections)
     assert RankingConfig.model_validate_json(config.model_dump_json()) == config
-    with pytest.raises(ValidationError, match="shared_bottom: gives click, conversion, and ranking has one label"):
-        RankingConfig.model_validate(sections | {"ranking": {}})
-    with pytest.raises(ValidationError, match="dlrm: gives one logit a row, and ranking.tasks names click, conversion"):
-        RankingConfig.model_validate(sections | {"model": {"kind": "dlrm"}})
-    turned = {"conversion": {}, "click": {}}
-    with pytest.raises(ValidationError, match="name the same tasks in the same order in both"):
-        RankingConfig.model_validate(sections | {"model": {"kind": "shared_bottom", "tasks": turned}})
+    building.check(config)
+    turned = {"kind": "shared_bottom", "tasks": {"conversion": {}, "click": {}}}
     softmax = {"click": {"label": "c", "loss": {"kind": "sampled_softmax"}}, "conversion": {"label": "b"}}
-    with pytest.raises(ValidationError, match="not a loss that judges the logits of labelled rows"):
-        RankingConfig.model_validate(sections | {"ranking": {"tasks": softmax}})
+    for change, message in (
+        ({"ranking": {}}, "shared_bottom: gives click, conversion, and ranking has one label"),
+        ({"model": {"kind": "dlrm"}}, "dlrm: gives one logit a row, and ranking.tasks names click, conversion"),
+        ({"model": turned}, "name the same tasks in the same order in both"),
+        ({"ranking": {"tasks": softmax}}, "not a loss that judges the logits of labelled rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            building.check(RankingConfig.model_validate(sections | change))
 
 
 def test_a_task_s_rows_are_the_positive_ones_of_what_it_is_given():
@@ -294,11 +295,14 @@ def test_a_day_s_tasks_are_measured_by_hand_from_its_scored_rows():
     assert none["conversion"] is None
 
 
-def test_a_champion_is_compared_by_the_first_task_or_by_its_only_one():
-    assert measure._scores(["score_conversion", "score_click"], RANKING) == ["score_click", "score_conversion"]
-    assert measure._scores(["score", "probability"], RANKING) == ["score"]
-    with pytest.raises(ValueError, match="the champion has no task 'click', by which it is compared"):
-        measure._scores(["score_conversion"], RANKING)
+def test_a_champion_is_compared_by_the_same_task_or_by_its_only_one():
+    both = ["score_conversion", "score_click"]
+    assert measure._scores(both, RANKING, "click") == ["score_click", "score_conversion"]
+    assert measure._scores(both, RANKING, "conversion") == both
+    assert measure._scores(["score", "probability"], RANKING, "click") == ["score"]
+    for columns, task in ((["score_conversion"], "click"), (["score"], "conversion")):
+        with pytest.raises(ValueError, match=f"the champion has no task '{task}', by which it is compared"):
+            measure._scores(columns, RANKING, task)
 
 
 def test_outputs_are_named_in_the_order_of_the_tasks():

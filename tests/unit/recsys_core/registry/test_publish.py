@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+import subprocess
 
 import pytest
 
@@ -10,6 +11,7 @@ from recsys_core.artifacts import ExportedModel, Learned, Release
 from recsys_core.registry.publish import _relative
 from recsys_core.retrieval import publish
 
+pytestmark = pytest.mark.usefixtures("forked_checks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 
@@ -78,7 +80,7 @@ def run_root(tmp_path_factory):
 
 
 @pytest.fixture
-def shop(run_root, made_day, request, forked_checks):
+def shop(run_root, made_day, request):
     return Shop(run_root, request.node.name.replace("[", "-").replace("]", ""), made_day)
 
 
@@ -191,8 +193,9 @@ def test_a_bundle_that_does_not_serve_does_not_go_live(shop):
     assert base.version == 1
 
 
-def test_a_bundle_that_takes_too_long_does_not_go_live(run_root, made_day):
-    shop = Shop(run_root, "slow", made_day)  # whose checks are processes as `dayline` starts them
+def test_a_bundle_that_takes_too_long_does_not_go_live(shop, monkeypatch):
+    # Here its check is a process as `dayline` starts it.
+    monkeypatch.setattr(registry.publish, "subprocess", subprocess)
     with pytest.raises(ValueError, match=r"publish\.check_seconds=0\.01"):
         shop.publish(shop.request(1, config=publish.Config(check_seconds=0.01)))
     assert shop.marks() == {1: ""}
@@ -225,15 +228,10 @@ class _Client:
 
 
 @pytest.fixture(scope="module")
-def disturbed_shop(run_root, made_day):
-    return Shop(run_root, "disturbed", made_day)
-
-
-@pytest.fixture
-def disturbed(disturbed_shop, forked_checks):
-    if registry.champion(disturbed_shop.uri, disturbed_shop.name) is None:
-        disturbed_shop.publish(disturbed_shop.request(1))
-    return disturbed_shop
+def disturbed(run_root, made_day, forked_checks):
+    shop = Shop(run_root, "disturbed", made_day)
+    shop.publish(shop.request(1))
+    return shop
 
 
 # The calls: model registered, created, uploaded, linked, finished; version, alias; checked, replaced; three aliases.

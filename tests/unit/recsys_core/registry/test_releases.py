@@ -13,8 +13,8 @@ FIRST = datetime.date(2024, 3, 1)
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return tracking.location(tracking.Config.model_validate({}), tmp_path_factory.mktemp("runs"))
+def uri(tmp_path_factory, make_store):
+    return tracking.location(tracking.Config.model_validate({}), make_store(tmp_path_factory.mktemp("runs")))
 
 
 class Shop:

@@ -30,11 +30,11 @@ class Server:
 
         self._server.startup = started
         self._thread.start()
-        assert ready.wait(60)
+        assert ready.wait(600)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
 
     def ask(self, body: bytes, content_type: str | None = JSON) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         connection.request("POST", "/invocations", body, {} if content_type is None else {"Content-Type": content_type})
         response = connection.getresponse()
         text = response.read().decode()

@@ -12,7 +12,6 @@ from recsys_core import checkpoint, distributed, features, models
 from recsys_core.artifacts import Checkpoint
 from recsys_core.checkpoint import files, storage
 from recsys_core.checkpoint.owners import changed_rows
-from recsys_core.exported import parity
 from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import silent
@@ -150,7 +149,7 @@ def test_the_export_maps_ids_as_the_training_did(days, train_request, sections, 
         output=tmp_path / "export",
         config_hash="c",
         code_version="tests",
-        config=parity.Config(parity_rows=100),
+        config=export.Config(parity_rows=100),
         model=sections["model"],
         data=days[1],
         checkpoint=made,

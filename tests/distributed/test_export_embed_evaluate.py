@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from recsys_core.artifacts import Checkpoint, Embeddings, ExportedModel, HeldOut
-from recsys_core.exported import parity
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.features import Engine
 from recsys_core.progress import silent
@@ -26,7 +25,7 @@ def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
     request = export.Request(
         output=tmp_path_factory.mktemp("export") / "export",
         **COMMON,
-        config=parity.Config(parity_rows=100),
+        config=export.Config(parity_rows=100),
         model=sections["model"],
         data=day,
         checkpoint=trained,
@@ -44,7 +43,7 @@ def test_a_model_of_ones_own_trains_and_its_towers_need_no_code_of_it(own_packag
     exporting = export.Request(
         output=tmp_path / "export",
         **COMMON,
-        config=parity.Config(parity_rows=100),
+        config=export.Config(parity_rows=100),
         model=request.model,
         data=day,
         checkpoint=checkpoint,
@@ -104,7 +103,7 @@ def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp
     request = export.Request(
         output=tmp_path / "export",
         **COMMON,
-        config=parity.Config(parity_rows=100),
+        config=export.Config(parity_rows=100),
         model=sections["model"],
         data=day,
         checkpoint=trained,
@@ -135,7 +134,7 @@ def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, tra
     assert not any(codes), log
     made = Checkpoint.load(learning.output)
     assert made.num_steps == 4 * 8
-    given = {"config": parity.Config(parity_rows=100), "model": sections["model"], "data": rich_day}
+    given = {"config": export.Config(parity_rows=100), "model": sections["model"], "data": rich_day}
     model = export.run(export.Request(output=tmp_path / "export", checkpoint=made, **given, **COMMON), silent)
     signature = json.loads((model.query / "signature.json").read_text())
     assert {"name": "most.weights", "dtype": "float32", "shape": ["values"]} in signature["inputs"]

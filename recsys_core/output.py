@@ -25,6 +25,11 @@ def groups(file: Path) -> Rows:
     return Rows(opened.schema_arrow, (opened.read_row_group(number) for number in range(opened.num_row_groups)))
 
 
+def copy(folder: Path, path: str, world: World) -> int:
+    """Replace the table at `path` by what every rank has written to its part in `folder`; see `write`."""
+    return write(path, groups(folder / f"part-{world.rank:05d}.parquet"), world)
+
+
 def write(path: str, rows: Rows, world: World) -> int:
     """Replace the table at `path`, a folder or `odps://`, by every rank's `rows`; return how many there are of all.
 

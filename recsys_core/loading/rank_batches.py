@@ -90,6 +90,14 @@ class RankBatches:
         ]
         self._most, self._sums = [max(rows) for rows in by_step], [sum(rows) for rows in by_step]
 
+    @classmethod
+    def in_order(
+        cls, reader: Reader, columns: Sequence[str], *, batch_size: int, rank: int, num_ranks: int
+    ) -> "RankBatches":
+        """Return batches of all rows once, in the table's order."""
+        order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
+        return cls(reader, order, columns, batch_size=batch_size, rank=rank, num_ranks=num_ranks)
+
     def __iter__(self) -> Iterator[Rows]:
         """Yield the batches; a rank that has run out of rows yields empty ones, to keep step with the others."""
         parts = read(self._reader, self._order, self._mine, self._columns, self._num_threads)

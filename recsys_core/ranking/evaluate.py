@@ -1,14 +1,14 @@
 """The evaluation stage of ranking: exact metrics of a checkpoint over every row of a split, each row once."""
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core import artifacts, checkpoint, distributed, models, sharding
+from recsys_core import artifacts, distributed
 from recsys_core.artifacts import ComponentConfig, LabelledMetrics, RankingEvaluation
-from recsys_core.features import Engine, out_of_range_metrics
+from recsys_core.exported import applied
+from recsys_core.features import Engine
 from recsys_core.metrics.ranking import Scored, calibration_bins, roc
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
@@ -16,6 +16,7 @@ from recsys_core.ranking import opened
 from recsys_core.ranking.objective import joined, scored
 from recsys_core.ranking.requests import EvaluateConfig as Config
 from recsys_core.ranking.requests import EvaluateRequest as Request
+from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
 
@@ -32,11 +33,9 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         raise ValueError(f"evaluate.split: the data has no split {split!r}, only {', '.join(known)}")
     with distributed.world(request.sharding.device) as world:
         engine = Engine.load(request.data.engine)
-        model = models.build(request.model, engine, RankingModel, tables_device="meta")
-        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, world, request.seed)
-        weights = sharded.state_dict()
-        checkpoint.load_weights(request.checkpoint.state, weights)
-        sharded.load_state_dict(OrderedDict(weights))
+        sharded = restored.sharded(
+            request.model, engine, RankingModel, request.checkpoint, request.sharding, world, request.seed
+        )
         reader = opened(request.data, split)
         parts: list[dict[str, Scored]] = []
         batches = scored(sharded, engine, request.ranking, reader, world, batch_size=request.config.batch_size)
@@ -48,9 +47,8 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         # The first task is of all rows.
         rows = next(iter(by_task.values()))
         assert len(rows.logits) == reader.num_rows, f"{len(rows.logits)} of {reader.num_rows} rows were scored"
-        outside = out_of_range_metrics(world.gather(engine.out_of_range()))
-        if world.is_first and outside:
-            sink(Event(stage="evaluate", done=reader.num_rows, total=reader.num_rows, metrics=outside))
+        every_row = Event(stage="evaluate", done=reader.num_rows, total=reader.num_rows)
+        applied.emit_out_of_range(engine, world, every_row, sink)
         if world.is_first:
             with artifacts.pending(request.output) as aside:
                 false, true = roc(rows)

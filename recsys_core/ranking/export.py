@@ -3,19 +3,17 @@
 Its look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
 """
 
-import json
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from recsys_core import artifacts, checkpoint, models, readers
-from recsys_core.artifacts import ExportedRanker, write_text
-from recsys_core.exported.inputs import MODEL, SIGNATURE, ranker_inputs
+from recsys_core import artifacts, readers
+from recsys_core.artifacts import ExportedRanker
+from recsys_core.exported import scripted
+from recsys_core.exported.inputs import ranker_inputs
 from recsys_core.exported.lookups import Lookup, PooledLookup
-from recsys_core.exported.parity import parity
 from recsys_core.exported.signature import described
 from recsys_core.features import Engine
 from recsys_core.loading.batch import dense, jagged, numbers
@@ -24,6 +22,7 @@ from recsys_core.progress import Event, Sink
 from recsys_core.ranking import opened
 from recsys_core.ranking.requests import Export as Config
 from recsys_core.ranking.requests import ExportRequest as Request
+from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
 
@@ -71,24 +70,14 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
         ValueError: they differ by more than the tolerance; nothing is exported then.
     """
     engine = Engine.load(request.data.engine)
-    model = models.build(request.model, engine, RankingModel)
-    state = model.state_dict()
-    checkpoint.load_weights(request.checkpoint.state, state, alone=True)
-    model.load_state_dict(state)
-    model.eval()
-    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    model = restored.whole(request.model, engine, RankingModel, request.checkpoint)
     split = "test" if request.data.has("test") else "train"
     rows = readers.read_all(opened(request.data, split), num_rows=request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
-    with artifacts.pending(request.output) as aside, torch.no_grad():
+    with torch.no_grad():
         expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            ranker = Ranker(model, weights, [*query.numbers, *item.numbers]).eval()
-            torch.jit.script(ranker).save(str(aside.path / MODEL))
-            loaded = torch.jit.load(str(aside.path / MODEL))
+    with artifacts.pending(request.output) as aside:
         inputs = ranker_inputs(query, item)
-        difference = parity("ranker", loaded(inputs), expected, request.config.parity_tolerance)
         shape = ["rows", *expected.shape[1:]]
         output = {"name": "score", "dtype": "float32", "shape": shape, "probability": "sigmoid(score)"}
         signature = {
@@ -96,7 +85,15 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
             "inputs": described(inputs),
             "output": output | ({"tasks": model.tasks} if model.tasks else {}),
         }
-        write_text(aside.path / SIGNATURE, json.dumps(signature, indent=2))
+        difference = scripted.save(
+            Ranker(model, scripted.table_weights(model.tables), [*query.numbers, *item.numbers]),
+            aside.path,
+            inputs,
+            expected,
+            request.config.parity_tolerance,
+            called="ranker",
+            signature=signature,
+        )
         shutil.copytree(request.data.engine, aside.path / "features")
         sink(Event(stage="export", done=rows.num_rows, total=rows.num_rows))
         return aside.commit(

@@ -15,7 +15,6 @@ from recsys_core.columns import ids
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import LabelledBatch, moved
-from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.prefetch import half_of_the_cores, prefetch
 from recsys_core.loading.rank_batches import RankBatches, Rows
 from recsys_core.losses.base import RankingLoss
@@ -134,8 +133,7 @@ def scored(
     """Score this rank's share of the rows; yield each batch by task, with how many rows all ranks have scored by it."""
     feed = LabelledFeed(engine, config)
     columns = list(dict.fromkeys([*feed.columns, *filter(None, [config.group])]))
-    order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
-    shard = RankBatches(reader, order, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
+    shard = RankBatches.in_order(reader, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
     training, done = model.training, 0
 
     def prepare(rows: Rows) -> tuple[LabelledBatch, np.ndarray | None]:

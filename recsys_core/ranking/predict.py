@@ -1,24 +1,21 @@
 """Batch scoring of ranking: every row of a table through the exported module, on all ranks, in the table's order."""
 
-import shutil
 from collections.abc import Iterator
 
 import pyarrow as pa
 import torch
 
 from recsys_core import distributed, output, ranking, readers
-from recsys_core.artifacts import Pending, Predictions
+from recsys_core.artifacts import Predictions
 from recsys_core.distributed import World
+from recsys_core.exported import applied
 from recsys_core.exported.inputs import MODEL, ranker_inputs
-from recsys_core.features import Engine, RowError, counting_from, out_of_range_metrics
-from recsys_core.loading.epoch_order import EpochOrder
-from recsys_core.loading.prefetch import prefetch
+from recsys_core.features import Engine, RowError, counting_from
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking.requests import PredictConfig as Config
 from recsys_core.ranking.requests import PredictRequest as Request
 from recsys_core.redaction import redact
-from recsys_core.writers.parquet import Writer
 
 __all__ = ["Config", "Request", "run"]
 
@@ -35,12 +32,7 @@ def run(request: Request, sink: Sink) -> Predictions:
             `config.output` cannot be written.
     """
     with distributed.world("cpu") as world:
-        work = Pending(request.output)
-        if world.is_first:
-            # A killed attempt may have had more ranks, and so more parts.
-            shutil.rmtree(work.path, ignore_errors=True)
-            work.path.mkdir(parents=True)
-        world.barrier()
+        work = applied.begin(request.output, world)
         engine = Engine.load(request.model.engine)
         reader = _opened(request, engine, world)
         kept = list(request.config.reserved_columns or reader.schema.names)
@@ -48,26 +40,15 @@ def run(request: Request, sink: Sink) -> Predictions:
         added = [name for names in request.model.columns for name in names]
         _check(request.source, reader.schema, kept, columns, added)
         ranker = torch.jit.load(str(request.model.path / MODEL))
-        order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=0)
         size = request.config.batch_size
-        shard = RankBatches(reader, order, columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
+        shard = RankBatches.in_order(reader, columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
         fields = [*(reader.schema.field(name) for name in kept), *(pa.field(name, pa.float32()) for name in added)]
-        done = 0
-        with Writer(work.path / "rows", world.rank, pa.schema(fields)) as writer:
-            for table, global_rows in prefetch(_scored(reader, shard, engine, ranker, kept, added)):
-                writer.write(table)
-                done += global_rows
-                if world.is_first:
-                    sink(Event(stage=request.stage, done=done, total=reader.num_rows))
-        num_rows = sum(world.gather(writer.num_rows))
-        if num_rows != reader.num_rows:
-            raise RuntimeError(f"{request.source}: {num_rows} rows scored of {reader.num_rows}")
-        outside = out_of_range_metrics(world.gather(engine.out_of_range()))
-        if world.is_first and outside:
-            sink(Event(stage=request.stage, done=num_rows, total=num_rows, metrics=outside))
-        if (out := request.config.output) is not None:
-            part = work.path / "rows" / f"part-{world.rank:05d}.parquet"
-            output.write(out, output.groups(part), world)
+        rows, num_rows = work.path / "rows", reader.num_rows
+        event, scores = Event(stage=request.stage, total=num_rows), _scored(reader, shard, engine, ranker, kept, added)
+        applied.write(scores, rows, pa.schema(fields), num_rows, world, event, sink)
+        applied.emit_out_of_range(engine, world, event.model_copy(update={"done": num_rows}), sink)
+        if request.config.output is not None:
+            output.copy(rows, request.config.output, world)
         if world.is_first:
             source, digest = redact(request.source), request.model.digest
             work.commit(Predictions, request, num_rows=num_rows, source=source, model_digest=digest)

@@ -4,18 +4,15 @@ These are the training's own figures on unseen rows, cheap and comparable along 
 measured by `hit_rate`, over the whole item table.
 """
 
-from collections import OrderedDict
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recsys_core import artifacts, checkpoint, distributed, losses, models, readers, sharding
+from recsys_core import artifacts, distributed, losses, readers
 from recsys_core.artifacts import TrainingData
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import moved
-from recsys_core.loading.epoch_order import EpochOrder
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.losses.base import RetrievalLoss
 from recsys_core.models.base import RetrievalModel
@@ -24,6 +21,7 @@ from recsys_core.readers import memory
 from recsys_core.retrieval.feed import Feed, ItemTable
 from recsys_core.retrieval.requests import EvaluateConfig as Config
 from recsys_core.retrieval.requests import EvaluateRequest as Request
+from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
 
@@ -33,12 +31,9 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
     with distributed.world(request.sharding.device) as world:
         engine = Engine.load((request.features or request.data).engine)
         items = ItemTable(request.data.items, engine)
-        model = models.build(request.model, engine, RetrievalModel, tables_device="meta")
-        sharded = sharding.shard(model, [t.name for t in engine.tables], request.sharding, world, request.seed)
-        weights = sharded.state_dict()
-        checkpoint.load_weights(request.checkpoint.state, weights)
-        sharded.load_state_dict(OrderedDict(weights))
-        sharded.eval()
+        sharded = restored.sharded(
+            request.model, engine, RetrievalModel, request.checkpoint, request.sharding, world, request.seed
+        )
         feed = Feed(engine, items, request.sampler, seed=request.seed, rank=world.rank)
         totals = world.sum(sums(request, world, feed, sharded, _pairs(request.data, items), sink))
         num_pairs, loss, *hits = totals.tolist()
@@ -75,17 +70,10 @@ def sums(
 ) -> torch.Tensor:
     """Return the [pairs, loss, hits at each K] sums of this rank's share of `pairs` of query and item, float64."""
     reader = memory.Reader(pairs)
-    order = EpochOrder(reader.block_rows, seed=request.seed, epoch=0, shuffle_rows=0)
-    shard = RankBatches(
-        reader,
-        order,
-        feed.columns,
-        batch_size=request.config.batch_size,
-        rank=world.rank,
-        num_ranks=world.num_ranks,
-    )
+    size = request.config.batch_size
+    shard = RankBatches.in_order(reader, feed.columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
     loss = losses.build(request.loss, RetrievalLoss)
-    log_expected = feed.log_expected(request.config.batch_size, in_batch=False).to(world.device)
+    log_expected = feed.log_expected(size, in_batch=False).to(world.device)
     totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=world.device)
     done = 0
     with torch.no_grad():

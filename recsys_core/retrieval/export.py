@@ -3,27 +3,26 @@
 Their look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
 """
 
-import json
 import shutil
-import warnings
 from collections.abc import Mapping
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from recsys_core import artifacts, checkpoint, models
-from recsys_core.artifacts import write_text
-from recsys_core.exported.inputs import MODEL, SIGNATURE, tower_inputs
+from recsys_core import artifacts
+from recsys_core.exported import scripted
+from recsys_core.exported.inputs import tower_inputs
 from recsys_core.exported.lookups import PooledLookup
-from recsys_core.exported.parity import first_rows, parity
+from recsys_core.exported.parity import first_rows
 from recsys_core.exported.signature import described
-from recsys_core.features import Encoded, Engine, Side, SparseFeature
+from recsys_core.features import Engine, Side, SparseFeature
 from recsys_core.loading.batch import jagged
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.requests import Export as Config
 from recsys_core.retrieval.requests import ExportRequest as Request
+from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
 
@@ -58,12 +57,8 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         ValueError: they differ by more than the tolerance; nothing is exported then.
     """
     engine = Engine.load(request.data.engine)
-    model = models.build(request.model, engine, RetrievalModel)
-    state = model.state_dict()
-    checkpoint.load_weights(request.checkpoint.state, state, alone=True)
-    model.load_state_dict(state)
-    model.eval()
-    weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
+    model = restored.whole(request.model, engine, RetrievalModel, request.checkpoint)
+    weights = scripted.table_weights(model.tables)
     rows = {
         "query": first_rows(request.data.ground_truth, request.config.parity_rows),
         "item": first_rows(request.data.items, request.config.parity_rows),
@@ -72,18 +67,17 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         differences: list[float] = []
         expected = _eager(model, engine, rows)
         for side, pooled in zip(_SIDES, model.tables.pooled, strict=True):
-            tower = ExportedTower(getattr(model, side), pooled.features, weights).eval()
-            encoded = engine.transform(rows[side], side)
-            folder = aside.path / side
-            folder.mkdir()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                torch.jit.script(tower).save(str(folder / MODEL))
-                loaded = torch.jit.load(str(folder / MODEL))
-            write_text(folder / SIGNATURE, json.dumps(_signature(side, engine, encoded, model), indent=2))
-            with torch.no_grad():
-                found = loaded(tower_inputs(encoded))
-            differences.append(parity(f"{side} tower", found, expected[side], request.config.parity_tolerance))
+            inputs = tower_inputs(engine.transform(rows[side], side))
+            difference = scripted.save(
+                ExportedTower(getattr(model, side), pooled.features, weights),
+                aside.path / side,
+                inputs,
+                expected[side],
+                request.config.parity_tolerance,
+                called=f"{side} tower",
+                signature=_signature(side, engine, inputs, model),
+            )
+            differences.append(difference)
             sink(Event(stage="export", done=len(differences), total=2, unit="towers"))
         shutil.copytree(request.data.engine, aside.path / "features")
         return aside.commit(
@@ -105,11 +99,11 @@ def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) 
     return {"query": query_BD, "item": item_MD}
 
 
-def _signature(side: Side, engine: Engine, encoded: Encoded, model: RetrievalModel) -> dict[str, object]:
+def _signature(side: Side, engine: Engine, inputs: Mapping[str, Tensor], model: RetrievalModel) -> dict[str, object]:
     return {
         "side": side,
         "columns": engine.columns(side),
-        "inputs": described(tower_inputs(encoded)),
+        "inputs": described(inputs),
         "output": {"name": "embedding", "dtype": "float32", "shape": ["rows", model.embedding_dim]},
         "similarity": model.similarity,
     }

@@ -150,7 +150,7 @@ def temporary() -> Iterator[Server | None]:
         from prefect.settings import PREFECT_API_URL
 
         named = PREFECT_API_URL.value()
-        if named is None:
+        if not named:
             yield server or stopping.enter_context(_started())
             return
     _require(named)
@@ -177,7 +177,7 @@ def _started() -> Iterator[Server]:
 
 def _is_needed() -> bool:
     """Whether no server is named, as far as that is sure without Prefect, whose settings take seconds to import."""
-    if "prefect" in sys.modules or any(name.upper() == "PREFECT_API_URL" for name in os.environ):
+    if "prefect" in sys.modules or any(os.environ[name] for name in os.environ if name.upper() == "PREFECT_API_URL"):
         return False
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")

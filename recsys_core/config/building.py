@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from recsys_core import fault, launch, losses, models
-from recsys_core.artifacts import Checkpoint, ComponentConfig
+from recsys_core.artifacts import Checkpoint
 from recsys_core.config import RankingConfig, RunConfig, continuing, limits
 from recsys_core.features import Engine
 from recsys_core.losses.base import RankingLoss, RetrievalLoss
@@ -35,16 +34,9 @@ def check(config: RunConfig | RankingConfig) -> int:
         ValueError: one is of another contract, the model does not take the features or has other tasks than
             `ranking.tasks`, is larger than the ranks or this machine, or cannot be trained on `train.sharding.device`.
     """
-    retrieves = isinstance(config, RunConfig)
-    for loss in _losses(config):
-        losses.build(loss, RetrievalLoss if retrieves else RankingLoss)
     engine = Engine.build(config.features)
     with torch.device("meta"):
-        model: Any = models.build(  # pyright: ignore[reportCallIssue]
-            config.model, engine, RetrievalModel if retrieves else RankingModel, tables_device="meta"
-        )
-    if isinstance(config, RankingConfig):
-        _has_tasks(config, model.tasks)
+        model = _retrieval(config, engine) if isinstance(config, RunConfig) else _ranking(config, engine)
     dense_bytes = _dense_bytes(model)
     limits.check_dense(dense_bytes)
     gpus = _gpus(config)
@@ -54,10 +46,18 @@ def check(config: RunConfig | RankingConfig) -> int:
     return gpus
 
 
-def _losses(config: RunConfig | RankingConfig) -> Iterator[ComponentConfig]:
-    yield config.loss
-    if isinstance(config, RankingConfig):
-        yield from (task.loss for task in config.ranking.named.values() if task.loss is not None)
+def _retrieval(config: RunConfig, engine: Engine) -> RetrievalModel:
+    losses.build(config.loss, RetrievalLoss)
+    return models.build(config.model, engine, RetrievalModel, tables_device="meta")
+
+
+def _ranking(config: RankingConfig, engine: Engine) -> RankingModel:
+    for loss in (config.loss, *(task.loss for task in config.ranking.named.values())):
+        if loss is not None:
+            losses.build(loss, RankingLoss)
+    model = models.build(config.model, engine, RankingModel, tables_device="meta")
+    _has_tasks(config, model.tasks)
+    return model
 
 
 def _has_tasks(config: RankingConfig, built: tuple[str, ...]) -> None:

@@ -47,6 +47,6 @@ def listed(database: Path, name: str) -> list[ReleaseInfo] | None:
     except sqlite3.Error:
         # A file that is locked, damaged or of another program: MLflow says what it is, in words for the user.
         return None
-    known = [_Version(name, *row, tags.get(row[0], {})) for row in rows]
+    known = [_Version(name, number, created, run_id, tags.get(number, {})) for number, created, run_id in rows]
     infos = [info_of(version, aliases) for version in known if PREFIX + "run_id" in version.tags]
     return sorted(infos, key=lambda info: info.version, reverse=True)

@@ -25,6 +25,7 @@ from recsys_core.models import dlrm
 from recsys_core.progress import silent
 from recsys_core.ranking import Config, ingest, opened, train
 from recsys_core.ranking.prepare import days as prepare
+from recsys_core.sections.optim import DenseConfig
 from recsys_core.training.config import Config as Train
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
@@ -570,7 +571,14 @@ def test_what_a_config_changes_of_its_base_is_taken_over_or_refused(source, tmp_
     )
     found = continuing.changes(config, base, Engine.load(first.engine))
     assert "feature hour: new" in found
-    assert continuing.changes(config.model_copy(update={"features": FEATURES}), base, Engine.load(first.engine)) == []
+    same = config.model_copy(update={"features": FEATURES})
+    assert continuing.changes(same, base, Engine.load(first.engine)) == []
+    # Seen in the record, without building a model; a record of before says nothing.
+    wider = same.model_copy(update={"model": MODEL.model_copy(update={"top_hidden": (9,)})})
+    sgd = same.model_copy(update={"train": same.train.model_copy(update={"dense_optimizer": DenseConfig(kind="sgd")})})
+    alike = [continuing.is_alike(one, base, Engine.load(first.engine)) for one in (same, config, wider, sgd)]
+    assert alike == [True, False, False, False]
+    assert not continuing.is_alike(same, base.model_copy(update={"architecture": None}), Engine.load(first.engine))
     second = line.prepare(THIRD, first)
     made = train.run(train_request(second, tmp_path / "second", base), silent)
     assert made.warm_started_from == base.digest

@@ -25,7 +25,7 @@ DAYS = (datetime.date(2024, 1, 3), datetime.date(2024, 1, 4))
 # The small shop that the integration tests retrain.
 _SHOP = runpy.run_path(str(ROOT / "tests" / "integration" / "conftest.py"))
 shop, write_config = _SHOP["shop"], _SHOP["write_config"]
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=120_000)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Server:
             )
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 500
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self._log.read_text())

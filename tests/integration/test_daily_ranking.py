@@ -28,7 +28,7 @@ def config(write_ctr_config: Callable[[Path], Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def days(prefect_server: None, config: Path) -> list[RankingDay]:
+def days(prefect_server: None, forked_checks: None, config: Path) -> list[RankingDay]:
     return backfill(str(config), FIRST, LAST)
 
 

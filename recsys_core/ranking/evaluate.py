@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from recsys_core import artifacts, distributed
 from recsys_core.artifacts import ComponentConfig, LabelledMetrics, RankingEvaluation
 from recsys_core.exported import applied
 from recsys_core.features import Engine
-from recsys_core.metrics.ranking import Scored, calibration_bins, roc
+from recsys_core.metrics.ranking import Scored, write_pictures
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import opened
@@ -51,11 +48,7 @@ def run(request: Request, sink: Sink) -> RankingEvaluation:
         applied.emit_out_of_range(engine, world, every_row, sink)
         if world.is_first:
             with artifacts.pending(request.output) as aside:
-                false, true = roc(rows)
-                pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
-                names = ("predicted", "observed", "num_rows")
-                bins = pa.table(dict(zip(names, calibration_bins(rows), strict=True)))
-                pq.write_table(bins, aside.path / "calibration.parquet")
+                write_pictures(rows, aside.path)
                 aside.commit(
                     RankingEvaluation,
                     request,

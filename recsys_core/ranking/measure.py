@@ -8,7 +8,6 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from recsys_core import artifacts, gate, holdout, readers
@@ -27,7 +26,7 @@ from recsys_core.columns import digest
 from recsys_core.datasets import base
 from recsys_core.lookup import OneOf
 from recsys_core.metrics import bootstrap
-from recsys_core.metrics.ranking import CATALOGUE, Scored, all_of, calibration_bins, roc
+from recsys_core.metrics.ranking import CATALOGUE, Scored, all_of, write_pictures
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import ONLY, past, score_columns
 from recsys_core.ranking import Config as Ranking
@@ -117,10 +116,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
         for number, (name, part) in enumerate(request.parts.items()):
             slices[name] = _slice(request, rows.take(_kept(request, name, part, rows, before)))
             sink(Event(stage=_STAGE, done=number + 1, total=parts, unit="slices", message=name))
-        false, true = roc(model)
-        pq.write_table(pa.table({"false_positives": false, "true_positives": true}), aside.path / "roc.parquet")
-        bins = dict(zip(("predicted", "observed", "num_rows"), calibration_bins(model), strict=True))
-        pq.write_table(pa.table(bins), aside.path / "calibration.parquet")
+        write_pictures(model, aside.path)
         evaluation = aside.commit(
             Evaluation,
             request,

@@ -1,6 +1,6 @@
 """Metrics of scored and labelled rows, one per file."""
 
-from recsys_core.metrics.ranking._pictures import calibration_bins, roc
+from recsys_core.metrics.ranking._pictures import calibration_bins, roc, write_pictures
 from recsys_core.metrics.ranking.base import (
     CATALOGUE,
     Direction,
@@ -23,4 +23,5 @@ __all__ = [
     "direction",
     "roc",
     "sigmoid",
+    "write_pictures",
 ]

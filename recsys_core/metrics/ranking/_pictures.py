@@ -1,6 +1,10 @@
 """What the pictures of scored and labelled rows are drawn from. Legend: B rows."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recsys_core.metrics.ranking.base import Scored, sigmoid
 
@@ -27,3 +31,11 @@ def calibration_bins(scored: Scored, num_bins: int = 20) -> tuple[np.ndarray, np
         for v in (predicted, scored.labels)
     ]
     return means[0], means[1], np.array([len(part) for part in bins])
+
+
+def write_pictures(scored: Scored, folder: Path) -> None:
+    """Write what the pictures of an evaluation are drawn from: `roc.parquet` and `calibration.parquet`."""
+    rates = dict(zip(("false_positives", "true_positives"), roc(scored), strict=True))
+    pq.write_table(pa.table(rates), folder / "roc.parquet")
+    bins = dict(zip(("predicted", "observed", "num_rows"), calibration_bins(scored), strict=True))
+    pq.write_table(pa.table(bins), folder / "calibration.parquet")

@@ -179,8 +179,8 @@ def _is_needed() -> bool:
     """Whether no server is named, as far as that is sure without Prefect, whose settings take seconds to import."""
     if "prefect" in sys.modules or any(os.environ[name] for name in os.environ if name.upper() == "PREFECT_API_URL"):
         return False
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    home = os.environ.get("PREFECT_HOME") or f"{os.environ.get('HOME')}/.prefect"
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or f"{home}/profiles.toml")
     # Where Prefect looks for its settings, and what stands there of those that may name a server.
     places = {
         profiles: "api_url",

@@ -143,11 +143,15 @@ def changes(config: RunConfig | RankingConfig, base: Checkpoint, before: Path) -
 
 
 def _record(config: RunConfig | RankingConfig) -> Path | None:
-    """Return the file that is there if the check has been passed; None for code that is not ours: it may change."""
+    """Return the file that is there if the check has been passed.
+
+    None for code that is not ours, as it may change, and where the user has no place for files.
+    """
+    home, caches = os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME")
     sections = config.model_dump(mode="json", include={"model", "loss", "train", "launch", "ranking"})
     kinds = [sections["model"]["kind"], sections["loss"]["kind"]]
     kinds += [task["loss"]["kind"] for task in sections.get("ranking", {}).get("tasks", {}).values() if task["loss"]]
-    if any("." in kind for kind in kinds):
+    if any("." in kind for kind in kinds) or not (home or caches):
         return None
     engine = Engine.build(config.features)
     features = [
@@ -160,5 +164,4 @@ def _record(config: RunConfig | RankingConfig) -> Path | None:
         {name: value for name, value in os.environ.items() if name.endswith("_VISIBLE_DEVICES")},
     ]
     described = [code_version(), fault.versions(), type(config).__name__, sections, repr((engine.tables, features))]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "dayline" / "models" / digest_of([*described, machine])
+    return Path(caches or f"{home}/.cache") / "dayline" / "models" / digest_of([*described, machine])

@@ -62,6 +62,19 @@ def test_of_other_code_nothing_is_remembered(
     assert not cache.exists()
 
 
+def test_where_nothing_can_be_written_it_is_checked_each_time(
+    cache: Path, asked: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    model_check.check(configs.load(DEMO))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    assert model_check._record(configs.load(DEMO)) is None
+    assert len(asked) == 1
+    assert not cache.exists()
+
+
 def test_a_process_that_dies_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with model_check.begun(configs.load(DEMO)) as check:
         assert check._asked is not None

@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -266,6 +267,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write(
     write_config: Callable[[Path], Path],
     write_ctr_config: Callable[[Path], Path],
+    prefect_home: Path,
     ranked: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Place]:
@@ -290,6 +292,7 @@ def write(
 
     def make(pipeline: str, *changes: str) -> Place:
         home = tmp_path_factory.mktemp(pipeline)
+        shutil.copytree(prefect_home, home / "prefect")
         written = {"retrieval": write_config, "ranking": ranking, "daily-ranking": write_ctr_config}[pipeline](home)
         if pipeline == "daily-ranking":
             return Place(written, uuid.uuid4().hex, ("gate.minimum=0.5", *changes), DAYS)

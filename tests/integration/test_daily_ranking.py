@@ -1,4 +1,7 @@
-"""A ranking model retrained daily: three days, the middle one measured on shuffled labels, and one of them again."""
+"""Ranking models retrained daily: three days, the middle one measured on shuffled labels, and one of them again.
+
+A model of two labels is retrained for two days.
+"""
 
 import json
 import shutil
@@ -9,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
@@ -111,3 +115,46 @@ def test_a_state_that_passed_absorbs_the_rows_that_it_was_measured_on(days: list
     assert (config.parent / "runs" / released["checkpoint"]) == first.artifacts["absorb_train"]
     assert (second.metrics.num_examples, second.learned) == (0, made.learned)
     assert (second.decision, second.absorbed) == ("rejected", None)
+
+
+def test_clicks_and_conversions_of_clicks_are_learned_daily_by_one_model(
+    prefect_server: None, forked_checks: None, ctr: Path, write_ctr_config: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    config = write_ctr_config(tmp_path)
+    sections = yaml.safe_load(config.read_text())
+    tasks = {"click": {"label": "click"}, "conversion": {"label": "conversion", "given": "click"}}
+    sections["ranking"] = {"tasks": tasks, "group": "user_id"}
+    sections["features"]["item"].append({"kind": "raw", "name": "price", "normalizer": "log1p"})
+    sections["model"] = {"kind": "shared_bottom", "hidden": [32], "tasks": {"click": {}, "conversion": {}}}
+    sections["train"]["num_epochs"] = 4
+    sections["gate"] = {"minimum": 0.55, "maximum_drop": 0.1}
+    config.write_text(yaml.safe_dump(sections))
+    first, second = backfill(str(config), date(2024, 1, 1), date(2024, 1, 2))
+    assert [(day.decision, day.release) for day in (first, second)] == [("live", "1"), ("live", "2")]
+    assert [day.metrics.num_examples for day in (first, second)] == [ROWS, ROWS]
+    trained = [Checkpoint.load(day.artifacts["train"]) for day in (first, second)]
+    assert trained[1].warm_started_from == trained[0].digest
+    assert second.learned.last_day == date(2024, 1, 2)
+    for day, measured_on in ((first, "2024-01-02"), (second, "2024-01-03")):
+        rows = pq.read_table(ctr / f"ds={measured_on}")
+        clicks, conversions = (int(rows[name].to_numpy().sum()) for name in ("click", "conversion"))
+        click, conversion = day.metrics.tasks["click"], day.metrics.tasks["conversion"]
+        assert (click.num_rows, click.num_positives, click.auc) == (ROWS, clicks, day.metrics.auc)
+        assert (conversion.num_rows, conversion.num_positives) == (clicks, conversions)
+    names = ("click", "conversion")
+    scores = pq.read_table(second.artifacts["score"] / "rows").column_names
+    assert scores[-4:] == [f"{what}_{name}" for name in names for what in ("score", "probability")]
+    client = MlflowClient(tracking.location(tracking.Config(), tmp_path / "runs"))
+    shown = client.get_run(second.mlflow_run_id).data
+    assert shown.metrics["tasks/conversion/auc"] == second.metrics.tasks["conversion"].auc
+    assert json.loads(shown.tags["learned"]) == json.loads(second.learned.model_dump_json())
+    # Judged by the conversions, on the same scores; what is live now is this very state.
+    stricter = daily_ranking(str(config), date(2024, 1, 2), ["gate.task=conversion", "gate.minimum=0.99"])
+    assert stricter.decision == "rejected"
+    assert stricter.metrics.auc == stricter.metrics.tasks["conversion"].auc == second.metrics.tasks["conversion"].auc
+    assert (
+        stricter.metrics.champion.num_rows == stricter.metrics.num_rows == second.metrics.tasks["conversion"].num_rows
+    )
+    assert f"conversion auc is {stricter.metrics.auc:.4f}, below the minimum of 0.9900." in stricter.gate.reasons
+    done = [name for name, stage in stricter.stages.items() if not stage.cached]
+    assert done == ["score_champion", "evaluate", "publish"]

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from flows import liveness
 from flows.absorbing import absorb
 from flows.notes import leave_notes
+from recsys_core import launch
 from tasks.check_data import check_data
 from tasks.embed import embed, embed_champion
 from tasks.evaluate import evaluate
@@ -44,7 +45,7 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
         day: the last day to train on; by default the last one that has a following day with data.
         overrides: assignments such as `train.batch_size=512`, applied to the file's values.
     """
-    with start_run(config, day, overrides) as run:
+    with start_run(config, day, overrides) as run, launch.keeping():
         dataset = ingest(run)
         check = check_data(run, dataset)
         data = preprocess(run, dataset)
@@ -70,7 +71,8 @@ def backfill(config: str, first: date, last: date, overrides: Sequence[str] = ()
 
     A day that the gate turns down does not stop it; an error does.
     """
-    return [daily_retrain(config, day, overrides) for day in days_between(first, last)]
+    with launch.keeping():
+        return [daily_retrain(config, day, overrides) for day in days_between(first, last)]
 
 
 def days_between(first: date, last: date) -> list[date]:

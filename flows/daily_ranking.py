@@ -9,6 +9,7 @@ from flows import liveness
 from flows.absorbing import absorb_ranking
 from flows.daily import days_between, name_of_run
 from flows.notes import leave_notes
+from recsys_core import launch
 from tasks.check_days import check_days
 from tasks.export_ranker import export_ranker
 from tasks.gate import gate
@@ -32,7 +33,7 @@ def daily_ranking(config: str, day: date | None = None, overrides: Sequence[str]
         day: the last day to train on; by default the last one whose held-out rows are there.
         overrides: assignments such as `train.batch_size=512`, applied to the file's values.
     """
-    with start_daily_ranking_run(config, day, overrides) as run:
+    with start_daily_ranking_run(config, day, overrides) as run, launch.keeping():
         log = ingest_days(run)
         check = check_days(run, log)
         data = prepare_days(run, log)
@@ -56,4 +57,5 @@ def backfill(config: str, first: date, last: date, overrides: Sequence[str] = ()
 
     A day that the gate turns down does not stop it; an error does.
     """
-    return [daily_ranking(config, day, overrides) for day in days_between(first, last)]
+    with launch.keeping():
+        return [daily_ranking(config, day, overrides) for day in days_between(first, last)]

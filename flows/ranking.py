@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from flows import liveness
 from flows.notes import leave_ranking_notes
+from recsys_core import launch
 from tasks.evaluate_ranker import evaluate_ranker
 from tasks.export_ranker import export_ranker
 from tasks.predict import predict
@@ -32,7 +33,7 @@ def ranking(config: str, day: date | None = None, overrides: Sequence[str] = ())
         day: what the run is named by; by default `data.day`.
         overrides: assignments such as `train.batch_size=512`, applied to the file's values.
     """
-    with start_ranking_run(config, day, overrides) as run:
+    with start_ranking_run(config, day, overrides) as run, launch.keeping():
         data = prepare(run)
         checkpoint = train_ranker(run, data)
         evaluation = evaluate_ranker(run, data, checkpoint)

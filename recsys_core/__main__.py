@@ -13,9 +13,11 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
-from recsys_core import fault, launch, progress
+from recsys_core import fault, launch, progress, stage_loop
 from recsys_core.artifacts import Request
+from recsys_core.launch import kept
 
 STAGES = {
     "train": "retrieval.train",
@@ -30,28 +32,66 @@ STAGES = {
     "rank_export": "ranking.export",
     "rank_predict": "ranking.predict",
 }
+# What the modules of stages import when they need it, which every one does that reads and writes tables.
+_LATER = ("pandas", "pyarrow.dataset")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Load, dispatch, and leave the artifact behind; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m recsys_core", description=__doc__)
-    parser.add_argument("stage", choices=sorted(STAGES), help="the stage to run")
-    parser.add_argument("--request", type=Path, required=True, help="JSON file of the stage's Request")
-    parser.add_argument("--events", type=Path, help="file to append progress events to, one JSON object a line")
-    parser.add_argument("--watch-stdin", action="store_true", help="exit when standard input closes: the starter died")
+    kinds = parser.add_subparsers(required=True, metavar="stage")
+    for stage in sorted(STAGES):
+        one = kinds.add_parser(stage, help="a stage to run")
+        one.set_defaults(stage=stage)
+        one.add_argument("--request", type=Path, required=True, help="JSON file of the stage's Request")
+        one.add_argument("--events", type=Path, help="file to append progress events to, one JSON object a line")
+    several = kinds.add_parser(kept.COMMAND, help="run the stages of a group that the starter asks for, one by one")
+    several.set_defaults(stage=None)
+    several.add_argument("group", choices=sorted(kept.GROUPS))
+    several.add_argument("--socket", required=True, help="the starter's abstract socket")
+    for kind in kinds.choices.values():
+        kind.add_argument(
+            "--watch-stdin", action="store_true", help="exit when standard input closes: the starter died"
+        )
     chosen = parser.parse_args(arguments)
     # Libraries' notices to their own developers would drown a stage's log.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if chosen.watch_stdin:
-        threading.Thread(target=launch.exit_with_starter, daemon=True, name="watch-stdin").start()
-    sink = progress.to_file(chosen.events) if chosen.events else progress.silent
-    module = importlib.import_module(f"recsys_core.{STAGES[chosen.stage]}")
+        _watch()
+    if chosen.stage is not None:
+        return _do(chosen.stage, chosen.request, chosen.events)
+    for stage in kept.GROUPS[chosen.group]:
+        _module(stage)
+    for module in _LATER:
+        importlib.import_module(module)
+
+    def do(stage: str, request: Path, events: Path) -> int:
+        if chosen.watch_stdin:
+            # A rank that is forked has none of its parent's threads.
+            _watch()
+        return _do(stage, request, events)
+
+    return stage_loop.serve(chosen.socket, do)
+
+
+def _watch() -> None:
+    threading.Thread(target=launch.exit_with_starter, daemon=True, name="watch-stdin").start()
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"recsys_core.{STAGES[stage]}")
+
+
+def _do(stage: str, request: Path, events: Path | None) -> int:
+    """Run a stage; return the exit code, whose process raises what this raises."""
+    sink = progress.to_file(events) if events else progress.silent
+    module = _module(stage)
     request_type: type[Request] = module.Request
     try:
-        module.run(request_type.model_validate_json(chosen.request.read_text()), sink)
+        module.run(request_type.model_validate_json(request.read_text()), sink)
     except (ValueError, OSError) as error:
-        sink(progress.Event(stage=chosen.stage, error=str(error)))
+        sink(progress.Event(stage=stage, error=str(error)))
         sys.stderr.write(f"error: {error}\n")
         return 2
     except progress.Stopped as stopped:
@@ -60,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError:
         raise
     except Exception as error:
-        fault.write(error, launch.fault_file(chosen.request))
+        fault.write(error, launch.fault_file(request))
         raise
     return 0
 

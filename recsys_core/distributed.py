@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from recsys_core.variables import STAGE_NUMBER
 
 T = TypeVar("T")
 
@@ -83,9 +86,8 @@ def world(device: str = "auto") -> Iterator[World]:
     target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(target)
-    store = None if "RANK" in os.environ else HashStore()
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks)
+    dist.init_process_group(backend, store=_store(), rank=rank, world_size=num_ranks)
     try:
         num_local, num_restarts = (
             int(os.environ.get(name, other)) for name, other in (("LOCAL_WORLD_SIZE", "1"), (_RESTARTS, "0"))
@@ -93,3 +95,14 @@ def world(device: str = "auto") -> Iterator[World]:
         yield World(rank, num_ranks, num_local, target, num_restarts=num_restarts)
     finally:
         dist.destroy_process_group()
+
+
+def _store() -> Store:
+    """Return where ranks find each other's addresses: torchrun's store, in which each stage has a place of its own.
+
+    torchrun keeps one store for all stages that its processes fork ranks for, which would find the addresses of others.
+    """
+    if "RANK" not in os.environ:
+        return HashStore()
+    store, *_ = next(rendezvous("env://"))
+    return PrefixStore(f"stage {os.environ.get(STAGE_NUMBER, '0')}", store)

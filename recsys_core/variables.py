@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from recsys_core.redaction import is_secret, redact
 
+# Which stage of its parent a rank is forked for; see `stage_loop`.
+STAGE_NUMBER = "DAYLINE_STAGE_NUMBER"
 # What these two are configured by is for the flow's own process; a rank talks to neither.
 _OF_THE_FLOW = ("MLFLOW_", "PREFECT_")
 _HARMLESS = ("MLFLOW_DISABLE_TELEMETRY", "PREFECT_SERVER_ANALYTICS_ENABLED")

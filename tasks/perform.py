@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, Self, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -24,7 +24,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.tasks import Task
 
-from recsys_core import fault, integrity, redaction
+from recsys_core import fault, integrity, launch, redaction
 from recsys_core.artifacts import (
     Artifact,
     Checkpoint,
@@ -54,6 +54,9 @@ M = TypeVar("M", ExportedModel, ExportedRanker)
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
 ABSORB = "absorb_"  # before the names of the stages in which a measured state learns on
+# What they do takes a while, and what follows them needs ranks.
+_BEFORE_RANKS = ("ingest", "check", "preprocess", "prepare")
+_BEFORE_SEARCH = ("embed",)
 _HOPELESS = (errno.ENOENT, errno.EACCES, errno.EROFS)
 
 
@@ -125,6 +128,8 @@ class AnyRun(Generic[C]):
     are filled as the stages end, each under its name with `prefix` before it.
     """
 
+    group: ClassVar[str]  # of the stages that share ranks
+
     run_id: str
     day: date
     config: C
@@ -162,6 +167,8 @@ class AnyRun(Generic[C]):
 class Run(AnyRun[RunConfig]):
     """One day's run of a retrieval model."""
 
+    group = "retrieval"
+
     base: Base | None
     champion: Champion[ExportedModel] | None
 
@@ -174,6 +181,8 @@ class Run(AnyRun[RunConfig]):
 @dataclass(frozen=True, kw_only=True)
 class RankingRun(AnyRun[RankingConfig]):
     """One run of a ranking model; one on splits continues nothing, replaces nothing, and needs no days."""
+
+    group = "ranking"
 
     base: Base | None = None
     champion: Champion[ExportedRanker] | None = None
@@ -205,6 +214,10 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
     artifact = _recall(entry, record, request, run.home)
     cached = artifact is not None
     if artifact is None:
+        if stage.removeprefix(run.prefix) in _BEFORE_RANKS:
+            launch.begin(run.config.launch, run.group)
+        if stage.removeprefix(run.prefix) in _BEFORE_SEARCH:
+            launch.begin(launch.alone(run.config.launch), "search")
         emit(Event(stage=stage, message="started"))
         with _naming_a_full_disk(run.directory), run.tracker.stage(stage) as child:
 

@@ -14,7 +14,7 @@ _PERIOD_SECONDS = 0.005
 _LIBRARIES = (("/mlflow/", "MLflow"), ("/prefect/", "Prefect"), ("/flows/server.py", "Prefect"))
 _OURS = ("/recsys_core/", "/tasks/", "/flows/")
 # Its main thread waits for another process.
-_WAITING = ("/recsys_core/launch.py", "/subprocess.py")
+_WAITING = ("/recsys_core/launch/", "/recsys_core/stage_loop.py", "/subprocess.py")
 
 
 def _what(frame: FrameType | None) -> str:
@@ -53,3 +53,5 @@ def _start(folder: str) -> None:
 
 if folder := os.environ.get("DAYLINE_SAMPLES"):
     _start(folder)
+    # Ranks are forked, and have none of their parent's threads.
+    os.register_at_fork(after_in_child=lambda: _start(folder))

@@ -86,7 +86,7 @@ class Started:
         self._begun = before.stat().st_mtime if before else 0.0
         self.run_id: UUID = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
         self.steps = until(self._steps, "training's first steps")
-        self.ranks = [one for one in worker.children(recursive=True) if "train" in one.cmdline()]
+        self.ranks = [one for one in worker.children(recursive=True) if "retrieval" in one.cmdline()]
 
     def _events_file(self) -> Path | None:
         return next(self._home.glob("*/train.events.jsonl"), None)
@@ -106,7 +106,7 @@ class Started:
         until(lambda: self._state() == StateType.CANCELLED or None, "the state Cancelled")
         _, alive = psutil.wait_procs(self.ranks, timeout=600)
         assert not alive
-        assert not [one for one in self._worker.children(recursive=True) if "train" in one.cmdline()]
+        assert not [one for one in self._worker.children(recursive=True) if "recsys_core" in one.cmdline()]
         (steps,) = self._home.glob("*/.train.partial/steps")
         kept = checkpoint.latest(steps)
         assert kept is not None
@@ -122,8 +122,8 @@ def test_a_cancelled_run_stops_in_good_order_and_goes_on_when_started_again(
 ) -> None:
     config = write_config(tmp_path / "days")
     first = Started(client, worker, config)
-    # torchrun and its two ranks.
-    assert len(first.ranks) == 3
+    # torchrun, its two processes, and the ranks that these have forked.
+    assert len(first.ranks) == 5
     kept = first.cancel()
     assert kept >= first.steps[-1]
     second = Started(client, worker, config)

@@ -33,6 +33,7 @@ import yaml
 from mlflow import MlflowClient
 
 from recsys_core import registry
+from recsys_core.launch.kept import GROUPS
 
 ROOT = Path(__file__).parents[2]
 DAY = datetime.date(2024, 1, 2)
@@ -226,13 +227,19 @@ class Command:
         return self._until(lambda: self._find(victim, stage), f"{victim} of {stage}")
 
     def _find(self, victim: str, stage: str | None) -> psutil.Process | None:
+        group = next((name for name, stages in GROUPS.items() if stage in stages), None)
+        below_torchrun = any(ranked for stages in STAGES.values() for name, ranked in stages.values() if name == stage)
         for process in self.flow.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 line = process.cmdline()
                 kind = (
                     "torchrun" if "torch.distributed.run" in line else "prefect" if "flows.server" in line else "rank"
                 )
-                if kind == victim and (kind == "prefect" or stage in line):
+                if kind == "prefect" == victim:
+                    return process
+                # Ranks take one stage of their group after another; one process alone is not torchrun's.
+                is_its = group in line and ("RANK" in process.environ() or kind == "torchrun") == below_torchrun
+                if kind == victim and is_its:
                     return process
         return None
 

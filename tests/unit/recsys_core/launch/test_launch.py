@@ -1,102 +1,21 @@
 """Real processes under a real torchrun; the stage itself is a few lines that do what each test asks."""
 
-import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import psutil
 import pytest
+from obeying import Note, ranks_of, request, starts_of, wait_for
 
-from recsys_core import artifacts, launch
-from recsys_core.artifacts import Artifact
+from recsys_core import launch
 from recsys_core.fault import Fault
+from recsys_core.launch import processes
 from recsys_core.progress import Event, silent
-
-# What `python -m recsys_core` is to the launcher, with a stage that obeys its request.
-_STAGE = """
-import os, pathlib, signal, sys, time
-from recsys_core import __main__ as main, progress
-from test_launch_stage import Note, Request
-from recsys_core.artifacts import pending
-
-def run(request, sink):
-    rank = os.environ.get("RANK", "0")
-    (request.output.parent / f"pid-{rank}").write_text(str(os.getpid()))
-    # No launcher has set the threads of another node's single rank.
-    sink(progress.Event(stage="note", done=1, total=2, message=os.environ.get("OMP_NUM_THREADS", "")))
-    if rank == "0":
-        (request.output.parent / "secrets").write_text(" ".join(sorted(n for n in os.environ if n.startswith("TRY_"))))
-    starts = request.output.parent / f"starts-{rank}"
-    with starts.open("a") as file:
-        file.write(".")
-    if request.does == "refuse":
-        raise ValueError("column 'x' is missing; add it")
-    if request.does == "crash":
-        raise KeyError("bug")
-    if request.does == "fail":
-        raise RuntimeError("lost")
-    if request.does == "die once" and starts.read_text() == ".":
-        # The last rank is killed, as for want of memory, while the others, which have all begun, wait for it.
-        ranks = range(int(os.environ["WORLD_SIZE"]))
-        if rank == str(ranks[-1]):
-            begun = [request.output.parent / f"starts-{other}" for other in ranks]
-            while not all(path.exists() and path.read_text() for path in begun):
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(600)
-    if request.does == "sleep":
-        if request.deaf:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(600)
-    if rank == "0":
-        with pending(request.output) as work:
-            (work.path / "note.txt").write_text("done")
-            work.commit(Note, request, num_rows=1, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-
-sys.modules["recsys_core.note"] = sys.modules[__name__]
-main.STAGES["note"] = "note"
-if __name__ == "__main__":
-    sys.exit(main.main())
-"""
-
-
-class Note(Artifact):
-    """What the stage leaves."""
-
-    stage: ClassVar[str] = "note"
-    world_size: int
-
-
-class Request(artifacts.Request):
-    """What the stage is to do."""
-
-    does: Literal["write", "refuse", "crash", "fail", "sleep", "die once"]
-    deaf: bool = False
-
-
-@pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put the stage's module where the started processes find it; return an empty run directory."""
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "stand_in_stage.py").write_text(_STAGE)
-    (code / "test_launch_stage.py").symlink_to(__file__)
-    monkeypatch.setenv("PYTHONPATH", f"{code}{os.pathsep}{Path.cwd()}")
-    monkeypatch.setattr(launch, "_MODULE", "stand_in_stage")
-    return tmp_path / "run"
-
-
-def request(directory: Path, does: str, *, deaf: bool = False) -> Request:
-    """Ask the stage to do something."""
-    fields = {"output": directory / "note", "config_hash": "c", "code_version": "v", "does": does, "deaf": deaf}
-    return Request.model_validate(fields)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
@@ -161,7 +80,7 @@ def test_a_refusal_is_not_tried_again(stage: Path) -> None:
 def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     stage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     asked = request(stage, "sleep", deaf=True)
     with pytest.raises(RuntimeError, match="note: not done after launch.stage_timeout_seconds = 20"):
         launch.run(
@@ -221,8 +140,8 @@ def launcher(stage: Path, max_restarts: int) -> Iterator[subprocess.Popen[bytes]
     code = (
         # Started in the background of a shell, a process inherits that SIGINT is ignored.
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys, pathlib; from recsys_core import launch, progress; from test_launch_stage import Note, Request;"
-        "launch._MODULE = 'stand_in_stage';"
+        "import sys, pathlib; from recsys_core import launch, progress; from obeying import Note, Request;"
+        "launch.processes.MODULE = 'stand_in_stage';"
         f"asked = Request.model_validate_json(pathlib.Path({str(request_file)!r}).read_text());"
         "launch.run('note', Note, asked, progress.silent, "
         f"launch.Config(num_ranks=2, max_restarts={max_restarts}))"
@@ -268,21 +187,3 @@ def test_sigint_of_the_launcher_ends_the_ranks(stage: Path, launcher: subprocess
     launcher.wait(60)
     _, alive = psutil.wait_procs(ranks, timeout=30)
     assert not alive
-
-
-def ranks_of(directory: Path) -> list[int]:
-    """Return the process ids that the ranks wrote down."""
-    return [int(text) for file in sorted(directory.glob("pid-*")) if (text := file.read_text())]
-
-
-def starts_of(directory: Path) -> list[int]:
-    """Return how often each rank has begun the stage."""
-    return [len(file.read_text()) for file in sorted(directory.glob("starts-*"))]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "gave up waiting"
-        time.sleep(0.05)

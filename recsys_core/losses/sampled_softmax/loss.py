@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys_core.losses import base
 from recsys_core.losses.sampled_softmax import Config
-from recsys_core.ops.linear import linear, outer
+from recsys_core.ops.linear import linear, outer, product_dtype
 
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
 _BLOCK_NUMBERS = 1 << 20
@@ -69,8 +69,7 @@ class _Total(torch.autograd.Function):
     def forward(
         ctx: Any, query_BD: Tensor, item_MD: Tensor, item_rows_M: Tensor, correction_M: Tensor, first: int
     ) -> Tensor:
-        device = query_BD.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query_BD.dtype
+        kind = product_dtype(query_BD)
         num_queries, num_negatives = len(query_BD), len(item_MD) - first
         every = min(max(1, _BLOCK_NUMBERS // max(1, num_negatives)), max(1, num_queries))
         width = -(-(num_negatives + 1) // _ALIGNED_NUMBERS) * _ALIGNED_NUMBERS

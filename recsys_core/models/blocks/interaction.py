@@ -1,7 +1,7 @@
 """Pairwise dot products of feature vectors (Naumov et al. 2019, section 2.1.3), with a backward that only gathers.
 
-Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, O = kept + P outputs, H outputs of the layer behind
-them, X the examples of a block.
+Legend: B examples, K vectors, D width, P = K (K - 1) / 2 pairs, L kept numbers, O = L + P outputs, H outputs of the
+layer behind them, X the examples of a block.
 """
 
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.ops.linear import linear, outer
+from recsys_core.ops.linear import linear, outer, product_dtype
 
-_BLOCK_ROWS = 512  # per core: what is made of them stays in its cache
+_BLOCK_ROWS = 2_048  # per core: what is made of them stays in its caches, and calls for each cost little
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
 
 
@@ -53,9 +53,10 @@ class DotInteraction(nn.Module):
 
     @torch.jit.unused
     def into(self, layer: nn.Linear, parts: list[Tensor], *, relu: bool) -> Tensor:
-        """Return [B, H], what `layer` makes of `forward`'s outputs, activated if `relu`; in float32 on a CPU.
+        """Return [B, H], what `layer` makes of `forward`'s outputs, activated if `relu`; on a CPU.
 
-        Both ways go block by block: the outputs are wide, and the layer finds them in the cache.
+        Forward and backward go block by block: the outputs are wide, and the layer finds them in the cache. Under
+        autocast all that is not summed over blocks is of autocast's type.
         """
         shared = self.place_of_P, self.pair_of_KK, self.kept, relu
         return _InteractionLayer.apply(*shared, layer.weight, layer.bias, *parts)
@@ -77,6 +78,11 @@ class _Interaction(torch.autograd.Function):
 
 
 class _InteractionLayer(torch.autograd.Function):
+    """Block by block of rows: what is kept and the pairs go through columns of the weight of their own.
+
+    So nothing is concatenated, and each of their gradients is whole rows.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -88,42 +94,93 @@ class _InteractionLayer(torch.autograd.Function):
         bias_H: Tensor,
         *parts: Tensor,
     ) -> Tensor:
-        num_rows, num_outputs = len(parts[0]), weight_HO.shape[1]
-        ctx.widths, ctx.kept, ctx.relu = [part.shape[1] for part in parts], kept, relu
-        num_numbers = sum(ctx.widths)
-        padded_HO = _padded(weight_HO)
-        outputs_BO = padded_HO.new_empty(num_rows, padded_HO.shape[1])
-        outputs_BO[:, num_outputs:] = 0
-        # Where all numbers are kept, the outputs are their home.
-        numbers = outputs_BO if kept == num_numbers else outputs_BO.new_empty(num_rows, num_numbers)
-        hidden_BH = outputs_BO.new_empty(num_rows, len(bias_H))
+        kind, num_rows = product_dtype(parts[0]), len(parts[0])
+        pairs, widths = _Pairs(place_of_P, pair_of_KK, kind), [part.shape[1] for part in parts]
+        of_kept_HL, of_pairs_HQ = weight_HO[:, :kept].to(kind), pairs.weight(weight_HO[:, kept:])
+        narrow_bias_H = bias_H.to(kind)
+        numbers = torch.empty(num_rows, sum(widths), dtype=kind)
+        pairs_BQ = torch.empty(num_rows, of_pairs_HQ.shape[1], dtype=kind)
+        hidden_BH = torch.empty(num_rows, len(bias_H), dtype=kind)
         for rows in _blocks(num_rows):
-            numbers_XN = torch.cat([part[rows] for part in parts], dim=1)
-            numbers[rows, :num_numbers] = numbers_XN
-            outputs_BO[rows, :kept] = numbers_XN[:, :kept]
-            outputs_BO[rows, kept:num_outputs] = _pairs(numbers_XN, place_of_P, pair_of_KK)
-            hidden_BH[rows] = linear(outputs_BO[rows], padded_HO, bias_H, relu=relu)
-        ctx.save_for_backward(outputs_BO, numbers, hidden_BH, padded_HO, pair_of_KK)
+            for own, part in zip(numbers[rows].split(widths, dim=1), parts, strict=True):
+                own.copy_(part[rows])
+            pairs.multiply(numbers[rows], into_BQ=pairs_BQ[rows])
+            made_XH = linear(numbers[rows, :kept], of_kept_HL, narrow_bias_H)
+            made_XH = linear(pairs_BQ[rows], of_pairs_HQ, plus_XZ=made_XH)
+            hidden_BH[rows] = made_XH.relu_() if relu else made_XH
+        ctx.widths, ctx.kept, ctx.relu, ctx.pairs = widths, kept, relu, pairs
+        ctx.save_for_backward(numbers, pairs_BQ, hidden_BH, weight_HO)
         return hidden_BH
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        outputs_BO, numbers, hidden_BH, padded_HO, pair_of_KK = ctx.saved_tensors
-        num_numbers, num_outputs = sum(ctx.widths), ctx.kept + _num_pairs(pair_of_KK)
-        of_parts = [numbers.new_empty(len(numbers), width) for width in ctx.widths]
-        of_weight_HO, of_bias_H = torch.zeros_like(padded_HO), padded_HO.new_zeros(len(padded_HO))
+        numbers, pairs_BQ, hidden_BH, weight_HO = ctx.saved_tensors
+        kept, kind, pairs = ctx.kept, numbers.dtype, ctx.pairs
+        by_kept_HL, by_pairs_HQ = weight_HO[:, :kept].to(kind), pairs.weight(weight_HO[:, kept:], backward=True)
+        of_parts = [weight_HO.new_empty(len(numbers), width) for width in ctx.widths]
+        of_kept_HL, of_pairs_HQ = weight_HO.new_zeros(by_kept_HL.shape), weight_HO.new_zeros(by_pairs_HQ.shape)
+        of_bias_H = weight_HO.new_zeros(len(weight_HO))
         for rows in _blocks(len(numbers)):
-            of_hidden_XH = gradients[0][rows]
+            of_hidden_XH = gradients[0][rows].to(kind)
             if ctx.relu:
                 # An output of ReLU above 0 lets the gradient through.
                 of_hidden_XH = torch.ops.aten.threshold_backward(of_hidden_XH, hidden_BH[rows], 0)
             of_bias_H += of_hidden_XH.sum(dim=0)
-            of_weight_HO += outer(of_hidden_XH, outputs_BO[rows])
-            of_outputs_XO = linear(of_hidden_XH, padded_HO.T)[:, :num_outputs]
-            of_numbers = _of_numbers(of_outputs_XO, numbers[rows, :num_numbers], ctx.kept, pair_of_KK)
+            of_kept_HL += outer(of_hidden_XH, numbers[rows, :kept])
+            of_pairs_HQ += outer(of_hidden_XH, pairs_BQ[rows])
+            of_numbers = pairs.of_numbers(linear(of_hidden_XH, by_pairs_HQ.T), numbers[rows])
+            of_numbers[:, :kept] += linear(of_hidden_XH, by_kept_HL.T)
             for of_part, found in zip(of_parts, of_numbers.split(ctx.widths, dim=1), strict=True):
                 of_part[rows] = found
-        return None, None, None, None, of_weight_HO[:, :num_outputs], of_bias_H, *of_parts
+        of_weight_HO = torch.cat([of_kept_HL, pairs.of_weight(of_pairs_HQ)], dim=1)
+        return None, None, None, None, of_weight_HO, of_bias_H, *of_parts
+
+
+class _Pairs:
+    """The pairs as a layer reads them, [X, Q]: chosen, or all K·K products, of which each pair's are two.
+
+    Chosen in float32, where to choose is cheaper than to multiply by a weight of twice the width. In narrow types it is
+    dearer. Behind the chosen ones are columns that fill up a cache line, at least one: its weight is 0, and so its
+    gradient, which is that of the products of a vector with itself too.
+    """
+
+    def __init__(self, place_of_P: Tensor, pair_of_KK: Tensor, kind: torch.dtype) -> None:
+        num_pairs, self._num_vectors = len(place_of_P), _num_vectors(pair_of_KK)
+        self._kind, self._chosen, self._place_of_P = kind, kind in (torch.float32, torch.float64), place_of_P
+        self._padding = _ALIGNED_NUMBERS - num_pairs % _ALIGNED_NUMBERS
+        self._place_of_Q = nn.functional.pad(place_of_P, (0, self._padding))
+        self._pair_of_KK = pair_of_KK.clone()
+        self._pair_of_KK[:: self._num_vectors + 1] = num_pairs
+
+    def weight(self, weight_HP: Tensor, *, backward: bool = False) -> Tensor:
+        """Return what [X, Q] are multiplied with, or whose product with a gradient is the gradient of them."""
+        weight_HQ = nn.functional.pad(weight_HP, (0, self._padding))
+        if not self._chosen:
+            # Forward each pair is there twice; backward it is one number, whose gradient both places have.
+            weight_HQ = weight_HQ.index_select(1, self._pair_of_KK) * (1 if backward else 0.5)
+        return weight_HQ.to(self._kind)
+
+    def of_weight(self, of_weight_HQ: Tensor) -> Tensor:
+        """Return the gradient of the pairs' weight [H, P]."""
+        if self._chosen:
+            return of_weight_HQ[:, : len(self._place_of_P)]
+        return of_weight_HQ.index_select(1, self._place_of_P)
+
+    def multiply(self, numbers: Tensor, *, into_BQ: Tensor) -> None:
+        """Multiply the vectors that stand side by side."""
+        vectors_XKD = numbers.unflatten(1, (self._num_vectors, -1))
+        if self._chosen:
+            products = torch.bmm(vectors_XKD, vectors_XKD.transpose(1, 2)).flatten(1)
+            torch.index_select(products, 1, self._place_of_Q, out=into_BQ)
+        else:
+            into_BKK = into_BQ.unflatten(1, (self._num_vectors, self._num_vectors))
+            torch.bmm(vectors_XKD, vectors_XKD.transpose(1, 2), out=into_BKK)
+
+    def of_numbers(self, of_pairs_XQ: Tensor, numbers: Tensor) -> Tensor:
+        """Return the gradient of the vectors, side by side."""
+        of_products = of_pairs_XQ.index_select(1, self._pair_of_KK) if self._chosen else of_pairs_XQ
+        of_products = of_products.unflatten(1, (self._num_vectors, self._num_vectors))
+        return torch.bmm(of_products, numbers.unflatten(1, (self._num_vectors, -1))).flatten(1)
 
 
 def _pairs(numbers: Tensor, place_of_P: Tensor, pair_of_KK: Tensor) -> Tensor:
@@ -146,16 +203,6 @@ def _of_numbers(of_outputs_BO: Tensor, numbers: Tensor, kept: int, pair_of_KK: T
 
 def _num_vectors(pair_of_KK: Tensor) -> int:
     return round(len(pair_of_KK) ** 0.5)
-
-
-def _num_pairs(pair_of_KK: Tensor) -> int:
-    return (len(pair_of_KK) - _num_vectors(pair_of_KK)) // 2
-
-
-def _padded(weight_HO: Tensor) -> Tensor:
-    """Return the weight with columns of zeros, so that rows of the outputs, made as wide, start at cache lines."""
-    width = weight_HO.shape[1]
-    return nn.functional.pad(weight_HO, (0, -width % _ALIGNED_NUMBERS))
 
 
 def _blocks(num_rows: int) -> list[slice]:

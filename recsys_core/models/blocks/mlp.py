@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys_core.ops.linear import linear, outer
+from recsys_core.ops.linear import linear, outer, product_dtype
 
 
 class Mlp(nn.Sequential):
     """Linear-ReLU(-Dropout) for each hidden layer, then one Linear: [rows, inputs] → [rows, outputs].
 
-    On a CPU, in float32, the layers run as one step of autograd, which activates in place on both ways.
+    On a CPU the layers run as one step of autograd, which activates in place forward and backward. Under autocast it
+    computes, and keeps what the backward needs, in autocast's type.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as nn.Sequential names it
@@ -35,7 +36,7 @@ class Mlp(nn.Sequential):
     def is_one_step(self, input: Tensor) -> bool:  # noqa: A002
         """Whether an input like this one goes through all layers in one step."""
         drops = self.training and any(isinstance(layer, nn.Dropout) for layer in self)
-        plain = input.dim() != 2 or input.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        plain = input.dim() != 2 or input.device.type != "cpu"
         return not (drops or plain or torch.compiler.is_compiling())
 
     @torch.jit.unused
@@ -67,8 +68,9 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input_BX: Tensor, *parameters: Tensor) -> Tensor:
         """`parameters` are each layer's weight [H, X] and bias [H]."""
-        weights, biases = parameters[::2], parameters[1::2]
-        outputs = [input_BX]
+        kind = product_dtype(input_BX)
+        weights, biases = ([tensor.to(kind) for tensor in parameters[start::2]] for start in (0, 1))
+        outputs = [input_BX.to(kind)]
         for number, (weight_HX, bias_H) in enumerate(zip(weights, biases, strict=True), 1):
             outputs.append(linear(outputs[-1], weight_HX, bias_H, relu=number < len(weights)))
         ctx.save_for_backward(*outputs[:-1], *weights)
@@ -78,7 +80,7 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         num_layers = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
-        of_output_BH = gradients[0]
+        of_output_BH = gradients[0].to(weights[0].dtype)
         of_parameters: list[Tensor] = []
         for number in range(num_layers - 1, -1, -1):
             of_weight_HX = outer(of_output_BH, inputs[number])

@@ -95,9 +95,54 @@ def test_linear_and_outer_take_views_of_every_kind(place, shape):
     product = (rows[:, None, :] * weight[None]).sum(dim=2)
     torch.testing.assert_close(linear(rows, weight), product)
     torch.testing.assert_close(linear(rows, weight, bias, relu=True), (product + bias).relu())
+    torch.testing.assert_close(linear(rows, weight, plus_XZ=product), 2 * product)
     other = matrix(num_rows, num_outputs)
     torch.testing.assert_close(outer(rows, other), (rows[:, :, None] * other[:, None]).sum(dim=0))
     torch.testing.assert_close(outer(other, rows), (other[:, :, None] * rows[:, None]).sum(dim=0))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_linear_and_outer_are_exact_in_every_type_that_holds_the_numbers(kind):
+    left, right, plus = (torch.randint(-3, 4, shape, dtype=kind) for shape in ((7, 5), (4, 5), (7, 4)))
+    product = torch.einsum("xy,zy->xz", left.double(), right.double())
+    for found, exact in (
+        (linear(left, right), product),
+        (linear(left, right, plus_XZ=plus), product + plus),
+        (linear(left, right, plus[0], relu=True), (product + plus[0]).relu()),
+        (outer(left, plus), torch.einsum("xy,xz->yz", left.double(), plus.double())),
+    ):
+        assert found.dtype == kind
+        torch.testing.assert_close(found.double(), exact.double(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kept", [0, 3, 12])
+def test_under_autocast_interaction_and_mlp_are_exact_where_its_type_holds_the_numbers(kind, kept, monkeypatch):
+    # Whole numbers so small that no product or sum of them is rounded: a wrong place or a wrong factor shows.
+    monkeypatch.setattr(interaction, "_BLOCK_ROWS", 2)
+    block, layers = DotInteraction(4, kept), mlp(kept + 6, (5,), 2)
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.copy_(torch.randint(-1, 2, parameter.shape))
+    first, *_ = layers.layers
+    shapes = ((4 * torch.get_num_threads() + 1, width) for width in (3, 9))
+    numbers = [torch.randint(-1, 2, shape).float() for shape in shapes]
+    found = []
+    for narrow in (True, False):
+        layers.zero_grad()
+        parts = [part.clone().requires_grad_() for part in numbers]
+        with torch.autocast("cpu", kind, enabled=narrow):
+            if narrow:
+                output = layers.rest(block.into(first, parts, relu=True), first=1)
+            else:
+                output = nn.Sequential(*layers)(_indexed(*parts, kept=kept))
+        assert output.dtype == (kind if narrow else torch.float32)
+        output.float().sum().backward()
+        grads = [tensor.grad for tensor in (*parts, *layers.parameters())]
+        assert {grad.dtype for grad in grads} == {torch.float32}
+        found.append([output.detach().float(), *grads])
+    for left, right in zip(*found, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
 def test_segment_sum_by_hand():

@@ -17,8 +17,8 @@ from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spr
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.ops.linear import linear, outer
 
-# So many elements pass through all layers at a time: what the layers make of them stays in the processor's cache.
-_BLOCK_ELEMENTS = 4_096
+# So many elements pass through all layers at a time: less memory than all at once, and calls for each cost little.
+_BLOCK_ELEMENTS = 16_384
 
 
 class TargetAttention(nn.Module):
@@ -44,6 +44,7 @@ class TargetAttention(nn.Module):
 
     @torch.jit.unused
     def _eager(self, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor) -> Tensor:
+        # In narrow types the whole at once is as fast as blocks of it, whose sums would be rounded one by one.
         plain = elements_ND.device.type != "cpu" or torch.is_autocast_enabled("cpu")
         if plain or torch.compiler.is_compiling():
             return self._plain(targets_BD, elements_ND, lengths_B)
@@ -83,26 +84,26 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, targets_BD: Tensor, elements_ND: Tensor, lengths_B: Tensor, *parameters: Tensor) -> Tensor:
         (weight_HX, bias_H), weights, biases = parameters[:2], parameters[2::2], parameters[3::2]
         by_target_HD, by_both_HY = _joined(weight_HX)
+        owner_N = row_numbers(lengths_B, len(elements_ND))
         of_row_BH = linear(targets_BD, by_target_HD, bias_H)
-        kept = [elements_ND.new_empty(len(elements_ND), weight.shape[1]) for weight in weights]
-        scores_N1 = elements_ND.new_empty(len(elements_ND), 1)
         output_BD = torch.empty_like(targets_BD)
+        kept: list[list[Tensor]] = []
         for rows, span in _blocks(lengths_B):
-            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows], span.stop - span.start)
-            both_XY = torch.cat([element_XD, element_XD * targets_BD[rows][owner_X]], dim=1)
-            made = linear(both_XY, by_both_HY).add_(of_row_BH[rows].index_select(0, owner_X)).relu_()
+            element_XD, owner_X = elements_ND[span], owner_N[span]
+            both_XY = _both(element_XD, targets_BD.index_select(0, owner_X))
+            outputs = [linear(both_XY, by_both_HY, plus_XZ=of_row_BH.index_select(0, owner_X)).relu_()]
             for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
-                kept[number - 1][span] = made
-                made = linear(made, weight, bias, relu=number < len(weights))
-            scores_N1[span] = made
-            output_BD[rows] = bags(element_XD * made, lengths_B[rows])
-        ctx.save_for_backward(targets_BD, elements_ND, lengths_B, weight_HX, scores_N1, *kept, *weights)
+                outputs.append(linear(outputs[-1], weight, bias, relu=number < len(weights)))
+            kept.append(outputs)
+            output_BD[rows] = bags(element_XD * outputs[-1], lengths_B[rows])
+        # Block by block, as they are made: to bring them together would copy all of them.
+        ctx.kept = kept
+        ctx.save_for_backward(targets_BD, elements_ND, lengths_B, owner_N, weight_HX, *weights)
         return output_BD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        targets_BD, elements_ND, lengths_B, weight_HX, scores_N1, *rest = ctx.saved_tensors
-        kept, weights = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        targets_BD, elements_ND, lengths_B, owner_N, weight_HX, *weights = ctx.saved_tensors
         by_target_HD, by_both_HY = _joined(weight_HX)
         dim = targets_BD.shape[1]
         of_targets_BD, of_elements_ND = torch.empty_like(targets_BD), torch.empty_like(elements_ND)
@@ -110,23 +111,21 @@ class _Attention(torch.autograd.Function):
         of_both_HY = torch.zeros_like(by_both_HY)
         of_weights = [torch.zeros_like(weight) for weight in weights]
         of_biases = [weight.new_zeros(len(weight)) for weight in weights]
-        for rows, span in _blocks(lengths_B):
-            element_XD, owner_X = elements_ND[span], row_numbers(lengths_B[rows], span.stop - span.start)
-            target_XD = targets_BD[rows].index_select(0, owner_X)
-            of_interest_XD = gradients[0][rows].index_select(0, owner_X)
+        for (rows, span), (*inputs, scores_X1) in zip(_blocks(lengths_B), ctx.kept, strict=True):
+            element_XD, owner_X = elements_ND[span], owner_N[span]
+            target_XD, of_interest_XD = (rows_BD.index_select(0, owner_X) for rows_BD in (targets_BD, gradients[0]))
             of_made = (of_interest_XD * element_XD).sum(dim=1, keepdim=True)
             for number in range(len(weights) - 1, -1, -1):
-                inputs = kept[number][span]
-                of_weights[number] += outer(of_made, inputs)
+                of_weights[number] += outer(of_made, inputs[number])
                 of_biases[number] += of_made.sum(dim=0)
                 of_made = linear(of_made, weights[number].T)
                 # An output of ReLU above 0 lets the gradient through.
-                torch.ops.aten.threshold_backward.grad_input(of_made, inputs, 0, grad_input=of_made)
+                torch.ops.aten.threshold_backward.grad_input(of_made, inputs[number], 0, grad_input=of_made)
             of_row_BH[rows] = bags(of_made, lengths_B[rows])
-            of_both_HY += outer(of_made, torch.cat([element_XD, element_XD * target_XD], dim=1))
+            of_both_HY += outer(of_made, _both(element_XD, target_XD))
             of_both_XY = linear(of_made, by_both_HY.T)
             of_product_XD = of_both_XY[:, dim:]
-            of_element_XD = of_interest_XD.mul_(scores_N1[span]).add_(of_both_XY[:, :dim])
+            of_element_XD = of_interest_XD.mul_(scores_X1).add_(of_both_XY[:, :dim])
             of_elements_ND[span] = of_element_XD.addcmul_(of_product_XD, target_XD)
             of_targets_BD[rows] = bags(of_product_XD * element_XD, lengths_B[rows])
         of_targets_BD += linear(of_row_BH, by_target_HD.T)
@@ -134,6 +133,11 @@ class _Attention(torch.autograd.Function):
         of_first = torch.cat([of_target_HD, of_element_HD, of_target_HD - of_element_HD, of_product_HD], dim=1)
         of_rest = [tensor for pair in zip(of_weights, of_biases, strict=True) for tensor in pair]
         return of_targets_BD, of_elements_ND, None, of_first, of_row_BH.sum(dim=0), *of_rest
+
+
+def _both(element_XD: Tensor, target_XD: Tensor) -> Tensor:
+    """Return what the first layer reads of each element, [k, q * k]."""
+    return torch.cat([element_XD, element_XD * target_XD], dim=1)
 
 
 def _joined(weight_HX: Tensor) -> tuple[Tensor, Tensor]:

@@ -228,7 +228,7 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
 
             artifact = work(request, receive)
             child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
-            child.log_tags({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
+            child.tag_at_end({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
         artifact.remember(run.home)
         integrity.discard(entry)
         integrity.write_text(entry, integrity.sealed({"path": str(artifact.path.relative_to(run.home))}))

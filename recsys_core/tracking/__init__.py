@@ -73,6 +73,7 @@ class Run:
         self.client, self.experiment_id, self._uri = client, experiment_id, client.tracking_uri
         self._outbox, self._parent_id, self._stage, self._config = outbox, parent, stage, config
         self._waiting: list[tuple[str, float, int, int]] = []
+        self._last_tags: dict[str, str] = {}
         self._flushed = time.monotonic()
         self._lock = threading.Lock()
 
@@ -99,11 +100,14 @@ class Run:
 
     def flush(self) -> None:
         """Send what was kept back."""
+        if waiting := self._take():
+            self._send("metrics", metrics=waiting)
+
+    def _take(self) -> tuple[tuple[str, float, int, int], ...]:
         with self._lock:
             waiting, self._waiting = self._waiting, []
             self._flushed = time.monotonic()
-        if waiting:
-            self._send("metrics", metrics=tuple(waiting))
+        return tuple(waiting)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record nested JSON values by dotted key. MLflow's params are for good: those that are there stay."""
@@ -111,7 +115,11 @@ class Run:
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, or change them."""
-        self._send("tags", tags={key: redact(value) for key, value in tags.items()})
+        self._send("tags", tags=_shown(tags))
+
+    def tag_at_end(self, tags: Mapping[str, str]) -> None:
+        """Set tags as the run ends, in the same call."""
+        self._last_tags |= _shown(tags)
 
     def log_figure(self, figure: "Figure", name: str) -> None:
         """Store a picture as `plots/<name>.png`."""
@@ -133,8 +141,8 @@ class Run:
         failed = "FAILED" if isinstance(error, Exception) else "KILLED"
         if error is not None:
             self._outbox.hurry()
-        self.flush()
-        self._send("end", status=failed if error else "FINISHED")
+        waiting = self._take()
+        self._send("end", metrics=waiting, tags=self._last_tags, status=failed if error else "FINISHED")
 
     def _send(self, does: Does, **fields: Any) -> None:
         self._outbox.send(
@@ -214,18 +222,20 @@ def open_run(
     outbox = Outbox(client, run_root / identity.directory, config, sink)
     _send_left(outbox, run_root, identity)
     _end_orphans(client, experiment_id, run_root, identity.directory)
-    tags = {_RUN_ID_TAG: identity.run_id}
-    parent = find(client, experiment_id, tags)
+    mine = {_RUN_ID_TAG: identity.run_id}
+    tags = _shown(mine | _describe(identity))
+    parent = find(client, experiment_id, mine)
     resumed = parent is not None
     if parent is None:
-        parent = client.create_run(
-            experiment_id, tags=tags, run_name=f"{identity.day} {identity.run_id[:6]}"
-        ).info.run_id
+        name = f"{identity.day} {identity.run_id[:6]}"
+        parent = client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        outbox.begin(parent)
     else:
         client.update_run(parent, status="RUNNING")
     tracker = Tracker(client, outbox, experiment_id, parent, None, config)
     with contextlib.closing(outbox), _lasting(tracker), _system_metrics(tracker, config, resumed=resumed):
-        tracker.log_tags(_describe(identity))
+        if resumed:
+            tracker.log_tags(tags)
         tracker.log_params(params)
         yield tracker
 
@@ -312,6 +322,10 @@ def _end_orphans(client: "MlflowClient", experiment_id: str, run_root: Path, min
         below = f"attributes.status = 'RUNNING' and tags.`{PARENT_TAG}` = '{run.info.run_id}'"
         for orphan in [*client.search_runs([experiment_id], below), run]:
             client.set_terminated(orphan.info.run_id, "KILLED")
+
+
+def _shown(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: redact(value) for key, value in tags.items()}
 
 
 def _now() -> int:

@@ -45,7 +45,7 @@ class Entry(Frozen):
     """Something to be sent to the MLflow run `parent`, or to that of one of its stages, at `at` (ms since 1970).
 
     `server` is a digest of its address, which may hold a password; `metrics` are name, value, time in ms and step; a
-    `file` goes below `folder`.
+    `file` goes below `folder`. Metrics and tags come with the `end` too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
@@ -73,6 +73,7 @@ class Outbox:
         self._client, self._directory, self._config, self._sink = client, directory, config, sink
         self._file = directory / SPOOL
         self._ids: dict[tuple[str, str | None], str] = {}
+        self._new: set[str] = set()
         self._guard = threading.RLock()
         self._away_since: float | None = None
         self._next_probe = 0.0
@@ -86,6 +87,10 @@ class Outbox:
     def run_id(self, parent: str, stage: str | None) -> str:
         """Return the MLflow run of a stage; empty while the server has not been asked."""
         return self._ids.get((parent, stage), "") if stage else parent
+
+    def begin(self, parent: str) -> None:
+        """Say that `parent` has just been made: while every answer comes, its stages' runs are known without asking."""
+        self._new.add(parent)
 
     def send(self, entry: Entry) -> None:
         """Send `entry` after all that was kept before it, or keep it too.
@@ -167,6 +172,7 @@ class Outbox:
 
     def _lose(self, error: Exception) -> None:
         self._away_since = time.monotonic()
+        self._new.clear()
         self._next_probe = self._away_since + _PROBE_SECONDS
         self._emit(
             f"warning: MLflow at {self.where} does not answer ({reason(error)}); what is logged is kept in "
@@ -232,31 +238,32 @@ class Outbox:
             self._open(entry)
             return
         run_id = self.run_id(entry.parent, entry.stage) or self._open(entry)
-        if entry.does == "metrics":
-            points = [Metric(*point) for point in entry.metrics]
-            for start in range(0, len(points), _MAX_METRICS):
-                client.log_batch(run_id, metrics=points[start : start + _MAX_METRICS])
-        elif entry.does == "params":
+        if entry.does == "params":
             # MLflow's params are for good: those that are there stay.
             known = client.get_run(run_id).data.params
             new = [Param(key, value) for key, value in entry.params.items() if key not in known]
             for start in range(0, len(new), _MAX_PARAMS):
                 client.log_batch(run_id, params=new[start : start + _MAX_PARAMS])
-        elif entry.does == "tags":
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in entry.tags.items()])
         elif entry.does == "file":
             client.log_artifact(run_id, str(directory / entry.file if directory else entry.file), entry.folder)
         elif entry.does == "dataset":
             client.log_inputs(run_id, datasets=[_dataset(entry.dataset)])
         else:
-            client.set_terminated(run_id, entry.status, end_time=entry.at)
+            points = [Metric(*point) for point in entry.metrics]
+            tags = [RunTag(key, value) for key, value in entry.tags.items()]
+            for start in range(0, max(len(points), bool(tags)), _MAX_METRICS):
+                client.log_batch(run_id, points[start : start + _MAX_METRICS], tags=[] if start else tags)
+            if entry.does == "end":
+                client.set_terminated(run_id, entry.status, end_time=entry.at)
 
     def _open(self, entry: Entry) -> str:
         """Start the stage's run, or take up the one there is; return its id."""
         assert entry.stage is not None, "the parent is there before anything is sent"
         tags = {PARENT_TAG: entry.parent, STAGE_TAG: entry.stage}
-        found = find(self._client, entry.experiment_id, tags)
-        if found is None:
+        found = self.run_id(entry.parent, entry.stage)
+        if not found and entry.parent not in self._new:
+            found = find(self._client, entry.experiment_id, tags)
+        if not found:
             made = self._client.create_run(entry.experiment_id, start_time=entry.at, tags=tags, run_name=entry.stage)
             found = made.info.run_id
         elif entry.does == "open":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from matplotlib.figure import Figure
 
 from recsys_core import tracking
@@ -211,6 +212,31 @@ def test_it_is_sent_as_soon_as_the_server_is_back(
     assert "does not answer" in lost
     assert "answers again after" in back
     assert shown(run.client, run.mlflow_run_id) == WHOLE
+
+
+def test_a_stage_s_run_is_made_once_though_the_answer_was_lost(
+    door: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "_PROBE_SECONDS", 0.0)
+    shop = Shop(door.uri, tmp_path, "once")
+    with shop.open("a1") as run:
+        make = run.client.create_run
+
+        def cut_off(*args: Any, **fields: Any) -> None:
+            make(*args, **fields)
+            raise requests.ConnectionError("cut off")
+
+        with monkeypatch.context() as once:
+            once.setattr(run.client, "create_run", cut_off)
+            train = run.stage("train")
+            stage = train.__enter__()
+        stage.tag_at_end({"artifact": "a"})
+        train.__exit__(None, None, None)
+    lost, back = shop.messages()
+    assert "does not answer (cut off)" in lost
+    assert "answers again after" in back
+    (child,) = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}'")
+    assert (child.data.tags["artifact"], child.info.status) == ("a", "FINISHED")
 
 
 def test_publishing_waits_for_it_and_then_says_so_in_one_line(door: Door, tmp_path: Path) -> None:

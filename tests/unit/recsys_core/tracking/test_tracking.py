@@ -135,6 +135,29 @@ def test_a_run_whose_directory_is_not_here_is_another_machine_s(client, run_root
         assert client.get_run(run.mlflow_run_id).info.status == "KILLED"
 
 
+def test_a_stage_of_a_new_day_is_three_calls(client, run_root, monkeypatch):
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        call = getattr(MlflowClient, name)
+        monkeypatch.setattr(MlflowClient, name, lambda *args, **fields: [calls.append(name), call(*args, **fields)][1])
+
+    with tracking.open_run(QUIET, run_root, _identity("c1"), {}) as run:
+        for name in [name for name in vars(MlflowClient) if not name.startswith("_")]:
+            counted(name)
+        with run.stage("train") as stage:
+            stage.log_metrics({"rows": 5, "seconds": 1.5})
+            stage.tag_at_end({"artifact": "https://me:secret@h/a"})
+        monkeypatch.undo()
+        with run.stage("train"):
+            pass
+    assert calls == ["create_run", "log_batch", "set_terminated"]
+    child = client.get_run(stage.mlflow_run_id)
+    assert child.data.tags["artifact"] == "https://***@h/a"
+    assert child.data.metrics == {"rows": 5, "seconds": 1.5}
+    assert len(_runs(client, f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}'")) == 1
+
+
 def test_points_are_sent_together(client, run_root):
     config = Config(system_metrics=False, flush_seconds=600)
     with tracking.open_run(config, run_root, _identity("f7"), {}) as run:

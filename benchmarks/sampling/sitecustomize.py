@@ -47,7 +47,7 @@ def _sample(file: int, main: int) -> None:
 
 def _start(folder: str) -> None:
     file = os.open(f"{folder}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.write(file, f"{' '.join(sys.orig_argv)}\n".encode())
+    os.write(file, f"{sys.orig_argv}\n".encode())
     threading.Thread(target=_sample, args=(file, threading.main_thread().ident), daemon=True, name="sampling").start()
 
 

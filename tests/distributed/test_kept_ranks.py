@@ -9,7 +9,6 @@ import pytest
 
 from recsys_core import launch
 from recsys_core.artifacts import Artifact, Checkpoint, Embeddings, ExportedModel, HeldOut, Request, TrainingData
-from recsys_core.exported import parity
 from recsys_core.progress import silent
 from recsys_core.retrieval import embed, evaluate, export
 
@@ -41,7 +40,7 @@ def pipeline(make_train_request, sections) -> Callable[[Path, TrainingData, int,
         exporting = export.Request(
             output=home / "export",
             **COMMON,
-            config=parity.Config(parity_rows=100),
+            config=export.Config(parity_rows=100),
             model=sections["model"],
             data=day,
             checkpoint=checkpoint,

@@ -70,7 +70,7 @@ class ItemItem:
 
     def costs(self, history_QI: sparse.csr_array) -> np.ndarray:
         """int64 [Q]: how much memory `find` takes for each query, in cells of a retrieved list."""
-        additions, num_items = self._additions(history_QI), self.similarity_II.shape[0]
+        additions, num_items = self._additions(history_QI), _shape(self.similarity_II)[0]
         dense = (additions + num_items) // _NUMBERS_PER_CELL
         return np.where(self._is_dense(additions), dense, np.minimum(additions, num_items))
 
@@ -79,8 +79,8 @@ class ItemItem:
 
         Equal scores stand in the item table's order.
         """
-        ids = np.full((history_BI.shape[0], width), -1, np.int64)
-        scores = np.full((history_BI.shape[0], width), -np.inf, np.float32)
+        ids = np.full((_shape(history_BI)[0], width), -1, np.int64)
+        scores = np.full((_shape(history_BI)[0], width), -np.inf, np.float32)
         dense = self._is_dense(self._additions(history_BI))
         for rows in filter(len, (np.flatnonzero(dense), np.flatnonzero(~dense))):
             few = history_BI[rows]
@@ -95,13 +95,13 @@ class ItemItem:
         return np.diff(running[history_QI.indptr])
 
     def _is_dense(self, additions_Q: np.ndarray) -> np.ndarray:
-        return additions_Q * _DENSE >= self.similarity_II.shape[0]
+        return additions_Q * _DENSE >= _shape(self.similarity_II)[0]
 
     def _sparse(self, history_BI: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rows, items and scores of all that scores above 0, row by row."""
         product = sparse.csr_array(history_BI @ self.similarity_II)
         product.sort_indices()
-        rows = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+        rows = np.repeat(np.arange(_shape(product)[0]), np.diff(product.indptr))
         return rows, product.indices, np.asarray(product.data, np.float32)
 
     def _dense(self, history_BI: sparse.csr_array, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,7 +110,7 @@ class ItemItem:
         Where many items score, each row of scores is written as a whole, with every item's place known: a sparse
         product looks each one up. The numbers are the same, added in the same order.
         """
-        num_rows, num_items = history_BI.shape
+        num_rows, num_items = _shape(history_BI)
         scores_BI = np.empty((num_rows, num_items), np.float32)
         for start in range(0, num_rows, _ROWS_AT_ONCE):
             few = history_BI[start : start + _ROWS_AT_ONCE]
@@ -127,6 +127,11 @@ class ItemItem:
             least_B = np.maximum(least_B, highest)
         at = np.flatnonzero(scores_BI >= least_B[:, None])
         return at // num_items, at % num_items, scores_BI.reshape(-1)[at]
+
+
+def _shape(matrix: sparse.csr_array) -> tuple[int, int]:
+    assert matrix.shape is not None
+    return matrix.shape
 
 
 def _narrow(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from recsys_core.artifacts.core import Frozen
 class Difference(Frozen):
     """A metric of the model minus that of the champion on the same rows, and the interval of its paired bootstrap.
 
-    `low` and `high` are None where resamples do not tell: there are too few units (users, groups or rows) to draw from.
+    `low` and `high` are None where resamples say nothing: there are too few units (users, groups or rows) to draw from.
     """
 
     value: float

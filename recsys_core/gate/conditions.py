@@ -8,7 +8,7 @@ from recsys_core.artifacts import Difference, Frozen
 
 
 class Condition(Frozen):
-    """The limit that `key` sets. `held` is None where what was measured does not tell."""
+    """The limit that `key` sets. `held` is None where what was measured does not decide it."""
 
     key: str
     held: bool | None
@@ -89,7 +89,7 @@ def drop(measured: Measured, limit: float, confidence: float) -> Condition:
     """Hold the model against the champion.
 
     It is turned down if it is worse by more than `limit` and its interval holds no model as good as the champion; it
-    passes if the interval holds none that is worse by more than `limit`. Else the rows do not tell.
+    passes if the interval holds none that is worse by more than `limit`. Else the rows do not decide it.
     """
     key, value, champion = f"{measured.key}.maximum_drop", measured.value, measured.champion
     assert value is not None

@@ -217,7 +217,7 @@ class Ranked(NamedTuple):
         }
 
     def metrics(self, ks: Sequence[int]) -> RetrievalMetrics:
-        """Return the metrics but for the coverage, which lists alone do not tell."""
+        """Return the metrics but for the coverage, which lists alone do not give."""
         fields: dict[str, dict[str, float]] = {name: {} for name in RetrievalMetrics.model_fields}
         for k in ks:
             for name, (numerators, denominators) in self.sums(k).items():

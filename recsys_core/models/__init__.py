@@ -37,8 +37,8 @@ def build(config: ComponentConfig, engine: Engine, contract: "type[_M]", *, tabl
 def architecture(config: ComponentConfig, engine: Engine, *optimizers: str) -> str | None:
     """Return what is the same for models whose dense weights are as many and stand for the same, None if unknown.
 
-    It is a digest of the config and of what the engine gives, and of the kinds of the `optimizers`; of a model that is
-    no part of this package nobody can say when its code changes.
+    It is a digest of the config and of what the engine gives, and of the kinds of the `optimizers`. A model that is
+    no part of this package has none: its code may change without a new version.
     """
     if "." in config.kind:
         return None

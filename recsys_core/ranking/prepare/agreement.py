@@ -51,7 +51,7 @@ def require_columns(
 ) -> None:
     """Refuse splits without a column that is used, or with one of another kind than in `train`; others may differ.
 
-    `sliced` are the columns that tell slices apart, by the key that names each.
+    `sliced` are the columns that slices are made by, by the key that names each.
 
     Raises:
         ValueError: names the split, as it is called in `places`, and the column; or a feature reads the label.

@@ -40,7 +40,7 @@ class Request(artifacts.Request):
     """What preparing `day` needs: of a release that is continued what it has learned from, and its engine.
 
     All three of the base are null for a cold start. With `absorbs`, the base is the state that was measured on the rows
-    that `day` holds out, and learns from them. `sliced_by` are the columns that tell parts of the measured rows apart,
+    that `day` holds out, and learns from them. `sliced_by` are the columns that parts of the measured rows are made by,
     by the name of the part.
     """
 

@@ -422,6 +422,7 @@ def test_a_training_that_is_killed_after_a_checkpoint_goes_on_from_there(
     other = write("ranking")
     other.config.write_text(other.config.read_text().replace(str(other.home / "runs"), str(place.home / "runs")))
     other = Place(other.config, other.mark, ("seed=7",))
+    shutil.rmtree(other.home / "prefect")
     (other.home / "prefect").symlink_to(place.home / "prefect")
     assert place.left_running()["flow_run"] == 1
     Command(other).results()

@@ -141,7 +141,7 @@ def test_tags_of_a_registered_version(tag: str, value: str | None) -> None:
     tags = {f"dayline.{name}": text for name, text in {**TAGS, tag: value}.items() if text is not None}
     version = SimpleNamespace(name="shop", version="7", tags=tags, creation_timestamp=0, run_id="m")
     with pytest.raises(ValueError, match=r"registered model shop, version 7, tags dayline\.….*" + tag) as raised:
-        versions._info(version, {})
+        versions.info_of(version, {})
     assert "\n" not in str(raised.value)
     version.tags = {f"dayline.{name}": text for name, text in TAGS.items()}
-    assert versions._info(version, {}).metrics == json.loads(TAGS["metrics"])
+    assert versions.info_of(version, {}).metrics == json.loads(TAGS["metrics"])

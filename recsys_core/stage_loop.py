@@ -57,6 +57,8 @@ def serve(name: str, do: Callable[[str, Path, Path], int]) -> int:
 
 def _become_rank(asked: Asked, number: int, parent: int) -> None:
     """Make the process what it would be if it had been started for this stage alone, the `number`th of its parent."""
+    # torchrun sends its signals to the parent's whole group: the rank would get each of them twice.
+    os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -81,6 +81,8 @@ class Started:
         deployment = client.read_deployment_by_name("daily-retrain/daily")
         # 5,000 epochs take long enough, and only ranks that are asked to stop write a checkpoint.
         changes = ["launch.num_ranks=2", "train.num_epochs=5000", "train.checkpoint_every_steps=1000000"]
+        # Of the 30 s that Prefect gives a run to end, what a busy machine may take.
+        changes += ["launch.stop_grace_seconds=27"]
         asked: dict[str, Any] = {"config": str(config), "day": str(DAY), "overrides": changes}
         before = self._events_file()
         self._begun = before.stat().st_mtime if before else 0.0

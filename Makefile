@@ -35,7 +35,7 @@ endif
 help:
 	@echo 'Dayline: a recommender retrained every day.'
 	@echo
-	@echo '  make demo      generate a shop log, retrain three days in a row, print what came of it (5 minutes at most)'
+	@echo '  make demo      generate a shop log, retrain three days in a row, print what came of it (about 2 minutes)'
 	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too, JOBS=n runs n at once'
 	@echo '  make lint      ruff, pyright, import-linter'
 	@echo '  make format    let ruff format and mend what it can'

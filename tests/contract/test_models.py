@@ -291,7 +291,7 @@ def test_two_towers_refuse_what_is_not_pooled():
 @pytest.mark.parametrize(
     ("kind", "features", "changes", "message"),
     [
-        ("dlrm", "multi_tower_din", {}, "feature 'clicked': pooling none, and dlrm pools every feature"),
+        ("dlrm", "multi_tower_din", {}, "feature 'clicked': pooling none, and dlrm reads pooled features"),
         ("multi_tower", "multi_tower_din", {}, "feature 'clicked': pooling none, and multi_tower reads pooled"),
         ("multi_tower", "dlrm", {"towers": [{"features": [], "dense": False, "hidden": [4]}]}, "reads no feature"),
         ("multi_tower_din", "dlrm", {}, "no feature 'clicked' of that kind"),

@@ -17,7 +17,7 @@ from recsys_core.models.blocks.jagged import bags, row_numbers, segment_sum, spr
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.ops.linear import linear, outer
 
-# So many elements pass through all layers at a time: less memory than all at once, and calls for each cost little.
+# Elements that pass through all layers at a time: less memory than all at once, at little cost for the calls.
 _BLOCK_ELEMENTS = 16_384
 
 

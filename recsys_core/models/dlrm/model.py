@@ -65,12 +65,7 @@ class Model(base.RankingModel):
         """
         super().__init__()
         self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        if self.tables.unpooled_features:
-            name = self.tables.unpooled_features[0].name
-            raise ValueError(
-                f"feature {name!r}: pooling none, and dlrm pools every feature; give it mean or sum, or use "
-                "model.kind: multi_tower_din"
-            )
+        self.tables.require_pooled("dlrm")
         widths = {f.name: w for f, w in zip(self.tables.pooled_features, self.tables.pooled_widths, strict=True)}
         if len(set(widths.values())) > 1:
             raise ValueError(

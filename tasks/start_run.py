@@ -1,10 +1,11 @@
 """Begin a day's run: everything that is cheap to find wrong is found wrong here, before hours of work depend on it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -35,6 +36,8 @@ from recsys_core.registry import ReleaseInfo
 from tasks.hidden import reveal
 from tasks.perform import Base, Champion, M, RankingRun, Run, listener, without_credentials
 
+R = TypeVar("R", Run, RankingRun)
+
 _ID_DIGITS = 12
 _MAX_TAG = 5_000  # characters that MLflow's databases keep of a tag
 
@@ -52,7 +55,10 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
     if not isinstance(loaded, RunConfig):
         message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
         raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
-    _check(loaded)
+    return _begun(loaded, lambda: _retrieval_run(loaded, day))
+
+
+def _retrieval_run(loaded: RunConfig, day: date | None) -> Run:
     day = day or ingest.last_day(loaded.data, loaded.run_root / "imports", listener(), loaded.holdout)
     fingerprint = ingest.fingerprint(loaded.data, day, loaded.holdout)
     releases = registry.releases(_uri(loaded), loaded.name, "retrieval")
@@ -70,7 +76,10 @@ def start_daily_ranking_run(config: str, day: date | None, overrides: Sequence[s
             f"{config}: data.kind is {loaded.data.kind}, and this retrains on rows by day; name a source of "
             "data.kind labelled_days"
         )
-    _check(loaded)
+    return _begun(loaded, lambda: _daily_ranking_run(loaded, day))
+
+
+def _daily_ranking_run(loaded: RankingConfig, day: date | None) -> RankingRun:
     day = day or ranking_ingest.last_day(loaded.days, loaded.holdout)
     releases = registry.releases(_uri(loaded), loaded.name, "ranking")
     base, note = _base(loaded, day, releases, ExportedRanker)
@@ -100,9 +109,20 @@ def start_ranking_run(config: str, day: date | None, overrides: Sequence[str] = 
         raise ValueError(f"{config}: data.kind is {loaded.data.kind}, and this trains once on splits; run it by day")
     if day is not None:
         loaded = _ranking(config, [*changes, f"data.day={day}"])
-    _check(loaded)
     data = loaded.split_data
-    return RankingRun(**_open(loaded, data.day, prepare.fingerprint(data), None))
+    return _begun(loaded, lambda: RankingRun(**_open(loaded, data.day, prepare.fingerprint(data), None)))
+
+
+def _begun(loaded: RunConfig | RankingConfig, begin: Callable[[], R]) -> R:
+    """Check the config, and return what `begin` does; if MLflow goes away meanwhile, begin again when it is back."""
+    deadline = time.monotonic() + loaded.tracking.wait_seconds
+    while True:
+        _check(loaded)
+        try:
+            return begin()
+        except tracking.errors() as error:
+            if not tracking.is_away(error, _uri(loaded)) or time.monotonic() > deadline:
+                raise
 
 
 def _ranking(config: str, changes: Sequence[str]) -> RankingConfig:
@@ -127,7 +147,7 @@ def _check(loaded: RunConfig | RankingConfig) -> None:
         raise ValueError(
             f"run_root {root}: cannot be made ({error.strerror}); --set run_root=… names another"
         ) from None
-    tracking.check(loaded.tracking, root)
+    tracking.check(loaded.tracking, root, listener())
 
 
 def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base: Base | None) -> dict[str, Any]:

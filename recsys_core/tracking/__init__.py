@@ -19,7 +19,17 @@ from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 from recsys_core.tracking import records
 from recsys_core.tracking.spool import PARENT_TAG, SPOOL, AwayError, Does, Entry, Outbox, find, server_of
-from recsys_core.tracking.store import Config, check, connect, database, errors, import_client, location, reason
+from recsys_core.tracking.store import (
+    Config,
+    check,
+    connect,
+    database,
+    errors,
+    import_client,
+    is_away,
+    location,
+    reason,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +45,9 @@ __all__ = [
     "check",
     "connect",
     "database",
+    "errors",
     "import_client",
+    "is_away",
     "location",
     "open_run",
     "reason",

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from pydantic import Field, field_validator
 
 from recsys_core.artifacts import Frozen
+from recsys_core.progress import Event, Sink, silent
 from recsys_core.redaction import redact
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ _LOUD_LOGGER = "urllib3.connectionpool"
 _DATABASE, _ASIDE = "mlflow.db", ".mlflow-"
 _SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 _FILE = "sqlite:///"
+# Where MLflow has answered this process.
+_ANSWERED: set[str] = set()
 
 
 class Config(Frozen):
@@ -68,8 +72,8 @@ class Config(Frozen):
     wait_seconds: float = Field(
         default=60,
         ge=0,
-        description="how long publishing waits for a server that does not answer; until then what is logged is kept "
-        "beside the run",
+        description="how long publishing, and the start of a further day, wait for a server that does not answer any "
+        "more; until then what is logged is kept beside the run",
     )
 
     @field_validator("uri")
@@ -146,11 +150,13 @@ def connect(uri: str) -> "MlflowClient":
     return mlflow.MlflowClient()
 
 
-def check(config: Config, run_root: Path) -> None:
+def check(config: Config, run_root: Path, sink: Sink = silent) -> None:
     """Ask MLflow one question, before any work depends on the answer.
 
+    One that has answered this process before is restarting, and is waited for; `sink` gets a message of that.
+
     Raises:
-        ValueError: nothing answers within `check_seconds`, or what answers is not MLflow.
+        ValueError: nothing answers within `check_seconds` (then `wait_seconds`), or what answers is not MLflow.
     """
     uri = location(config, run_root)
     shown = f"tracking.uri {redact(uri)}"
@@ -159,16 +165,31 @@ def check(config: Config, run_root: Path) -> None:
     if not _is_server(uri):
         _check_database(uri, shown, config.check_seconds)
     set_defaults()
+    lost = _ask(uri, config.check_seconds)
+    deadline = time.monotonic() + (config.wait_seconds if uri in _ANSWERED else 0)
+    if lost is not None and uri in _ANSWERED and is_away(lost, uri):
+        sink(Event(stage="start", message=f"waiting for {shown} ({reason(lost)}), up to {config.wait_seconds:g} s"))
+    while lost is not None and is_away(lost, uri) and time.monotonic() < deadline:
+        time.sleep(1)
+        lost = _ask(uri, config.check_seconds)
+    if lost is not None:
+        raise ValueError(
+            f"{shown}: MLflow does not answer there ({reason(lost)}). Start it with `mlflow server --host 127.0.0.1 "
+            "--port 5000 --workers 1`, correct tracking.uri, or set it to null to keep the runs in a file in run_root"
+        ) from None
+    _ANSWERED.add(uri)
+
+
+def _ask(uri: str, seconds: float) -> Exception | None:
+    """Ask MLflow one question; return the error if that fails."""
     from mlflow.exceptions import MlflowException
 
     try:
-        with impatient(config.check_seconds):
+        with impatient(seconds):
             connect(uri).search_experiments(max_results=1)
     except MlflowException as error:
-        raise ValueError(
-            f"{shown}: MLflow does not answer there ({reason(error)}). Start it with `mlflow server --host 127.0.0.1 "
-            "--port 5000 --workers 1`, correct tracking.uri, or set it to null to keep the runs in a file in run_root"
-        ) from None
+        return error
+    return None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""An MLflow server that goes away while a run is being filled: nothing is lost or doubled; only publishing waits."""
+"""An MLflow server that goes away while a run is being filled: nothing is lost or doubled; what needs it waits."""
 
 import contextlib
 import datetime
@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 import requests
 from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
 
+from recsys_core import config as configs
 from recsys_core import tracking
 from recsys_core.progress import Event
-from recsys_core.tracking import spool
+from recsys_core.tracking import spool, store
+from tasks import start_run
+from tasks.perform import listening
 
 DAY = datetime.date(2024, 3, 1)
+ROOT = Path(__file__).parents[2]
 
 
 class Door:
@@ -257,6 +262,38 @@ def test_publishing_waits_for_it_and_then_says_so_in_one_line(door: Door, tmp_pa
         run.require()
         assert run.client.get_run(run.mlflow_run_id).data.tags["kept"] == "yes"
         assert "up to 300 s: publishing needs it" in shop.messages()[-1]
+
+
+def test_a_further_day_waits_for_it_to_start_and_a_first_one_does_not(door: Door, tmp_path: Path) -> None:
+    def listen(event: Event) -> None:
+        messages.append(event.message)
+        door.open()
+
+    def begin() -> str:
+        begun.append(len(messages))
+        client = tracking.connect(door.uri)
+        if len(begun) == 1:
+            door.close()
+        with store.impatient(300):
+            assert client.search_experiments()
+        return "begun"
+
+    messages: list[str] = []
+    begun: list[int] = []
+    changes = [f"tracking.uri={door.uri}", "tracking.wait_seconds=300", f"run_root={tmp_path}"]
+    loaded = configs.load(ROOT / "configs" / "demo.yaml", changes)
+    door.close()
+    with pytest.raises(ValueError, match="MLflow does not answer there"):
+        tracking.check(loaded.tracking, tmp_path, listen)
+    assert not messages
+    door.open()
+    with listening(listen):
+        assert start_run._begun(loaded, begin) == "begun"
+    assert begun == [0, 1]
+    assert f"waiting for tracking.uri {door.uri}" in messages[0]
+    # What it refuses is not tried again.
+    with pytest.raises(MlflowException, match="No Experiment"):
+        start_run._begun(loaded, lambda: tracking.connect(door.uri).get_experiment("404"))
 
 
 def test_a_server_that_hangs_is_away_too(server: Any, tmp_path: Path) -> None:

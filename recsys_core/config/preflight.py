@@ -32,7 +32,7 @@ def check(config: RunConfig | RankingConfig) -> None:
         lambda: _writable("run_root", config.run_root),
         *(lambda key=key, path=path: _output(key, path) for key, path in _outputs(config)),
         lambda: _start(config.train),
-        lambda: config.train.sharding.settings,
+        lambda: config.train.sharding.settings(config.train.sharding.device),
     ]
     if isinstance(config, RunConfig):
         checks += [lambda: _contract(config), lambda: _weights(config)]

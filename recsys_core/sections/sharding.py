@@ -14,7 +14,9 @@ DEFAULTS = {
     "cross_node_bandwidth": 12.5 * 2**30 / 1000,
     "storage_reserve_percent": 0.15,
 }
-"""TorchRec's own figures."""
+"""TorchRec's own figures, which are those of GPUs with NVLink and InfiniBand."""
+_ON_CPU = {"intra_node_bandwidth": 2 * 2**30 / 1000, "cross_node_bandwidth": 1.25 * 2**30 / 1000}
+"""What gloo moves between two processes of a machine, and over a network of 10 Gbit/s."""
 BY_COLUMNS = ("column_wise", "table_column_wise", "grid_shard")
 _ON_GPU = ("fused_uvm", "fused_uvm_caching", "table_row_wise", "grid_shard")
 ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"]
@@ -61,10 +63,14 @@ class Config(Frozen):
         default={}, description="likewise, for single tables or features; a list is of sharding types"
     )
     intra_node_bandwidth: float | None = Field(
-        default=None, gt=0, description="bytes per millisecond between ranks of a node; null: TorchRec's 644,245,094"
+        default=None,
+        gt=0,
+        description="bytes per millisecond between ranks of a node; null: TorchRec's 644,245,094, on CPUs 2,147,484",
     )
     cross_node_bandwidth: float | None = Field(
-        default=None, gt=0, description="bytes per millisecond between nodes; null: TorchRec's 13,421,773"
+        default=None,
+        gt=0,
+        description="bytes per millisecond between nodes; null: TorchRec's 13,421,773, on CPUs 1,342,177",
     )
     storage_reserve_percent: float | None = Field(
         default=None, ge=0, lt=1, description="share of the memory that tables leave free; null: 0.15"
@@ -93,11 +99,11 @@ class Config(Frozen):
         offered = {*self.sharding_types}.union(*(own.sharding_types or () for own in self.constraints.values()))
         return not offered.isdisjoint(BY_COLUMNS)
 
-    @property
-    def settings(self) -> dict[str, float]:
-        """The cluster's figures: the config's, else the environment's, else the defaults."""
+    def settings(self, device: str) -> dict[str, float]:
+        """Return the cluster's figures: the config's, else the environment's, else the defaults of this `device`."""
         given = {name: getattr(self, name) for name in DEFAULTS}
-        return DEFAULTS | _variables() | {name: value for name, value in given.items() if value is not None}
+        on_cpu = _ON_CPU if device == "cpu" else {}
+        return DEFAULTS | on_cpu | _variables() | {name: value for name, value in given.items() if value is not None}
 
 
 def refuse_on_cpu(config: Config) -> None:

@@ -75,7 +75,7 @@ def plan(
 
     def make() -> tuple[Plan, str]:
         made, message = _made(model, sizes, config, world, batch_size, dict(max_rows or {}), earlier)
-        reserved = round(capacity * config.settings["storage_reserve_percent"])
+        reserved = round(capacity * config.settings(world.device.type)["storage_reserve_percent"])
         memory = [RankMemory(capacity_bytes=capacity, process_bytes=one, reserved_bytes=reserved) for one in every]
         return made.model_copy(update={"memory": tuple(memory)}), message
 
@@ -157,23 +157,23 @@ def _made(
         if not (changed := before.differences(basis)):
             return before, f"that of {folder}, whose tables, ranks and settings are the same"
         message = f"fresh, not that of {folder}: {'; '.join(changed)}"
-    chosen = _Chosen()
+    chosen, reserve = _Chosen(), config.settings(world.device.type)["storage_reserve_percent"]
     planner = EmbeddingShardingPlanner(
         topology=_topology(config, world),
         batch_size=batch_size,
         constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(config.settings["storage_reserve_percent"]),
+        storage_reservation=FixedPercentageStorageReservation(reserve),
         stats=chosen,
     )
     sharders: list[Any] = [Sharder(), RowsSharder()]
-    with naming_what_does_not_fit(sizes, config.settings["storage_reserve_percent"], world):
+    with naming_what_does_not_fit(sizes, reserve, world):
         planner.plan(model, sharders)
     ranks = {"num_ranks": world.num_ranks, "num_local_ranks": world.num_local_ranks}
     return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), message
 
 
 def _topology(config: Config, world: World) -> Topology:
-    settings = config.settings
+    settings = config.settings(world.device.type)
     return Topology(
         world_size=world.num_ranks,
         local_world_size=world.num_local_ranks,
@@ -234,7 +234,7 @@ def _basis(
     basis = {
         "world size": f"{world.num_ranks} ranks, {world.num_local_ranks} on a node",
         "device": world.device.type,
-        **{name: str(value) for name, value in config.settings.items()},
+        **{name: str(value) for name, value in config.settings(world.device.type).items()},
     }
     for size in sizes:
         allowed = constraints[size.table]

@@ -28,6 +28,7 @@ from torchrec import (
 
 from recsys_core.features import SparseFeature, TableSpec
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, tiled
+from recsys_core.ops.regroup import regroup
 
 DTYPES = {"float32": DataType.FP32, "float16": DataType.FP16, "bfloat16": DataType.BF16}
 
@@ -236,7 +237,12 @@ class Embeddings(nn.Module):
         summed: list[Tensor] = []
         if bags is not None:
             orders = [[self._keys[feature.name] for feature in group.bagged] for group in self.pooled if group.bagged]
-            summed = [bags.values()] if orders == [bags.keys()] else KeyedTensor.regroup([bags], orders)
+            if orders == [bags.keys()]:
+                summed = [bags.values()]
+            elif bags.values().device.type == "cpu":
+                summed = regroup(bags.values(), bags.keys(), bags.length_per_key(), orders)
+            else:
+                summed = KeyedTensor.regroup([bags], orders)
         of_group = iter(summed)
         found: list[Tensor] = []
         for group, count in zip(self.pooled, counts, strict=True):

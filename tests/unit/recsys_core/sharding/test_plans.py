@@ -170,23 +170,39 @@ def test_columns_are_cut_where_that_is_allowed(two: World) -> None:
 def test_the_clusters_figures_come_from_the_config_else_from_the_environment(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default = config().settings
+    default = config().settings("cuda")
     assert default == {
         "intra_node_bandwidth": constants.INTRA_NODE_BANDWIDTH,
         "cross_node_bandwidth": constants.CROSS_NODE_BANDWIDTH,
         "storage_reserve_percent": 0.15,
     }
+    # gloo is slower by orders of magnitude, which decides between plans.
+    on_cpu = config().settings("cpu")
+    assert all(on_cpu[name] < 1e-2 * default["intra_node_bandwidth"] for name in [*default][:2])
     for name, value in zip(VARIABLES, ("1000", "200", "0.5"), strict=True):
         monkeypatch.setenv(name, value)
     expected = {"intra_node_bandwidth": 1_000.0, "cross_node_bandwidth": 200.0, "storage_reserve_percent": 0.5}
-    assert config().settings == expected
-    assert config(storage_reserve_percent=0.25).settings == expected | {"storage_reserve_percent": 0.25}
+    assert config().settings("cpu") == config().settings("cuda") == expected
+    assert config(storage_reserve_percent=0.25).settings("cpu") == expected | {"storage_reserve_percent": 0.25}
     row_wise = config(sharding_types=["row_wise"])
     slow, _ = sharding.plan(Model(), row_wise, two)
     monkeypatch.setenv(VARIABLES[0], "1e9")
     fast, _ = sharding.plan(Model(), row_wise, two)
     # The two ranks are of one node, so this is what their parts wait for.
     assert slow.tables[0].pieces[0].cost_ms > 10 * fast.tables[0].pieces[0].cost_ms
+
+
+def test_many_small_tables_lie_whole_on_ranks_that_talk_by_gloo(two: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"small_{number}": (100_000, 16) for number in range(8)}
+    whole, _ = sharding.plan(Model("adagrad", many), config(), two, batch_size=4_096)
+    assert {table.sharding_type for table in whole.tables} == {"table_wise"}
+    assert [sum(table.pieces[0].rank == rank for table in whole.tables) for rank in (0, 1)] == [4, 4]
+    # One table alone would leave the other rank idle.
+    single, _ = sharding.plan(Model("adagrad", {"large": (100_000, 16)}), config(), two, batch_size=4_096)
+    assert single.tables[0].sharding_type == "row_wise"
+    monkeypatch.setenv(VARIABLES[0], str(constants.INTRA_NODE_BANDWIDTH))
+    cut, _ = sharding.plan(Model("adagrad", many), config(), two, batch_size=4_096)
+    assert {table.sharding_type for table in cut.tables} == {"row_wise"}
 
 
 @pytest.mark.parametrize(

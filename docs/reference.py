@@ -18,6 +18,7 @@ _CATALOGUES = (
     "readers",
     "writers",
     "features",
+    "indexes",
     "models",
     "losses",
     "metrics.ranking",

@@ -60,12 +60,13 @@ class Embeddings(Artifact):
 
 
 class Index(Artifact):
-    """A FAISS index in `index.faiss` and `id_map.parquet` (item_id; row i is FAISS id i)."""
+    """An index and `id_map.parquet` (item_id; row i is the index's row i); FAISS's are in `index.faiss`."""
 
     stage: ClassVar[str] = "index"
 
     kind: str
     factory: str
+    metric: str = "ip"
     embedding_dim: int
     num_items: int
 

@@ -1,9 +1,10 @@
 """Columns of users' files: of which types they may be, and which few types every stage reads of them."""
 
-from recsys_core.columns.ids import ids, integers, is_id, is_inexact
+from recsys_core.columns.ids import id_type, ids, integers, is_id, is_inexact
 from recsys_core.columns.layout import (
     RowError,
     by_chunk,
+    cast,
     digest,
     is_bytes,
     is_list,
@@ -22,7 +23,9 @@ __all__ = [
     "RowError",
     "Times",
     "by_chunk",
+    "cast",
     "digest",
+    "id_type",
     "ids",
     "integers",
     "is_bytes",

@@ -30,6 +30,11 @@ def is_inexact(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
+def id_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that `ids` gives to values of `kind`."""
+    return ids(pa.array([], kind)).type
+
+
 def ids(values: pa.Array) -> pa.Array:
     """Bring flat values to the two types that ids have: int64 or string. A NaN is null.
 

@@ -14,6 +14,8 @@ from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
 from recsys_core.features import Config as Features
 from recsys_core.gate import Config as Gate
+from recsys_core.indexes import Config as Index
+from recsys_core.indexes.ivf_flat import Config as IvfFlat
 from recsys_core.ingest import Config as Data
 from recsys_core.launch import Config as Launch
 from recsys_core.lookup import OneOf
@@ -24,7 +26,6 @@ from recsys_core.retrieval.publish import Config as Publish
 from recsys_core.retrieval.requests import EmbedConfig as Embed
 from recsys_core.retrieval.requests import EvaluateConfig as Evaluate
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
-from recsys_core.retrieval.requests import IndexConfig as Index
 from recsys_core.sections.export import Config as Export
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
@@ -50,7 +51,7 @@ class RunConfig(Frozen):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     embed: Embed = Embed()
-    index: Index = Index()
+    index: Annotated[Index, OneOf("recsys_core.indexes", default="ivf_flat")] = IvfFlat()
     hitrate: HitRate = HitRate()
     gate: Gate = Gate()
     publish: Publish = Publish()

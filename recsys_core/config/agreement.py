@@ -10,23 +10,15 @@ from recsys_core.features import Engine
 from recsys_core.gate import COLD_ITEMS, NEW_USERS
 from recsys_core.gate import Config as Gate
 from recsys_core.gate import RankingConfig as RankingGate
+from recsys_core.indexes import Config as Index
 from recsys_core.launch import Config as Launch
 from recsys_core.loading import embedding_files
 from recsys_core.metrics.ranking import CATALOGUE
 from recsys_core.models import multi_tower_din
 from recsys_core.ranking import Config as Ranking
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
-from recsys_core.retrieval.requests import IndexConfig as Index
 from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
-
-_KIND_OF_INDEX = {
-    "nlist": "ivf_flat",
-    "nprobe": "ivf_flat",
-    "hnsw_m": "hnsw",
-    "ef_construction": "hnsw",
-    "ef_search": "hnsw",
-}
 
 
 def check(features: Features, model: ComponentConfig, train: Train, launch: Launch) -> None:
@@ -46,24 +38,20 @@ def check(features: Features, model: ComponentConfig, train: Train, launch: Laun
 
 
 def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
-    """Check that the gate's figures are among those that are measured, and that each key of the index has an effect.
+    """Check that the gate's figures are among those that are measured, and that the index has what is to be swept.
 
     Raises:
         ValueError: names the keys.
     """
-    for key, kind in _KIND_OF_INDEX.items():
-        # The default too has no effect, and is what `config show` prints.
-        if kind != index.kind and getattr(index, key) != type(index).model_fields[key].default:
-            raise ValueError(
-                f"index.{key}: has no effect with index.kind {index.kind}, only with {kind}; remove it (set it to null)"
-            )
     if gate.k not in hitrate.ks:
         raise ValueError(
             f"gate.k: {gate.k} is none of hitrate.ks {list(hitrate.ks)}, so it would not be measured; set it to one of "
             "them, or add it to hitrate.ks"
         )
-    if hitrate.sweep and index.kind == "flat":
-        raise ValueError("hitrate.sweep: index.kind flat has nothing to sweep; remove it, or use another kind of index")
+    if hitrate.sweep and index.parameter is None:
+        raise ValueError(
+            f"hitrate.sweep: index.kind {index.kind} has nothing to sweep; remove it, or use another kind of index"
+        )
 
 
 def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentConfig]) -> None:

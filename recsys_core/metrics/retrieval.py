@@ -147,8 +147,7 @@ class Tally:
     """Collects, block by block, the rank of every ground-truth item and the items that were recommended at all."""
 
     def __init__(self, truth: Lists, num_items: int, ks: Sequence[int]) -> None:
-        """`truth`: what is to be found, at least one item per query; lists that are added are wider than max(ks)."""
-        assert truth.lengths.all(), "a query without ground truth has no recall"
+        """`truth`: what is to be found; lists that are added are wider than max(ks)."""
         self.truth = truth
         self.ks = tuple(ks)
         self.ranks_N = np.full(len(truth.values), NOT_FOUND, np.int32)
@@ -168,8 +167,8 @@ class Tally:
 
     @property
     def ranked(self) -> "Ranked":
-        """What was found; queries that were never added have found nothing."""
-        return Ranked(self.truth, self.ranks_N)
+        """What was found, by the queries that have something to find; those never added have found nothing of it."""
+        return Ranked(Lists(self.truth.values, np.unique(self.truth.offsets)), self.ranks_N)
 
     def metrics(self) -> RetrievalMetrics:
         """Return the metrics over all queries, see `Ranked`.

@@ -1,82 +1,79 @@
-"""The index stage: one model's item vectors in a FAISS index by inner product, and the map from row to item id.
+"""The index stage: item vectors in an index, and the map from row to item id; of a day's model, or of any table."""
 
-The same vectors and seed make the same bytes, whatever the number of threads.
-"""
+from pathlib import Path
+from typing import Annotated, Self
 
-import math
-
-import faiss
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from recsys_core import artifacts
-from recsys_core.progress import Event, Sink
-from recsys_core.retrieval import vectors
-from recsys_core.retrieval.requests import IndexConfig as Config
+from recsys_core import artifacts, indexes, readers
+from recsys_core.artifacts import ComponentConfig
+from recsys_core.indexes import Config as Indexing
+from recsys_core.lookup import OneOf
+from recsys_core.progress import Sink
+from recsys_core.retrieval import own_tables, vectors
+from recsys_core.retrieval.own_tables import ItemTable
 from recsys_core.retrieval.requests import IndexRequest as Request
+from recsys_core.retrieval.vectors import Items
 
-# FAISS's own lower bound for k-means: fewer training vectors per cell make cells of one or two items.
-_MIN_ITEMS_PER_CELL = 39
-_ADD_ROWS = 65_536
+
+class TableRequest(artifacts.Request):
+    """What an index of a table of the user's own needs; `fingerprint` is the table's."""
+
+    items: ItemTable
+    fingerprint: dict[str, str]
+    config: Annotated[Indexing, OneOf("recsys_core.indexes")]
+    metric: indexes.Metric
+    seed: int
+
+    @classmethod
+    def of(cls, items: ItemTable, config: ComponentConfig, metric: indexes.Metric, seed: int, output: Path) -> Self:
+        """Return the request for `output`."""
+        return cls(
+            items=items,
+            fingerprint=readers.fingerprint(items.path),
+            config=config,
+            metric=metric,
+            seed=seed,
+            output=output,
+            config_hash=artifacts.digest_of(config.model_dump(mode="json"))[:12],
+            code_version=artifacts.code_version(),
+        )
 
 
 def run(request: Request, sink: Sink) -> artifacts.Index:
-    """Build the index over every item of the embeddings, any number from 1 on.
+    """Build the index by inner product over every item of the embeddings, any number from 1 on.
 
     Raises:
-        ValueError: an item vector with NaN or infinity, an id twice, more cells than items.
+        ValueError: an item vector with NaN or infinity, an id twice, or what the kind cannot hold.
     """
     items = vectors.read_items(request.embeddings.items)
-    index, factory = build(request.config, items.vectors, request.seed, sink)
+    return _build(request, request.config, items, "ip", request.seed, sink)
+
+
+def run_table(request: TableRequest, sink: Sink) -> artifacts.Index:
+    """Build the index over every item of a table.
+
+    Raises:
+        ValueError: see `own_tables.read_items`; what the kind cannot hold; or something else than an index is there.
+    """
+    there = request.output
+    if there.exists() and not (there / artifacts.MANIFEST).exists():
+        raise ValueError(f"{there}: no index is there, and it would be lost; name another folder")
+    items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2")
+    return _build(request, request.config, items, request.metric, request.seed, sink)
+
+
+def _build(
+    request: artifacts.Request, config: Indexing, items: Items, metric: indexes.Metric, seed: int, sink: Sink
+) -> artifacts.Index:
+    index = indexes.build(config, items.vectors, items.ids, metric, seed, sink)
     with artifacts.pending(request.output) as aside:
-        faiss.write_index(index, str(aside.path / "index.faiss"))
-        pq.write_table(pa.table({"item_id": items.ids}), aside.path / "id_map.parquet", compression="zstd")
+        index.save(aside.path)
         return aside.commit(
             artifacts.Index,
             request,
             num_rows=len(items.ids),
-            kind=request.config.kind,
-            factory=factory,
+            kind=config.kind,
+            factory=index.layout,
+            metric=metric,
             embedding_dim=items.vectors.shape[1],
             num_items=len(items.ids),
         )
-
-
-def build(config: Config, vectors_ID: np.ndarray, seed: int, sink: Sink) -> tuple[faiss.Index, str]:
-    """Train and fill an index; FAISS id i is row i of `vectors_ID` (float32).
-
-    Returns:
-        The index, with `nprobe` or `ef_search` set (FAISS stores them with it), and its factory string.
-    """
-    num_items, dim = vectors_ID.shape
-    factory = _factory(config, num_items)
-    index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    if isinstance(index, faiss.IndexIVFFlat):
-        index.cp.seed = seed
-        # With few items or a stated nlist, small cells are meant: no warning on stderr.
-        index.cp.min_points_per_centroid = 1
-        index.nprobe = config.nprobe
-        sink(Event(stage="index", total=num_items, message=f"training {index.nlist} cells"))
-        index.train(vectors_ID)
-    elif isinstance(index, faiss.IndexHNSWFlat):
-        index.hnsw.rng = faiss.RandomGenerator(seed)
-        index.hnsw.efConstruction = config.ef_construction
-        index.hnsw.efSearch = config.ef_search
-    for start in range(0, num_items, _ADD_ROWS):
-        index.add(vectors_ID[start : start + _ADD_ROWS])
-        sink(Event(stage="index", done=index.ntotal, total=num_items, message=f"filling {factory}"))
-    return index, factory
-
-
-def _factory(config: Config, num_items: int) -> str:
-    if config.kind == "flat":
-        return "Flat"
-    if config.kind == "hnsw":
-        return f"HNSW{config.hnsw_m},Flat"
-    if config.nlist is not None and config.nlist > num_items:
-        raise ValueError(
-            f"index.nlist: {config.nlist} cells for {num_items} items; set it to {num_items} or less, or to null"
-        )
-    automatic = min(4 * math.isqrt(num_items), num_items // _MIN_ITEMS_PER_CELL)
-    return f"IVF{config.nlist or max(1, automatic)},Flat"

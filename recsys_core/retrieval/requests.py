@@ -1,7 +1,7 @@
 """What is asked of the stages in processes of their own, and their sections of the config: without torch and faiss."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from recsys_core.artifacts import (
     TrainingData,
 )
 from recsys_core.gate import Part
+from recsys_core.indexes import Config as Indexing
 from recsys_core.lookup import OneOf
 from recsys_core.sections.export import Config as Export
 from recsys_core.sections.sharding import Config as Sharding
@@ -97,28 +98,10 @@ class EmbedRequest(artifacts.Request):
     stage: str = "embed"
 
 
-class IndexConfig(Frozen):
-    """YAML section `index`."""
-
-    kind: Literal["ivf_flat", "hnsw", "flat"] = Field(
-        default="ivf_flat",
-        description="cells of vectors (ivf_flat), a graph (hnsw), or every vector for every query (flat)",
-    )
-    nlist: int | None = Field(
-        default=None, ge=1, description="ivf_flat: number of cells; null: 4·√items, and at least 39 items for each"
-    )
-    nprobe: int = Field(
-        default=64, ge=1, description="ivf_flat: cells visited for a query; more than there are means all"
-    )
-    hnsw_m: int = Field(default=32, ge=2, description="hnsw: neighbours of an item in the graph")
-    ef_construction: int = Field(default=200, ge=1, description="hnsw: candidates kept while the graph is built")
-    ef_search: int = Field(default=256, ge=1, description="hnsw: candidates kept while it is searched")
-
-
 class IndexRequest(artifacts.Request):
     """What building an index needs."""
 
-    config: IndexConfig
+    config: Annotated[Indexing, OneOf("recsys_core.indexes")]
     embeddings: Embeddings
     seed: int
 

@@ -59,11 +59,7 @@ def read_items(folder: Path) -> Items:
         ValueError: no rows, a missing column, an id twice, a vector with NaN or infinity (names the item).
     """
     ids, vectors = _read(folder, "item_id", [])
-    counts = pc.value_counts(ids["item_id"])
-    if len(counts) < len(vectors):
-        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
-        raise ValueError(f"{folder}: item_id {twice!r} stands there more than once; an item has one vector")
-    return Items(ids["item_id"], vectors)
+    return Items(unique(ids["item_id"], folder, "item_id"), vectors)
 
 
 def read_queries(folder: Path, items: pa.Array) -> Queries:
@@ -75,11 +71,24 @@ def read_queries(folder: Path, items: pa.Array) -> Queries:
     """
     columns, vectors = _read(folder, "user_id", ["gt_items", "seen_items"])
     users = columns["user_id"]
-    _refuse(folder, users, np.asarray(~vectors.any(axis=1)), "a zero vector, which ranks nothing")
+    refuse(folder, users, np.asarray(~vectors.any(axis=1)), "a zero vector, which ranks nothing")
     truth = lists(columns["gt_items"], items, str(folder))
-    _refuse(folder, users, truth.lengths == 0, "no ground-truth items; leave such users out")
-    _refuse(folder, users, _repeats(columns["gt_items"]), "the same ground-truth item twice")
+    refuse(folder, users, truth.lengths == 0, "no ground-truth items; leave such users out")
+    refuse(folder, users, repeats(columns["gt_items"]), "the same ground-truth item twice")
     return Queries(users, vectors, truth, lists(columns["seen_items"], items, str(folder)))
+
+
+def unique(ids: pa.Array, where: object, column: str) -> pa.Array:
+    """Return `ids`, each of which is there once.
+
+    Raises:
+        ValueError: one is there twice; names it.
+    """
+    counts = pc.value_counts(ids)
+    if len(counts) < len(ids):
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
+        raise ValueError(f"{where}: {column} {twice!r} stands there more than once; an item has one vector")
+    return ids
 
 
 def positions(ids: pa.Array, table: pa.Array, what: str) -> np.ndarray:
@@ -156,17 +165,23 @@ def _read(folder: Path, key: str, names: list[str]) -> tuple[dict[str, pa.Array]
         vectors[start : start + batch.num_rows] = column.flatten().to_numpy().reshape(-1, kind.list_size)
         start += batch.num_rows
     columns = {name: pa.chunked_array(arrays).combine_chunks() for name, arrays in kept.items()}
-    _refuse(folder, columns[key], np.asarray(~np.isfinite(vectors).all(axis=1)), "a vector with NaN or infinity")
+    refuse(folder, columns[key], np.asarray(~np.isfinite(vectors).all(axis=1)), "a vector with NaN or infinity")
     return columns, vectors
 
 
-def _refuse(folder: Path, ids: pa.Array, bad: np.ndarray, what: str) -> None:
+def refuse(where: object, ids: pa.Array, bad: np.ndarray, what: str) -> None:
+    """Refuse rows that are `bad`, bool [N], whose ids are `ids`.
+
+    Raises:
+        ValueError: there are any; names the first, and says how many there are.
+    """
     if bad.any():
         first = ids[int(bad.argmax())].as_py()
-        raise ValueError(f"{folder}: {first!r} has {what} ({int(bad.sum())} of {len(bad)} rows like it)")
+        raise ValueError(f"{where}: {first!r} has {what} ({int(bad.sum())} of {len(bad)} rows like it)")
 
 
-def _repeats(column: pa.Array) -> np.ndarray:
+def repeats(column: pa.Array) -> np.ndarray:
+    """Bool [N]: the lists in which something is twice."""
     parents = pc.list_parent_indices(column).to_numpy(zero_copy_only=False).astype(np.int64)
     codes = column.flatten().dictionary_encode().indices.fill_null(NO_ITEM).to_numpy(zero_copy_only=False)
     order = np.lexsort((codes, parents))

@@ -6,11 +6,9 @@ go live, the popularity and item-item baselines, and the champion's vectors by e
 
 import json
 
-import faiss
 import numpy as np
-import pyarrow.parquet as pq
 
-from recsys_core import artifacts, readers
+from recsys_core import artifacts, indexes, readers
 from recsys_core.artifacts import Evaluation, Index, TrainingData
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
@@ -58,7 +56,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             day.take(rows)._replace(tick=lambda phase, _: tick(phase, 0)),
             request.index.kind,
             index,
-            items.vectors,
+            _day.longest(items.vectors),
             config.sweep,
             Exact(exact.ranked.take(rows), Cut(cut.scores[rows], cut.counts[rows]), lists),
             (approximate.ranked.take(rows), recalls[rows]),
@@ -119,27 +117,24 @@ def _exact(day: Day, items: Items, details: Details, rows: np.ndarray) -> tuple[
     return day.measure(_day.exact(items.vectors, day.queries.vectors), "exact search", observe), cut, lists
 
 
-def _approximate(day: Day, index: faiss.Index, items: Items, exact: Tally, cut: Cut) -> tuple[Tally, np.ndarray]:
+def _approximate(day: Day, index: indexes.Index, items: Items, exact: Tally, cut: Cut) -> tuple[Tally, np.ndarray]:
     """Search the index; a flat one of these very vectors is what exact search has searched."""
     num_queries = len(day.queries.users)
-    if isinstance(index, faiss.IndexFlat) and _holds(index, items):
+    if index.holds(items.vectors):
         day.tick("approximate search", num_queries)
         return exact, np.ones((num_queries, len(day.ks)))
-    return day.compare(_day.by_index(index, items.vectors, day.queries.vectors), cut, "approximate search")
+    return day.compare(
+        _day.by_index(index, _day.longest(items.vectors), day.queries.vectors), cut, "approximate search"
+    )
 
 
-def _holds(index: faiss.IndexFlat, items: Items) -> bool:
-    found = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
-    return np.array_equal(found.reshape(index.ntotal, index.d), items.vectors)
-
-
-def _read_index(record: Index, items: Items) -> faiss.Index:
-    if not pq.read_table(record.id_map)["item_id"].combine_chunks().equals(items.ids):
+def _read_index(record: Index, items: Items) -> indexes.Index:
+    index = indexes.load(record.path)
+    if not index.ids.equals(items.ids):
         raise ValueError(f"{record.path}: an index of other items than the embeddings; run the index stage again")
-    index = faiss.read_index(str(record.faiss))
-    if index.d != items.vectors.shape[1]:
+    if index.dim != items.vectors.shape[1]:
         raise ValueError(
-            f"{record.path}: an index of {index.d} dimensions where the embeddings have "
+            f"{record.path}: an index of {index.dim} dimensions where the embeddings have "
             f"{items.vectors.shape[1]}; run the index stage again"
         )
     return index

@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from recsys_core import indexes
 from recsys_core.artifacts import Embeddings
+from recsys_core.indexes import Index, flat
 from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
+from recsys_core.progress import silent
 from recsys_core.retrieval import vectors
 from recsys_core.retrieval.baselines import ItemItem, Popularity
 from recsys_core.retrieval.vectors import Queries, Search
@@ -77,22 +80,27 @@ class Day(NamedTuple):
         return int(np.isin(truth.owners * stride + truth.values, mask.owners * stride + mask.values).sum())
 
 
-def by_index(index: faiss.Index, items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
-    """Search a FAISS index of `items_ID` by inner product."""
+def by_index(index: Index, longest: np.floating, queries_QD: np.ndarray, value: int | None = None) -> Search:
+    """Search an index of vectors of which the `longest` is so long, its search parameter being `value`."""
 
     def find(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        scores, ids = index.search(queries_QD[rows], width)
+        scores, ids = index.search(queries_QD[rows], width, value)
         return ids, scores
 
-    largest_Q = np.linalg.norm(items_ID, axis=1).max() * np.linalg.norm(queries_QD, axis=1)
-    return Search(find, ROUNDING * largest_Q)
+    lengths_Q = np.linalg.norm(queries_QD, axis=1)
+    largest_Q = {"ip": longest * lengths_Q, "cosine": np.ones_like(lengths_Q), "l2": (longest + lengths_Q) ** 2}
+    return Search(find, ROUNDING * largest_Q[index.metric])
+
+
+def longest(items_ID: np.ndarray) -> np.floating:
+    """Return the length of the longest vector."""
+    return np.linalg.norm(items_ID, axis=1).max()
 
 
 def exact(items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
     """Score every item for every query."""
-    flat = faiss.IndexFlatIP(items_ID.shape[1])
-    flat.add(items_ID)
-    return by_index(flat, items_ID, queries_QD)
+    ids = pa.nulls(len(items_ID))
+    return by_index(indexes.build(flat.Config(), items_ID, ids, "ip", 0, silent), longest(items_ID), queries_QD)
 
 
 def popularity(num_interactions_I: np.ndarray, num_queries: int) -> Search:

@@ -8,12 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import artifacts
+from recsys_core import artifacts, indexes, lookup
 from recsys_core.artifacts import Embeddings, Index
+from recsys_core.indexes import ivf_flat
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import index
-from recsys_core.retrieval.index import build
-from recsys_core.retrieval.requests import IndexConfig as Config
 
 DIM = 8
 
@@ -41,9 +40,12 @@ def request(directory: Path, vectors_ID: np.ndarray, ids: pa.Array, **config: ob
             num_queries=0,
             model_digest="m",
         )
-    return index.Request(
-        output=directory / "index", config=Config.model_validate(config), embeddings=embeddings, seed=3, **common
-    )
+    return index.Request(output=directory / "index", config=config, embeddings=embeddings, seed=3, **common)
+
+
+def build(vectors_ID: np.ndarray, seed: int = 0, metric: indexes.Metric = "ip", **config: object) -> indexes.Index:
+    kind = lookup.component(indexes.CATALOGUE, str(config["kind"])).Config.model_validate(config)
+    return indexes.build(kind, vectors_ID, pa.array(range(len(vectors_ID))), metric, seed, silent)
 
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "hnsw", "flat"])
@@ -76,7 +78,7 @@ def test_what_the_search_visits_is_stored_with_the_index(tmp_path: Path, config:
     ("num_items", "cells"), [(1, 1), (77, 1), (78, 2), (1_682, 43), (24_624, 624), (1_000_000, 4_000)]
 )
 def test_cells_grow_with_the_root_of_the_items_and_none_is_too_small(num_items: int, cells: int):
-    assert index._factory(Config(), num_items) == f"IVF{cells},Flat"
+    assert ivf_flat.Config().layout(num_items, DIM).factory == f"IVF{cells},Flat"
 
 
 @pytest.mark.parametrize("kind", ["ivf_flat", "hnsw", "flat"])
@@ -86,7 +88,7 @@ def test_the_same_seed_makes_the_same_bytes_on_any_number_of_threads(kind: str):
         made = []
         for num_threads, seed in ((1, 1), (4, 1), (2, 2)):
             faiss.omp_set_num_threads(num_threads)
-            made.append(faiss.serialize_index(build(Config.model_validate({"kind": kind}), items, seed, silent)[0]))
+            made.append(faiss.serialize_index(build(items, seed, kind=kind).faiss))
     finally:
         faiss.omp_set_num_threads(threads)
     assert made[0].tobytes() == made[1].tobytes()
@@ -94,12 +96,57 @@ def test_the_same_seed_makes_the_same_bytes_on_any_number_of_threads(kind: str):
         assert made[0].tobytes() != made[2].tobytes()
 
 
-def test_more_cells_than_items_are_refused():
-    with pytest.raises(ValueError, match=r"index\.nlist: 30 cells for 20 items; set it to 20 or less, or to null"):
-        build(Config(nlist=30), vectors(20), 0, silent)
+def test_of_more_cells_than_items_there_are_as_many_as_items(tmp_path: Path):
+    events: list[Event] = []
+    asked = request(tmp_path, vectors(20), pa.array(range(20)), kind="ivf_flat", nlist=30)
+    assert index.run(asked, events.append).factory == "IVF20,Flat"
+    assert events[0].message == "plan: IVF20,Flat, nlist 30 is more than the 20 items, so that each has a cell"
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path: Path):
-    with pytest.raises(ValueError, match="cells for 20 items"):
-        index.run(request(tmp_path, vectors(20), pa.array(range(20)), nlist=30), silent)
+def test_a_build_that_fails_leaves_nothing_behind(tmp_path: Path):
+    asked = request(tmp_path, vectors(20), pa.array(["twice"] * 20), kind="flat")
+    with pytest.raises(ValueError, match="item_id 'twice' stands there more than once"):
+        index.run(asked, silent)
     assert [path.name for path in tmp_path.iterdir()] == ["embed"]
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "hnsw", "flat"])
+def test_an_index_of_before_there_were_settings_is_read(tmp_path: Path, kind: str):
+    items = vectors(200)
+    record = index.run(request(tmp_path, items, pa.array(range(200)), kind=kind), silent)
+    (record.path / "index.json").unlink()
+    loaded = indexes.load(record.path)
+    assert (loaded.metric, loaded.num_rows, loaded.dim) == ("ip", 200, DIM)
+    assert loaded.search(items, 1)[1][:, 0].tolist() == list(range(200))
+
+
+def test_the_keys_of_another_kind_are_refused_but_as_a_config_showed_them(tmp_path: Path):
+    shown = {"nlist": None, "nprobe": 64, "hnsw_m": 32, "ef_construction": 200, "ef_search": 256}
+    for kind in ("flat", "hnsw", "ivf_flat"):
+        known = lookup.component(indexes.CATALOGUE, kind).Config
+        assert known.model_validate(shown | {"kind": kind}) == known.model_validate(
+            {key: value for key, value in shown.items() if key in known.model_fields}
+        )
+    with pytest.raises(ValueError, match="hnsw_m: has no effect with kind ivf_flat, only with hnsw; remove it"):
+        ivf_flat.Config.model_validate({"hnsw_m": 16})
+    with pytest.raises(ValueError, match="extra_forbidden"):
+        ivf_flat.Config.model_validate({"hnsw": 16})
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "hnsw", "flat"])
+@pytest.mark.parametrize("metric", ["ip", "l2", "cosine"])
+def test_every_kind_ranks_by_every_metric(tmp_path: Path, kind: str, metric: indexes.Metric):
+    rng = np.random.default_rng(1)
+    items, queries = (rng.normal(size=(rows, DIM)).astype(np.float32) for rows in (300, 20))
+    made = build(items, metric=metric, kind=kind)
+    made.save(tmp_path)
+    loaded = indexes.load(tmp_path)
+    scores, rows = loaded.search(queries, 7, loaded.whole)
+    products = queries @ items.T
+    lengths = np.linalg.norm(items, axis=1)
+    if metric == "cosine":
+        products /= np.linalg.norm(queries, axis=1)[:, None] * lengths
+    if metric == "l2":
+        products = -((queries[:, None] - items[None]) ** 2).sum(axis=2)
+    assert rows.tolist() == np.argsort(-products, axis=1)[:, :7].tolist()
+    assert np.allclose(scores, -np.sort(-products, axis=1)[:, :7], atol=1e-5)

@@ -20,7 +20,6 @@ from recsys_core.progress import Event, silent
 from recsys_core.retrieval import hit_rate as hitrate
 from recsys_core.retrieval import index
 from recsys_core.retrieval.requests import HitRateConfig as Config
-from recsys_core.retrieval.requests import IndexConfig
 
 DAY = datetime.date(2024, 1, 3)
 NUM_USERS, NUM_ITEMS, DIM = 30, 120, 6
@@ -159,9 +158,7 @@ class World:
         built = index.run(
             index.Request(
                 output=self.root / "index",
-                config=IndexConfig.model_validate(
-                    {"kind": kind, "nprobe": 1, "nlist": 8 if kind == "ivf_flat" else None}
-                ),
+                config={"kind": kind} | ({"nprobe": 1, "nlist": 8} if kind == "ivf_flat" else {}),
                 embeddings=embeddings,
                 seed=1,
                 **common,

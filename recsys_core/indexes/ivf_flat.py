@@ -1,0 +1,50 @@
+"""Vectors in cells around the centres of k-means (inverted file), of which a query visits the closest ones."""
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from recsys_core.indexes import _faiss
+from recsys_core.indexes._faiss import Index, Layout
+
+if TYPE_CHECKING:
+    import faiss
+
+__all__ = ["Config", "Index"]
+
+# FAISS's own lower bound for k-means: fewer training vectors per cell make cells of one or two items.
+_MIN_ITEMS_PER_CELL = 39
+
+
+class Config(_faiss.Config):
+    """Vectors as they are, in cells."""
+
+    parameter: ClassVar[str | None] = "nprobe"
+
+    kind: Literal["ivf_flat"] = "ivf_flat"
+    nlist: int | None = Field(
+        default=None, ge=1, description="number of cells; null: 4·√items, and at least 39 items for each"
+    )
+    nprobe: int = Field(default=64, ge=1, description="cells visited for a query; more than there are means all")
+
+    def layout(self, num_items: int, dim: int) -> Layout:  # noqa: ARG002 - cells are of items
+        """See `_faiss.Config.layout`."""
+        cells, reason = num_cells(self.nlist, num_items)
+        return Layout(f"IVF{cells},Flat", reason)
+
+    def prepare(self, index: "faiss.Index") -> None:
+        """See `_faiss.Config.prepare`."""
+        _faiss.inner(index).nprobe = self.nprobe
+
+
+def num_cells(nlist: int | None, num_items: int) -> tuple[int, str]:
+    """Return how many cells so many items are divided into, `nlist` if they are enough for it, and why."""
+    if nlist is not None:
+        if nlist > num_items:
+            return num_items, f"nlist {nlist:,} is more than the {num_items:,} items, so that each has a cell"
+        return nlist, f"as nlist says, {num_items / nlist:,.0f} items in a cell"
+    by_root, by_size = 4 * math.isqrt(num_items), num_items // _MIN_ITEMS_PER_CELL
+    cells = max(1, min(by_root, by_size))
+    why = "4·√items" if by_root <= by_size else f"at least {_MIN_ITEMS_PER_CELL} items in a cell"
+    return cells, f"{cells:,} cells for {num_items:,} items ({why})"

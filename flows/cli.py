@@ -23,6 +23,7 @@ from flows import (
     data_commands,
     demo,
     features_commands,
+    index_commands,
     odps_commands,
     release_commands,
 )
@@ -70,6 +71,8 @@ app.add_typer(data_commands.app, name="data")
 app.add_typer(features_commands.app, name="features")
 app.add_typer(release_commands.app, name="release")
 app.command("odps-emulator")(odps_commands.odps_emulator)
+app.command("index")(index_commands.index)
+app.command("hit-rate")(index_commands.hit_rate)
 
 Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
 Overrides = Annotated[

@@ -1,0 +1,241 @@
+"""`dayline index` and `dayline hit-rate`: item vectors made searchable, and what they find, of tables of your own."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from recsys_core.retrieval.hit_rate.of_tables import Measured
+
+_Items = Annotated[
+    str, typer.Option(metavar="PATH", help="table of the items: file, folder, glob, s3://, odps://", show_default=False)
+]
+_ItemId = Annotated[str, typer.Option(metavar="COL", help="its column of ids")]
+_ItemVector = Annotated[str, typer.Option(metavar="COL", help="its column of vectors: lists, or texts of numbers")]
+_Metric = Annotated[str, typer.Option(metavar="ip|l2|cosine", help="by what items are ranked")]
+_Separator = Annotated[str, typer.Option(help="between the entries of texts that hold vectors or ids")]
+_Nlist = Annotated[int | None, typer.Option(min=1, help="ivf_*: cells; by default as many as suit the items")]
+_Nprobe = Annotated[int | None, typer.Option(min=1, help="ivf_*: cells visited for a query")]
+_HnswM = Annotated[int | None, typer.Option(min=2, help="hnsw: neighbours of an item in the graph")]
+_EfConstruction = Annotated[int | None, typer.Option(min=1, help="hnsw: candidates kept while the graph is built")]
+_EfSearch = Annotated[int | None, typer.Option(min=1, help="hnsw: candidates kept while it is searched")]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other key of the kind; repeatable")
+]
+_Seed = Annotated[int, typer.Option(min=0, help="the same seed makes the same bytes")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+_AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON instead of a line")]
+
+
+def index(
+    *,
+    items: _Items,
+    out: Annotated[Path, typer.Option(help="folder to make; it appears when it is complete", show_default=False)],
+    item_id: _ItemId = "item_id",
+    item_vector: _ItemVector = "embedding",
+    kind: Annotated[
+        str, typer.Option(help="flat, ivf_flat, hnsw or another; see docs/retrieval-tools.md")
+    ] = "ivf_flat",
+    metric: _Metric = "ip",
+    nlist: _Nlist = None,
+    nprobe: _Nprobe = None,
+    hnsw_m: _HnswM = None,
+    ef_construction: _EfConstruction = None,
+    ef_search: _EfSearch = None,
+    settings: _Settings = None,
+    separator: _Separator = ",",
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Build an index over the vectors of a table, any number of items from 1 on.
+
+    `dayline index --items vectors.parquet --item-id id --item-vector emb --out index`
+
+    `dayline index --items 'vectors/*.csv' --kind hnsw --hnsw-m 16 --metric cosine --out index`
+
+    The folder has `index.faiss`, which `faiss.read_index` reads, `id_map.parquet`, whose row i is the item of FAISS's
+    id i, and a manifest with sizes, reasons and digests.
+    """
+    from flows import console
+    from recsys_core.retrieval import index as stage
+    from recsys_core.retrieval.own_tables import ItemTable
+
+    _refuse_existing({"--out": str(out)}, overwrite=overwrite)
+    given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
+    config = _index_config("index", kind, given | {"ef_search": ef_search}, settings)
+    table = ItemTable(path=items, id_column=item_id, vector_column=item_vector, separator=separator)
+    request = stage.TableRequest.of(table, config, _metric(metric), seed, out)
+    with console.progress() as sink:
+        made = stage.run_table(request, sink)
+    if as_json:
+        typer.echo(made.model_dump_json(indent=2, exclude={"files", "config_hash", "code_version"}))
+    else:
+        typer.echo(
+            f"{out}: {made.factory} by {made.metric} of {made.num_items:,} items, {made.embedding_dim} dimensions"
+        )
+
+
+def hit_rate(
+    *,
+    queries: Annotated[
+        str, typer.Option(metavar="PATH", help="table of requests, each with what it wants", show_default=False)
+    ],
+    items: _Items,
+    request_id: Annotated[str, typer.Option(metavar="COL", help="the requests' column of ids")] = "request_id",
+    ground_truth: Annotated[
+        str, typer.Option(metavar="COL", help="their column of wanted items: lists, or texts of ids")
+    ] = "gt_items",
+    query_vector: Annotated[str, typer.Option(metavar="COL", help="their column of vectors")] = "embedding",
+    item_id: _ItemId = "item_id",
+    item_vector: _ItemVector = "embedding",
+    top_k: Annotated[str, typer.Option(metavar="K,K", help="lengths of the lists that are measured")] = "20,50,200",
+    metric: _Metric = "ip",
+    index: Annotated[
+        str, typer.Option(metavar="KIND|DIR", help="a kind of index to build, or a folder of `dayline index`")
+    ] = "flat",
+    nlist: _Nlist = None,
+    nprobe: _Nprobe = None,
+    hnsw_m: _HnswM = None,
+    ef_construction: _EfConstruction = None,
+    ef_search: _EfSearch = None,
+    settings: _Settings = None,
+    num_interests: Annotated[
+        int, typer.Option(min=1, help="vectors of each request, behind each other in its row")
+    ] = 1,
+    num_interests_column: Annotated[
+        str | None, typer.Option(metavar="COL", help="how many they are, row by row; rows may be padded")
+    ] = None,
+    seen: Annotated[
+        str | None, typer.Option(metavar="COL", help="items of each request that take up no places in its list")
+    ] = None,
+    separator: _Separator = ",",
+    output: Annotated[
+        str | None, typer.Option(metavar="PATH", help="table to write the figures to, a row per K")
+    ] = None,
+    details: Annotated[
+        str | None, typer.Option(metavar="PATH", help="table to write each request's list and hits to")
+    ] = None,
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+    as_json: _AsJson = False,
+) -> None:
+    """Measure what requests find among items: hit rate, recall and NDCG at every K, by exact search or an index.
+
+    `dayline hit-rate --queries users.parquet --items items.parquet --query-vector emb --item-vector emb --json`
+
+    `dayline hit-rate --queries odps://p/tables/users --items odps://p/tables/items --index ivf_flat --nprobe 64
+    --top-k 200 --output odps://p/tables/total --details odps://p/tables/details`
+
+    Names that end in `.csv`, `.tsv` or `.orc` are folders of such files, other folders hold Parquet.
+    """
+    from flows import console
+    from recsys_core.retrieval.hit_rate import of_tables
+    from recsys_core.retrieval.own_tables import ItemTable, RequestTable
+
+    if num_interests > 1 and num_interests_column is not None:
+        _refuse("--num-interests and --num-interests-column both say how many they are; give one")
+    tables = {name: path for name, path in (("--output", output), ("--details", details)) if path is not None}
+    if output is not None and output == details:
+        _refuse(f"--output and --details are both {output}; name two tables")
+    _refuse_existing(tables, overwrite=overwrite)
+    given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
+    given |= {"ef_search": ef_search}
+    folder = Path(index) if "/" in index or Path(index).is_dir() else None
+    if folder is not None and (settings or any(value is not None for value in given.values())):
+        _refuse(f"--index: {folder} is built already, so that no option of a kind has an effect on it")
+    chosen = {} if folder else {"index": _index_config("hit-rate", index, given, settings)}
+    request = of_tables.Request(
+        items=ItemTable(path=items, id_column=item_id, vector_column=item_vector, separator=separator),
+        requests=RequestTable(
+            path=queries,
+            id_column=request_id,
+            truth_column=ground_truth,
+            vector_column=query_vector,
+            seen_column=seen,
+            num_interests=num_interests,
+            interests_column=num_interests_column,
+            separator=separator,
+        ),
+        ks=_ks(top_k),
+        metric=_metric(metric),
+        folder=folder,
+        seed=seed,
+        output=output,
+        details=details,
+        **chosen,
+    )
+    with console.progress() as sink:
+        measured = of_tables.run(request, sink)
+    _print(measured, as_json=as_json)
+
+
+def _print(measured: "Measured", *, as_json: bool) -> None:
+    figures = measured.figures
+    if measured.num_unknown:
+        typer.echo(
+            f"note: {measured.num_unknown:,} of the {figures.num_ground_truth:,} wanted items are not among the items; "
+            "they count, and cannot be found",
+            err=True,
+        )
+    if measured.num_empty:
+        typer.echo(f"note: {measured.num_empty:,} requests want no item; they count in no figure", err=True)
+    if (largest := max(map(int, figures.hit_rate))) > measured.num_items:
+        typer.echo(f"note: lists of {largest:,} hold all {measured.num_items:,} items, so that all is found", err=True)
+    if as_json:
+        typer.echo(json.dumps(figures.model_dump(), indent=2))
+        return
+    rates = ", ".join(f"@{k} {rate:.4f}" for k, rate in figures.hit_rate.items())
+    typer.echo(
+        f"hit rate {rates} of {figures.num_queries:,} requests for {figures.num_ground_truth:,} items among "
+        f"{measured.num_items:,}, by {measured.layout}"
+    )
+
+
+def _index_config(command: str, kind: str, given: dict[str, Any], settings: list[str] | None) -> Any:
+    """Return the kind's config, of the options of the command that are given."""
+    from recsys_core import indexes, lookup
+    from recsys_core.config import limits, parsing
+    from recsys_core.config.overrides import override
+
+    section: dict[str, Any] = {"kind": kind} | {key: value for key, value in given.items() if value is not None}
+    applied: dict[tuple[parsing.Key, ...], str] = {}
+    for setting in settings or ():
+        applied |= override(section, setting)
+    try:
+        kinds = lookup.component(indexes.CATALOGUE, kind)
+        config = parsing.validate(kinds.Config, section, Path(f"dayline {command}"), applied)
+        limits.check(config)
+    except ValueError as error:
+        _refuse(str(error))
+    return config
+
+
+def _ks(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        _refuse(f"--top-k: {text!r}; give whole numbers from 1 on with commas between")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _metric(text: str) -> Any:
+    from typing import get_args
+
+    from recsys_core.indexes import Metric
+
+    if text not in (known := get_args(Metric)):
+        _refuse(f"--metric: {text!r} is none of {', '.join(known)}")
+    return text
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _refuse_existing(tables: dict[str, str], *, overwrite: bool) -> None:
+    for option, path in tables.items():
+        if not overwrite and "://" not in path and Path(path).exists():
+            _refuse(f"{option}: {path} is there; name another place, or say --overwrite")

@@ -1,0 +1,304 @@
+"""The hit rate of vectors in tables of the user's own: full ranking of what each request wants, exact or by an index.
+
+The same lists, ties and metrics as of a day's evaluation. A request that wants nothing counts in no figure; it has a
+row in the details.
+
+Shapes: Q requests, V vectors of all of them, J most interests of a request, B requests of one block, W width of a list.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from recsys_core import columns, indexes, writers
+from recsys_core.artifacts import Frozen
+from recsys_core.indexes import Config as Indexing
+from recsys_core.indexes import Index, Metric, flat
+from recsys_core.lookup import OneOf
+from recsys_core.metrics.retrieval import NO_ITEM, Lists, Ranked, keep_unseen
+from recsys_core.progress import Event, Sink
+from recsys_core.retrieval import own_tables
+from recsys_core.retrieval.hit_rate.contenders import Block, Day, Observe, by_index, longest
+from recsys_core.retrieval.own_tables import ItemTable, Requests, RequestTable
+from recsys_core.retrieval.vectors import Items, Queries, Search
+
+_SHOWN = ("hit_rate", "recall", "ndcg")
+_WRITTEN_AHEAD = 2
+_TOTALS = pa.schema(
+    [
+        ("k", pa.int64()),
+        ("num_queries", pa.int64()),
+        ("num_ground_truth", pa.int64()),
+        *((name, pa.float64()) for name in _SHOWN),
+    ]
+)
+
+
+class Request(Frozen):
+    """What is measured. `index` is built over the items, unless `folder` has one of them.
+
+    `output` and `details` are tables to write, of the figures by K and of each request's list.
+    """
+
+    items: ItemTable
+    requests: RequestTable
+    ks: tuple[int, ...] = Field(min_length=1)
+    metric: Metric = "ip"
+    index: Annotated[Indexing, OneOf("recsys_core.indexes")] = flat.Config()
+    folder: Path | None = None
+    seed: int = 0
+    output: str | None = None
+    details: str | None = None
+
+
+class Figures(Frozen):
+    """Metrics by K, see `metrics.retrieval.Ranked`, of the `num_queries` requests that want something."""
+
+    num_queries: int
+    num_ground_truth: int
+    hit_rate: dict[str, float]
+    recall: dict[str, float]
+    ndcg: dict[str, float]
+
+
+class Measured(NamedTuple):
+    """What came of it.
+
+    `num_unknown`: wanted items that are not among the items; `num_empty`: requests that want none.
+    """
+
+    figures: Figures
+    num_items: int
+    num_unknown: int
+    num_empty: int
+    layout: str
+
+
+def run(request: Request, sink: Sink) -> Measured:
+    """Measure, and write what is to be written; that appears whole when all is measured, or not at all.
+
+    Raises:
+        ValueError: a table, an index or a vector that cannot be measured, see `own_tables`; names it.
+    """
+    allow_zero = request.metric == "l2"
+    items = own_tables.read_items(request.items, sink, allow_zero=allow_zero)
+    index = _index(request, items, sink)
+    reach = longest(items.vectors)
+    total = own_tables.num_rows(request.requests.path, [request.requests.id_column])
+    sums = _Sums(request.ks)
+    done = 0
+
+    def tick(phase: str, num_rows: int) -> None:
+        nonlocal done
+        done += num_rows
+        sink(Event(stage="hit rate", done=done, total=total, message=phase))
+
+    with _details(request, items) as details:
+        for some in own_tables.read_requests(request.requests, items, allow_zero=allow_zero):
+            day = Day(request.ks, items.ids, Queries(some.ids, some.vectors, some.truth, some.seen), some.seen, tick)
+            tally = day.measure(_search(index, reach, some, request.ks), index.kind, details and details.begin(some))
+            sums.add(tally.ranked)
+            sums.count(some.truth)
+            if details:
+                details.end(some, tally.ranks_N)
+        figures = sums.figures(request.requests)
+        if request.output is not None:
+            with writers.written(request.output, _TOTALS) as part:
+                part.write(_totals(figures))
+    return Measured(figures, len(items.ids), sums.num_unknown, sums.num_empty, index.layout)
+
+
+def _index(request: Request, items: Items, sink: Sink) -> Index:
+    if request.folder is None:
+        return indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
+    index = indexes.load(request.folder)
+    if index.metric != request.metric:
+        raise ValueError(f"{request.folder}: an index by {index.metric}, not by {request.metric}; ask for that metric")
+    if index.dim != items.vectors.shape[1]:
+        raise ValueError(
+            f"{request.folder}: an index of {index.dim} dimensions where the items have {items.vectors.shape[1]}"
+        )
+    if not index.ids.equals(items.ids):
+        raise ValueError(f"{request.folder}: an index of other items than {request.items.path}, or in another order")
+    return index
+
+
+def _search(index: Index, reach: np.floating, some: Requests, ks: tuple[int, ...]) -> Search:
+    one = by_index(index, reach, some.vectors)
+    counts_Q = np.diff(some.offsets)
+    if (counts_Q == 1).all():
+        return one
+    interests = Lists(np.arange(len(some.vectors)), some.offsets)
+
+    def find(rows_B: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        ids_VW, scores_VW = one.find(interests.take(rows_B).values, width)
+        return merged(ids_VW, scores_VW, counts_Q[rows_B])
+
+    # An item may come of any interest.
+    tolerance_Q = np.maximum.reduceat(one.tolerance, some.offsets[:-1])
+    return Search(find, tolerance_Q, counts_Q * (max(ks) + 1 + some.seen.lengths))
+
+
+def merged(ids_VW: np.ndarray, scores_VW: np.ndarray, counts_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one list for each request, ids and scores [B, W], of the lists of its interests, behind each other.
+
+    An item's score is its best by any interest.
+    """
+    width = ids_VW.shape[1]
+    inside_BJ = np.arange(counts_B.max()) < counts_B[:, None]
+    ids = np.full((*inside_BJ.shape, width), NO_ITEM, np.int64)
+    scores = np.full((*inside_BJ.shape, width), -np.inf, np.float32)
+    ids[inside_BJ], scores[inside_BJ] = ids_VW, scores_VW
+    ids, scores = ids.reshape(len(ids), -1), scores.reshape(len(ids), -1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    # Of equal ids the first has the best score, and a stable sort keeps it there.
+    by_id = np.argsort(ids, axis=1, kind="stable")
+    sorted_ids = np.take_along_axis(ids, by_id, axis=1)
+    again = np.zeros(ids.shape, bool)
+    np.put_along_axis(again, by_id[:, 1:], sorted_ids[:, 1:] == sorted_ids[:, :-1], axis=1)
+    ids[again] = NO_ITEM
+    nothing = Lists(np.empty(0, np.int64), np.zeros(len(ids) + 1, np.int64))
+    return keep_unseen(ids, scores, nothing, width)
+
+
+class _Sums:
+    """The sums of which the metrics are quotients, over all requests so far."""
+
+    def __init__(self, ks: tuple[int, ...]) -> None:
+        self._sums = {name: {k: np.zeros(2) for k in ks} for name in _SHOWN}
+        self.num_queries = self.num_truth = self.num_unknown = self.num_empty = 0
+
+    def count(self, truth: Lists) -> None:
+        """Count what some requests want."""
+        num_empty = int((truth.lengths == 0).sum())
+        self.num_empty += num_empty
+        self.num_queries += len(truth.lengths) - num_empty
+        self.num_truth += len(truth.values)
+        self.num_unknown += int((truth.values < 0).sum())
+
+    def add(self, ranked: Ranked) -> None:
+        """Add what those of them found that want something."""
+        if not len(ranked.truth.values):
+            return
+        for name, by_k in self._sums.items():
+            for k, both in by_k.items():
+                both += [part.sum() for part in ranked.sums(k)[name]]
+
+    def figures(self, requests: RequestTable) -> Figures:
+        """Return the metrics.
+
+        Raises:
+            ValueError: no request wants anything.
+        """
+        if not self.num_queries:
+            raise ValueError(
+                f"{requests.path}: {requests.truth_column} is empty in every row, so there is nothing to find"
+            )
+        means = {name: {str(k): float(a / b) for k, (a, b) in by_k.items()} for name, by_k in self._sums.items()}
+        return Figures.model_validate(means | {"num_queries": self.num_queries, "num_ground_truth": self.num_truth})
+
+
+class _Details:
+    """Writes a row per request, in the order of the requests, while the next ones are searched.
+
+    `topk_ids` is the list, best first; `topk_dists` its scores, for l2 squared distances; `hits_at_K` how many of the
+    wanted items have a rank of at most K; `hit_ids` those of the longest list; `hit_rate` their share, null of a
+    request that wants nothing.
+    """
+
+    def __init__(
+        self, ks: tuple[int, ...], items: Items, metric: Metric, schema: pa.Schema, part: writers.Writer
+    ) -> None:
+        self._ks, self._items, self._metric, self._schema, self._part = ks, items, metric, schema, part
+        self._pool, self._written = ThreadPoolExecutor(1), deque[Future[None]]()
+        self._ids_QK = np.empty((0, max(ks)), np.int64)
+        self._scores_QK = np.empty((0, max(ks)), np.float32)
+
+    def begin(self, some: Requests) -> Observe:
+        """Make room for the lists of some requests; return what fills it."""
+        ids_QK = self._ids_QK = np.empty((len(some.ids), max(self._ks)), np.int64)
+        scores_QK = self._scores_QK = np.empty(ids_QK.shape, np.float32)
+
+        def fill(block: Block) -> None:
+            ids_QK[block.rows], scores_QK[block.rows] = block.ids[:, :-1], block.scores[:, :-1]
+
+        return fill
+
+    def end(self, some: Requests, ranks_N: np.ndarray) -> None:
+        """Write what was filled in."""
+        if len(self._written) == _WRITTEN_AHEAD:
+            self._written.popleft().result()
+        self._written.append(self._pool.submit(self._write, some, ranks_N, self._ids_QK, self._scores_QK))
+
+    def finish(self) -> None:
+        """Wait until all is written."""
+        while self._written:
+            self._written.popleft().result()
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _write(self, some: Requests, ranks_N: np.ndarray, ids_QK: np.ndarray, scores_QK: np.ndarray) -> None:
+        truth, filled_QK = some.truth, ids_QK >= 0
+        hits = {k: np.bincount(truth.owners[ranks_N <= k], minlength=len(some.ids)) for k in self._ks}
+        with np.errstate(invalid="ignore"):
+            rates = hits[max(self._ks)] / truth.lengths
+        offsets = _offsets(filled_QK.sum(axis=1))
+        scores = scores_QK[filled_QK]
+        found = self._items.ids.take(pa.array(truth.values[ranks_N <= max(self._ks)]))
+        made = [
+            some.ids,
+            pa.ListArray.from_arrays(offsets, self._items.ids.take(pa.array(ids_QK[filled_QK]))),
+            pa.ListArray.from_arrays(offsets, pa.array(-scores if self._metric == "l2" else scores)),
+            *(pa.array(counts.astype(np.int32)) for counts in hits.values()),
+            pa.array(rates, mask=truth.lengths == 0),
+            pa.ListArray.from_arrays(_offsets(hits[max(self._ks)]), found),
+        ]
+        self._part.write(pa.table(made, schema=self._schema))
+
+
+@contextlib.contextmanager
+def _details(request: Request, items: Items) -> Iterator[_Details | None]:
+    if request.details is None:
+        yield None
+        return
+    requests = own_tables.opened(request.requests.path, [request.requests.id_column])
+    schema = pa.schema(
+        [
+            pa.field("request_id", columns.id_type(requests.schema.field(request.requests.id_column).type)),
+            pa.field("topk_ids", pa.list_(items.ids.type)),
+            pa.field("topk_dists", pa.list_(pa.float32())),
+            *(pa.field(f"hits_at_{k}", pa.int32()) for k in request.ks),
+            pa.field("hit_rate", pa.float64()),
+            pa.field("hit_ids", pa.list_(items.ids.type)),
+        ]
+    )
+    with writers.written(request.details, schema) as part:
+        made = _Details(request.ks, items, request.metric, schema, part)
+        try:
+            yield made
+            made.finish()
+        finally:
+            made.close()
+
+
+def _totals(figures: Figures) -> pa.Table:
+    rows = [
+        {"k": int(k), "num_queries": figures.num_queries, "num_ground_truth": figures.num_ground_truth}
+        | {name: getattr(figures, name)[k] for name in _SHOWN}
+        for k in figures.hit_rate
+    ]
+    return pa.Table.from_pylist(rows, schema=_TOTALS)
+
+
+def _offsets(lengths: np.ndarray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())

@@ -1,0 +1,99 @@
+"""`dayline index` and `dayline hit-rate`: what they print and leave, and that a refusal is one line and no file."""
+
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.cli import app
+
+RUNNER = CliRunner()
+
+
+def run(*arguments: object) -> Result:
+    return RUNNER.invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    items = rng.normal(size=(50, 4)).astype(np.float32)
+    pq.write_table(pa.table({"id": [f"i{item}" for item in range(50)], "emb": list(items)}), tmp_path / "items.parquet")
+    # Each request is an item's own vector, and wants that item.
+    columns = {"user": [f"u{item}" for item in range(50)], "want": [f"i{item},i99" for item in range(50)]}
+    pq.write_table(pa.table(columns | {"emb": list(items)}), tmp_path / "requests.parquet")
+    return tmp_path
+
+
+def of_items(tables: Path) -> list[object]:
+    return ["--items", tables / "items.parquet", "--item-id", "id", "--item-vector", "emb"]
+
+
+def of_requests(tables: Path) -> list[object]:
+    columns = ["--request-id", "user", "--ground-truth", "want", "--query-vector", "emb"]
+    return ["--queries", tables / "requests.parquet", *columns, *of_items(tables), "--metric", "l2"]
+
+
+def test_an_index_is_built_and_searched(tables: Path):
+    out = tables / "index"
+    kind = ["--kind", "ivf_flat", "--nlist", "5", "--set", "nprobe=5", "--metric", "l2"]
+    built = run("index", *of_items(tables), "--out", out, *kind)
+    assert built.stdout == f"{out}: IVF5,Flat by l2 of 50 items, 4 dimensions\n"
+    assert "plan: IVF5,Flat, as nlist says, 10 items in a cell" in built.stderr
+    assert faiss.read_index(str(out / "index.faiss")).nprobe == 5
+    assert pq.read_table(out / "id_map.parquet")["item_id"][7].as_py() == "i7"
+    again = run("index", *of_items(tables), "--out", out, *kind, "--overwrite", "--json")
+    assert json.loads(again.stdout)["num_items"] == 50
+    found = run("hit-rate", *of_requests(tables), "--index", out, "--top-k", "2,1", "--json")
+    assert json.loads(found.stdout) == {
+        "num_queries": 50,
+        "num_ground_truth": 100,
+        "hit_rate": {"1": 0.5, "2": 0.5},
+        "recall": {"1": 0.5, "2": 0.5},
+        "ndcg": {"1": 1.0, "2": pytest.approx(1 / (1 + 1 / np.log2(3)))},
+    }
+    assert "note: 50 of the 100 wanted items are not among the items" in found.stderr
+
+
+def test_a_line_says_what_was_found_and_tables_hold_it(tables: Path):
+    total, details = tables / "total", tables / "details"
+    outputs = ["--output", total, "--details", details]
+    found = run("hit-rate", *of_requests(tables), "--top-k", "60", *outputs)
+    assert found.stdout == "hit rate @60 0.5000 of 50 requests for 100 items among 50, by Flat\n"
+    assert "note: lists of 60 hold all 50 items" in found.stderr
+    assert pq.read_table(total).to_pylist()[0]["num_ground_truth"] == 100
+    assert len(pq.read_table(details)["topk_ids"][0]) == 50
+    refused = run("hit-rate", *of_requests(tables), *outputs)
+    assert refused.exit_code == 2
+    assert refused.stderr == f"error: --output: {total} is there; name another place, or say --overwrite\n"
+    assert run("hit-rate", *of_requests(tables), *outputs, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--index", "hsnw"], "indexes: unknown kind 'hsnw' (known: "),
+        (["--nlist", "3"], "dayline hit-rate: nlist: has no effect with kind flat, only with ivf_flat"),
+        (["--set", "nlists=3", "--index", "ivf_flat"], "nlists=3: nlists: unknown key; did you mean nlist?"),
+        (["--metric", "dot"], "--metric: 'dot' is none of ip, l2, cosine"),
+        (["--top-k", "5,0"], "--top-k: '5,0'; give whole numbers from 1 on with commas between"),
+        (
+            ["--num-interests", "2", "--num-interests-column", "n"],
+            "--num-interests and --num-interests-column both say",
+        ),
+        (["--output", "same", "--details", "same"], "--output and --details are both same; name two tables"),
+        (["--index", "./there", "--nprobe", "3"], "--index: there is built already, so that no option of a kind"),
+    ],
+)
+def test_an_option_that_is_none_is_one_line(tables: Path, options: list[str], message: str):
+    refused = run("hit-rate", *of_requests(tables), *options)
+    assert refused.exit_code == 2
+    assert not refused.stdout
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -173,7 +173,7 @@ class Trainer:
 
         They are tensors, not synchronised with the host.
         """
-        torch.manual_seed((self.seed * 1_000_003 + number) * 4_099 + self.world.rank)
+        self.world.seed((self.seed * 1_000_003 + number) * 4_099 + self.world.rank)
         self.optimizer.begin(number, self.position.epoch)
         with self._precision():
             losses = self.objective.loss(self._forward, batch, self.world)

@@ -43,6 +43,7 @@ from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.ranking.ingest import Needed
 from recsys_core.tracking import AwayError, Tracker, reason
+from recsys_core.tracking import Run as TrackedRun
 
 A = TypeVar("A", bound=Artifact)
 R = TypeVar("R", bound=Request)
@@ -227,17 +228,30 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
                 emit(event)
 
             artifact = work(request, receive)
-            child.log_metrics({"rows": artifact.num_rows, "seconds": time.monotonic() - started})
-            child.tag_at_end({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
-        artifact.remember(run.home)
-        integrity.discard(entry)
-        integrity.write_text(entry, integrity.sealed({"path": str(artifact.path.relative_to(run.home))}))
+            _record(child, artifact, seconds=time.monotonic() - started)
+        _remember(run, entry, artifact)
+    elif not entry.exists():
+        # The process that made it was killed before it said so; MLflow has its run as one that was cut off.
+        with run.tracker.stage(stage) as child:
+            _record(child, artifact)
+        _remember(run, entry, artifact)
     cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
     run.stages[stage] = cost
     run.artifacts[stage] = artifact
     message = "done before" if cached else f"done in {cost.seconds:.1f} s"
     emit(Event(stage=stage, done=artifact.num_rows, total=artifact.num_rows, message=message))
     return artifact
+
+
+def _record(child: TrackedRun, artifact: Artifact, **figures: float) -> None:
+    child.log_metrics({"rows": artifact.num_rows, **figures})
+    child.tag_at_end({"artifact": str(artifact.path.resolve()), "artifact_digest": artifact.digest})
+
+
+def _remember(run: AnyRun[Any], entry: Path, artifact: Artifact) -> None:
+    artifact.remember(run.home)
+    integrity.discard(entry)
+    integrity.write_text(entry, integrity.sealed({"path": str(artifact.path.relative_to(run.home))}))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -80,12 +80,30 @@ def test_a_stage_has_an_mlflow_run_with_its_curve(run: Run) -> None:
     assert child.data.tags["artifact_digest"] == run.artifacts["note"].digest
 
 
-def test_an_artifact_whose_writer_was_killed_before_it_was_remembered_is_found(run: Run) -> None:
+@pytest.mark.parametrize(("end", "status"), [(RuntimeError("a rank was killed"), "FAILED"), (SystemExit(), "KILLED")])
+def test_an_artifact_whose_writer_was_killed_before_it_was_remembered_is_found(
+    run: Run, end: BaseException, status: str
+) -> None:
+    def killed(request: Request, sink: Sink) -> Note:
+        stage(request, sink)
+        raise end
+
+    def tracked() -> Any:
+        client = run.tracker.client
+        (child,) = client.search_runs([run.tracker.experiment_id], "tags.`dayline.stage` = 'note'")
+        return child
+
     stage = Stage()
-    done(run, "killed", stage)
-    shutil.rmtree(run.home / "cache")
-    done(run, "killed", stage)
+    request = run.request(Request, "note", text=f"killed {status}")
+    with pytest.raises(type(end)):
+        perform.perform(run, "note", Note, request, killed)
+    assert tracked().info.status == status
+    found = done(run, request.text, stage)
     assert (stage.times, run.stages["note"].cached) == (1, True)
+    assert (run.home / "cache" / "note" / f"{request.key}.json").exists()
+    child = tracked()
+    assert (child.info.status, child.data.tags["artifact_digest"]) == ("FINISHED", found.digest)
+    assert child.data.metrics["rows"] == found.num_rows
 
 
 @pytest.mark.parametrize("harm", ["delete", "cut", "replace"])

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from training_cases import CASES, ROWS_PER_STEP, work_as_rank
+from cases.training import CASES, ROWS_PER_STEP, work_as_rank
 
 _GEMM_REPEATS = 50
 _PEER_GEMM = 215.0
@@ -55,7 +55,8 @@ class Way(NamedTuple):
     @property
     def label(self) -> str:
         """What the row is called."""
-        return ", ".join([self.case, self.precision, *(["compiled"] if self.compiled else [])])
+        narrow = [] if self.precision == "float32" else [self.precision]
+        return ", ".join([self.case, *(["compiled"] if self.compiled else []), *narrow])
 
 
 def measure(way: Way, data: Path, prepared: Path, num_steps: int) -> dict[str, float]:
@@ -133,7 +134,7 @@ def _print(way: Way, found: dict[str, float], rows: list[dict[str, Any]]) -> Non
     peers = " ".join(f"{ratios[name]:>5.2f}" if ratios.get(name) else "    -" for name in ("training", "evaluation"))
     auc = f"{found['auc']:.4f}" if "auc" in found else "-"
     print(
-        f"{way.label:<30} {way.num_ranks:>5} {way.device:>6} {found['loop']:>9,.0f} {found['floor']:>9,.0f} "
+        f"{way.label:<28} {way.num_ranks:>5} {way.device:>6} {found['loop']:>9,.0f} {found['floor']:>9,.0f} "
         f"{ratios['loop over floor']:>6.2f} {found['data_wait_share']:>6.1%} {found['cpu']:>5.2f} "
         f"{found['evaluation']:>11,.0f} {auc:>6} {found['peak_bytes'] / 1e9:>5.2f} {found['gemm']:>5.0f} {peers:>11}",
         flush=True,
@@ -147,7 +148,7 @@ def _of_ranks(loops: dict[Way, float]) -> list[dict[str, Any]]:
         two = way._replace(num_ranks=2)
         if way.num_ranks == 1 and two in loops:
             rows.append(_row(way.label, "two ranks over one", loops[two], "examples/s", alone))
-            print(f"{way.label:<30} two ranks over one: {rows[-1]['ratio']:.2f}")
+            print(f"{way.label:<28} two ranks over one: {rows[-1]['ratio']:.2f}")
     return rows
 
 
@@ -179,7 +180,7 @@ def main() -> None:
         # As ranks of a run end: see `recsys_core.__main__`.
         os._exit(0)
     print(
-        f"{'case':<30} {'ranks':>5} {'device':>6} {'loop':>9} {'floor':>9} {'ratio':>6} {'wait':>6} {'cpu':>5} "
+        f"{'case':<28} {'ranks':>5} {'device':>6} {'loop':>9} {'floor':>9} {'ratio':>6} {'wait':>6} {'cpu':>5} "
         f"{'evaluation':>11} {'AUC':>6} {'peak':>5} {'GEMM':>5} {'÷ peer':>11}"
     )
     rows: list[dict[str, Any]] = []
@@ -190,7 +191,7 @@ def main() -> None:
         for precision, case, num_ranks, device, is_compiled in itertools.product(*chosen):
             way = Way(case, precision, num_ranks, device, is_compiled)
             if missing := _missing(way):
-                print(f"{way.label:<30} {num_ranks:>5} {device:>6} not measured: {missing}", flush=True)
+                print(f"{way.label:<28} {num_ranks:>5} {device:>6} not measured: {missing}", flush=True)
                 rows.append(_row(f"{way.label}, {num_ranks} rank(s), {device}", "training", None, "examples/s", None))
                 continue
             found = measure(way, arguments.data, Path(prepared), arguments.steps)

@@ -1,4 +1,4 @@
-"""The four models of `training.py`, their data, and what a rank of one measures."""
+"""The four models of `../training.py`, their data, and what a rank of one measures."""
 
 import contextlib
 import datetime

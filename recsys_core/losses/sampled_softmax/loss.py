@@ -15,6 +15,7 @@ from recsys_core.ops.linear import linear, outer, product_dtype
 # Of the logits a block this large is made at a time: it stays in the processor's cache.
 _BLOCK_NUMBERS = 1 << 20
 _ALIGNED_NUMBERS = 16  # of float32 these fill a cache line
+_LEAST_SHARE = 1e-30  # smaller ones lose digits, and in the end are 0
 
 
 class Loss(base.RetrievalLoss):
@@ -79,20 +80,32 @@ class _Total(torch.autograd.Function):
         hits = _Hits(item_rows_M[:num_queries], item_rows_M[first:])
         of_query_BD, of_negative_DC = torch.empty_like(query_BD), query_BD.new_zeros(query_BD.shape[1], width)
         of_positive_B, losses_B = torch.empty_like(positive_B), torch.empty_like(positive_B)
+
+        def logits(rows: slice | Tensor) -> Tensor:
+            made_XC = linear(query_BK[rows], negative_CK)
+            hits.fill(made_XC[:, :num_negatives], rows, torch.finfo(kind).min / 2)
+            made_XC[:, num_negatives] = positive_B[rows]
+            return made_XC
+
+        def losses(logits_XC: Tensor) -> Tensor:
+            wide_XC = logits_XC.to(losses_B.dtype)
+            return wide_XC.logsumexp(dim=1) - wide_XC[:, num_negatives]
+
+        # To look which losses the shares cannot give is free only where they lie in this process's memory.
+        by_share = query_BD.device.type == "cpu"
         for start in range(0, num_queries, every):
             rows = slice(start, min(start + every, num_queries))
-            share_XC = linear(query_BK[rows], negative_CK)
-            negative_XN = share_XC[:, :num_negatives]
-            hits.fill(negative_XN, rows, torch.finfo(kind).min / 2)
-            share_XC[:, num_negatives] = positive_B[rows]
-            positive_X = share_XC[:, num_negatives].to(losses_B.dtype, copy=True)
-            largest_X = share_XC.amax(dim=1).to(losses_B.dtype)
+            share_XC = logits(rows)
+            if not by_share:
+                losses_B[rows] = losses(share_XC)
             torch.softmax(share_XC, dim=1, out=share_XC)
-            # The largest share is never 0, whose logarithm the positive's might be.
-            losses_B[rows] = largest_X - share_XC.amax(dim=1).to(losses_B.dtype).log() - positive_X
             of_positive_B[rows] = share_XC[:, num_negatives]
             of_query_BD[rows] = linear(share_XC, negative_CD.T)
             of_negative_DC += outer(narrow_BD[rows], share_XC)
+        if by_share:
+            losses_B = of_positive_B.log().neg_()
+            for rows in (of_positive_B < _LEAST_SHARE).nonzero().flatten().split(every):
+                losses_B[rows] = losses(logits(rows))
         of_positive_B1 = (of_positive_B - 1)[:, None]
         of_query_BD.addcmul_(of_positive_B1, item_MD[:num_queries])
         of_negative_ND = of_negative_DC[:, :num_negatives].T
@@ -139,10 +152,10 @@ class _Hits:
             self._low_B = torch.searchsorted(sorted_N, rows_B)
             self._count_B = torch.searchsorted(sorted_N, rows_B, right=True) - self._low_B
 
-    def fill(self, block_XN: Tensor, rows: slice, value: float) -> None:
+    def fill(self, block_XN: Tensor, rows: slice | Tensor, value: float) -> None:
         """Set the hits of the queries `rows`, to which the block belongs, to `value`."""
         if block_XN.device.type != "cpu":
-            block_XN.masked_fill_(self._rows_B[rows, None] == self._columns_N[None], value)
+            block_XN.masked_fill_(self._rows_B[rows][:, None] == self._columns_N[None], value)
             return
         count_X = self._count_B[rows]
         at = torch.repeat_interleave(count_X)

@@ -123,3 +123,14 @@ def test_the_total_of_no_queries_is_zero():
     total.backward()
     assert float(total.detach()) == 0.0
     assert float(items.grad.abs().sum()) == 0.0
+
+
+@pytest.mark.parametrize("logit", [60.0, 90.0, 5_000.0])
+def test_a_loss_whose_share_is_too_small_for_a_logarithm_is_as_large_as_it_is(logit):
+    # Both queries: positive 0 and one negative, whose logit is the loss; then the other query's are 0 and 1.
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    item = torch.tensor([[0.0, 0.0], [0.0, 0.0], [logit, 1.0]])
+    total = Loss(Config(temperature=1.0)).total(query, item, torch.tensor([7, 8, 9]), torch.zeros(3))
+    assert total.item() == pytest.approx(logit + math.log(1 + math.e), rel=1e-6)
+    total.backward()
+    assert query.grad[0].tolist() == pytest.approx([logit, 1.0])

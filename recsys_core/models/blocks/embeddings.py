@@ -270,6 +270,10 @@ class Embeddings(nn.Module):
     def _averaged(self, summed_BP: Tensor, sparse: KeyedJaggedTensor, group: Pooled) -> Tensor:
         """Divide the columns of the bagged features that pool by mean by how many ids, or what weight, each row has."""
         means = [feature.pooling == "mean" for feature in group.bagged]
+        # A mean of one is a sum. To look is free only where the lengths lie in this process's memory.
+        looks = summed_BP.device.type == "cpu"
+        if looks and not self._weighted_bags and not (sparse.lengths() > 1).any():
+            return summed_BP
         keys = sparse.keys()
         lengths_KS = sparse.lengths().view(len(keys), -1)[[keys.index(self._keys[f.name]) for f in group.bagged]]
         counts_KB = _first(lengths_KS.T, len(summed_BP)).T.clamp(min=1)
@@ -280,8 +284,7 @@ class Embeddings(nn.Module):
                 if feature.weighted and feature.pooling == "mean":
                     jagged = sparse[self._keys[feature.name]]
                     counts_KB[number] = total_weights(jagged.weights(), _first(jagged.lengths(), len(summed_BP)))
-        # A mean of one is a sum. To look is free only where the lengths lie in this process's memory.
-        if counts_KB.device.type == "cpu" and (counts_KB == 1).all():
+        if looks and (counts_KB == 1).all():
             return summed_BP
         widths = torch.tensor(group.widths[: len(group.bagged)], device=summed_BP.device)
         return summed_BP * counts_KB.T.to(summed_BP.dtype).reciprocal().repeat_interleave(widths, dim=1)

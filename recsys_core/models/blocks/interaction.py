@@ -129,7 +129,10 @@ class _InteractionLayer(torch.autograd.Function):
             of_kept_HL += outer(of_hidden_XH, numbers[rows, :kept])
             of_pairs_HQ += outer(of_hidden_XH, pairs_BQ[rows])
             of_numbers = pairs.of_numbers(linear(of_hidden_XH, by_pairs_HQ.T), numbers[rows])
-            of_numbers[:, :kept] += linear(of_hidden_XH, by_kept_HL.T)
+            if kept == of_numbers.shape[1]:
+                of_numbers = linear(of_hidden_XH, by_kept_HL.T, plus_XZ=of_numbers)
+            else:
+                of_numbers[:, :kept] += linear(of_hidden_XH, by_kept_HL.T)
             for of_part, found in zip(of_parts, of_numbers.split(ctx.widths, dim=1), strict=True):
                 of_part[rows] = found
         of_weight_HO = torch.cat([of_kept_HL, pairs.of_weight(of_pairs_HQ)], dim=1)

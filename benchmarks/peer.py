@@ -7,7 +7,8 @@ Generates `train/` and `test/` (13 numbers, 26 ids of 100,000, a label that both
 `dayline run` on them: DLRM with 26 tables of 100,000 rows of 16, batches of 8,192 per machine, one epoch; evaluation of
 `test`, scripted export, and every row of `train` scored and written. A run of few rows comes first, so that databases
 are there and files are cached, as on any day but the first. The table says where the seconds of the command go, by
-stage and by kind as in `day.py`, and what the model came to.
+stage and by kind as in `day.py`, what memory all its processes take at most (proportional set size), and what the model
+came to.
 
 TorchEasyRec does the same by three commands typed one after another, with that model and those batches in its config:
 
@@ -21,22 +22,27 @@ that, scaled to this machine's GEMM and to the rows; `--peer-seconds` takes what
 """
 
 import argparse
+import contextlib
 import json
+import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from day import Bench
 from training import gemm
 
-_PEER_SECONDS, _PEER_ROWS, _PEER_GEMM = 52.0, 500_000, 215.0
+_PEER_SECONDS, _PEER_ROWS, _PEER_GEMM, _PEER_PEAK_GB = 52.0, 500_000, 215.0, 1.43
 _NUM_DENSE, _NUM_IDS, _VOCABULARY = 13, 26, 100_000
 _WARM_UP_ROWS, _NUM_FILES = 20_000, 8
 _ROWS_PER_STEP = 8_192
+_LOOK_SECONDS = 0.25
 
 
 def write(folder: Path, num_rows: int, seed: int) -> None:
@@ -89,6 +95,25 @@ def config(work: Path, rows: str, arguments: argparse.Namespace) -> Path:
     return path
 
 
+class Peak(threading.Thread):
+    """Looks what memory the processes that this one started take together, each page that they share counted once."""
+
+    def __init__(self) -> None:
+        """`num_bytes` is the most that was seen."""
+        super().__init__(daemon=True)
+        self.num_bytes, self.over = 0, threading.Event()
+
+    def run(self) -> None:
+        """Look until `over` is set."""
+        while not self.over.wait(_LOOK_SECONDS):
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                # It may have ended meanwhile.
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    total += process.memory_full_info().pss
+            self.num_bytes = max(self.num_bytes, total)
+
+
 def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Run both; return the rows of the second."""
     for rows, num_rows, num_test in (
@@ -98,9 +123,14 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         if not (work / rows).exists():
             write(work / rows / "train", num_rows, seed=2)
             write(work / rows / "test", num_test, seed=3)
+    # What has not changed would not be run again.
+    shutil.rmtree(work / "runs", ignore_errors=True)
     bench = Bench(work)
     bench.run("run", str(config(work, "warm-up", arguments)))
+    peak = Peak()
+    peak.start()
     timed = bench.run("run", str(config(work, "rows", arguments)))
+    peak.over.set()
     reached = gemm()
     by_rows = arguments.rows / _PEER_ROWS
     reference = arguments.peer_seconds or _PEER_SECONDS * by_rows * _PEER_GEMM / reached
@@ -112,6 +142,7 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         _row("CPU", timed.cpu_seconds, "s", timed.total),
         _row("training", day["examples_per_second"], "examples/s", None),
         _row("AUC", day["metrics"]["auc"], "AUC", None),
+        _row("peak memory", peak.num_bytes / 1e9, "GB", _PEER_PEAK_GB),
         _row("GEMM", reached, "GFLOP/s", _PEER_GEMM),
     ]
     rows.append(_row("TorchEasyRec over Dayline", reference, "s", timed.total))
@@ -133,7 +164,7 @@ def _row(figure: str, value: float, unit: str, reference: float | None) -> dict[
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, nargs="?", help="folder to keep things in; by default they are deleted")
+    parser.add_argument("work", type=Path, nargs="?", help="folder to keep the rows in; by default they are deleted")
     parser.add_argument("--rows", type=int, default=_PEER_ROWS)
     parser.add_argument("--eval-rows", type=int, default=100_000)
     parser.add_argument("--ranks", type=int, default=1)

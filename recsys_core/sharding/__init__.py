@@ -16,7 +16,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ShardingOption, Stats
+from torchrec.distributed.planner.types import Shard, ShardingOption, Stats
 
 from recsys_core.distributed import World
 from recsys_core.features import Initializer
@@ -169,7 +169,26 @@ def _made(
     with naming_what_does_not_fit(sizes, reserve, world):
         planner.plan(model, sharders)
     ranks = {"num_ranks": world.num_ranks, "num_local_ranks": world.num_local_ranks}
+    _bring_into_order(chosen.options, {size.table: place for place, size in enumerate(sizes)})
     return plans.of_options(chosen.options, sizes, max_rows, basis, **ranks), message
+
+
+def _bring_into_order(options: list[ShardingOption], places: Mapping[str, int]) -> None:
+    """Of tables that are alike, and lie whole on some ranks, give the first ones to the first rank.
+
+    No rank has more of them than the planner gave it. But what ranks send each other comes by rank, and a model reads
+    it by table: it need not be moved where both are the same order.
+    """
+    alike: dict[tuple[object, ...], list[Shard]] = {}
+    for option in sorted(options, key=lambda option: places[option.name]):
+        if option.sharding_type == "table_wise":
+            (shard,) = option.shards
+            kind = option.path, option.compute_kernel, *option.tensor.shape, option.tensor.dtype
+            alike.setdefault((*kind, str(shard.storage), str(shard.perf)), []).append(shard)
+    for shards in alike.values():
+        ranks = sorted(shard.rank or 0 for shard in shards)
+        for shard, rank in zip(shards, ranks, strict=True):
+            shard.rank = rank
 
 
 def _topology(config: Config, world: World) -> Topology:

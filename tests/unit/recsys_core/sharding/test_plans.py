@@ -196,7 +196,11 @@ def test_many_small_tables_lie_whole_on_ranks_that_talk_by_gloo(two: World, monk
     many = {f"small_{number}": (100_000, 16) for number in range(8)}
     whole, _ = sharding.plan(Model("adagrad", many), config(), two, batch_size=4_096)
     assert {table.sharding_type for table in whole.tables} == {"table_wise"}
-    assert [sum(table.pieces[0].rank == rank for table in whole.tables) for rank in (0, 1)] == [4, 4]
+    # Half of them each, in their order.
+    assert [table.pieces[0].rank for table in whole.tables] == [0] * 4 + [1] * 4
+    mixed, _ = sharding.plan(Model("adagrad", {**many, "wide": (100_000, 64)}), config(), two, batch_size=4_096)
+    ranks = [table.pieces[0].rank for table in mixed.tables if table.sharding_type == "table_wise"]
+    assert ranks[:8] == sorted(ranks[:8])
     # One table alone would leave the other rank idle.
     single, _ = sharding.plan(Model("adagrad", {"large": (100_000, 16)}), config(), two, batch_size=4_096)
     assert single.tables[0].sharding_type == "row_wise"

@@ -24,6 +24,7 @@ STAGES = {
     "evaluate": "retrieval.evaluate",
     "export": "retrieval.export",
     "embed": "retrieval.embed",
+    "check_bundle": "serving.check",
     "index": "retrieval.index",
     "hitrate": "retrieval.hit_rate",
     "rank_train": "ranking.train",
@@ -31,6 +32,7 @@ STAGES = {
     "rank_evaluate": "ranking.evaluate",
     "rank_export": "ranking.export",
     "rank_predict": "ranking.predict",
+    "rank_check_bundle": "serving.check",
 }
 # What the modules of stages import when they need it, which every one does that reads and writes tables.
 _LATER = ("pandas", "pyarrow.dataset")

@@ -55,8 +55,9 @@ M = TypeVar("M", ExportedModel, ExportedRanker)
 _LOG_SECONDS = 15.0
 _RETRY_DELAYS_SECONDS = [5.0, 30.0]
 ABSORB = "absorb_"  # before the names of the stages in which a measured state learns on
-# What they do takes a while, and what follows them needs ranks.
+# What they do takes a while, and what follows them needs ranks, a process alone (where there are several ranks), FAISS.
 _BEFORE_RANKS = ("ingest", "check", "preprocess", "prepare")
+_BEFORE_ALONE = ("train",)
 _BEFORE_SEARCH = ("embed",)
 _HOPELESS = (errno.ENOENT, errno.EACCES, errno.EROFS)
 
@@ -217,6 +218,8 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
     if artifact is None:
         if stage.removeprefix(run.prefix) in _BEFORE_RANKS:
             launch.begin(run.config.launch, run.group)
+        if stage.removeprefix(run.prefix) in _BEFORE_ALONE:
+            launch.begin(launch.alone(run.config.launch), run.group)
         if stage.removeprefix(run.prefix) in _BEFORE_SEARCH:
             launch.begin(launch.alone(run.config.launch), "search")
         emit(Event(stage=stage, message="started"))

@@ -23,7 +23,8 @@ def publish(run: Run, candidate: Candidate, evaluation: Evaluation, decision: De
         mask_seen=run.config.hitrate.mask_seen,
         run_root=run.config.run_root,
     )
-    release = perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))
+    how = run.config.launch
+    release = perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker, how))
     if (learned := candidate.checkpoint.learned) is not None:
         run.tracker.log_tags({"learned": learned.model_dump_json()})
     return release

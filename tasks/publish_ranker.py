@@ -29,7 +29,8 @@ def publish_ranker(
         evaluation=evaluation,
         run_root=run.config.run_root,
     )
-    release = perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker))
+    how = run.config.launch
+    release = perform(run, "publish", Release, request, lambda asked, _: stage.run(asked, run.tracker, how))
     if (learned := candidate.checkpoint.learned) is not None:
         run.tracker.log_tags({"learned": learned.model_dump_json()})
     return release

@@ -6,12 +6,10 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, settings
 
-from recsys_core import artifacts, features, tracking
+from recsys_core import artifacts, features, launch, tracking
 from recsys_core.artifacts import (
     Checkpoint,
     Difference,
@@ -114,27 +112,15 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 
 @pytest.fixture(scope="session")
 def forking() -> Iterator[Any]:
-    """What starts processes that have torch, FAISS and MLflow imported; see `forking.py`."""
+    """What starts processes that have MLflow imported; see `forking.py`."""
     with runpy.run_path(str(Path(__file__).with_name("forking.py")))["Server"]() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def forked_checks(forking: Any) -> Iterator[None]:
-    """Let publishing check its bundles in processes that start at once."""
-    from recsys_core.registry import publish
-
-    def run(command: list[str], *, stdin: int, env: dict[str, str], **how: Any) -> subprocess.CompletedProcess[str]:
-        assert (command[0], how.keys()) == (sys.executable, {"capture_output", "text", "check", "timeout"})
-        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-            streams = {"stdin": stdin, "stdout": output.fileno(), "stderr": errors.fileno()}
-            code = forking.start(command[1:], env=env, **streams).wait()
-            for file in (output, errors):
-                file.seek(0)
-            return subprocess.CompletedProcess(command, code, output.read(), errors.read())
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(publish, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
+def kept_checks() -> Iterator[None]:
+    """Let publishing check its bundles where a run does: in processes that have imported what that takes."""
+    with launch.keeping():
         yield
 
 

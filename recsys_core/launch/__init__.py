@@ -15,6 +15,7 @@ SIGTERM is sent, which torchrun hands on. Ranks that can keep what they have don
 """
 
 import errno
+import math
 import os
 import re
 import shlex
@@ -36,8 +37,10 @@ from recsys_core.progress import Event, Sink, Stopped
 
 __all__ = [
     "Config",
+    "OutOfTimeError",
     "alone",
     "begin",
+    "do",
     "environment",
     "exit_with_starter",
     "fault_file",
@@ -52,14 +55,25 @@ _FULL_DISK_BYTES = 1 << 20
 _FRAME = re.compile(r"(\[rank\d+\]: ?)?(Traceback \(most recent call last\):| +File \".*\", line \d+| {4})")
 
 
+class OutOfTimeError(RuntimeError):
+    """A stage took longer than it may, and was stopped."""
+
+
 def run(stage: str, record: type[A], request: Request, sink: Sink, config: Config) -> A:
-    """Run `stage` as `python -m recsys_core` on `config`'s ranks and return the artifact that it leaves at its output.
+    """Run `stage` and return the artifact that it leaves at its output; see `do`."""
+    do(stage, request, sink, config)
+    return record.load(request.output)
+
+
+def do(stage: str, request: Request, sink: Sink, config: Config) -> None:
+    """Run `stage` as `python -m recsys_core` on `config`'s ranks.
 
     The request, the events and the log lie beside the output as `STAGE.request.json`, `.events.jsonl` and `.log`.
 
     Raises:
         Stopped: its processes received a signal to stop, and did so in good order.
         ValueError: the stage refused its input; the message is the stage's own.
+        OutOfTimeError: it took longer than `config` lets it take.
         RuntimeError: a process of it failed; names the exit code and ends with the log's last lines, or is a `Fault`.
     """
     beside = request.output.parent / request.output.name
@@ -89,7 +103,6 @@ def run(stage: str, record: type[A], request: Request, sink: Sink, config: Confi
         ended = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with code {exit_code}"
         lines = "".join(f"\n  {line}" for line in _last_lines(log))
         raise RuntimeError(f"{stage}: its process {ended}; the end of {log}:{lines}")
-    return record.load(request.output)
 
 
 def fault_file(request: Path) -> Path:
@@ -149,12 +162,14 @@ class _Tail:
 
 def _follow(stage: str, ranks: processes.Ranks | kept.KeptRanks, tail: _Tail, config: Config) -> int | None:
     """Return the exit code; None of ranks that are to be stopped, as torchrun would start them again for nothing."""
-    started, timeout_seconds = time.monotonic(), config.stage_timeout_seconds
+    allowed = config.stage_timeout_seconds
+    deadline = time.monotonic() + allowed if allowed else math.inf
     while (exit_code := ranks.poll()) is None and not (config.max_restarts and tail.has_ended):
         tail.forward()
-        if timeout_seconds and time.monotonic() - started > timeout_seconds:
-            raise RuntimeError(f"{stage}: not done after launch.stage_timeout_seconds = {timeout_seconds:g}; stopped")
-        ranks.wait(processes.POLL_SECONDS)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise OutOfTimeError(f"{stage}: not done after launch.stage_timeout_seconds = {allowed:g}; stopped")
+        ranks.wait(min(processes.POLL_SECONDS, left))
     tail.forward()
     if exit_code != 0 and tail.stopped:
         raise Stopped(f"{stage}: {tail.stopped}")

@@ -24,8 +24,8 @@ from recsys_core.launch.config import Config
 
 # The stages that share ranks. Those of `search` import no torch, which does not go with faiss in one process.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("train", "evaluate", "export", "embed"),
-    "ranking": ("rank_train", "rank_evaluate", "rank_export", "rank_predict"),
+    "retrieval": ("train", "evaluate", "export", "embed", "check_bundle"),
+    "ranking": ("rank_train", "rank_evaluate", "rank_export", "rank_predict", "rank_check_bundle"),
     "search": ("index", "hitrate"),
 }
 COMMAND = "stages"
@@ -197,14 +197,16 @@ def _ranks(config: Config, group: str) -> KeptRanks | None:
     # GPU cannot be used after a fork once a library has looked for one, as those do that are imported.
     if kept is None or config.num_nodes > 1 or config.max_restarts or any(map(Path.exists, _GPUS)):
         return None
-    found = kept.get((config, group))
+    # How long a stage may take is no matter of the processes.
+    which = (config.model_copy(update={"stage_timeout_seconds": None}), group)
+    found = kept.get(which)
     if found is not None and not found.is_usable:
-        del kept[config, group]
+        del kept[which]
         found.hang_up()
         found.close()
         found = None
     if found is None:
-        found = kept[config, group] = KeptRanks(config, group)
+        found = kept[which] = KeptRanks(config, group)
     return found
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from recsys_core import readers
+from recsys_core import launch, readers
 from recsys_core.artifacts import ExportedRanker, LabelledData, Predictions, RankingEvaluation, Release, digest_of
 from recsys_core.artifacts.release import EXAMPLES, SCORES
 from recsys_core.features import Engine, Side
@@ -113,9 +113,9 @@ class Bundle(bundle.Bundle):
         return pd.DataFrame((whole or rows)[:2], dtype=object)
 
 
-def run(request: Request, tracker: Tracker) -> Release:
+def run(request: Request, tracker: Tracker, how: launch.Config) -> Release:
     """See `publish.run`."""
-    return publish.run(request, tracker)
+    return publish.run(request, tracker, how)
 
 
 def examples(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from recsys_core import integrity
+from recsys_core import artifacts, integrity
 from recsys_core.artifacts import MANIFEST, ExportedModel, ExportedRanker, Product
 from recsys_core.artifacts.release import EXPORTED_MODEL, SETTINGS
 from recsys_core.features import Engine, Side
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 _CORE = Path(__file__).parent.parent
 _NEEDED_TO_SERVE = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "torch", "xxhash")
+
+
+class CheckRequest(artifacts.Request):
+    """What the stage needs that checks a bundle; it leaves nothing at its output."""
+
+    bundle: Path
 
 
 class Bundle(abc.ABC):

@@ -7,21 +7,21 @@ What is in a bundle, and what is said of it, is its product's: `retrieval.publis
 import abc
 import datetime
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
-from recsys_core import artifacts, registry
-from recsys_core.artifacts import Checkpoint, ExportedModel, ExportedRanker, Frozen, Release
+from recsys_core import artifacts, launch, registry
+from recsys_core.artifacts import Checkpoint, ExportedModel, ExportedRanker, Frozen, Product, Release
+from recsys_core.progress import silent
 from recsys_core.registry import ReleaseInfo
-from recsys_core.registry.bundle import Bundle
+from recsys_core.registry.bundle import Bundle, CheckRequest
 from recsys_core.tracking import Tracker
-from recsys_core.variables import without_credentials
+
+# The stage that checks a product's bundle, which runs beside those that have torch imported.
+_CHECKS: dict[Product, str] = {"retrieval": "check_bundle", "ranking": "rank_check_bundle"}
 
 
 class Config(Frozen):
@@ -82,8 +82,8 @@ class Request(artifacts.Request, abc.ABC, Generic[C, M]):
         """Return what is served."""
 
 
-def run(request: Request[Any, Any], tracker: Tracker) -> Release:
-    """Publish below the tracker's run, or record why not.
+def run(request: Request[Any, Any], tracker: Tracker, how: launch.Config) -> Release:
+    """Publish below the tracker's run, or record why not; `how` says how the process is started that serves.
 
     The release's `decision` is `rejected` (the gate said no; nothing is registered), `registered` (kept, but what is
     live stays: it is of a later day, or this one was rolled back) or `live`.
@@ -100,7 +100,7 @@ def run(request: Request[Any, Any], tracker: Tracker) -> Release:
             bundle.fill(aside.path)
             release = _find(request, bundle, tracker) or _register(aside.path, request, bundle, tracker)
             if not release.checked:
-                _check(release, aside.path, request.config.check_seconds)
+                _check(release, aside.path, request, bundle.product, how)
                 registry.tag(tracker.client, release, checked=True)
             decision, reasons = _promote(release, request, tracker)
             version = str(release.version)
@@ -201,41 +201,33 @@ def _log_model(directory: Path, request: Request[Any, Any], bundle: Bundle, trac
     return logged.model_id
 
 
-def _check(release: ReleaseInfo, directory: Path, seconds: float) -> None:
+def _check(
+    release: ReleaseInfo, directory: Path, request: Request[Any, Any], product: Product, how: launch.Config
+) -> None:
     """Fetch the bundle back and let it serve its own rows.
 
     That is a process of its own: torch and FAISS do not belong into this one.
     """
     from mlflow.artifacts import download_artifacts
 
+    seconds = request.config.check_seconds
+    how = launch.alone(how).model_copy(update={"stage_timeout_seconds": seconds})
+    fields = {"config_hash": request.config_hash, "code_version": request.code_version}
     with tempfile.TemporaryDirectory(dir=directory) as aside:
         source = f"models:/{release.name}/{release.version}/artifacts"
         fetched = download_artifacts(artifact_uri=source, dst_path=aside)
-        command = [sys.executable, "-m", "recsys_core.serving", fetched, "--watch-stdin"]
-        watched, held = os.pipe()  # closed with this process, however it ends
+        asked = CheckRequest(output=request.output.with_name(_CHECKS[product]), bundle=Path(fetched), **fields)
         try:
-            done = subprocess.run(
-                command,
-                stdin=watched,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=seconds,
-                env=without_credentials(os.environ),
-            )
-        except subprocess.TimeoutExpired:
+            launch.do(_CHECKS[product], asked, silent, how)
+        except launch.OutOfTimeError:
             raise ValueError(
                 f"{release.name} version {release.version}: it did not serve its own rows within "
                 f"publish.check_seconds={seconds:g}; it is not made live"
             ) from None
-        finally:
-            os.close(watched)
-            os.close(held)
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2]
-        raise ValueError(
-            f"{release.name} version {release.version}: it does not serve, so it is not made live: {reason}"
-        )
+        except ValueError as error:
+            raise ValueError(
+                f"{release.name} version {release.version}: it does not serve, so it is not made live: {error}"
+            ) from error
 
 
 def _promote(release: ReleaseInfo, request: Request[Any, Any], tracker: Tracker) -> tuple[str, tuple[str, ...]]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from recsys_core import readers
+from recsys_core import launch, readers
 from recsys_core.artifacts import Embeddings, Evaluation, ExportedModel, Index, Release, TrainingData, digest_of
 from recsys_core.artifacts.release import QUERIES
 from recsys_core.features import Engine
@@ -118,9 +118,9 @@ class Bundle(bundle.Bundle):
         return example(self._queries.drop_columns("embedding"), numbers, self._engine.histories())
 
 
-def run(request: Request, tracker: Tracker) -> Release:
+def run(request: Request, tracker: Tracker, how: launch.Config) -> Release:
     """See `publish.run`."""
-    return publish.run(request, tracker)
+    return publish.run(request, tracker, how)
 
 
 def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, num_rows: int) -> pa.Table:

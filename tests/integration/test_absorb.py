@@ -16,7 +16,7 @@ from recsys_core.artifacts import Checkpoint, Embeddings, Learned, TrainingData
 from tasks.report import DayResult
 from tasks.start_run import start_run
 
-pytestmark = pytest.mark.usefixtures("prefect_server", "forked_checks")
+pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = datetime.date(2024, 1, 1)
 DAYS = [FIRST + datetime.timedelta(days=number) for number in range(1, 4)]
 ABSORBS = ["publish.absorb=true"]
@@ -40,7 +40,7 @@ def config(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def days(forked_checks: None, config: Path) -> list[DayResult]:
+def days(config: Path) -> list[DayResult]:
     return backfill(str(config), DAYS[0], DAYS[1], ABSORBS)
 
 

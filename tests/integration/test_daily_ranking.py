@@ -32,7 +32,7 @@ def config(write_ctr_config: Callable[[Path], Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def days(prefect_server: None, forked_checks: None, config: Path) -> list[RankingDay]:
+def days(prefect_server: None, config: Path) -> list[RankingDay]:
     return backfill(str(config), FIRST, LAST)
 
 
@@ -118,7 +118,7 @@ def test_a_state_that_passed_absorbs_the_rows_that_it_was_measured_on(days: list
 
 
 def test_clicks_and_conversions_of_clicks_are_learned_daily_by_one_model(
-    prefect_server: None, forked_checks: None, ctr: Path, write_ctr_config: Callable[[Path], Path], tmp_path: Path
+    prefect_server: None, ctr: Path, write_ctr_config: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     config = write_ctr_config(tmp_path)
     sections = yaml.safe_load(config.read_text())

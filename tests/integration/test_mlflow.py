@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 
-from recsys_core import plots, registry, tracking
+from recsys_core import launch, plots, registry, tracking
 from recsys_core.artifacts import ExportedModel
 from recsys_core.retrieval import publish
 from recsys_core.tracking import records
@@ -59,7 +59,7 @@ def released(server, run_root, made_day):
             run_root=run_root,
             **made,
         )
-        release = publish.run(request, run)
+        release = publish.run(request, run, launch.Config())
     assert release.decision == "live"
     return run, request
 

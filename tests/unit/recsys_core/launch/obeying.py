@@ -47,7 +47,7 @@ def starts_of(directory: Path) -> list[int]:
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until it holds."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, "gave up waiting"
         time.sleep(0.05)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -81,11 +82,13 @@ def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     stage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
+    # Its time is over when both ranks have begun, however long that takes.
+    begun: list[Event] = []
+    monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: 21.0 * (len(begun) == 2)))
     asked = request(stage, "sleep", deaf=True)
-    with pytest.raises(RuntimeError, match="note: not done after launch.stage_timeout_seconds = 20"):
-        launch.run(
-            "note", Note, asked, silent, launch.Config(num_ranks=2, stage_timeout_seconds=20, stop_grace_seconds=1)
-        )
+    config = launch.Config(num_ranks=2, stage_timeout_seconds=20, stop_grace_seconds=1)
+    with pytest.raises(launch.OutOfTimeError, match="note: not done after launch.stage_timeout_seconds = 20"):
+        launch.run("note", Note, asked, begun.append, config)
     assert len(ranks_of(stage)) == 2
     assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
 

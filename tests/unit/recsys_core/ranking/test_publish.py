@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import registry, tracking
+from recsys_core import launch, registry, tracking
 from recsys_core.artifacts import ExportedRanker, Learned, Release
 from recsys_core.ranking import publish
 
-pytestmark = pytest.mark.usefixtures("forked_checks")
+pytestmark = pytest.mark.usefixtures("kept_checks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 # Publishes the request in a file. When it would move the aliases it says so, and waits for a line.
 PUBLISH = """
 import sys
 from pathlib import Path
-from recsys_core import tracking
+from recsys_core import launch, tracking
 from recsys_core.ranking import publish
 from recsys_core.registry import aliases
 lock = aliases.locked
@@ -38,7 +38,7 @@ identity = tracking.Identity(
 )
 config = tracking.Config.model_validate({"system_metrics": False})
 with tracking.open_run(config, request.run_root, identity, {}) as tracker:
-    print(publish.run(request, tracker).decision, flush=True)
+    print(publish.run(request, tracker, launch.Config()).decision, flush=True)
 """
 
 
@@ -78,7 +78,7 @@ def _publish(request: publish.Request) -> Release:
         name=request.name, day=request.day, run_id=request.run_id, config_hash="h", code_version="v"
     )
     with tracking.open_run(CONFIG, request.run_root, identity, {}) as tracker:
-        return publish.run(request, tracker)
+        return publish.run(request, tracker, launch.Config())
 
 
 def test_days_go_live_and_are_rolled_back(made, tmp_path):

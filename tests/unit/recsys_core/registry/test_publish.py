@@ -2,16 +2,15 @@
 
 import datetime
 import shutil
-import subprocess
 
 import pytest
 
-from recsys_core import artifacts, integrity, registry, tracking
+from recsys_core import artifacts, integrity, launch, registry, tracking
 from recsys_core.artifacts import ExportedModel, Learned, Release
 from recsys_core.registry.publish import _relative
 from recsys_core.retrieval import publish
 
-pytestmark = pytest.mark.usefixtures("forked_checks")
+pytestmark = pytest.mark.usefixtures("kept_checks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 
@@ -56,7 +55,7 @@ class Shop:
             client = tracker.client
             tracker.client = wrap(client)
             try:
-                return publish.run(request, tracker)
+                return publish.run(request, tracker, launch.Config())
             finally:
                 tracker.client = client
 
@@ -193,9 +192,7 @@ def test_a_bundle_that_does_not_serve_does_not_go_live(shop):
     assert base.version == 1
 
 
-def test_a_bundle_that_takes_too_long_does_not_go_live(shop, monkeypatch):
-    # Here its check is a process as `dayline` starts it.
-    monkeypatch.setattr(registry.publish, "subprocess", subprocess)
+def test_a_bundle_that_takes_too_long_does_not_go_live(shop):
     with pytest.raises(ValueError, match=r"publish\.check_seconds=0\.01"):
         shop.publish(shop.request(1, config=publish.Config(check_seconds=0.01)))
     assert shop.marks() == {1: ""}
@@ -228,7 +225,7 @@ class _Client:
 
 
 @pytest.fixture(scope="module")
-def disturbed(run_root, made_day, forked_checks):
+def disturbed(run_root, made_day, kept_checks):
     shop = Shop(run_root, "disturbed", made_day)
     shop.publish(shop.request(1))
     return shop

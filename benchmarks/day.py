@@ -1,6 +1,6 @@
 """Where each second of a day goes: a warm day of the demo's shop, the same day again, and a backfill of several.
 
-    python benchmarks/day.py [WORK] [--days N] [--movielens-days N] [--json FILE]
+    python benchmarks/day.py [WORK] [--days N] [--movielens-days N] [--scale F] [--first-day] [--json FILE]
 
 Each case is one `dayline` command, run as a person runs it, after what it needs has been made: the release that a warm
 day continues, and a Prefect database. While it runs, each of its Python processes notes what its main thread is doing,
@@ -164,16 +164,18 @@ def _num_epochs() -> int:
     return yaml.safe_load((_ROOT / "configs" / "demo.yaml").read_text())["train"]["num_warm_epochs"]
 
 
-def shop(work: Path, num_days: int) -> list[dict[str, Any]]:
-    """Measure the demo's shop: a warm day, that day again, and a backfill of `num_days` warm days."""
+def shop(work: Path, num_days: int, scale: float, *, first_day: bool) -> list[dict[str, Any]]:
+    """Measure the demo's shop: a warm day, that day again, and a backfill of `num_days` warm days; or its first day."""
     bench, log, config = Bench(work), work / "log", str(_ROOT / "configs" / "demo.yaml")
-    _generate(log, num_days + 4)
+    _generate(log, num_days + 4, scale)
     from recsys_core.datasets import daily
 
     last = daily.last_day(log)
     changes = ["--set", f"data.source={log}", "--set", f"run_root={work / 'runs'}"]
     first = last - (num_days + 1) * _A_DAY
-    bench.run("run", config, "--day", str(first), *changes)
+    cold = bench.run("run", config, "--day", str(first), *changes)
+    if first_day:
+        return _rows("first day", cold)
     asked = ["run", config, "--day", str(first + _A_DAY), *changes]
     rows = _rows("warm day", bench.run(*asked)) + _rows("the same day again", bench.run(*asked))
     if num_days:
@@ -182,13 +184,14 @@ def shop(work: Path, num_days: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _generate(log: Path, num_days: int) -> None:
+def _generate(log: Path, num_days: int, scale: float) -> None:
     from recsys_core import ingest
     from recsys_core.datasets import synthetic
     from recsys_core.progress import silent
 
     if not log.exists():
-        ingest.import_log(synthetic.Config.model_validate({**_SHOP, "num_days": num_days}), log, silent)
+        settings = {name: round(number * scale) for name, number in _SHOP.items()} | {"num_days": num_days}
+        ingest.import_log(synthetic.Config.model_validate(settings), log, silent)
 
 
 def movielens(work: Path, num_days: int) -> list[dict[str, Any]]:
@@ -207,13 +210,15 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?", help="folder to keep things in; by default they are deleted")
     parser.add_argument("--days", type=int, default=3, help="days of the shop's backfill; 0: none")
     parser.add_argument("--movielens-days", type=int, default=14, help="days of MovieLens's backfill; 0: none")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the shop; 1: 8,000 users")
+    parser.add_argument("--first-day", action="store_true", help="measure the shop's first day, and nothing else")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as elsewhere:
         work = (arguments.work or Path(elsewhere)).absolute()
-        rows += shop(work / "shop", arguments.days)
-        if arguments.movielens_days and (_DATA / "ml-100k").is_dir():
+        rows += shop(work / "shop", arguments.days, arguments.scale, first_day=arguments.first_day)
+        if arguments.movielens_days and not arguments.first_day and (_DATA / "ml-100k").is_dir():
             rows += movielens(work / "movielens", arguments.movielens_days)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """What absorbing the measured day is worth on the day after: releases with `publish.absorb` and without, day by day.
 
-    python benchmarks/freshness.py [WORK] [--shop-days N] [--movielens-days N] [--json FILE]
+    python benchmarks/freshness.py [WORK] [--shop-days N] [--movielens-days N] [--scale F] [--json FILE]
 
 When day D has ended, the newest release has learned up to D-1 and has the items known by then: it was measured on D.
 With `publish.absorb` it has learned from D as well, and has the items of D. Both answer the users of D+1, as they are
@@ -160,11 +160,11 @@ def prepared(work: Path, config: RunConfig, last: datetime.date) -> Bench:
     return Bench(work, config, ingest.run(asked, silent))
 
 
-def shop(work: Path, num_days: int) -> Iterator[Day]:
+def shop(work: Path, num_days: int, scale: float) -> Iterator[Day]:
     """Measure on the generated shop, after three days to begin with."""
     log = work / "log"
     if not log.exists():
-        settings = {**_SHOP, "num_days": num_days + 4}
+        settings = {name: round(number * scale) for name, number in _SHOP.items()} | {"num_days": num_days + 4}
         ingest.import_log(synthetic.Config.model_validate(settings), log, silent)
     config = configs.load(Path("configs/demo.yaml"), [f"data.source={log}"])
     assert isinstance(config, RunConfig)
@@ -188,7 +188,9 @@ def table(name: str, days: Iterator[Day]) -> list[dict[str, Any]]:
 
     def emit(label: str, day: Day) -> None:
         ratio = day.absorbed / day.without if day.without else float("inf")
-        rows.append({"case": f"{name}, {label}", **day._asdict(), "day": label, "ratio": ratio})
+        for figure, value in (("absorbed", day.absorbed), ("older model, new items", day.old_model_new_items)):
+            row = {"case": f"{name}, {label}", "figure": f"hit rate@{K}, {figure}", "value": value, "unit": "share"}
+            rows.append(row | {"reference": day.without, "ratio": value / day.without if day.without else None})
         rates = f"{day.without:>9.4f} {day.old_model_new_items:>10.4f} {day.absorbed:>9.4f}"
         print(f"{label:<12} {day.num_truth:>8,} {rates} {ratio:>7.3f}", flush=True)
 
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?", help="folder to keep things in; by default they are deleted")
     parser.add_argument("--shop-days", type=int, default=5, help="days to measure on the generated shop; 0: none")
     parser.add_argument("--movielens-days", type=int, default=14, help="days to measure on MovieLens; 0: none")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the generated shop; 1: 4,000 users")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,7 +217,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         work = arguments.work or Path(elsewhere)
         if arguments.shop_days:
-            rows += table("generated shop", shop(work / "shop", arguments.shop_days))
+            rows += table("generated shop", shop(work / "shop", arguments.shop_days, arguments.scale))
         if arguments.movielens_days and (_DATA / "ml-100k").is_dir():
             rows += table("MovieLens 100K", movielens(work / "movielens", arguments.movielens_days))
     if arguments.json:

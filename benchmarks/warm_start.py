@@ -1,6 +1,6 @@
 """What a change of features, tables or layers costs a live model the day after, on the demo's shop.
 
-    python benchmarks/warm_start.py [WORK] [--cases NAME ...] [--seeds N] [--json FILE]
+    python benchmarks/warm_start.py [WORK] [--cases NAME ...] [--seeds N] [--scale F] [--json FILE]
 
 A model of configs/demo.yaml is trained on all days but the last two. On the next day it is continued as it is, which is
 the reference, and after each change; and each changed model is trained on the same new rows from random weights. All
@@ -29,7 +29,8 @@ from recsys_core.retrieval.vectors import read_items, read_queries
 
 K = 50
 _CONFIG = Path("configs/demo.yaml")
-_SHOP = {"num_days": 9, "num_users": 8_000, "num_items": 3_000, "interactions_per_day": 20_000}
+_NUM_DAYS = 9
+_SHOP = {"num_users": 8_000, "num_items": 3_000, "interactions_per_day": 20_000}
 _COMMON = {"config_hash": "benchmark", "code_version": "benchmark"}
 
 Changes = dict[str, Any]
@@ -137,11 +138,12 @@ class Bench(NamedTuple):
         return hits / len(queries.truth.values)
 
 
-def prepared(work: Path) -> Bench:
-    """Make the demo's log in `work`, if it is not there, and check it."""
+def prepared(work: Path, scale: float) -> Bench:
+    """Make the demo's log in `work`, `scale` times as large, if it is not there, and check it."""
     log = work / "shop"
     if not log.exists():
-        ingest.import_log(synthetic.Config.model_validate(_SHOP), log, silent)
+        settings = {name: round(number * scale) for name, number in _SHOP.items()} | {"num_days": _NUM_DAYS}
+        ingest.import_log(synthetic.Config.model_validate(settings), log, silent)
     last = daily.last_day(log)
     source = configs.load(_CONFIG, [f"data.source={log}"]).data
     asked = ingest.Request(
@@ -187,11 +189,12 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?", help="folder to keep things in; by default they are deleted")
     parser.add_argument("--cases", nargs="*", default=[], help="parts of the names of those to measure; default: all")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each case")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the shop; 1: 8,000 users")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as elsewhere:
-        bench = prepared(arguments.work or Path(elsewhere))
+        bench = prepared(arguments.work or Path(elsewhere), arguments.scale)
         print(f"{'case':<34} {'carried':>8} {'ratio':>7} {'cold':>8} {'ratio':>7}")
         rows = measure(bench, arguments.cases, arguments.seeds)
     if arguments.json:

@@ -1,7 +1,7 @@
 """A whole run beside TorchEasyRec's commands: rows of Criteo's shape trained, evaluated, exported and predicted.
 
-    python benchmarks/peer.py [WORK] [--rows N] [--eval-rows N] [--ranks N] [--precision P] [--peer-seconds S]
-                              [--json FILE]
+    python benchmarks/peer.py [WORK] [--rows N] [--eval-rows N] [--ranks N] [--precision P] [--cold]
+                              [--peer-seconds S] [--json FILE]
 
 Generates `train/` and `test/` (13 numbers, 26 ids of 100,000, a label that both decide) below WORK, and runs
 `dayline run` on them: DLRM with 26 tables of 100,000 rows of 16, batches of 8,192 per machine, one epoch; evaluation of
@@ -126,7 +126,8 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     # What has not changed would not be run again.
     shutil.rmtree(work / "runs", ignore_errors=True)
     bench = Bench(work)
-    bench.run("run", str(config(work, "warm-up", arguments)))
+    if not arguments.cold:
+        bench.run("run", str(config(work, "warm-up", arguments)))
     peak = Peak()
     peak.start()
     timed = bench.run("run", str(config(work, "rows", arguments)))
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=_PEER_ROWS)
     parser.add_argument("--eval-rows", type=int, default=100_000)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--cold", action="store_true", help="leave out the run of few rows that comes first")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer-seconds", type=float, help="of the peer's commands on this machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")

@@ -20,10 +20,11 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "freshness": ("--shop-days 1 --movielens-days 0 --scale 0.1", "generated shop, all"),
     "maxcompute": ("--rows 2000", "read, none"),
     "memory": ("--cases dynamic --ids 20000 --virtual-gb 0.01", "dynamic, rank 1"),
+    "peer": ("--rows 8192 --eval-rows 1000 --cold", "Criteo's shape"),
     "profiling": ("--rows 4000", "profile"),
     "reading": ("--rows 4096 --files 1 --batch-size 512", "lists, shuffled"),
     "retrieval": ("--items 500 --queries 50 --dim 8", "item_item_cosine"),
-    "training": ("DATA --cases dlrm two_tower --ranks 1 --devices cpu --steps 1", "two_tower, 1 rank(s)"),
+    "training": ("DATA --cases dlrm two_tower --ranks 1 --precision float32 --steps 1", "two_tower, 1 rank(s)"),
     "warm_start": ("--cases city --scale 0.05", "feature removed: city, carried"),
 }
 

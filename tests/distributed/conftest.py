@@ -261,13 +261,15 @@ class Ranks:
             meanwhile(pids)
         return json.loads(self._server.stdout.readline()), log.read_text()
 
-    def stage(self, stage: str, request: artifacts.Request, num_ranks: int, **more: Any) -> tuple[list[int], str]:
-        """Run a stage, whose events go to `events.jsonl` beside its output."""
+    def stage(
+        self, stage: str, request: artifacts.Request, num_ranks: int, *, module: str = "recsys_core", **more: Any
+    ) -> tuple[list[int], str]:
+        """Run a stage, whose events go to `events.jsonl` beside its output; `module` stands for `recsys_core`."""
         request.output.parent.mkdir(parents=True, exist_ok=True)
         file = request.output.with_name(f"{stage}-{num_ranks}.json")
         file.write_text(request.model_dump_json())
         events = str(request.output.with_name("events.jsonl"))
-        return self(["-m", "recsys_core", stage, "--request", str(file), "--events", events], num_ranks, **more)
+        return self(["-m", module, stage, "--request", str(file), "--events", events], num_ranks, **more)
 
     def close(self) -> None:
         """End the server."""
@@ -283,11 +285,16 @@ def ranks(tmp_path_factory) -> Iterator[Ranks]:
 
 
 @pytest.fixture
-def signalled(ranks, tmp_path):
-    """Run a stage and send a signal to one of its ranks once a step was reported; return the exit codes."""
+def signalled(ranks):
+    """Run a stage and send a signal to one of its ranks, which wait for it once a step was reported.
+
+    Returns the exit codes.
+    """
 
     def run(stage, request, num_ranks, *, step: int, victim: int, number: int) -> list[int]:
-        events = request.output.with_name("events.jsonl")
+        events, hold = (request.output.with_name(name) for name in ("events.jsonl", "hold"))
+        hold.parent.mkdir(parents=True, exist_ok=True)
+        hold.write_text(str(step))
         seen = events.stat().st_size if events.exists() else 0
 
         def send(pids: list[int]) -> None:
@@ -295,10 +302,11 @@ def signalled(ranks, tmp_path):
                 lines = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
                 if any((json.loads(line)["step"] or 0) >= step for line in lines):
                     os.kill(pids[victim], number)
-                    return
+                    break
                 time.sleep(0.002)
+            hold.unlink()
 
-        codes, log = ranks.stage(stage, request, num_ranks, meanwhile=send)
+        codes, log = ranks.stage(stage, request, num_ranks, module="holding", meanwhile=send)
         assert any(codes), log
         return codes
 

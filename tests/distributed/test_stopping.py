@@ -1,5 +1,6 @@
 """Two real ranks that are asked to stop or killed, again and again: they end as if nothing had happened.
 
+They wait at the steps at which they are disturbed until they are, so that no training is over before; see `holding.py`.
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
@@ -7,13 +8,15 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from recsys_core import checkpoint, launch
+from recsys_core import artifacts, checkpoint, launch
 from recsys_core.artifacts import Checkpoint
+from recsys_core.launch import processes
 from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped
 
 _RANKS = launch.Config(num_ranks=2, threads_per_rank=1)
@@ -55,11 +58,21 @@ def _step_of(output) -> int:
     return checkpoint.position(found).step if found else 0
 
 
-class At:
-    """A sink that does something to torchrun (-1) or a rank once training has reported a step from `step` on."""
+@pytest.fixture
+def _holding(monkeypatch) -> None:
+    """Let the launcher start ranks that can be held."""
+    monkeypatch.setattr(processes, "MODULE", "holding")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}")
 
-    def __init__(self, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
+
+class At:
+    """A sink that does something to torchrun (-1) or a rank where training waits: when it has come to step `step`."""
+
+    def __init__(self, request: artifacts.Request, step: int, do: Callable[[dict[int, psutil.Process]], None]) -> None:
         self._step, self._do = step, do
+        self._hold = request.output.with_name("hold")
+        self._hold.parent.mkdir(parents=True, exist_ok=True)
+        self._hold.write_text(str(step))
         self.steps: list[int] = []
         self.processes: dict[int, psutil.Process] = {}
 
@@ -68,12 +81,15 @@ class At:
             self.steps.append(event.step)
         if event.step is not None and event.step >= self._step and not self.processes:
             for process in psutil.Process().children(recursive=True):
-                if "--watch-stdin" in (line := process.cmdline()):
+                if "holding" in (line := process.cmdline()):
                     number = -1 if "torch.distributed.run" in line else int(process.environ()["RANK"])
                     self.processes[number] = process
+            # Where this raises, the ranks go on by the signal that they get for it.
             self._do(self.processes)
+            self._hold.unlink()
 
 
+@pytest.mark.usefixtures("_holding")
 def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
     make_train_request, assert_undisturbed, ranks, tmp_path
 ) -> None:
@@ -83,13 +99,13 @@ def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
         raise DisturbedError
 
     cases = [
-        (lambda processes: processes[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
+        (lambda found: found[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
         (disturb, DisturbedError, None),
-        (lambda processes: processes[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
+        (lambda found: found[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
     ]
     for do, ends, words in cases:
         begun = _step_of(request.output)
-        at = At(begun + 10, do)
+        at = At(request, begun + 10, do)
         with pytest.raises(ends, match=words):
             launch.run("train", Checkpoint, request, at, _RANKS)
         assert set(at.processes) == {-1, 0, 1}
@@ -104,13 +120,14 @@ def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
     assert_undisturbed(Checkpoint.load(request.output))
 
 
+@pytest.mark.usefixtures("_holding")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     make_train_request, assert_undisturbed, tmp_path, victim
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
     text: list[str | None] = []
-    at = At(40, lambda processes: processes[victim].send_signal(signal.SIGKILL))
+    at = At(request, 40, lambda found: found[victim].send_signal(signal.SIGKILL))
 
     def receive(event: Event) -> None:
         text.append(event.message)
@@ -132,9 +149,10 @@ def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     assert not alive
 
 
+@pytest.mark.usefixtures("_holding")
 def test_a_rank_that_is_asked_to_stop_is_not_started_again(make_train_request, tmp_path) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    at = At(10, lambda processes: processes[1].send_signal(signal.SIGTERM))
+    at = At(request, 10, lambda found: found[1].send_signal(signal.SIGTERM))
     restarting = _RANKS.model_copy(update={"max_restarts": 3})
     with pytest.raises(Stopped, match="train: stopped at step"):
         launch.run("train", Checkpoint, request, at, restarting)

@@ -26,6 +26,7 @@ from prefect.tasks import Task
 
 from recsys_core import fault, integrity, launch, redaction
 from recsys_core.artifacts import (
+    RUN_STAGES,
     Artifact,
     Checkpoint,
     Embeddings,
@@ -159,6 +160,13 @@ class AnyRun(Generic[C]):
         """The folder of all runs of this name."""
         return self.directory.parents[1]
 
+    def made(self, stage: str, artifact: Artifact, cost: StageResult) -> None:
+        """Take a stage as done, and leave beside the run's config where its artifact lies: it may be another run's."""
+        self.stages[stage], self.artifacts[stage] = cost, artifact
+        # Seen from the folder of the runs of this name, which may be moved with all that is in it.
+        places = {name: os.path.relpath(made.path, self.home) for name, made in self.artifacts.items()}
+        integrity.write_text(self.directory / RUN_STAGES, integrity.sealed({"stages": places}))
+
     def request(self, record: type[R], stage: str, /, **fields: Any) -> R:
         """Make a stage's request, which writes to the run's directory."""
         output = self.directory / f"{self.prefix}{stage}"
@@ -239,8 +247,7 @@ def perform(run: AnyRun[Any], stage: str, record: type[A], request: R, work: Cal
             _record(child, artifact)
         _remember(run, entry, artifact)
     cost = StageResult(seconds=round(time.monotonic() - started, 3), rows=artifact.num_rows, cached=cached)
-    run.stages[stage] = cost
-    run.artifacts[stage] = artifact
+    run.made(stage, artifact, cost)
     message = "done before" if cached else f"done in {cost.seconds:.1f} s"
     emit(Event(stage=stage, done=artifact.num_rows, total=artifact.num_rows, message=message))
     return artifact

@@ -15,6 +15,7 @@ from recsys_core import config as configs
 from recsys_core import holdout, ingest, liveness, registry, tracking
 from recsys_core.artifacts import (
     MANIFEST,
+    RUN_CONFIG,
     STATE,
     Checkpoint,
     ExportedModel,
@@ -160,7 +161,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base: 
     directory = root / loaded.name / str(day) / run_id
     with contextlib.ExitStack() as closing:
         closing.enter_context(_locked(directory))
-        write_text(directory / "config.yaml", configs.show(loaded))
+        write_text(directory / RUN_CONFIG, configs.show(loaded))
         identity = tracking.Identity(
             name=loaded.name,
             day=day,

@@ -45,8 +45,7 @@ def train(run: Run, data: TrainingData) -> Checkpoint:
 def _as_it_is(run: Run) -> Checkpoint:
     base = run.base
     assert base is not None, "only a run that continues a release can be without rows"
-    run.stages["train"] = StageResult(seconds=0, rows=0, cached=True)
-    run.artifacts["train"] = base.checkpoint
+    run.made("train", base.checkpoint, StageResult(seconds=0, rows=0, cached=True))
     message = f"version {base.version} has absorbed all rows up to {base.learned.last_day}; it is measured as it is"
     listener()(Event(stage="train", message=message))
     return base.checkpoint

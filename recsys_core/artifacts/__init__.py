@@ -2,6 +2,8 @@
 
 from recsys_core.artifacts.core import (
     MANIFEST,
+    RUN_CONFIG,
+    RUN_STAGES,
     A,
     Artifact,
     ComponentConfig,
@@ -13,7 +15,7 @@ from recsys_core.artifacts.core import (
     move_into_place,
     pending,
 )
-from recsys_core.artifacts.difference import Difference
+from recsys_core.artifacts.difference import Cost, Difference
 from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
 from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, LabelledDay, LabelledLog, Measurement
 from recsys_core.artifacts.ranking import (
@@ -32,26 +34,40 @@ from recsys_core.artifacts.retrieval import (
     Index,
     RetrievalMetrics,
     RetrievalSlice,
+    TableRows,
 )
 from recsys_core.artifacts.training import (
+    FEATURES,
     HISTORY,
+    MODEL,
+    SAMPLE,
+    SIDES,
     STATE,
     Checkpoint,
     KeptState,
     LabelledData,
     LabelledSplit,
+    TrainedModel,
     TrainingData,
+    trained_model,
 )
 from recsys_core.integrity import digest_of, digest_of_file, write_text
 
 __all__ = [
+    "FEATURES",
     "HISTORY",
     "MANIFEST",
+    "MODEL",
+    "RUN_CONFIG",
+    "RUN_STAGES",
+    "SAMPLE",
+    "SIDES",
     "STATE",
     "A",
     "Artifact",
     "Checkpoint",
     "ComponentConfig",
+    "Cost",
     "DataCheck",
     "Dataset",
     "DayCount",
@@ -84,12 +100,15 @@ __all__ = [
     "RetrievalMetrics",
     "RetrievalSlice",
     "Rows",
+    "TableRows",
     "Tail",
+    "TrainedModel",
     "TrainingData",
     "code_version",
     "digest_of",
     "digest_of_file",
     "move_into_place",
     "pending",
+    "trained_model",
     "write_text",
 ]

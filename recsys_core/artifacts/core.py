@@ -19,6 +19,8 @@ from recsys_core import integrity
 from recsys_core.integrity import digest_of, digest_of_file, read_record, sealed, write_text
 
 MANIFEST = "manifest.json"
+# In a run's folder: its config with every default, and where its stages' artifacts lie.
+RUN_CONFIG, RUN_STAGES = "config.yaml", "stages.json"
 A = TypeVar("A", bound="Artifact")
 
 
@@ -111,6 +113,14 @@ class Artifact(Frozen):
             ValueError: one has changed since it was committed.
         """
         integrity.verify(self.digests(), self._memory(home))
+
+    def verify_here(self) -> None:
+        """Compare the files with their digests, for this process alone: an artifact that lies in no run.
+
+        Raises:
+            ValueError: one has changed since it was committed.
+        """
+        integrity.verify(self.digests())
 
     def remember(self, home: Path) -> None:
         """Take the files as verified: they have just been committed."""

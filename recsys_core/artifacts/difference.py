@@ -12,3 +12,12 @@ class Difference(Frozen):
     value: float
     low: float | None
     high: float | None
+
+
+class Cost(Frozen):
+    """What tables of fewer bytes cost an exported model: `metric` on `num_rows` rows, as trained and as exported."""
+
+    metric: str
+    num_rows: int
+    trained: float
+    exported: float

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from recsys_core.artifacts.core import Artifact, Frozen
-from recsys_core.artifacts.difference import Difference
+from recsys_core.artifacts.difference import Cost, Difference
 
 
 class HeldOut(Artifact):
@@ -101,13 +101,17 @@ def score_columns(task: str) -> tuple[str, str]:
 class ExportedRanker(Artifact):
     """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine.
 
-    `tasks` are the names of its output's columns; none where it has one score.
+    `tasks` are the names of its output's columns; none where it has one score. In the format `pt2` the module is
+    `model.pt2`. `cost` is that of tables that are not as they were trained.
     """
 
     stage: ClassVar[str] = "export"
 
     parity_max_abs_difference: float
     tasks: tuple[str, ...] = ()
+    format: str = "torchscript"
+    table_dtype: str = "trained"
+    cost: Cost | None = None
 
     @property
     def engine(self) -> Path:

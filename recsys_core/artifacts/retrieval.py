@@ -7,17 +7,23 @@ from typing import ClassVar
 from pydantic import Field
 
 from recsys_core.artifacts.core import Artifact, Frozen
-from recsys_core.artifacts.difference import Difference
+from recsys_core.artifacts.difference import Cost, Difference
 
 
 class ExportedModel(Artifact):
-    """`query/model.pt` and `item/model.pt`, each with `signature.json`; `features/` is the fitted engine."""
+    """`query/model.pt` and `item/model.pt`, each with `signature.json`; `features/` is the fitted engine.
+
+    In the format `pt2` they are `model.pt2`. `cost` is that of tables that are not as they were trained.
+    """
 
     stage: ClassVar[str] = "export"
 
     embedding_dim: int
     similarity: str
     parity_max_abs_difference: float
+    format: str = "torchscript"
+    table_dtype: str = "trained"
+    cost: Cost | None = None
 
     @property
     def query(self) -> Path:
@@ -33,6 +39,17 @@ class ExportedModel(Artifact):
     def engine(self) -> Path:
         """The fitted feature engine, a byte-for-byte copy of the one trained with."""
         return self.path / "features"
+
+
+class TableRows(Artifact):
+    """What a command has written to `table`: of which rows, with which model, and the columns with their types."""
+
+    stage: ClassVar[str] = "embed"
+
+    table: str
+    source: str
+    model_digest: str
+    columns: dict[str, str]
 
 
 class Embeddings(Artifact):

@@ -2,17 +2,20 @@
 
 import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from recsys_core.artifacts.core import Artifact, Frozen
 from recsys_core.artifacts.holdout import Learned
-from recsys_core.integrity import digest_of
+from recsys_core.integrity import digest_of, read_record
 
 # A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
 HISTORY = "history__"
 STATE = "state"
+# What a training's weights mean nothing without, kept beside them.
+FEATURES, MODEL, SAMPLE = "features", "model.json", "sample"
+SIDES = ("query", "item")
 
 
 class TrainingData(Artifact):
@@ -101,6 +104,13 @@ class LabelledData(Artifact):
         return self.path / "features"
 
 
+class TrainedModel(Frozen):
+    """What the weights of a training are of, `model.json` beside them: the section `model` of whose config."""
+
+    product: Literal["retrieval", "ranking"]
+    model: dict[str, Any]
+
+
 class KeptState(Frozen):
     """A state of a training that validated well; `folder` is relative to the artifact's directory."""
 
@@ -160,6 +170,19 @@ class Checkpoint(Artifact):
         return self.model_copy(update={"folder": folder, "digest": digest})
 
     @property
+    def engine(self) -> Path:
+        """The fitted features that it was trained with, a copy; trainings of before have none."""
+        return self.path / FEATURES
+
+    def sample(self, side: str) -> Path:
+        """Return the file of the first rows that it was trained on, their columns of one side."""
+        return self.path / SAMPLE / f"{side}.parquet"
+
+    def trained_model(self) -> TrainedModel | None:
+        """Return what its weights are of; None of a training of before that was recorded."""
+        return trained_model(self.path)
+
+    @property
     def carried(self) -> Path:
         """Text: what it took over of another training; there only if that was not simply all (JSON beside it)."""
         return self.path / "carried.txt"
@@ -168,3 +191,9 @@ class Checkpoint(Artifact):
     def plan(self) -> Path:
         """Text: which rank held which part of which table, and what that took."""
         return self.path / "plan.txt"
+
+
+def trained_model(training: Path) -> TrainedModel | None:
+    """Return what the weights in a training's folder are of, finished or not; None if it does not say."""
+    record = training / MODEL
+    return read_record(TrainedModel, record) if record.is_file() else None

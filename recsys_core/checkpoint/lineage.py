@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from recsys_core import integrity
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import FEATURES, Frozen
 from recsys_core.features import Engine
 from recsys_core.models.blocks.layout import Weight
 from recsys_core.sections.checkpoint import locate
@@ -64,6 +64,7 @@ def engine(path: Path, said: Lineage | None, named: Path | None = None) -> Engin
 
 def _places(path: Path, said: Lineage | None) -> Iterator[Path]:
     training = _training(path)
+    yield training / FEATURES
     if said is not None:
         yield training / said.engine
     for folder in _FEATURES:

@@ -27,6 +27,7 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
             day=request.day,
             files=files,
             data=request.data,
+            model=request.model,
             architecture=architecture,
         )
 

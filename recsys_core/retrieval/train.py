@@ -27,6 +27,7 @@ def run(request: Request, sink: Sink) -> artifacts.Checkpoint:
             day=data.day,
             files=request.pretrained,
             data=data,
+            model=request.model,
             architecture=architecture,
         )
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import torch
 
 from recsys_core import artifacts, checkpoint
-from recsys_core.artifacts import LabelledData, Pending, TrainingData
+from recsys_core.artifacts import ComponentConfig, LabelledData, Pending, TrainingData
 from recsys_core.checkpoint import TrainProgress, carrying
 from recsys_core.loading.row_ranges import RowRange
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.sharding import sizes
-from recsys_core.training import best_states, profiling, stop_signal
+from recsys_core.training import alone, best_states, profiling, stop_signal
 from recsys_core.training.monitor import Curve, Monitor, speed
 from recsys_core.training.starting import Base
 from recsys_core.training.trainer import Trainer
@@ -34,12 +34,13 @@ def fit(
     day: datetime.date,
     files: Mapping[str, str],
     data: TrainingData | LabelledData,
+    model: ComponentConfig,
     architecture: str | None,
 ) -> artifacts.Checkpoint:
     """Train to the end, from the last checkpoint of a killed or stopped try, from `base`, or from start weights.
 
     `files` are the fingerprints of the files that tables start from, `data` is what the objective reads,
-    `architecture` that of the model (see `models.architecture`).
+    `model` the section of its model, and `architecture` that of the model (see `models.architecture`).
 
     Raises:
         Stopped: the process or another rank got SIGTERM or SIGINT; a checkpoint was written first.
@@ -47,7 +48,7 @@ def fit(
     world, work = trainer.world, Pending(request.output)
     if world.is_first:
         work.path.mkdir(parents=True, exist_ok=True)
-        trainer.start.lineage(data, request.output).save(work.path)
+        _keep_origin(trainer, work, model, data)
         _emit_plan(trainer, work, sink)
     world.barrier()
     steps, state = work.path / "steps", work.path / artifacts.STATE
@@ -98,6 +99,12 @@ def fit(
         )
     world.barrier()
     return artifacts.Checkpoint.load(request.output)
+
+
+def _keep_origin(trainer: Trainer, work: Pending, model: ComponentConfig, data: TrainingData | LabelledData) -> None:
+    """Keep what those need to know that continue this training, and those that find its weights alone."""
+    trainer.start.lineage(data, work.destination).save(work.path)
+    alone.keep(work.path, model, data, trainer.objective)
 
 
 def _emit_restart(trainer: Trainer, sink: Sink) -> None:

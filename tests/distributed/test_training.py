@@ -269,7 +269,7 @@ def test_killed_after_the_last_step_loses_none(train_request, monkeypatch, same_
         with pytest.raises(KeyboardInterrupt):
             train.run(killed, silent)
     partial = killed.output.with_name(".killed.partial")
-    kept = ["curve.parquet", "lineage.json", "plan.json", "plan.txt", "state"]
+    kept = ["curve.parquet", "features", "lineage.json", "model.json", "plan.json", "plan.txt", "sample", "state"]
     assert sorted(path.name for path in partial.iterdir()) == kept
     monkeypatch.setattr(Trainer, "step", dies)
     resumed = train.run(killed, silent)

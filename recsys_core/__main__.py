@@ -25,6 +25,7 @@ STAGES = {
     "export": "retrieval.export",
     "embed": "retrieval.embed",
     "check_bundle": "serving.check",
+    "embed_table": "exported.tables",
     "index": "retrieval.index",
     "hitrate": "retrieval.hit_rate",
     "rank_train": "ranking.train",
@@ -33,6 +34,7 @@ STAGES = {
     "rank_export": "ranking.export",
     "rank_predict": "ranking.predict",
     "rank_check_bundle": "serving.check",
+    "predict_table": "exported.tables",
 }
 # What the modules of stages import when they need it, which every one does that reads and writes tables.
 _LATER = ("pandas", "pyarrow.dataset")

@@ -32,6 +32,10 @@ _MAGIC = {b"PAR1": "parquet", b"ORC": "orc"}
 _VERSIONED = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 
 
+PARTIAL = "_partial.json"
+"""What stands in a folder of an object store, which renames nothing, until a command of ours has written all of it."""
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is another program's own: temporary, or a marker."""
     if name in (".", ".."):
@@ -155,6 +159,10 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 def _remote(filesystem: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
     for name in map(str, filesystem.find(folder)):
         below = name[len(folder) :].strip("/").split("/")
+        if below[-1] == PARTIAL:
+            raise ValueError(
+                f"{folder}: holds {PARTIAL}, so its writer has not ended, or was killed; run that command again"
+            )
         _refuse_versioned(folder, below[:-1])
         if not name.endswith("/") and not any(is_hidden(part) for part in below):
             yield name

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from recsys_core.features import Encoded
 
-MODEL, SIGNATURE = "model.pt", "signature.json"
+MODEL, PROGRAM, SIGNATURE = "model.pt", "model.pt2", "signature.json"
 
 
 def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:

@@ -10,12 +10,15 @@ from recsys_core import lookup, uri
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.columns import plain_type
 from recsys_core.readers import _csv_types, _files, csv
+from recsys_core.readers._distinct import Distinct, Keep
 from recsys_core.readers._selected import Selected, Selection
 from recsys_core.readers.base import Part, Place, Reader
 from recsys_core.readers.csv import Options as CsvOptions
 
 __all__ = [
     "CsvOptions",
+    "Distinct",
+    "Keep",
     "Part",
     "Place",
     "Reader",

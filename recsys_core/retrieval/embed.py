@@ -3,18 +3,13 @@
 The scripted towers are used, not the checkpoint: what is measured, indexed and released is one and the same.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
 import pyarrow as pa
-import torch
 
 from recsys_core import artifacts, distributed, output, placeholders, readers
-from recsys_core.artifacts import ExportedModel
 from recsys_core.distributed import World
-from recsys_core.exported import applied
-from recsys_core.exported.inputs import MODEL, tower_inputs
-from recsys_core.features import Engine, Side, counting_from
+from recsys_core.exported import applied, forward
+from recsys_core.exported.forward import Tower
+from recsys_core.features import Engine, Side
 from recsys_core.loading.rank_batches import RankBatches
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.requests import EmbedConfig as Config
@@ -39,11 +34,10 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
         total = request.data.num_items + request.data.num_queries
         event, counts = Event(stage=request.stage, total=total), dict[str, int]()
         for side, out in _FOLDERS.items():
-            reader = readers.opened(folders[side])
-            tower = torch.jit.load(str(getattr(request.model, side) / MODEL))
-            shard = _shard(reader, engine, side, kept[side], request.config.batch_size, world)
-            vectors = _embedded(shard, engine, side, tower, kept[side])
-            schema = _schema(reader.schema, kept[side], request.model)
+            reader, tower = readers.opened(folders[side]), Tower(request.model, side, engine)
+            shard = _shard(reader, tower, side, kept[side], request.config.batch_size, world)
+            vectors = forward.added(iter(shard), reader, tower, kept[side], ["embedding"])
+            schema = pa.schema([*(reader.schema.field(name) for name in kept[side]), *tower.fields])
             event = event.model_copy(update={"done": sum(counts.values())})
             applied.write(vectors, work.path / out, schema, reader.num_rows, world, event, sink)
             counts[side] = reader.num_rows
@@ -69,30 +63,13 @@ def run(request: Request, sink: Sink) -> artifacts.Embeddings:
 
 
 def _shard(
-    reader: readers.Reader, engine: Engine, side: Side, kept: list[str], batch_size: int, world: World
+    reader: readers.Reader, tower: Tower, side: Side, kept: list[str], batch_size: int, world: World
 ) -> RankBatches:
-    needed = engine.columns(side)
-    missing = [column for column in needed if column not in reader.schema.names]
+    missing = [column for column in tower.columns if column not in reader.schema.names]
     if missing:
         raise ValueError(
             f"the model's {side} features need column(s) {', '.join(missing)}, which this day's data does not have "
             f"(it has {', '.join(reader.schema.names)}); name them in features.{side}, or release a model without them"
         )
-    columns = list(dict.fromkeys([*kept, *needed]))
+    columns = list(dict.fromkeys([*kept, *tower.columns]))
     return RankBatches.in_order(reader, columns, batch_size=batch_size, rank=world.rank, num_ranks=world.num_ranks)
-
-
-def _embedded(
-    shard: RankBatches, engine: Engine, side: Side, tower: torch.jit.ScriptModule, kept: list[str]
-) -> Iterator[tuple[pa.Table, int]]:
-    for rows in shard:
-        with torch.no_grad(), counting_from(rows.number):
-            vectors: np.ndarray = tower(tower_inputs(engine.transform(rows.batch, side))).numpy()
-        flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-        embedding = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        yield rows.table.select(kept).append_column("embedding", embedding), rows.global_rows
-
-
-def _schema(schema: pa.Schema, kept: list[str], model: ExportedModel) -> pa.Schema:
-    vector = pa.field("embedding", pa.list_(pa.float32(), model.embedding_dim))
-    return pa.schema([*(schema.field(name) for name in kept), vector])

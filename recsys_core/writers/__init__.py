@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.writers._destination import Destination, Format, part_files
 from recsys_core.writers.base import Receipt, Table, Writer
 
-__all__ = ["Receipt", "Table", "Writer", "build", "infer", "written"]
+__all__ = ["Destination", "Format", "Receipt", "Table", "Writer", "build", "infer", "part_files", "written"]
 
 _BY_ENDING: dict[str, tuple[str, dict[str, str]]] = {
     ".csv": ("csv", {}),

@@ -64,8 +64,16 @@ class Table(base.Table):
     def count(self, file: Path) -> int:
         """Return the number of rows that a finished part has on the disk."""
 
+    def require(self, schema: pa.Schema) -> None:
+        """Look whether the format holds such columns.
+
+        Raises:
+            ValueError: it does not; names the column.
+        """
+
     def begin(self, schema: pa.Schema) -> dict[str, Any]:
         """See `base.Table.begin`."""
+        self.require(schema)
         aside = self._path.with_name(f".{self._path.name}.partial")
         try:
             shutil.rmtree(aside, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,15 +56,14 @@ class Table(_folder.Table):
         self._config = config
         self.suffix = ".tsv" if config.delimiter == "\t" else ".csv"
 
-    def begin(self, schema: pa.Schema) -> dict[str, Any]:
-        """See `base.Table.begin`."""
+    def require(self, schema: pa.Schema) -> None:
+        """See `_folder.Table.require`."""
         for field in schema:
             if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
                 raise ValueError(
                     f"{self._config.path}: column {field.name!r}: CSV has no type for bytes; encode them as text, or "
                     "write Parquet"
                 )
-        return super().begin(schema)
 
     def open(self, file: Path, number: int, schema: pa.Schema) -> Writer:
         """See `_folder.Table.open`."""

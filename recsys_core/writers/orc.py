@@ -1,7 +1,7 @@
 """ORC folders: `part-00000.orc` and so on, one for each rank."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 from pyarrow import orc
@@ -65,14 +65,13 @@ class Table(_folder.Table):
         super().__init__(config.path)
         self._config = config
 
-    def begin(self, schema: pa.Schema) -> dict[str, Any]:
-        """See `base.Table.begin`."""
+    def require(self, schema: pa.Schema) -> None:
+        """See `_folder.Table.require`."""
         for field in schema:
             try:
                 _stored(field.type)
             except ValueError as error:
                 raise ValueError(f"{self._config.path}: column {field.name!r}: {error}") from None
-        return super().begin(schema)
 
     def open(self, file: Path, number: int, schema: pa.Schema) -> Writer:
         """See `_folder.Table.open`."""

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from recsys_core import artifacts, features
-from recsys_core.artifacts import Checkpoint, TrainingData
+from recsys_core.artifacts import Checkpoint, ExportedModel, TrainingData
 from recsys_core.checkpoint import storage
 from recsys_core.losses import sampled_softmax
 from recsys_core.models import two_tower
 from recsys_core.progress import silent
-from recsys_core.retrieval import train
+from recsys_core.retrieval import export, train
 from recsys_core.samplers import weighted
 from recsys_core.training.config import Config as TrainingConfig
 from recsys_core.writers.parquet import Writer
@@ -199,6 +199,20 @@ def trained(day, sections, tmp_path_factory) -> Checkpoint:
         output=output, **COMMON, **sections, config=config, num_ranks=1, seed=11, data=day, base=None
     )
     return train.run(request, silent)
+
+
+@pytest.fixture(scope="session")
+def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
+    """Both towers of that checkpoint."""
+    request = export.Request(
+        output=tmp_path_factory.mktemp("export") / "export",
+        **COMMON,
+        config=export.Config(parity_rows=100),
+        model=sections["model"],
+        data=day,
+        checkpoint=trained,
+    )
+    return export.run(request, silent)
 
 
 def _weights(made: Checkpoint) -> dict[str, torch.Tensor]:

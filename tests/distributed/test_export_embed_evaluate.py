@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from recsys_core.artifacts import Checkpoint, Embeddings, ExportedModel, HeldOut
+from recsys_core.artifacts import Checkpoint, Embeddings, HeldOut
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.features import Engine
 from recsys_core.progress import silent
@@ -18,19 +18,6 @@ from recsys_core.retrieval import embed, evaluate, export, train
 from recsys_core.serving import Recommender
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
-
-
-@pytest.fixture(scope="module")
-def exported(trained, day, sections, tmp_path_factory) -> ExportedModel:
-    request = export.Request(
-        output=tmp_path_factory.mktemp("export") / "export",
-        **COMMON,
-        config=export.Config(parity_rows=100),
-        model=sections["model"],
-        data=day,
-        checkpoint=trained,
-    )
-    return export.run(request, silent)
 
 
 def test_a_model_of_ones_own_trains_and_its_towers_need_no_code_of_it(own_package, make_train_request, day, tmp_path):
@@ -108,7 +95,7 @@ def test_parity_beyond_the_tolerance_exports_nothing(trained, day, sections, tmp
         data=day,
         checkpoint=trained,
     )
-    with pytest.raises(ValueError, match="scripted query tower differs from the checkpoint"):
+    with pytest.raises(ValueError, match="exported query tower differs from the checkpoint"):
         export.run(request, silent)
     assert list(tmp_path.iterdir()) == []
 

@@ -26,6 +26,8 @@ from flows import (
     index_commands,
     odps_commands,
     release_commands,
+    stage_commands,
+    training_commands,
 )
 from recsys_core import fault
 from recsys_core.progress import STOPPED_EXIT_CODE, Stopped
@@ -70,6 +72,8 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(features_commands.app, name="features")
 app.add_typer(release_commands.app, name="release")
+training_commands.register(app)
+stage_commands.register(app)
 app.command("odps-emulator")(odps_commands.odps_emulator)
 app.command("index")(index_commands.index)
 app.command("hit-rate")(index_commands.hit_rate)

@@ -16,6 +16,7 @@ def export_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint) -
         ExportRequest,
         "export",
         config=config.export,
+        ranking=config.ranking,
         model=config.model,
         data=data,
         checkpoint=checkpoint.at(config.use_step),

@@ -1,30 +1,39 @@
-"""The export stage of ranking: one scripted module over plain tensors, with a signature and a parity check.
+"""The export stage of ranking: one module over plain tensors, with a signature and a parity check.
 
 Its look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts, readers
-from recsys_core.artifacts import ExportedRanker
-from recsys_core.exported import scripted
+from recsys_core.artifacts import Cost, ExportedRanker, LabelledData
+from recsys_core.distributed import World
+from recsys_core.exported import modules, quantized, scripted
+from recsys_core.exported.as_model import RankerAsModel
 from recsys_core.exported.inputs import ranker_inputs
-from recsys_core.exported.lookups import Lookup, PooledLookup
-from recsys_core.exported.signature import described
-from recsys_core.features import Engine
+from recsys_core.exported.lookups import Lookup
+from recsys_core.exported.parity import engine_of, kept_rows
+from recsys_core.exported.signature import columns, described
+from recsys_core.features import Engine, Side
 from recsys_core.loading.batch import dense, jagged, numbers
 from recsys_core.models.base import RankingModel
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import opened
+from recsys_core.ranking.objective import joined, scored
 from recsys_core.ranking.requests import Export as Config
 from recsys_core.ranking.requests import ExportRequest as Request
 from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
+
+_SIDES: tuple[Side, Side] = ("query", "item")
+_BATCH_ROWS = 8_192
 
 
 class Ranker(nn.Module):
@@ -33,15 +42,22 @@ class Ranker(nn.Module):
     unpooled_names: list[str]
     number_names: list[str]
 
-    def __init__(self, model: RankingModel, weights: Mapping[str, Tensor], numbers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: RankingModel,
+        weights: Mapping[str, Tensor],
+        numbers: Sequence[str] = (),
+        table_dtype: str = "trained",
+    ) -> None:
         """`weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory.
 
         `numbers` names the sequences of numbers, the query's first.
         """
         super().__init__()
         self.head = model.head
-        tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        self.pooled = nn.ModuleList(PooledLookup(f, tables[f.table]) for f in model.tables.pooled_features)
+        tables = quantized.tables_of(weights, table_dtype)
+        features = model.tables.pooled_features
+        self.pooled = nn.ModuleList(quantized.pooled_lookup(feature, tables[feature.table]) for feature in features)
         unpooled = model.tables.unpooled_features
         self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
         self.unpooled_names = [feature.name for feature in unpooled]
@@ -64,38 +80,91 @@ class Ranker(nn.Module):
 
 
 def run(request: Request, sink: Sink) -> ExportedRanker:
-    """Script the model, save it, load it back and compare with the checkpoint on real rows.
+    """Export the model, save it, load it back and compare with the checkpoint on real rows.
 
     Raises:
-        ValueError: they differ by more than the tolerance; nothing is exported then.
+        ValueError: they differ by more than the tolerance, or torch cannot export it; nothing is exported then.
     """
-    engine = Engine.load(request.data.engine)
+    config, folder = request.config, engine_of(request.engine, request.data, request.checkpoint)
+    is_trained = config.table_dtype == "trained"
+    if not is_trained and (request.data is None or request.ranking is None):
+        raise ValueError(f"export.table_dtype: {config.table_dtype}, and no data to measure what it costs; name some")
+    engine, rows = Engine.load(folder), _rows(request)
     model = restored.whole(request.model, engine, RankingModel, request.checkpoint)
-    split = "test" if request.data.has("test") else "train"
-    rows = readers.read_all(opened(request.data, split), num_rows=request.config.parity_rows)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
     with torch.no_grad():
         expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
+    weights = scripted.table_weights(model.tables)
     with artifacts.pending(request.output) as aside:
         inputs = ranker_inputs(query, item)
-        shape = ["rows", *expected.shape[1:]]
-        output = {"name": "score", "dtype": "float32", "shape": shape, "probability": "sigmoid(score)"}
-        signature = {
-            "columns": list(dict.fromkeys([*engine.columns("query"), *engine.columns("item")])),
-            "inputs": described(inputs),
-            "output": output | ({"tasks": model.tasks} if model.tasks else {}),
-        }
+        sequences = [*query.numbers, *item.numbers]
+        ranker = Ranker(model, weights, sequences, config.table_dtype)
         difference = scripted.save(
-            Ranker(model, scripted.table_weights(model.tables), [*query.numbers, *item.numbers]),
+            ranker,
             aside.path,
             inputs,
-            expected,
-            request.config.parity_tolerance,
+            expected if is_trained else scripted.eager(ranker, inputs),
+            config.parity_tolerance,
             called="ranker",
-            signature=signature,
+            signature=_signature(engine, model, rows, inputs, expected),
+            form=config.format,
         )
-        shutil.copytree(request.data.engine, aside.path / "features")
+        cost = None if is_trained else _cost(request, engine, Ranker(model, weights, sequences), aside.path)
+        shutil.copytree(folder, aside.path / "features")
         sink(Event(stage="export", done=rows.num_rows, total=rows.num_rows))
         return aside.commit(
-            ExportedRanker, request, num_rows=rows.num_rows, parity_max_abs_difference=difference, tasks=model.tasks
+            ExportedRanker,
+            request,
+            num_rows=rows.num_rows,
+            parity_max_abs_difference=difference,
+            tasks=model.tasks,
+            format=config.format,
+            table_dtype=config.table_dtype,
+            cost=cost,
         )
+
+
+def _rows(request: Request) -> pa.Table:
+    """Return the rows that are compared on: of those that are measured, or of the training."""
+    count, data = request.config.parity_rows, request.data
+    if data is not None:
+        return readers.read_all(opened(data, _measured(data)), num_rows=count)
+    query, item = (kept_rows(request.checkpoint, side, count) for side in _SIDES)
+    for name in item.column_names:
+        if name not in query.column_names:
+            query = query.append_column(name, item.column(name))
+    return query
+
+
+def _measured(data: LabelledData) -> str:
+    return "test" if data.has("test") else "train"
+
+
+def _signature(
+    engine: Engine, model: RankingModel, rows: pa.Table, inputs: Mapping[str, Tensor], expected: Tensor
+) -> dict[str, object]:
+    shape = ["rows", *expected.shape[1:]]
+    output = {"name": "score", "dtype": "float32", "shape": shape, "probability": "sigmoid(score)"}
+    return {
+        **columns(engine, _SIDES, [rows]),
+        "inputs": described(inputs),
+        "output": output | ({"tasks": model.tasks} if model.tasks else {}),
+    }
+
+
+def _cost(request: Request, engine: Engine, trained: Ranker, exported: Path) -> Cost:
+    """Measure the model with its tables as they were trained, and as they are exported, by the first task's AUC."""
+    config, data = request.ranking, request.data
+    assert config is not None, "checked at the start"
+    assert data is not None, "likewise"
+    reader = opened(data, _measured(data))
+    alone = World(0, 1, 1, torch.device("cpu"))
+    found: list[float | None] = []
+    for module in (trained.eval(), modules.load(exported)):
+        batches = scored(RankerAsModel(module, engine), engine, config, reader, alone, batch_size=_BATCH_ROWS)
+        rows = joined([part for part, _ in batches])
+        found.append(next(iter(rows.values())).metrics().auc)
+    before, after = found
+    if before is None or after is None:
+        raise ValueError(f"{data.root}: the rows of {_measured(data)} have one label only, so they measure nothing")
+    return Cost(metric="auc", num_rows=reader.num_rows, trained=before, exported=after)

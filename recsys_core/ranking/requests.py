@@ -56,7 +56,13 @@ class EvaluateConfig(Frozen):
 
 
 class EvaluateRequest(artifacts.Request):
-    """What the evaluation needs."""
+    """What the evaluation needs: a checkpoint, or what was exported of one, and the rows.
+
+    These are a split of `data`, or the table `source`, whose CSV is read by `csv`; `source_digest` stands for its
+    content. The fitted features of a checkpoint are those in `engine`, or else of `data`.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"engine"}
 
     config: EvaluateConfig
     ranking: Ranking
@@ -64,17 +70,34 @@ class EvaluateRequest(artifacts.Request):
     sharding: Sharding
     num_ranks: int
     seed: int
-    data: LabelledData
-    checkpoint: artifacts.Checkpoint
+    data: LabelledData | None = None
+    source: str | None = None
+    source_digest: str | None = None
+    csv: readers.CsvOptions = readers.CsvOptions()
+    checkpoint: artifacts.Checkpoint | None = None
+    exported: ExportedRanker | None = None
+    engine: Path | None = None
+    engine_digest: str | None = None
+
+    @model_validator(mode="after")
+    def _of_one_state(self) -> Self:
+        assert (self.checkpoint is None) != (self.exported is None), "one of them is evaluated"
+        assert (self.data is None) != (self.source is None), "on one of them"
+        return self
 
 
 class ExportRequest(artifacts.Request):
-    """What the export needs."""
+    """What the export needs; see `retrieval.requests.ExportRequest`. `ranking` names the labels, to measure by."""
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"engine"}
 
     config: Export
+    ranking: Ranking | None = None
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    data: LabelledData
+    data: LabelledData | None = None
     checkpoint: artifacts.Checkpoint
+    engine: Path | None = None
+    engine_digest: str | None = None
 
 
 class PredictConfig(Frozen):

@@ -4,13 +4,18 @@ These are the training's own figures on unseen rows, cheap and comparable along 
 measured by `hit_rate`, over the whole item table.
 """
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import nn
 
 from recsys_core import artifacts, distributed, losses, readers
 from recsys_core.artifacts import TrainingData
 from recsys_core.distributed import World
+from recsys_core.exported import modules
+from recsys_core.exported.as_model import TowersAsModel
 from recsys_core.features import Engine
 from recsys_core.loading.batch import moved
 from recsys_core.loading.rank_batches import RankBatches
@@ -28,14 +33,13 @@ __all__ = ["Config", "Request", "run"]
 
 def run(request: Request, sink: Sink) -> artifacts.HeldOut:
     """Measure every pair of the ground truth exactly once, on all ranks."""
-    with distributed.world(request.sharding.device) as world:
-        engine = Engine.load((request.features or request.data).engine)
+    # An exported module is on the CPU.
+    with distributed.world("cpu" if request.exported else request.sharding.device) as world:
+        engine = Engine.load(_engine(request))
         items = ItemTable(request.data.items, engine)
-        sharded = restored.sharded(
-            request.model, engine, RetrievalModel, request.checkpoint, request.sharding, world, request.seed
-        )
+        model = _model(request, engine, world)
         feed = Feed(engine, items, request.sampler, seed=request.seed, rank=world.rank)
-        totals = world.sum(sums(request, world, feed, sharded, _pairs(request.data, items), sink))
+        totals = world.sum(sums(request, world, feed, model, _pairs(request.data, items), sink))
         num_pairs, loss, *hits = totals.tolist()
         recall = {str(k): hit / max(num_pairs, 1) for k, hit in zip(request.config.ks, hits, strict=True)}
         if world.is_first:
@@ -49,6 +53,22 @@ def run(request: Request, sink: Sink) -> artifacts.HeldOut:
                 )
         world.barrier()
         return artifacts.HeldOut.load(request.output)
+
+
+def _engine(request: Request) -> Path:
+    if request.exported is not None:
+        return request.exported.engine
+    return request.engine or (request.features or request.data).engine
+
+
+def _model(request: Request, engine: Engine, world: World) -> nn.Module:
+    """Return the towers that are evaluated, as exported or in training form."""
+    if (exported := request.exported) is not None:
+        return TowersAsModel(modules.load(exported.query), modules.load(exported.item), engine)
+    assert request.checkpoint is not None, "one of both is there"
+    return restored.sharded(
+        request.model, engine, RetrievalModel, request.checkpoint, request.sharding, world, request.seed
+    )
 
 
 def _pairs(data: TrainingData, items: ItemTable) -> pa.Table:

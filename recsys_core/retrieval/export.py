@@ -1,25 +1,26 @@
-"""The export stage of retrieval: each tower as a scripted module, with a signature and a parity check.
+"""The export stage of retrieval: each tower as a module of its own, with a signature and a parity check.
 
 Their look-ups are plain torch: what is exported needs neither TorchRec nor its kernels.
 """
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from recsys_core import artifacts
-from recsys_core.exported import scripted
+from recsys_core.exported import modules, quantized, scripted
 from recsys_core.exported.inputs import tower_inputs
-from recsys_core.exported.lookups import PooledLookup
-from recsys_core.exported.parity import first_rows
-from recsys_core.exported.signature import described
+from recsys_core.exported.parity import engine_of, first_rows, kept_rows
+from recsys_core.exported.signature import columns, described
 from recsys_core.features import Engine, Side, SparseFeature
 from recsys_core.loading.batch import jagged
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Event, Sink
+from recsys_core.retrieval.found import hit_rate
 from recsys_core.retrieval.requests import Export as Config
 from recsys_core.retrieval.requests import ExportRequest as Request
 from recsys_core.training import restored
@@ -27,20 +28,27 @@ from recsys_core.training import restored
 __all__ = ["Config", "Request", "run"]
 
 _SIDES: tuple[Side, Side] = ("query", "item")
+_COST_K = 50
 
 
 class ExportedTower(nn.Module):
     """One tower over the tensors of `inputs.tower_inputs`: Dict[str, Tensor] → [rows, D]."""
 
-    def __init__(self, tower: nn.Module, features: tuple[SparseFeature, ...], weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        tower: nn.Module,
+        features: tuple[SparseFeature, ...],
+        weights: Mapping[str, Tensor],
+        table_dtype: str = "trained",
+    ) -> None:
         """`features` in the order of the tower's columns.
 
         `weights` are the tables' [num_embeddings, dim] by name; features that share one share its memory.
         """
         super().__init__()
         self.tower = tower
-        tables = {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}
-        self.pooled = nn.ModuleList(PooledLookup(feature, tables[feature.table]) for feature in features)
+        tables = quantized.tables_of(weights, table_dtype)
+        self.pooled = nn.ModuleList(quantized.pooled_lookup(feature, tables[feature.table]) for feature in features)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Pool each feature's rows and run the tower; a row without ids pools to zeros."""
@@ -51,35 +59,36 @@ class ExportedTower(nn.Module):
 
 
 def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
-    """Script both towers, save them, load them back and compare with the checkpoint on real rows.
+    """Export both towers, save them, load them back and compare with the checkpoint on real rows.
 
     Raises:
-        ValueError: they differ by more than the tolerance; nothing is exported then.
+        ValueError: they differ by more than the tolerance, or torch cannot export them; nothing is exported then.
     """
-    engine = Engine.load(request.data.engine)
+    config, folder = request.config, engine_of(request.engine, request.data, request.checkpoint)
+    if config.table_dtype != "trained" and request.data is None:
+        raise ValueError(f"export.table_dtype: {config.table_dtype}, and no data to measure what it costs; name some")
+    engine, rows = Engine.load(folder), _rows(request)
     model = restored.whole(request.model, engine, RetrievalModel, request.checkpoint)
     weights = scripted.table_weights(model.tables)
-    rows = {
-        "query": first_rows(request.data.ground_truth, request.config.parity_rows),
-        "item": first_rows(request.data.items, request.config.parity_rows),
-    }
     with artifacts.pending(request.output) as aside:
         differences: list[float] = []
         expected = _eager(model, engine, rows)
         for side, pooled in zip(_SIDES, model.tables.pooled, strict=True):
             inputs = tower_inputs(engine.transform(rows[side], side))
+            tower = ExportedTower(getattr(model, side), pooled.features, weights, config.table_dtype)
             difference = scripted.save(
-                ExportedTower(getattr(model, side), pooled.features, weights),
+                tower,
                 aside.path / side,
                 inputs,
-                expected[side],
-                request.config.parity_tolerance,
+                expected[side] if config.table_dtype == "trained" else scripted.eager(tower, inputs),
+                config.parity_tolerance,
                 called=f"{side} tower",
-                signature=_signature(side, engine, inputs, model),
+                signature=_signature(side, engine, inputs, model, rows[side]),
+                form=config.format,
             )
             differences.append(difference)
             sink(Event(stage="export", done=len(differences), total=2, unit="towers"))
-        shutil.copytree(request.data.engine, aside.path / "features")
+        shutil.copytree(folder, aside.path / "features")
         return aside.commit(
             artifacts.ExportedModel,
             request,
@@ -87,7 +96,31 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
             embedding_dim=model.embedding_dim,
             similarity=model.similarity,
             parity_max_abs_difference=max(differences),
+            format=config.format,
+            table_dtype=config.table_dtype,
+            cost=None if config.table_dtype == "trained" else _cost(request, engine, model, weights, aside.path),
         )
+
+
+def _rows(request: Request) -> dict[Side, pa.Table]:
+    """Return the rows that are compared on: of the day that is measured, or of the training."""
+    count, data = request.config.parity_rows, request.data
+    if data is None:
+        return {side: kept_rows(request.checkpoint, side, count) for side in _SIDES}
+    return {"query": first_rows(data.ground_truth, count), "item": first_rows(data.items, count)}
+
+
+def _cost(
+    request: Request, engine: Engine, model: RetrievalModel, weights: Mapping[str, Tensor], exported: Path
+) -> artifacts.Cost:
+    """Measure the towers with their tables as they were trained, and as they are exported."""
+    assert request.data is not None, "checked at the start"
+    pairs = zip(_SIDES, model.tables.pooled, strict=True)
+    trained = {side: ExportedTower(getattr(model, side), pooled.features, weights) for side, pooled in pairs}
+    found = {side: modules.load(exported / side) for side in _SIDES}
+    data, k = request.data, min(_COST_K, request.data.num_items)
+    (before, num_rows), (after, _) = (hit_rate(towers, engine, data, k) for towers in (trained, found))
+    return artifacts.Cost(metric=f"hit_rate@{k}", num_rows=num_rows, trained=before, exported=after)
 
 
 def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) -> dict[str, Tensor]:
@@ -99,10 +132,12 @@ def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) 
     return {"query": query_BD, "item": item_MD}
 
 
-def _signature(side: Side, engine: Engine, inputs: Mapping[str, Tensor], model: RetrievalModel) -> dict[str, object]:
+def _signature(
+    side: Side, engine: Engine, inputs: Mapping[str, Tensor], model: RetrievalModel, rows: pa.Table
+) -> dict[str, object]:
     return {
         "side": side,
-        "columns": engine.columns(side),
+        **columns(engine, (side,), [rows]),
         "inputs": described(inputs),
         "output": {"name": "embedding", "dtype": "float32", "shape": ["rows", model.embedding_dim]},
         "similarity": model.similarity,

@@ -54,7 +54,12 @@ class EvaluateConfig(Frozen):
 
 
 class EvaluateRequest(artifacts.Request):
-    """What the evaluation needs; the fitted features are those of `features`, or of `data` if that is null."""
+    """What the evaluation needs: a checkpoint, or what was exported of one, and `data`.
+
+    The fitted features of a checkpoint are those in `engine`, or else of `features`, or else of `data`.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"engine"}
 
     config: EvaluateConfig
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
@@ -64,17 +69,33 @@ class EvaluateRequest(artifacts.Request):
     num_ranks: int
     seed: int
     data: TrainingData
-    checkpoint: artifacts.Checkpoint
+    checkpoint: artifacts.Checkpoint | None = None
+    exported: ExportedModel | None = None
     features: TrainingData | None = None
+    engine: Path | None = None
+    engine_digest: str | None = None
+
+    @model_validator(mode="after")
+    def _of_one_state(self) -> Self:
+        assert (self.checkpoint is None) != (self.exported is None), "one of them is evaluated"
+        return self
 
 
 class ExportRequest(artifacts.Request):
-    """What the export needs."""
+    """What the export needs.
+
+    The rows of `data` are those that eager and exported towers are compared on; null: those that the training kept.
+    The fitted features are in `engine`; null: in `data`, or where the training kept them.
+    """
+
+    UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"engine"}
 
     config: Export
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    data: TrainingData
+    data: TrainingData | None = None
     checkpoint: artifacts.Checkpoint
+    engine: Path | None = None
+    engine_digest: str | None = None
 
 
 class EmbedConfig(Frozen):

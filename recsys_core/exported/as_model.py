@@ -1,5 +1,6 @@
 """Exported modules in the place of the model in training form, for stages that measure either."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,8 @@ class RankerAsModel(nn.Module):
     def __init__(self, ranker: Module, engine: Engine) -> None:
         """`engine` are its features."""
         super().__init__()
-        self._ranker, self._weighted = ranker, _weighted(engine)
+        # No part of this one: a program of torch.export is in no other mode than that of evaluation.
+        self._ranker, self._weighted = functools.partial(ranker), _weighted(engine)
         self._numbers = [one.name for side in ("query", "item") for one in engine.number_sequences(side)]
 
     def forward(self, sparse: KeyedJaggedTensor, dense_BF: Tensor, numbers: Sequence[Numbers] = ()) -> Tensor:

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from recsys_core.features import Encoded
 
-MODEL, PROGRAM, SIGNATURE = "model.pt", "model.pt2", "signature.json"
-
 
 def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
     """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64.

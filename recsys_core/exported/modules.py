@@ -1,14 +1,30 @@
 """An exported module, loaded: a callable of named tensors, whatever format it was exported in."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from recsys_core.exported.inputs import MODEL, PROGRAM
+from recsys_core.exported.files import PROGRAM, module_file
+from recsys_core.integrity import first_line
 
 Module = Callable[[dict[str, Tensor]], Tensor]
+
+
+def read(path: Path | str) -> Module:
+    """Return the module in a file, on the CPU.
+
+    Raises:
+        RuntimeError: it is damaged.
+    """
+    try:
+        if Path(path).name == PROGRAM:
+            return torch.export.load(path).module()
+        return torch.jit.load(str(path))
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise RuntimeError(first_line(error)) from None
 
 
 def load(folder: Path) -> Module:
@@ -17,13 +33,10 @@ def load(folder: Path) -> Module:
     Raises:
         ValueError: there is none, or it is damaged; names the file.
     """
-    script, program = folder / MODEL, folder / PROGRAM
-    path = program if program.is_file() else script
+    path = module_file(folder)
     if not path.is_file():
-        raise ValueError(f"{script}: missing, so {folder} is no exported module; export it again")
+        raise ValueError(f"{path}: missing, so {folder} is no exported module; export it again")
     try:
-        if path == script:
-            return torch.jit.load(str(script))
-        return torch.export.load(program).module()
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); export it again") from None
+        return read(path)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: damaged ({first_line(error)}); export it again") from None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recsys_core.artifacts import write_text
 from recsys_core.exported import modules
-from recsys_core.exported.inputs import MODEL, PROGRAM, SIGNATURE
+from recsys_core.exported.files import MODEL, PROGRAM, SIGNATURE
 from recsys_core.exported.parity import parity
 
 _TRACED_ROWS = 4

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from recsys_core import integrity
 from recsys_core.artifacts import HISTORY, ExportedModel, Frozen
 from recsys_core.artifacts.release import QUERIES, SETTINGS
+from recsys_core.exported.files import module_file
 from recsys_core.features import Encoded, Engine
 from recsys_core.metrics.retrieval import NO_ITEM, Lists
 from recsys_core.retrieval import vectors
 from recsys_core.serving import asked, base, tables
 
 _SEEN = f"{HISTORY}item_id"
-_PARTS = ("query/model.pt", "index/index.faiss", "index/id_map.parquet")
+_PARTS = ("index/index.faiss", "index/id_map.parquet")
 _TOLERANCE = 1e-4  # of the vectors' largest number: float32 sums in another order
 _MIN_OVERLAP = 0.9
 _CHECKED_K = 10
@@ -60,16 +61,19 @@ class Recommender(base.Service):
     @classmethod
     def load(cls, directory: Path) -> Self:
         """See `base.Service`."""
-        base.verify(directory, _PARTS, ExportedModel)
+        tower_file = module_file(directory / "query")
+        files = (tower_file, *(directory / part for part in _PARTS))
+        base.verify(directory, [file.relative_to(directory).as_posix() for file in files], ExportedModel)
         # Here and not above: the process that publishes reads this module too, and needs neither.
         import faiss
-        import torch
 
-        readers = (torch.jit.load, faiss.read_index, pq.read_table)
-        tower, index, id_map = (base.read(directory / part, one) for part, one in zip(_PARTS, readers, strict=True))
+        from recsys_core.exported import modules
+
+        readers = (modules.read, faiss.read_index, pq.read_table)
+        tower, index, id_map = (base.read(file, one) for file, one in zip(files, readers, strict=True))
         path = directory / SETTINGS
         settings = integrity.read_record(Settings, path) if path.exists() else None
-        return cls(Engine.load(directory / "features"), tower.eval(), index, id_map["item_id"], settings)
+        return cls(Engine.load(directory / "features"), tower, index, id_map["item_id"], settings)
 
     def table(self, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
         """Return loose values by column (None: unknown) as the typed table that `recommend` takes.

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 from recsys_core import integrity
 from recsys_core.artifacts import ExportedRanker
 from recsys_core.artifacts.release import EXAMPLES, EXPORTED_MODEL, SCORES
+from recsys_core.exported.files import module_file
 from recsys_core.features import Engine, Side
 from recsys_core.serving import asked, base, tables
 
-_MODEL = "model.pt"
 _SIDES: tuple[Side, Side] = ("query", "item")
 _TOLERANCE = 1e-4  # of the logits' largest number, and of a probability: float32 sums in another order
 
 
 class Scorer(base.Service):
-    """A bundle with `model.pt` (scripted), `features/` (fitted engine), and rows with what they were scored."""
+    """A bundle with `model.pt` or `model.pt2`, `features/` (fitted engine), and rows with what they were scored."""
 
     def __init__(self, engine: Engine, ranker: Any, columns: list[tuple[str, str]]) -> None:
         """Use `load`."""
@@ -29,11 +29,11 @@ class Scorer(base.Service):
     @classmethod
     def load(cls, directory: Path) -> Self:
         """See `base.Service`."""
-        base.verify(directory, (_MODEL,), ExportedRanker)
-        import torch
+        base.verify(directory, (module_file(directory).name,), ExportedRanker)
+        from recsys_core.exported import modules
 
         exported = integrity.read_record(ExportedRanker, directory / EXPORTED_MODEL, path=directory)
-        ranker = base.read(directory / _MODEL, torch.jit.load).eval()
+        ranker = base.read(module_file(directory), modules.read)
         return cls(Engine.load(directory / "features"), ranker, exported.columns)
 
     def answer(self, columns: Mapping[str, Iterable[Any]], params: Mapping[str, Any]) -> pa.Table:

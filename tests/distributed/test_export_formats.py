@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from recsys_core.features import Engine, SparseFeature
 from recsys_core.progress import silent
 from recsys_core.registry import named
 from recsys_core.retrieval import evaluate, export
+from recsys_core.serving import Recommender
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
@@ -28,8 +30,8 @@ def exporting(trained, sections, tmp_path):
     """Export the checkpoint, without data unless they are given."""
 
     def make(name="export", *, config=None, **fields) -> export.Request:
-        given = {"config": {"parity_rows": 100} | (config or {}), "checkpoint": trained}
-        return export.Request(output=tmp_path / name, **COMMON, model=sections["model"], **(given | fields))
+        given = {"config": {"parity_rows": 100} | (config or {}), "checkpoint": trained, "model": sections["model"]}
+        return export.Request(output=tmp_path / name, **COMMON, **(given | fields))
 
     return make
 
@@ -67,7 +69,7 @@ def test_the_signature_has_types_and_a_row_that_can_be_sent(exported, exporting,
     assert said["example"]["history__item_id"] == rows["history__item_id"]
 
 
-def test_a_program_of_torch_export_gives_what_the_script_gives(exporting, exported, day):
+def test_a_program_of_torch_export_gives_what_the_script_gives(exporting, exported, day, tmp_path):
     made = export.run(exporting(config={"format": "pt2"}), silent)
     assert made.format == "pt2"
     assert made.parity_max_abs_difference <= 1e-5
@@ -81,6 +83,22 @@ def test_a_program_of_torch_export_gives_what_the_script_gives(exporting, export
                 torch.testing.assert_close(program(inputs), script(inputs), rtol=0, atol=1e-6)
     again = export.run(exporting("again", config={"format": "pt2"}), silent)
     assert _digests(again.path) == _digests(made.path)
+    # A bundle with it answers as one with the script does.
+    answers = []
+    for model in (made, exported):
+        bundle = model.path if model is made else shutil.copytree(model.path, tmp_path / "scripted")
+        items = pq.read_table(day.items)
+        index = faiss.IndexFlatIP(16)
+        with torch.no_grad():
+            index.add(modules.load(model.item)(tower_inputs(engine.transform(items, "item"))).numpy())
+        (bundle / "index").mkdir()
+        faiss.write_index(index, str(bundle / "index" / "index.faiss"))
+        pq.write_table(items.select(["item_id"]), bundle / "index" / "id_map.parquet")
+        loaded = Recommender.load(bundle)
+        rows = pq.read_table(day.ground_truth).slice(0, 3).to_pylist()
+        table = loaded.table({name: [row[name] for row in rows] for name in engine.columns("query")})
+        answers.append(loaded.recommend(table, 5)["item_ids"].to_pylist())
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

@@ -17,6 +17,7 @@ from recsys_core import checkpoint, lookup
 from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
 from recsys_core.datasets.labelled import splits
+from recsys_core.exported import tables
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
@@ -463,6 +464,55 @@ def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_pat
     with pytest.raises(ValueError, match="no column usr, which the model's features or predict.reserved_columns need"):
         scored("missing", reserved_columns=("usr",))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_ranker_is_exported_alone_in_either_format_and_measured_on_any_table(data, trained, tmp_path):
+    ranking, source = Config(sample_weight="weight", group="user"), str(*data.folders("test"))
+
+    def exported(name, config, **fields):
+        common = {"output": tmp_path / name, "model": MODEL, "checkpoint": trained, **COMMON}
+        return export.run(export.Request(config=config, **common, **fields), silent)
+
+    def scores(model):
+        request = tables.Request(
+            output=tmp_path / ".scores.work" / "predict",
+            stage="predict",
+            model=model,
+            source=source,
+            table=str(tmp_path / "scores"),
+            reserved_columns=("user",),
+            output_columns={"score": "logit"},
+            batch_size=40,
+            **COMMON,
+        )
+        tables.run(request, silent)
+        return pq.read_table(tmp_path / "scores")
+
+    def measured(model, **fields):
+        given = {"config": evaluate.Config(batch_size=30), "ranking": ranking, "model": MODEL, "exported": model}
+        request = evaluate.Request(
+            output=tmp_path / "evaluate", sharding={}, num_ranks=1, seed=1, **COMMON, **(given | fields)
+        )
+        return evaluate.run(request, silent)
+
+    script, program = exported("script", {}), exported("program", {"format": "pt2"})
+    rows = scores(script)
+    assert rows.column_names == ["user", "logit"]
+    assert rows["user"].to_pylist() == pq.read_table(source)["user"].to_pylist()
+    np.testing.assert_allclose(rows["logit"].to_numpy(), scores(program)["logit"].to_numpy(), atol=1e-5)
+    small = exported("int8", {"table_dtype": "int8"}, data=data, ranking=ranking)
+    of_state = _evaluated(data, trained, tmp_path / "of_state", split="test").metrics
+    assert small.cost is not None
+    assert (small.cost.metric, small.cost.num_rows) == ("auc", 101)
+    assert small.cost.trained == pytest.approx(of_state.auc, abs=1e-6)
+    assert small.cost.exported == pytest.approx(of_state.auc, abs=0.02)
+    found = measured(program, source=source)
+    assert found.metrics.figures() == pytest.approx(of_state.figures(), abs=1e-5)
+    assert (found.split, found.num_rows) == (source, 101)
+    with pytest.raises(ValueError, match=r"column 'half' holds 0\.5 in row 0"):
+        measured(script, source=source, ranking=Config(label="half"))
+    with pytest.raises(ValueError, match=r"no column lable, which the features, the label"):
+        measured(script, source=source, ranking=Config(label="lable"))
 
 
 def test_a_loss_and_a_metric_of_ones_own_are_a_file_each_and_a_config(own_package, data, trained, tmp_path):

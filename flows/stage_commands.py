@@ -59,7 +59,8 @@ _Csv = Annotated[
     typer.Option(metavar="JSON", help="""how CSV is read, as '{"delimiter": ";"}'""", show_default=False),
 ]
 _Format = Annotated[
-    Literal["parquet", "csv", "orc"], typer.Option("--format", help="of the files in a folder or on s3://")
+    Literal["parquet", "csv", "orc"] | None,
+    typer.Option("--format", help="of the files; by default as --output ends, or Parquet", show_default=False),
 ]
 
 
@@ -82,7 +83,7 @@ def embed(
     batch_size: _BatchSize = 8_192,
     distinct_by: _DistinctBy = None,
     keep: _Keep = "first",
-    file_format: _Format = "parquet",
+    file_format: _Format = None,
     csv: _Csv = None,
     num_ranks: NumRanks = 1,
     run_root: RunRoot = Path("runs"),
@@ -128,7 +129,7 @@ def predict(
     batch_size: _BatchSize = 8_192,
     distinct_by: _DistinctBy = None,
     keep: _Keep = "first",
-    file_format: _Format = "parquet",
+    file_format: _Format = None,
     csv: _Csv = None,
     num_ranks: NumRanks = 1,
     run_root: RunRoot = Path("runs"),
@@ -191,6 +192,7 @@ def _apply(
     request: dict[str, Any] = asked | {
         "reserved_columns": None if reserved == ALL_COLUMNS else _names("--reserved-columns", reserved),
         "output_columns": None if columns is None else _renamed(columns),
+        "format": asked["format"] or _format(asked["table"]),
         "csv": readers.CsvOptions() if asked["csv"] is None else _options(asked["csv"]),
     }
     destination = Destination(asked["table"])
@@ -223,6 +225,10 @@ def _apply(
         },
         as_json=as_json,
     )
+
+
+def _format(path: str) -> str:
+    return next((kind for kind in ("csv", "orc") if path.rstrip("/").endswith(f".{kind}")), "parquet")
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:

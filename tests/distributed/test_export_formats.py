@@ -1,7 +1,10 @@
 """What is exported of a checkpoint: without data, in either format, in fewer bytes, and the same bytes each time."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import faiss
@@ -12,6 +15,7 @@ import torch
 from torch import nn
 
 import recsys_core
+from recsys_core.artifacts import ExportedModel
 from recsys_core.exported import modules
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.exported.lookups import PooledLookup
@@ -54,6 +58,23 @@ def test_a_copied_checkpoint_is_exported_without_data_and_gives_the_same_bytes(t
     # Nothing of it says where it was made.
     here = str(Path(recsys_core.__file__).parent).encode()
     assert not any(here in file.read_bytes() for file in two.path.rglob("*") if file.is_file())
+
+
+def test_an_export_that_is_killed_leaves_nothing_and_another_process_makes_the_same_bytes(exporting, ranks, tmp_path):
+    request, begun = exporting("killed"), tmp_path / ".killed.partial" / "query" / "signature.json"
+
+    def kill(pids):
+        while not begun.exists():
+            time.sleep(0.002)
+        os.kill(pids[0], signal.SIGKILL)
+
+    ranks.stage("export", request, 1, meanwhile=kill)
+    with pytest.raises(ValueError, match=r"no manifest\.json, so no finished ExportedModel"):
+        ExportedModel.load(request.output)
+    codes, log = ranks.stage("export", request, 1)
+    assert codes == [0], log
+    here = export.run(exporting("here"), silent)
+    assert _digests(request.output) == _digests(here.path)
 
 
 def test_the_signature_has_types_and_a_row_that_can_be_sent(exported, exporting, day):

@@ -15,7 +15,6 @@ HISTORY = "history__"
 STATE = "state"
 # What a training's weights mean nothing without, kept beside them.
 FEATURES, MODEL, SAMPLE = "features", "model.json", "sample"
-SIDES = ("query", "item")
 
 
 class TrainingData(Artifact):

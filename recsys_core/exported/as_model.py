@@ -23,11 +23,9 @@ class TowersAsModel(nn.Module):
 
     def forward(self, sparse: KeyedJaggedTensor, query_BF: Tensor, item_MF: Tensor) -> tuple[Tensor, Tensor]:
         """Return the vectors of B queries and M items."""
-        query, item = (
-            self._towers[side](_inputs(sparse, side, dense, self._weighted))
-            for side, dense in (("query", query_BF), ("item", item_MF))
-        )
-        return query, item
+        query_BD = self._towers["query"](_inputs(sparse, "query", query_BF, self._weighted))
+        item_MD = self._towers["item"](_inputs(sparse, "item", item_MF, self._weighted))
+        return query_BD, item_MD
 
 
 class RankerAsModel(nn.Module):

@@ -11,7 +11,7 @@ from recsys_core.models.blocks.embeddings import pool
 class Lookup(nn.Module):
     """One feature's embeddings, times their weights, out of the tensors of `inputs.tower_inputs`."""
 
-    def __init__(self, feature: SparseFeature, table: nn.Embedding) -> None:
+    def __init__(self, feature: SparseFeature, table: nn.Module) -> None:
         """`table` may be shared with other features."""
         super().__init__()
         self.table = table

@@ -1,5 +1,7 @@
 """Tables in fewer bytes: half precision, or int8 with a scale and an offset for each row. Legend: N values, D width."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,10 @@ _LEVELS = 255
 
 class Int8Table(nn.Module):
     """Rows of int8: a row's numbers are `low + scale * (stored + 128)`, so that its extremes are kept."""
+
+    stored: Tensor
+    scale: Tensor
+    low: Tensor
 
     def __init__(self, weight_RD: Tensor) -> None:
         """Round each number to one of 256 between its row's smallest and largest one."""
@@ -44,7 +50,7 @@ class GatheredLookup(Lookup):
         return pool(values_ND, lengths, self.pooling, self.tile_length, weights)
 
 
-def tables_of(weights: dict[str, Tensor], dtype: str) -> dict[str, nn.Module]:
+def tables_of(weights: Mapping[str, Tensor], dtype: str) -> dict[str, nn.Module]:
     """Return tables by name: as they were trained, or in `float16` or `int8`."""
     if dtype == "int8":
         return {name: Int8Table(weight) for name, weight in weights.items()}

@@ -1,13 +1,15 @@
 """A module on its way out: scripted or exported, saved, loaded back, and compared with what was trained."""
 
+import contextlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
 
 from recsys_core.artifacts import write_text
 from recsys_core.exported import modules
@@ -67,7 +69,8 @@ def save(
 def _save_script(module: nn.Module, path: Path) -> None:
     """Write it without what torch notes for tracebacks, which holds the paths of this machine's sources."""
     whole = path.with_name(f".{path.name}.whole")
-    torch.jit.script(module).save(str(whole))
+    with _first_names():
+        torch.jit.script(module).save(str(whole))
     reader = torch._C.PyTorchFileReader(str(whole))  # noqa: SLF001
     writer = torch._C.PyTorchFileWriter(str(path))  # noqa: SLF001
     for name in reader.get_all_records():
@@ -78,6 +81,19 @@ def _save_script(module: nn.Module, path: Path) -> None:
     whole.unlink()
 
 
+@contextlib.contextmanager
+def _first_names() -> Iterator[None]:
+    """Inside, classes are called as where nothing was scripted before: their names are part of the bytes."""
+    state, recursive = torch.jit._state, torch.jit._recursive  # noqa: SLF001
+    before = state._python_cu, recursive.concrete_type_store  # noqa: SLF001
+    state._python_cu = torch._C.CompilationUnit()  # noqa: SLF001
+    recursive.concrete_type_store = recursive.ConcreteTypeStore()
+    try:
+        yield
+    finally:
+        state._python_cu, recursive.concrete_type_store = before  # noqa: SLF001
+
+
 def _save_program(module: nn.Module, path: Path, inputs: Mapping[str, Tensor], called: str) -> None:
     """Trace the module with made-up inputs of the same kinds: a program holds those that it was traced with."""
     made_up = {name: _made_up(name, tensor) for name, tensor in inputs.items()}
@@ -85,7 +101,7 @@ def _save_program(module: nn.Module, path: Path, inputs: Mapping[str, Tensor], c
     shapes: Any = ({name: {0: auto} for name in made_up},)
     try:
         program = torch.export.export(_OfDict(module), (made_up,), dynamic_shapes=shapes)
-    except (RuntimeError, torch.fx.experimental.symbolic_shapes.ConstraintViolationError) as error:
+    except (RuntimeError, ConstraintViolationError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(
             f"the {called} cannot be exported by torch.export ({first}); set export.format to torchscript"

@@ -267,8 +267,10 @@ def _release(named: str, uri: str | None, run_root: Path) -> Named:
     places = {stage: folder for stage, folder in found.places.items() if stage not in ("train", "export")}
     if (trained / MANIFEST).is_file():
         places["train"] = trained
-    record = ExportedRanker if info.product == "ranking" else ExportedModel
-    places["export"] = versions.load_model(info, address, run_root, record).path
+    if info.product == "ranking":
+        places["export"] = versions.load_model(info, address, run_root, ExportedRanker).path
+    else:
+        places["export"] = versions.load_model(info, address, run_root, ExportedModel).path
     return Named(title, places, found.config)
 
 

@@ -116,14 +116,16 @@ def _cost(
     """Measure the towers with their tables as they were trained, and as they are exported."""
     assert request.data is not None, "checked at the start"
     pairs = zip(_SIDES, model.tables.pooled, strict=True)
-    trained = {side: ExportedTower(getattr(model, side), pooled.features, weights) for side, pooled in pairs}
-    found = {side: modules.load(exported / side) for side in _SIDES}
+    trained: dict[Side, modules.Module] = {
+        side: ExportedTower(getattr(model, side), pooled.features, weights) for side, pooled in pairs
+    }
+    found: dict[Side, modules.Module] = {side: modules.load(exported / side) for side in _SIDES}
     data, k = request.data, min(_COST_K, request.data.num_items)
     (before, num_rows), (after, _) = (hit_rate(towers, engine, data, k) for towers in (trained, found))
     return artifacts.Cost(metric=f"hit_rate@{k}", num_rows=num_rows, trained=before, exported=after)
 
 
-def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[str, pa.Table]) -> dict[str, Tensor]:
+def _eager(model: RetrievalModel, engine: Engine, rows: Mapping[Side, pa.Table]) -> dict[Side, Tensor]:
     """Return what the model in training form makes of the rows, by side."""
     query, item = engine.transform(rows["query"], "query"), engine.transform(rows["item"], "item")
     with torch.no_grad():

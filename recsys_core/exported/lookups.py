@@ -39,7 +39,8 @@ class PooledLookup(Lookup):
             weights = inputs[self.name + ".weights"]
         elif self.pooling == "mean" or self.pooling == "sum":  # noqa: PLR1714 - for TorchScript
             offsets = torch.cumsum(lengths, 0) - lengths
-            return functional.embedding_bag(ids, self.table.weight, offsets, mode=self.pooling).float()
+            weight_RD = self.table.weight
+            return functional.embedding_bag(ids, weight_RD, offsets, mode=self.pooling).float()  # pyright: ignore[reportArgumentType]
         values_ND = self.table(ids).float()
         if weights is not None:
             values_ND = values_ND * weights.unsqueeze(1)

@@ -80,8 +80,8 @@ class Parts:
         aside.rename(self.file(part))
         aside.parent.rmdir()
 
-    def close(self, count: Callable[[Path], int]) -> dict[str, int]:
-        """Check that each part has its rows; return how many by the parts' names. What lies aside is removed.
+    def counted(self, count: Callable[[Path], int]) -> dict[str, int]:
+        """Check that each part has its rows; return how many by the parts' names.
 
         Raises:
             ValueError: one has not.
@@ -93,9 +93,6 @@ class Parts:
             if num_rows != stop - start:
                 raise ValueError(f"{file}: {num_rows} rows where {stop - start} were read; delete it and run again")
             found[file.name] = num_rows
-        for left in self.folder.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
-        (self.folder / _RECORD).unlink()
         return found
 
     def files(self, rank: int, num_ranks: int) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError
+from torch.jit import _recursive, _state
 
 from recsys_core.artifacts import write_text
 from recsys_core.exported import modules
@@ -18,6 +20,7 @@ from recsys_core.exported.parity import parity
 
 _TRACED_ROWS = 4
 _DEBUG = ".debug_pkl"
+_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
 
 
 def table_weights(tables: nn.Module) -> dict[str, Tensor]:
@@ -75,23 +78,28 @@ def _save_script(module: nn.Module, path: Path) -> None:
     writer = torch._C.PyTorchFileWriter(str(path))  # noqa: SLF001
     for name in reader.get_all_records():
         if not name.endswith(_DEBUG) and not name.startswith(".data/"):
+            # torch has the constants of a class in a set, so in another order in each process.
             held = reader.get_record(name)
+            held = _CONSTANTS.sub(_sorted_lines, held) if name.endswith(".py") else held
             writer.write_record(name, held, len(held))
     writer.write_end_of_file()
     whole.unlink()
 
 
+def _sorted_lines(found: re.Match[bytes]) -> bytes:
+    return b"".join(sorted(found[0].splitlines(keepends=True)))
+
+
 @contextlib.contextmanager
 def _first_names() -> Iterator[None]:
     """Inside, classes are called as where nothing was scripted before: their names are part of the bytes."""
-    state, recursive = torch.jit._state, torch.jit._recursive  # noqa: SLF001
-    before = state._python_cu, recursive.concrete_type_store  # noqa: SLF001
-    state._python_cu = torch._C.CompilationUnit()  # noqa: SLF001
-    recursive.concrete_type_store = recursive.ConcreteTypeStore()
+    before = _state._python_cu, _recursive.concrete_type_store  # noqa: SLF001
+    _state._python_cu = torch._C.CompilationUnit()  # noqa: SLF001
+    _recursive.concrete_type_store = _recursive.ConcreteTypeStore()
     try:
         yield
     finally:
-        state._python_cu, recursive.concrete_type_store = before  # noqa: SLF001
+        _state._python_cu, _recursive.concrete_type_store = before  # noqa: SLF001
 
 
 def _save_program(module: nn.Module, path: Path, inputs: Mapping[str, Tensor], called: str) -> None:

@@ -119,7 +119,7 @@ def _write(
 def _published(request: Request, parts: Parts, schema: pa.Schema, world: World) -> TableRows:
     """Put the parts in the output's place, and leave a record of what was written."""
     files, destination = part_files(request.format, parts.folder), Destination(request.table)
-    counts = world.share(lambda: parts.close(files.count))
+    counts = world.share(lambda: parts.counted(files.count))
     if destination.is_odps:
         groups = (group for file in parts.files(world.rank, world.num_ranks) for group in output.groups(file).tables)
         output.write(request.table, output.Rows(schema, groups), world)
@@ -131,7 +131,8 @@ def _published(request: Request, parts: Parts, schema: pa.Schema, world: World) 
         }
         num_rows = sum(counts.values())
         if not destination.is_odps:
-            destination.publish(parts.folder, {"stage": request.stage, "num_rows": num_rows, **said, "parts": counts})
+            manifest = {"stage": request.stage, "num_rows": num_rows, **said, "parts": counts}
+            destination.publish(parts.folder, [*counts], manifest)
         work = Pending(request.output)
         work.path.mkdir(parents=True, exist_ok=True)
         work.commit(TableRows, request, num_rows=num_rows, table=redact(request.table), **said)

@@ -4,8 +4,7 @@ A folder of ours holds `_manifest.json` beside the parts, which readers of table
 can be renamed: while the parts are copied there, `_partial.json` stands in its place.
 """
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,17 +76,19 @@ class Destination:
                 "place, or remove it"
             )
 
-    def publish(self, folder: Path, manifest: Mapping[str, Any]) -> None:
-        """Put the files of `folder`, which is moved or emptied, in the place of what is there."""
+    def publish(self, folder: Path, names: Sequence[str], manifest: Mapping[str, Any]) -> None:
+        """Put the files `names` of `folder` in the place of what is there; the folder is moved, or else left."""
         self.refuse_others()
         text = integrity.sealed(manifest)
         if not self._is_remote:
+            for other in folder.iterdir():
+                if other.name not in names:
+                    integrity.discard(other)
             integrity.write_text(folder / MARK, text)
             move_into_place(folder, self.folder)
             return
         filesystem, target = _opened(self.path)
         filesystem.pipe_file(f"{target}/{PARTIAL}", text.encode())
-        names = [file.name for file in sorted(folder.iterdir())]
         for there in filesystem.find(target):
             name = str(there).rpartition("/")[2]
             if name != PARTIAL:
@@ -96,7 +97,6 @@ class Destination:
             filesystem.put_file(str(folder / name), f"{target}/{name}")
         filesystem.pipe_file(f"{target}/{MARK}", text.encode())
         filesystem.rm_file(f"{target}/{PARTIAL}")
-        shutil.rmtree(folder)
 
 
 def part_files(kind: Format, folder: Path) -> _folder.Table:

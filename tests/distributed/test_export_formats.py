@@ -60,8 +60,12 @@ def test_a_copied_checkpoint_is_exported_without_data_and_gives_the_same_bytes(t
     assert not any(here in file.read_bytes() for file in two.path.rglob("*") if file.is_file())
 
 
-def test_an_export_that_is_killed_leaves_nothing_and_another_process_makes_the_same_bytes(exporting, ranks, tmp_path):
-    request, begun = exporting("killed"), tmp_path / ".killed.partial" / "query" / "signature.json"
+@pytest.mark.parametrize("form", ["torchscript", "pt2"])
+def test_a_killed_export_leaves_nothing_and_another_process_makes_the_same_bytes(exporting, ranks, tmp_path, form):
+    request, begun = (
+        exporting("killed", config={"format": form}),
+        tmp_path / ".killed.partial" / "query" / "signature.json",
+    )
 
     def kill(pids):
         while not begun.exists():
@@ -73,7 +77,7 @@ def test_an_export_that_is_killed_leaves_nothing_and_another_process_makes_the_s
         ExportedModel.load(request.output)
     codes, log = ranks.stage("export", request, 1)
     assert codes == [0], log
-    here = export.run(exporting("here"), silent)
+    here = export.run(exporting("here", config={"format": form}), silent)
     assert _digests(request.output) == _digests(here.path)
 
 

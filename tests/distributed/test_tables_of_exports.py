@@ -114,7 +114,7 @@ def test_parts_of_other_rows_or_of_another_question_are_not_gone_on_with(tmp_pat
     assert Parts(tmp_path / "rows", "one", 10, batch_size=1, suffix=".csv").begin() == 4
     assert Parts(tmp_path / "rows", "two", 10, batch_size=1, suffix=".csv").begin() == 0
     with pytest.raises(ValueError, match=r"part-00000\.csv: 0 rows where 2 were read"):
-        first.close(lambda file: 1)
+        first.counted(lambda file: 1)
 
 
 def test_two_ranks_write_what_one_writes_and_survive_the_kill_of_one(asked, ranks, tmp_path):

@@ -114,6 +114,10 @@ def _save_program(module: nn.Module, path: Path, inputs: Mapping[str, Tensor], c
         raise ValueError(
             f"the {called} cannot be exported by torch.export ({first}); set export.format to torchscript"
         ) from None
+    for graph in program.graph_module.modules():
+        for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
+            # Where it was traced: lines of this machine's sources.
+            node.meta.pop("stack_trace", None)
     torch.export.save(program, path)
 
 

@@ -11,6 +11,8 @@ Product = Literal["retrieval", "ranking"]
 EXPORTED_MODEL, SETTINGS = "exported_model.json", "serving.json"
 # Rows by which a bundle is checked before it goes live. Of two towers: queries, with their measured vectors.
 QUERIES = "queries.parquet"
+# And the fields of its items, in the order of the index; bundles of before there were filters have no such file.
+ITEMS = "items.parquet"
 # Of a scorer: rows, and in the same order what they were scored.
 EXAMPLES, SCORES = "examples.parquet", "scores.parquet"
 

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from recsys_core.features import Encoded
 
+# Matrix products of fewer rows take other ways through the processor, which round otherwise.
+_LEAST_ROWS = 16
+
 
 def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
     """Return one side's rows as its tower takes them: `dense`, and `<name>.values` / `<name>.lengths`, both int64.
@@ -20,6 +23,21 @@ def tower_inputs(encoded: Encoded) -> dict[str, Tensor]:
         if feature.weights is not None:
             inputs[f"{name}.weights"] = _tensor(feature.weights)
     return inputs
+
+
+def filled(inputs: dict[str, Tensor], num_rows: int) -> dict[str, Tensor]:
+    """Return inputs of at least 16 rows, empty ones added at the end, so that a row gets the same bits in any company.
+
+    What the module makes of the added rows is to be left out.
+    """
+    missing = _LEAST_ROWS - num_rows
+    if missing <= 0:
+        return inputs
+    found = dict(inputs)
+    for name, tensor in inputs.items():
+        if name == "dense" or name.endswith(".lengths"):
+            found[name] = torch.cat([tensor, tensor.new_zeros((missing, *tensor.shape[1:]))])
+    return found
 
 
 def _tensor(array: np.ndarray) -> Tensor:

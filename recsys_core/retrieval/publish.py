@@ -10,9 +10,10 @@ from pydantic import Field
 
 from recsys_core import launch, readers
 from recsys_core.artifacts import Embeddings, Evaluation, ExportedModel, Index, Release, TrainingData, digest_of
-from recsys_core.artifacts.release import QUERIES
+from recsys_core.artifacts.release import ITEMS, QUERIES
 from recsys_core.features import Engine
 from recsys_core.registry import bundle, publish
+from recsys_core.retrieval import vectors
 from recsys_core.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Request(publish.Request[Config, ExportedModel]):
     def bundle(self) -> "Bundle":
         """See `publish.Request`."""
         kept = queries(self.model, self.data, self.embeddings, self.config.num_queries)
-        return Bundle(self.model, self.index, kept, mask_seen=self.mask_seen)
+        return Bundle(self.model, self.index, kept, mask_seen=self.mask_seen, items=self.data.items)
 
 
 class Bundle(bundle.Bundle):
@@ -75,9 +76,15 @@ class Bundle(bundle.Bundle):
 
     product, kind, needed = "retrieval", "two-tower retrieval", ("faiss-cpu",)
 
-    def __init__(self, model: ExportedModel, index: Index, queries: pa.Table, *, mask_seen: bool) -> None:
-        """`mask_seen` is what the service does with a row's seen items where the request does not say."""
+    def __init__(
+        self, model: ExportedModel, index: Index, queries: pa.Table, *, mask_seen: bool, items: Path | None = None
+    ) -> None:
+        """`mask_seen` is what the service does with a row's seen items where the request does not say.
+
+        `items`: the folder of the items' fields, by which a request may filter; without it none may.
+        """
         super().__init__(model, {"mask_seen": mask_seen})
+        self._items = items
         self._engine = Engine.load(model.engine)
         self._index, self._queries, self._mask_seen = index, queries, mask_seen
 
@@ -87,6 +94,8 @@ class Bundle(bundle.Bundle):
         for source in (self._index.faiss, self._index.id_map):
             shutil.copyfile(source, directory / "index" / source.name)
         pq.write_table(self._queries, directory / QUERIES)
+        if self._items is not None:
+            pq.write_table(item_fields(self._items, self._index), directory / ITEMS, compression="zstd")
         digests = {f"index/{file.path}": file.digest for file in self._index.files}
         return {path: digest for path, digest in digests.items() if (directory / path).is_file()}
 
@@ -131,6 +140,16 @@ def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, nu
     measured = readers.read_all(readers.opened(embeddings.queries), ["user_id", "embedding"], num_rows)
     assert given["user_id"].equals(measured["user_id"]), "embeddings are in the order of the ground truth"
     return given.select(columns).append_column("embedding", measured["embedding"])
+
+
+def item_fields(items: Path, index: Index) -> pa.Table:
+    """Return `item_id` and the items' fields, in the order of the index."""
+    reader = readers.opened(items)
+    fields = readers.read_all(reader, [name for name in reader.schema.names if name != "sampling_weight"])
+    wanted = pq.read_table(index.id_map)["item_id"].combine_chunks()
+    rows = vectors.positions(wanted, fields["item_id"].combine_chunks(), str(items))
+    assert (rows >= 0).all(), "the index holds items of the item table"
+    return fields.take(pa.array(rows)).combine_chunks()
 
 
 def example(queries: pa.Table, counted: set[str], histories: tuple[str, ...]) -> "pd.DataFrame":

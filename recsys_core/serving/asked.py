@@ -119,7 +119,12 @@ def body(data: bytes, content_type: str) -> tuple[Columns, Any]:
     return columns, asked
 
 
-def _json(data: bytes) -> tuple[Columns, Any]:
+def json_object(data: bytes, wanted: str) -> dict[str, Any]:
+    """Return a body that is a JSON object; `wanted` says which.
+
+    Raises:
+        ValueError: it is no JSON, has NaN or a key twice, or is no object.
+    """
     try:
         sent = json.loads(data.decode(), parse_int=_integer, parse_constant=_refuse_constant, object_pairs_hook=_once)
     except RecursionError:
@@ -128,7 +133,12 @@ def _json(data: bytes) -> tuple[Columns, Any]:
         raise ValueError(f"the body is no UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"the body is no JSON: {error}") from None
-    _must_be(dict, sent, "the body", f"an object with one of {', '.join(_ROWS)}, and params")
+    _must_be(dict, sent, "the body", wanted)
+    return sent
+
+
+def _json(data: bytes) -> tuple[Columns, Any]:
+    sent = json_object(data, f"an object with one of {', '.join(_ROWS)}, and params")
     if unknown := [key for key in sent if key not in (*_ROWS, "params")]:
         raise ValueError(f"the body has no key {shown(unknown[0])}; send one of {', '.join(_ROWS)}, and params")
     if len(keys := [key for key in _ROWS if key in sent]) != 1:

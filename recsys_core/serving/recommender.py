@@ -1,6 +1,6 @@
 """A released retrieval model: raw user columns in, items and scores out.
 
-Legend: B queries, D embedding, K items wanted, N ids of all rows.
+Legend: B queries, D embedding.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from recsys_core import integrity
 from recsys_core.artifacts import HISTORY, ExportedModel, Frozen
-from recsys_core.artifacts.release import QUERIES, SETTINGS
+from recsys_core.artifacts.release import ITEMS, QUERIES, SETTINGS
 from recsys_core.exported.files import module_file
 from recsys_core.features import Encoded, Engine
-from recsys_core.metrics.retrieval import NO_ITEM, Lists
-from recsys_core.retrieval import vectors
+from recsys_core.metrics.retrieval import Lists
 from recsys_core.serving import asked, base, tables
+from recsys_core.serving.fields import Fields
+from recsys_core.serving.search import Allowed, Found, Search
 
 _SEEN = f"{HISTORY}item_id"
 _PARTS = ("index/index.faiss", "index/id_map.parquet")
@@ -46,17 +47,18 @@ class Settings(Frozen):
 class Recommender(base.Service):
     """A bundle with `query/` (scripted tower), `item/`, `features/` (fitted engine), `index/` (FAISS and id map).
 
-    `queries.parquet` has a few real queries, with the vectors they had when the day was measured.
+    `queries.parquet` has a few real queries, with the vectors they had when the day was measured; `items.parquet` the
+    fields of the items.
     """
 
     optional = (asked.EXCLUDE,)
 
     def __init__(
-        self, engine: Engine, tower: Any, index: Any, item_ids: pa.ChunkedArray, settings: Settings | None = None
+        self, engine: Engine, tower: Any, search: Search, settings: Settings | None = None, fields: Fields | None = None
     ) -> None:
         """Use `load`."""
         self.settings = settings or Settings()
-        self.engine, self._tower, self._index, self._item_ids = engine, tower, index, item_ids
+        self.engine, self._tower, self.search, self.fields = engine, tower, search, fields
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -73,7 +75,12 @@ class Recommender(base.Service):
         tower, index, id_map = (base.read(file, one) for file, one in zip(files, readers, strict=True))
         path = directory / SETTINGS
         settings = integrity.read_record(Settings, path) if path.exists() else None
-        return cls(Engine.load(directory / "features"), tower, index, id_map["item_id"], settings)
+        try:
+            search = Search(index, id_map["item_id"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{directory / 'index'}: {error}; {base.AGAIN}") from None
+        fields = Fields.read(directory / ITEMS, search) if (directory / ITEMS).exists() else None
+        return cls(Engine.load(directory / "features"), tower, search, settings, fields)
 
     def table(self, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
         """Return loose values by column (None: unknown) as the typed table that `recommend` takes.
@@ -104,15 +111,24 @@ class Recommender(base.Service):
         excluded = own.pop(asked.EXCLUDE, None)
         asked.limit(max((len(values) for values in own.values() if isinstance(values, Sized)), default=0), 1)
         table = self.table(own)
-        asked.limit(table.num_rows, min(wanted.k, self._index.ntotal))
+        asked.limit(table.num_rows, min(wanted.k, self.search.num_items))
         lists: list[pa.Array] = []
-        kind = self._item_ids.type
         if wanted.exclude:
+            kind = self.search.ids.type
             ids = tables.typed([wanted.exclude], asked.EXCLUDE, pa.list_(kind), f"item ids, which are {kind}")
             lists.append(ids.take(pa.array(np.zeros(table.num_rows, np.int64))))
         if excluded is not None:
-            lists.append(tables.typed(excluded, asked.EXCLUDE, pa.list_(kind), f"lists of item ids, which are {kind}"))
+            lists.append(self.excluded(excluded))
         return self.recommend(table, wanted.k, exclude=lists, mask_seen=wanted.mask_seen)
+
+    def excluded(self, lists: Iterable[Any]) -> pa.Array:
+        """Return loose lists of item ids, one for each row (None: an empty one), as `recommend` takes them.
+
+        Raises:
+            ValueError: an id is none of the type that ids have.
+        """
+        kind = self.search.ids.type
+        return tables.typed(lists, asked.EXCLUDE, pa.list_(kind), f"lists of item ids, which are {kind}")
 
     def recommend(
         self, table: pa.Table, k: int, *, exclude: Sequence[pa.Array] = (), mask_seen: bool | None = None
@@ -130,19 +146,47 @@ class Recommender(base.Service):
         """
         if k < 1:
             raise ValueError(f"k is {k}; ask for at least one item")
-        mask = self._mask(table, exclude, mask_seen=mask_seen)
+        found, encoded = self.find(table, [k] * table.num_rows, exclude=exclude, mask_seen=[mask_seen] * table.num_rows)
+        offsets = pa.array(found.offsets, pa.int32())
+        item_ids = self.search.ids.take(pa.array(found.rows))
+        answers = pa.table(
+            {
+                "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
+                "scores": pa.ListArray.from_arrays(offsets, pa.array(found.scores)),
+            }
+        )
+        return tables.with_left_out(answers, self.engine, {"query": encoded})
+
+    def find(
+        self,
+        table: pa.Table,
+        ks: Sequence[int],
+        *,
+        exclude: Sequence[pa.Array] = (),
+        mask_seen: Sequence[bool | None] = (),
+        only: Sequence[Allowed | None] = (),
+    ) -> tuple[Found, Encoded]:
+        """Return the items of each row of `table`, and its features; what each row asks for is as of `recommend`.
+
+        `only`: the items that each row may get, None being all.
+
+        Raises:
+            ValueError: the columns hold what their features cannot take.
+        """
+        mask = self._mask(table, exclude, mask_seen)
         encoded = self.engine.transform(table, "query")
         vectors_BD = self._embedded(encoded)
         tables.refuse_infinite(vectors_BD, "vector")
-        return tables.with_left_out(self._search(vectors_BD, k, mask), self.engine, {"query": encoded})
+        return self.search.best(vectors_BD, ks, mask, only), encoded
 
-    def _mask(self, table: pa.Table, exclude: Sequence[pa.Array], *, mask_seen: bool | None = None) -> Lists:
-        mask_seen = self.settings.mask_seen if mask_seen is None else mask_seen
-        lists = [*exclude]
-        if mask_seen and _SEEN in table.column_names and not pa.types.is_null(table[_SEEN].type):
-            lists.append(table[_SEEN].combine_chunks())
-        items = self._item_ids.combine_chunks()
-        parts = [vectors.lists(one, items, _SEEN) for one in lists]
+    def _mask(self, table: pa.Table, exclude: Sequence[pa.Array], mask_seen: Sequence[bool | None]) -> Lists:
+        parts = [self.search.lists(one, asked.EXCLUDE) for one in exclude]
+        masks = np.array([self.settings.mask_seen if one is None else one for one in mask_seen], bool)
+        if masks.any() and _SEEN in table.column_names and not pa.types.is_null(table[_SEEN].type):
+            seen = self.search.lists(table[_SEEN].combine_chunks(), _SEEN)
+            parts.append(seen if masks.all() else _only_of(seen, masks))
+        if len(parts) == 1:
+            return parts[0]
         owners = np.concatenate([np.empty(0, np.int64), *(part.owners for part in parts)])
         order = np.argsort(owners, kind="stable")
         values = np.concatenate([np.empty(0, np.int64), *(part.values for part in parts)])[order]
@@ -151,10 +195,10 @@ class Recommender(base.Service):
     def _embedded(self, encoded: Encoded) -> np.ndarray:
         import torch
 
-        from recsys_core.exported.inputs import tower_inputs
+        from recsys_core.exported.inputs import filled, tower_inputs
 
         with torch.inference_mode():
-            return self._tower(tower_inputs(encoded)).numpy()
+            return self._tower(filled(tower_inputs(encoded), encoded.num_rows)).numpy()[: encoded.num_rows]
 
     def check_kept(self, directory: Path) -> str:
         """See `base.Service`: the queries have the vectors that they were measured with, and get the items of these."""
@@ -174,10 +218,14 @@ class Recommender(base.Service):
         difference = float(np.abs(self.embed(queries) - wanted).max())
         if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ValueError(f"the query tower gives other vectors than the day's measured ones (by {difference:.3g})")
-        expected = self._search(wanted, k, self._mask(queries, ()))["item_ids"].to_pylist()
+        num_rows = queries.num_rows
+        best = self.search.best(wanted, [k] * num_rows, self._mask(queries, (), [None] * num_rows))
+        expected = np.split(
+            self.search.ids.take(pa.array(best.rows)).to_numpy(zero_copy_only=False), best.offsets[1:-1]
+        )
         found = self.recommend(queries, k)
-        shared = sum(len(set(a) & set(b)) for a, b in zip(expected, found["item_ids"].to_pylist(), strict=True))
-        overlap = shared / max(1, sum(map(len, expected)))
+        shared = sum(len({*a} & {*b}) for a, b in zip(expected, found["item_ids"].to_pylist(), strict=True))
+        overlap = shared / max(1, len(best.rows))
         if overlap < _MIN_OVERLAP:
             raise ValueError(f"only {overlap:.0%} of the recommended items are those of the measured vectors")
         scores = found["scores"].combine_chunks().flatten().to_numpy()
@@ -185,59 +233,11 @@ class Recommender(base.Service):
             raise ValueError("scores that are no numbers; the item vectors in the index are damaged")
         return Report(queries.num_rows, difference, overlap)
 
-    def _search(self, vectors_BD: np.ndarray, k: int, mask: Lists) -> pa.Table:
-        num_rows, num_items = len(vectors_BD), self._index.ntotal
-        # Before anything is allocated.
-        k = min(k, num_items)
-        ids_BK = np.full((num_rows, k), NO_ITEM, np.int64)
-        scores_BK = np.full((num_rows, k), -np.inf, np.float32)
-        self._fill(ids_BK, scores_BK, vectors_BD, mask, np.arange(num_rows), whole=False)
-        known = mask.known()
-        num_masked = np.bincount(
-            np.unique(known.owners * num_items + known.values) // max(1, num_items), minlength=num_rows
-        )
-        # The cells that an approximate search visits may hold fewer than there are.
-        short = np.flatnonzero((ids_BK >= 0).sum(axis=1) < np.minimum(k, num_items - num_masked))
-        if len(short):
-            self._fill(ids_BK, scores_BK, vectors_BD, mask, short, whole=True)
-        filled_BK = ids_BK >= 0
-        offsets = pa.array(np.concatenate([[0], np.cumsum(filled_BK.sum(axis=1))]), pa.int32())
-        item_ids = self._item_ids.take(pa.array(ids_BK[filled_BK])).combine_chunks()
-        return pa.table(
-            {
-                "item_ids": pa.ListArray.from_arrays(offsets, item_ids),
-                "scores": pa.ListArray.from_arrays(offsets, pa.array(scores_BK[filled_BK])),
-            }
-        )
 
-    def _fill(
-        self,
-        ids_BK: np.ndarray,
-        scores_BK: np.ndarray,
-        vectors_BD: np.ndarray,
-        mask: Lists,
-        rows: np.ndarray,
-        *,
-        whole: bool,
-    ) -> None:
-        """Search for `rows`, in the `whole` index or as far as it was set to, and write what is not masked."""
-        import faiss
-
-        # The setting is per thread. torch brings an OpenMP of its own: two pools on the same cores wait for each other.
-        faiss.omp_set_num_threads(1)
-        parameters: Any = None
-        if whole and isinstance(self._index, faiss.IndexIVF):
-            parameters = faiss.SearchParametersIVF(nprobe=self._index.nlist)
-        elif whole and isinstance(self._index, faiss.IndexHNSW):
-            parameters = faiss.SearchParametersHNSW(efSearch=self._index.ntotal)
-
-        def find(some: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-            scores, ids = self._index.search(vectors_BD[rows[some]], width, params=parameters)
-            return ids, scores
-
-        search = vectors.Search(find, np.empty(len(rows)))
-        for some, ids, scores in vectors.masked_lists(search, mask.take(rows), self._index.ntotal, ids_BK.shape[1]):
-            ids_BK[rows[some]], scores_BK[rows[some]] = ids, scores
+def _only_of(lists: Lists, keeps: np.ndarray) -> Lists:
+    """Return the lists of the rows that are to be kept, the others' being empty."""
+    lengths = np.where(keeps, lists.lengths, 0)
+    return Lists(lists.values[np.repeat(keeps, lists.lengths)], np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _refuse_unequal(histories: Mapping[str, pa.Array]) -> None:

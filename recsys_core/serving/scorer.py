@@ -24,7 +24,7 @@ class Scorer(base.Service):
 
     def __init__(self, engine: Engine, ranker: Any, columns: list[tuple[str, str]]) -> None:
         """Use `load`."""
-        self.engine, self._ranker, self._columns = engine, ranker, columns
+        self.engine, self._ranker, self.columns = engine, ranker, columns
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -56,14 +56,14 @@ class Scorer(base.Service):
         """
         import torch
 
-        from recsys_core.exported.inputs import ranker_inputs
+        from recsys_core.exported.inputs import filled, ranker_inputs
 
         query, item = (self.engine.transform(table, side) for side in _SIDES)
         with torch.inference_mode():
-            logits = self._ranker(ranker_inputs(query, item))
-            by_task = logits.reshape(len(logits), len(self._columns)).T.contiguous()
+            logits = self._ranker(filled(ranker_inputs(query, item), table.num_rows))[: table.num_rows]
+            by_task = logits.reshape(len(logits), len(self.columns)).T.contiguous()
         answers: dict[str, np.ndarray] = {}
-        for (score, probability), logits_B in zip(self._columns, by_task, strict=True):
+        for (score, probability), logits_B in zip(self.columns, by_task, strict=True):
             tables.refuse_infinite(logits_B.numpy(), score)
             answers |= {probability: logits_B.sigmoid().numpy(), score: logits_B.numpy()}
         return tables.with_left_out(pa.table(answers), self.engine, {"query": query, "item": item})
@@ -86,7 +86,7 @@ class Scorer(base.Service):
                 raise ValueError(
                     f"the model gives another {name} than where the day was measured (by {differences[name]:.3g})"
                 )
-        largest = max(differences[probability] for _, probability in self._columns if probability in differences)
+        largest = max(differences[probability] for _, probability in self.columns if probability in differences)
         return (
             f"{rows.num_rows} rows scored; their probabilities differ from the measured ones by at most {largest:.2g}"
         )

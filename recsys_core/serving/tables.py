@@ -69,12 +69,17 @@ def refuse_infinite(numbers: np.ndarray, made: str) -> None:
 
 def with_left_out(answers: pa.Table, engine: Engine, encoded: Mapping[Side, Encoded]) -> pa.Table:
     """Add a column `out_of_range`: how many of a row's ids were left out, by feature; none where no feature does."""
-    none = np.zeros(answers.num_rows, np.int32)
-    counts: dict[str, pa.Array] = {}
+    if not (counts := left_out(engine, encoded)):
+        return answers
+    arrays = [pa.array(one, pa.int64()) for one in counts.values()]
+    return answers.append_column("out_of_range", pa.StructArray.from_arrays(arrays, names=[*counts]))
+
+
+def left_out(engine: Engine, encoded: Mapping[Side, Encoded]) -> dict[str, np.ndarray]:
+    """Return how many of each row's ids were left out, by feature that does so."""
+    counts: dict[str, np.ndarray] = {}
     for side, rows in encoded.items():
         for name in engine.dropping(side):
-            left_out = rows.sparse[name].left_out
-            counts[name] = pa.array(none if left_out is None else left_out, pa.int64())
-    if not counts:
-        return answers
-    return answers.append_column("out_of_range", pa.StructArray.from_arrays([*counts.values()], names=[*counts]))
+            dropped = rows.sparse[name].left_out
+            counts[name] = np.zeros(rows.num_rows, np.int32) if dropped is None else dropped
+    return counts

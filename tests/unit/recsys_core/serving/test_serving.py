@@ -82,6 +82,7 @@ def test_fewer_items_than_wanted_are_not_filled_up(directory, made):
     index.train(np.eye(8, dtype=np.float32)[:4])
     index.add(np.eye(8, dtype=np.float32)[:1])
     faiss.write_index(index, str(directory / "index" / "index.faiss"))
+    pq.write_table(pa.table({"item_id": [7]}), directory / "index" / "id_map.parquet")
     lengths = pc.list_value_length(
         Recommender.load(directory).recommend(users, 2, mask_seen=False)["item_ids"]
     ).to_pylist()
@@ -222,6 +223,120 @@ def test_the_mlflow_model_answers_and_refuses(directory):
         with pytest.raises(MlflowException, match=expected) as caught:
             model.predict(wrong, params)
         assert caught.value.get_http_status_code() == 400
+
+
+def _filled(directory: Path, made: dict, items: pa.Table) -> Recommender:
+    """The bundle, with fields of its items."""
+    folder = directory.parent / "items"
+    folder.mkdir()
+    # In another order than the index, as a part of an item table may be.
+    pq.write_table(items.take(pa.array(np.arange(items.num_rows)[::-1])), folder / "part-00000.parquet")
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle = publish.Bundle(made["model"], made["index"], queries, mask_seen=True, items=folder)
+    shutil.rmtree(directory)
+    bundle.fill(directory)
+    return Recommender.load(directory)
+
+
+@pytest.fixture
+def filtered(directory, made):
+    ids = pq.read_table(made["embeddings"].items)["item_id"]
+    number = np.arange(60)
+    items = pa.table(
+        {
+            "item_id": ids,
+            "brand": pa.array([None if n % 7 == 0 else f"b{n % 3}" for n in number]),
+            "price": pa.array([None if n % 5 == 0 else float(n) for n in number]),
+            "size": number % 4,
+            "sold": number % 2 == 0,
+            "tags": pa.array([["x", "y"][: n % 3] if n else None for n in number], pa.list_(pa.string())),
+            "sampling_weight": np.ones(60),
+        }
+    )
+    return _filled(directory, made, items), items.to_pylist()
+
+
+FILTERS = [
+    ({"brand": "b1"}, lambda item: item["brand"] == "b1"),
+    ({"brand": ["b1", "b2", "b9"], "size": [0, 3]}, lambda i: i["brand"] in ("b1", "b2") and i["size"] in (0, 3)),
+    ({"price": {"min": 10, "max": 40.0}}, lambda item: item["price"] is not None and 10 <= item["price"] <= 40),
+    ({"size": {"max": 1}, "sold": True}, lambda item: item["size"] <= 1 and item["sold"]),
+    ({"tags": ["y", "z"]}, lambda item: "y" in (item["tags"] or ())),
+    ({"price": 12}, lambda item: item["price"] == 12.0),
+    ({"brand": []}, lambda item: False),
+    ({}, lambda item: True),
+]
+
+
+@pytest.mark.parametrize(("wanted", "passes"), FILTERS)
+def test_a_filter_leaves_the_items_that_a_loop_over_them_finds(filtered, wanted, passes):
+    loaded, items = filtered
+    expected = [passes(item) for item in items]
+    assert loaded.fields.allowed(wanted).mask.tolist() == expected
+    assert loaded.fields.allowed(wanted).count == sum(expected)
+    table = loaded.table({"segment": ["s1"], "age": [30], "history__item_id": [[items[1]["item_id"]]]})
+    found, _ = loaded.find(table, [60], mask_seen=[True], only=[loaded.fields.allowed(wanted)])
+    left = {row for row, good in enumerate(expected) if good} - {1}
+    assert {*found.rows.tolist()} == left, "all that are left, though the index is approximate"
+    assert "sampling_weight" not in loaded.fields.kinds
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"colour": "red"}, "filter: there is no field 'colour'; there are item_id, brand, price, size, sold, tags"),
+        ({"size": "2x"}, "column 'filter.size' takes int64"),
+        ({"sold": 1}, "column 'filter.sold' takes bool"),
+        ({"price": True}, "column 'filter.price' takes double"),
+        ({"brand": {"min": 1}}, "filter.brand is string, and has no min and max"),
+        ({"price": {"min": 1, "most": 2}}, "filter.price has 'min', 'most'; give min, max or both"),
+        ({"price": {}}, "filter.price has nothing; give min, max or both"),
+        ({"price": {"min": "low"}}, "column 'filter.price.min' takes a number"),
+    ],
+)
+def test_a_filter_that_does_not_fit_is_refused(filtered, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        filtered[0].fields.allowed(wanted)
+
+
+def test_fields_of_other_items_are_not_served(directory, made):
+    unseal(directory)
+    pq.write_table(pa.table({"item_id": [1, 2]}), directory / "items.parquet")
+    with pytest.raises(ValueError, match="items.parquet: its items are not those of the index; download the release"):
+        Recommender.load(directory)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_a_row_gets_the_same_bits_whoever_it_is_asked_with(directory, made, kind):
+    unseal(directory)
+    items = pq.read_table(made["embeddings"].items)
+    faiss.write_index(_make_index(kind, _vectors(items)), str(directory / "index" / "index.faiss"))
+    loaded, users = Recommender.load(directory), pq.read_table(made["data"].ground_truth)
+    ks = [1 + row % 9 for row in range(users.num_rows)]
+    masks = [None, True, False] * 14
+    for some in ([3], [3, 4], [*range(17)], [*range(40)]):
+        table = users.take(pa.array(some))
+        found, _ = loaded.find(table, [ks[row] for row in some], mask_seen=[masks[row] for row in some])
+        for place, row in enumerate(some):
+            one, _ = loaded.find(users.slice(row, 1), [ks[row]], mask_seen=[masks[row]])
+            part = slice(found.offsets[place], found.offsets[place + 1])
+            assert found.rows[part].tolist() == one.rows.tolist()
+            assert found.scores[part].tobytes() == one.scores.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (list(range(59)), "id_map.parquet has 59 items and index.faiss 60"),
+        ([*range(59), 7], "id_map.parquet: item 7 is there more than once"),
+        ([f"i{n}" for n in range(59)] + ["i7"], "id_map.parquet: item 'i7' is there more than once"),
+    ],
+)
+def test_an_id_map_of_another_index_is_refused(directory, ids, message):
+    unseal(directory)
+    pq.write_table(pa.table({"item_id": ids}), directory / "index" / "id_map.parquet")
+    with pytest.raises(ValueError, match=f"index: {message}; download the release again"):
+        Recommender.load(directory)
 
 
 def _make_index(kind: str, vectors: np.ndarray) -> faiss.Index:

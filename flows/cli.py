@@ -26,6 +26,8 @@ from flows import (
     index_commands,
     odps_commands,
     release_commands,
+    replay_command,
+    serve_command,
     stage_commands,
     training_commands,
 )
@@ -77,6 +79,8 @@ stage_commands.register(app)
 app.command("odps-emulator")(odps_commands.odps_emulator)
 app.command("index")(index_commands.index)
 app.command("hit-rate")(index_commands.hit_rate)
+app.command("serve")(serve_command.serve)
+app.command("replay")(replay_command.replay)
 
 Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
 Overrides = Annotated[

@@ -13,7 +13,6 @@ from recsys_core.artifacts import Embeddings, Evaluation, ExportedModel, Index, 
 from recsys_core.artifacts.release import ITEMS, QUERIES
 from recsys_core.features import Engine
 from recsys_core.registry import bundle, publish
-from recsys_core.retrieval import vectors
 from recsys_core.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -144,6 +143,9 @@ def queries(model: ExportedModel, data: TrainingData, embeddings: Embeddings, nu
 
 def item_fields(items: Path, index: Index) -> pa.Table:
     """Return `item_id` and the items' fields, in the order of the index."""
+    # Configs are read without what this imports.
+    from recsys_core.retrieval import vectors
+
     reader = readers.opened(items)
     fields = readers.read_all(reader, [name for name in reader.schema.names if name != "sampling_weight"])
     wanted = pq.read_table(index.id_map)["item_id"].combine_chunks()

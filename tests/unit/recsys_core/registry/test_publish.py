@@ -9,6 +9,8 @@ from recsys_core import artifacts, integrity, launch, registry, tracking
 from recsys_core.artifacts import ExportedModel, Learned, Release
 from recsys_core.registry.publish import _relative
 from recsys_core.retrieval import publish
+from recsys_core.serving.service import Registered
+from recsys_core.serving.service.watch import Watched, Watcher, fetched, found
 
 pytestmark = pytest.mark.usefixtures("kept_checks")
 FIRST = datetime.date(2024, 3, 1)
@@ -260,3 +262,44 @@ def test_every_call_was_a_place_to_die(disturbed):
     client = _Client(None, 0)
     disturbed.publish(disturbed.request(20), lambda real: client.__init__(real, 12) or client)
     assert client._left == 0
+
+
+def test_what_is_live_is_followed_and_fetched_whole(shop, tmp_path):
+    for day in (1, 2):
+        assert shop.publish(shop.request(day)).decision == "live"
+    places = {"release": Registered(shop.name, "champion"), "rank_release": Registered(shop.name, "7")}
+    watcher = Watcher(Watched(places=places, uri=shop.uri, cache=tmp_path / "cache", poll_seconds=0.1))
+    lines = watcher.lines(lambda code: None)
+    first, missing = next(lines), next(lines)
+    assert (first.place, first.release.tag, first.error) == ("release", f"{shop.name}/2", None)
+    assert integrity.verify_sealed(first.release.folder)
+    assert (missing.release, missing.error) == (
+        None,
+        f"ValueError: {shop.name} has no version 7; there are: 2, 1",
+    )
+    registry.rollback(shop.uri, shop.name)
+    back = next(lines)
+    assert (back.place, back.release.tag) == ("release", f"{shop.name}/1")
+    assert integrity.verify_sealed(back.release.folder)
+    # One that was killed is started again, and says what it finds.
+    watcher._process.kill()
+    assert next(lines).release == back.release
+    watcher.close()
+    assert list(lines) == []
+    assert sorted(one.name[:2] for one in back.release.folder.parent.iterdir()) == [".l", "1-", "2-"]
+    # What was damaged on the way is no release, and leaves nothing.
+    shutil.rmtree(back.release.folder)
+    digest = integrity.digest_of_file(shop.request(1).model.query / "model.pt")
+    stored = (path for path in shop.run_root.rglob("model.pt") if not path.is_relative_to(shop.run_root / shop.name))
+    # Of the tests that share the store, some have the same.
+    models = [path for path in stored if integrity.digest_of_file(path) == digest]
+    content = models[0].read_bytes()
+    for model in models:
+        model.write_bytes(content[:-1])
+    info = found(Registered(shop.name, "1"), shop.uri)
+    with pytest.raises(ValueError, match="query/model.pt: damaged"):
+        fetched(info, shop.uri, tmp_path / "cache")
+    assert not back.release.folder.exists()
+    for model in models:
+        model.write_bytes(content)
+    assert fetched(info, shop.uri, tmp_path / "cache").folder.is_dir()

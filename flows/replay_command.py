@@ -1,0 +1,88 @@
+"""`dayline replay`: a log of requests asked again of a release."""
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recsys_core.serving.service.replay import Report
+
+_ANY_K = 1_000_000
+
+
+def replay(  # noqa: PLR0917 - options
+    log: Annotated[Path, typer.Argument(help="the log's folder, a part of it such as date=2024-01-31, or a file")],
+    release: Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")],
+    rank_release: Annotated[str | None, typer.Option(help="the ranking release beside it")] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
+    ] = None,
+    run_root: Annotated[Path, typer.Option(help="the configs' run_root")] = Path("runs"),
+    cache: Annotated[
+        Path | None, typer.Option(help="where releases are kept; `serving` in --run-root otherwise")
+    ] = None,
+    most: Annotated[int | None, typer.Option("--requests", min=1, help="so many of the log at most")] = None,
+    identical: Annotated[bool, typer.Option("--identical", help="exit code 1 unless every answer is the same")] = False,
+    minimum_overlap: Annotated[
+        float | None, typer.Option(min=0, max=1, help="exit code 1 below this mean share of items that come again")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON instead of a line")] = False,
+) -> None:
+    """Ask a release for what a log of `dayline serve --log` holds, and say how its answers differ.
+
+    `dayline replay logs/shop --release shop@previous`
+
+    `dayline replay logs/shop/date=2024-01-31 --release shop@7 --minimum-overlap 0.5 --json`
+    """
+    from recsys_core import tracking
+    from recsys_core.serving.service import Limits, Registered, source
+    from recsys_core.serving.service import replay as replaying
+    from recsys_core.serving.service.live import Live
+    from recsys_core.serving.service.sources import of_folder
+    from recsys_core.serving.service.watch import fetched, found
+
+    names = {"release": release} | ({"rank_release": rank_release} if rank_release is not None else {})
+    try:
+        sources = {place: source(text) for place, text in names.items()}
+        rows = replaying.read(log, most)
+        first = next(rows, None)
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    if first is None:
+        typer.echo(f"error: {log}: no requests in it", err=True)
+        raise typer.Exit(2)
+    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+    live = Live(Limits(max_k=_ANY_K), [*sources])
+    kept = (cache or run_root / "serving").resolve()
+    live.put(
+        {
+            place: fetched(found(one, uri), uri, kept) if isinstance(one, Registered) else of_folder(one)
+            for place, one in sources.items()
+        }
+    )
+    assert live.current is not None
+    report = replaying.replay(live.current, itertools.chain([first], rows))
+    total = report.total
+    typer.echo(report.model_dump_json(indent=2) if as_json else _line(report.release, total))
+    if report.example is not None and not as_json:
+        typer.echo(f"such as {report.example}", err=True)
+    same = total.identical == total.num_requests
+    if (identical and not same) or (minimum_overlap is not None and (total.overlap or 0.0) < minimum_overlap):
+        raise typer.Exit(1)
+
+
+def _line(release: str, total: "Report") -> str:
+    parts = [f"{total.num_requests:,} requests asked of {release}", f"{total.identical:,} answered the same"]
+    parts += [
+        f"{count:,} {name}" for name, count in (("refused", total.refused), ("of other paths", total.missing)) if count
+    ]
+    if total.overlap is not None and total.first is not None:
+        parts.append(f"{total.overlap:.1%} of the items come again, {total.first:.1%} of the first ones stay first")
+    if total.logged_seconds:
+        logged = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in total.logged_seconds.items())
+        parts.append(f"{total.replayed_seconds * 1e3:.1f} ms each (logged: {logged})")
+    return "; ".join(parts)

@@ -1,6 +1,6 @@
 """`publish.absorb`: a state that the gate lets pass learns from the rows it was measured on, and is released then."""
 
-from recsys_core.artifacts import Dataset, HeldOut, LabelledLog
+from recsys_core.artifacts import Dataset, ExampleLog, HeldOut, LabelledLog
 from recsys_core.gate import Decision
 from tasks.absorbed import Absorbed, absorbed
 from tasks.embed import embed
@@ -18,7 +18,7 @@ from tasks.train_ranker import train_ranker
 
 
 def absorb(
-    run: Run, dataset: Dataset, measured: Candidate, before: HeldOut, decision: Decision
+    run: Run, dataset: Dataset | ExampleLog, measured: Candidate, before: HeldOut, decision: Decision
 ) -> tuple[Candidate, Absorbed | None]:
     """Return what is to be released, and what came of absorbing; the measured state, where nothing is absorbed.
 

@@ -126,14 +126,14 @@ def days_table(results: Sequence["DayResult"], k: str | None = None) -> None:
             metrics.hit_rate[k],
             metrics.approximate_hit_rate[k],
             metrics.baselines.popularity[k],
-            metrics.baselines.item_item[k],
+            metrics.baselines.item_item[k] if metrics.baselines.item_item else None,
         )
         shown.add_row(
             str(result.day),
             f"{metrics.num_examples:,}",
             f"{metrics.examples_per_second:,.0f}",
             f"{metrics.loss:.3f}",
-            *(f"{rate:.4f}" for rate in rates),
+            *("no log" if rate is None else f"{rate:.4f}" for rate in rates),
             *_outcome(result),
         )
     on_stdout(shown)

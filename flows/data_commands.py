@@ -44,6 +44,9 @@ def generate(
     items: Annotated[int, typer.Option(help="items on the first day; some more come every day")] = 5_000,
     interactions: Annotated[int, typer.Option(help="clicks a day, about")] = 30_000,
     seed: Annotated[int, typer.Option(help="the same seed makes the same bytes")] = 0,
+    as_examples: Annotated[
+        bool, typer.Option("--as-examples", help="ready-made examples for data.kind: examples, in place of a log")
+    ] = False,
     settings: _Settings = None,
     overwrite: _Overwrite = False,
 ) -> None:
@@ -58,6 +61,12 @@ def generate(
 
     Other keys: new_users_per_day, new_items_per_day, num_categories, styles_per_category, taste_strength,
     popularity_exponent, drift, drift_days, missing_share. A log of more days begins with the one of fewer.
+
+    With `--as-examples`, the same clicks as rows that are ready to train on, each with what its user had clicked before
+    it, rows to be measured on, an item table and a weighted table of negatives, all by day: train/, evaluation/, items/
+    and negatives/.
+
+    `dayline data generate --as-examples --out data/u2i`, then `dayline run configs/u2i_examples.yaml`
     """
     given = {
         "kind": "synthetic",
@@ -67,7 +76,25 @@ def generate(
         "interactions_per_day": interactions,
         "seed": seed,
     } | ({"first_day": first_day.date()} if first_day else {})
+    if as_examples:
+        _write_examples(given, settings, out, overwrite=overwrite)
+        return
     _write("generate", given, settings, out, overwrite=overwrite)
+
+
+def _write_examples(given: dict[str, Any], settings: Sequence[str] | None, out: Path, *, overwrite: bool) -> None:
+    from flows import console
+    from recsys_core import ingest
+    from recsys_core.datasets import _shop_examples
+
+    config = _config("generate", given, settings, ingest.CATALOGUE)
+    with console.progress() as sink:
+        made = ingest.write_whole(out, lambda root: _shop_examples.write(config, root, sink), overwrite=overwrite)
+    typer.echo(
+        f"{out}: {made.num_train:,} rows of training and {made.num_evaluation:,} of evaluation on {made.num_days} "
+        f"days, {made.num_items:,} items"
+    )
+    typer.echo("train on it: configs/u2i_examples.yaml says how", err=True)
 
 
 @app.command("generate-ctr")

@@ -162,7 +162,7 @@ def import_log(
         ValueError: a bad source, a kind that is read in place, or a `destination` that exists without `overwrite`.
     """
     if config.in_place:
-        raise ValueError(f"{config.source}: {config.kind} is the daily layout already; name it as data.source")
+        raise ValueError(f"{config.source}: {config.kind} is read as it is; name it as data.source")
     importer = lookup.component(catalogue, config.kind)
     return write_whole(destination, lambda aside: importer.write(config, aside, sink), overwrite=overwrite)
 

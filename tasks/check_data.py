@@ -9,14 +9,15 @@ from prefect.context import TaskRunContext
 
 from recsys_core import contract as stage
 from recsys_core import holdout
-from recsys_core.artifacts import DataCheck, Dataset
+from recsys_core.artifacts import DataCheck, Dataset, ExampleLog
 from recsys_core.contract import report
+from recsys_core.features import Engine
 from recsys_core.progress import Event, Sink
 from tasks.perform import AnyRun, R, Run, listener, perform, stage_task
 
 
 @stage_task("check data")
-def check_data(run: Run, dataset: Dataset) -> DataCheck:
+def check_data(run: Run, dataset: Dataset | ExampleLog) -> DataCheck:
     """Return what was found; warnings are reported each time, and a breach that stops the run is an error.
 
     Raises:
@@ -26,17 +27,23 @@ def check_data(run: Run, dataset: Dataset) -> DataCheck:
     learned = run.base.learned.last_day if run.base else None
     # What is absorbed is learned from too, and is checked before any work is done.
     last = holdout.last_day(run.day, run.config.holdout) if run.config.publish.absorb else run.day
+    first_day, memory = stage.first_day(config, last, learned, _window(run, last)), run.home / "cache" / "statistics"
+    common: dict[str, Any] = {"config": limits(config), "agreed": stage.agreed(config), "first_day": first_day}
+    common |= {"day": last, "memory": memory}
+    if isinstance(dataset, Dataset):
+        return performed(run, run.request(stage.Request, "check", dataset=dataset, **common), stage.run)
+    own = {name: column for column, name in dataset.names.items()}
+    categories = tuple(own.get(name, name) for name in Engine.build(run.config.features).columns_of_ids())
     request = run.request(
-        stage.Request,
+        stage.LabelledRequest,
         "check",
-        config=limits(config),
-        agreed=stage.agreed(config),
-        dataset=dataset,
-        first_day=stage.first_day(config, last, learned, _window(run, last)),
-        day=last,
-        memory=run.home / "cache" / "statistics",
+        log=dataset,
+        labels=(),
+        time_column=None,
+        categories=categories,
+        **common,
     )
-    return performed(run, request, stage.run)
+    return performed(run, request, stage.run_labelled)
 
 
 def limits(config: stage.Config) -> stage.checks.Limits:

@@ -3,21 +3,26 @@
 from functools import partial
 
 from recsys_core import launch
-from recsys_core.artifacts import Dataset, Embeddings, Evaluation, Index, TrainingData
+from recsys_core.artifacts import Dataset, Embeddings, Evaluation, ExampleLog, Index, TrainingData
 from recsys_core.retrieval.requests import HitRateRequest
 from tasks.perform import Run, perform, stage_task
 
 
 @stage_task("hit rate")
 def hit_rate(
-    run: Run, dataset: Dataset, data: TrainingData, embeddings: Embeddings, index: Index, champion: Embeddings | None
+    run: Run,
+    dataset: Dataset | ExampleLog,
+    data: TrainingData,
+    embeddings: Embeddings,
+    index: Index,
+    champion: Embeddings | None,
 ) -> Evaluation:
     """Return the day's measurements, made in a process of its own: FAISS and torch share none."""
     request = run.request(
         HitRateRequest,
         "hitrate",
         config=run.config.hitrate,
-        dataset=dataset,
+        dataset=dataset if isinstance(dataset, Dataset) else None,
         holdout=run.config.holdout,
         data=data,
         embeddings=embeddings,

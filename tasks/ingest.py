@@ -4,13 +4,17 @@ from pathlib import Path
 
 from recsys_core import ingest as stage
 from recsys_core import integrity
-from recsys_core.artifacts import Dataset, LabelledLog
+from recsys_core.artifacts import Dataset, ExampleLog, LabelledLog
+from recsys_core.datasets import examples
+from recsys_core.retrieval import ingest as of_examples
 from tasks.perform import Run, listener, perform, stage_task
 
 
 @stage_task("ingest")
-def ingest(run: Run) -> Dataset:
-    """Return the checked log; a day's partition is read once, whatever the number of runs."""
+def ingest(run: Run) -> Dataset | ExampleLog:
+    """Return the checked log, or ready-made examples; a day's partition is read once, whatever the number of runs."""
+    if run.config.examples is not None:
+        return _examples(run, run.config.examples)
     # A dataset refers to the imported log, which may have been deleted since.
     config = run.config
     stage.prepare(config.data, run.import_root, listener(), day=run.day, held_out=config.holdout)
@@ -27,6 +31,25 @@ def ingest(run: Run) -> Dataset:
     compare(dataset, run.home, cached=run.stages["ingest"].cached)
     run.tracker.log_dataset(dataset, str(dataset.root))
     return dataset
+
+
+def _examples(run: Run, data: examples.Config) -> ExampleLog:
+    assert run.needed is not None, "what is needed of examples is known when the run starts"
+    request = run.request(
+        of_examples.Request,
+        "ingest",
+        data=data,
+        day=run.day,
+        first_day=run.needed.first_day,
+        import_root=run.import_root,
+        fingerprint=run.fingerprint,
+    )
+    # They refer to copies, which may have been deleted since.
+    of_examples.look(request, listener())
+    log = perform(run, "ingest", ExampleLog, request, of_examples.run)
+    compare(log, run.home, cached=run.stages["ingest"].cached)
+    run.tracker.log_dataset(log, log.source)
+    return log
 
 
 def compare(log: Dataset | LabelledLog, home: Path, *, cached: bool) -> None:

@@ -43,6 +43,7 @@ from recsys_core.artifacts import (
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.progress import Event, Sink, Stopped
 from recsys_core.ranking.ingest import Needed
+from recsys_core.retrieval.ingest import Needed as NeededExamples
 from recsys_core.tracking import AwayError, Tracker, reason
 from recsys_core.tracking import Run as TrackedRun
 
@@ -175,12 +176,13 @@ class AnyRun(Generic[C]):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(AnyRun[RunConfig]):
-    """One day's run of a retrieval model."""
+    """One day's run of a retrieval model; `needed` is what it needs of ready-made examples, null where it has a log."""
 
     group = "retrieval"
 
     base: Base | None
     champion: Champion[ExportedModel] | None
+    needed: NeededExamples | None = None
 
     def absorbing(self, candidate: Candidate) -> Self:
         """Return the same run as it goes on over the rows that `candidate` was measured on: it continues that state."""

@@ -20,10 +20,10 @@ RESULT = "result.json"
 
 
 class Baselines(Frozen):
-    """Hit rate by K of what costs nothing to train."""
+    """Hit rate by K of what costs nothing to train; `item_item` is null where there is no log to learn it from."""
 
     popularity: dict[str, float]
-    item_item: dict[str, float]
+    item_item: dict[str, float] | None
 
 
 class Metrics(Frozen):
@@ -117,7 +117,10 @@ def report(
         ann_recall=evaluation.ann_recall,
         approximate_hit_rate=evaluation.approximate.hit_rate,
         champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
-        baselines=Baselines(popularity=evaluation.popularity.hit_rate, item_item=evaluation.item_item.hit_rate),
+        baselines=Baselines(
+            popularity=evaluation.popularity.hit_rate,
+            item_item=evaluation.item_item.hit_rate if evaluation.item_item else None,
+        ),
         num_examples=candidate.data.num_rows,
         examples_per_second=candidate.checkpoint.examples_per_second,
         loss=candidate.checkpoint.loss,

@@ -28,12 +28,14 @@ from recsys_core.artifacts import (
     write_text,
 )
 from recsys_core.config import RankingConfig, RunConfig, continuing, model_check, preflight
+from recsys_core.datasets import examples
 from recsys_core.features import Engine
 from recsys_core.loading import embedding_files
 from recsys_core.progress import Event
 from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
 from recsys_core.registry import ReleaseInfo
+from recsys_core.retrieval import ingest as of_examples
 from tasks.hidden import reveal
 from tasks.perform import Base, Champion, M, RankingRun, Run, listener, without_credentials
 
@@ -52,19 +54,34 @@ def start_run(config: str, day: date | None, overrides: Sequence[str] = ()) -> R
         ValueError: the config, the day, the source or the tracking server is not as it must be, a release that is to
             be continued is gone, or another process is at this very run.
     """
-    loaded = configs.load(Path(config), reveal(overrides))
-    if not isinstance(loaded, RunConfig):
-        message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
-        raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
+    loaded = _retrieval(config, reveal(overrides), day)
     return _begun(loaded, lambda: _retrieval_run(loaded, day))
 
 
 def _retrieval_run(loaded: RunConfig, day: date | None) -> Run:
+    if loaded.examples is not None:
+        return _examples_run(loaded, loaded.examples, day)
     day = day or ingest.last_day(loaded.data, loaded.run_root / "imports", listener(), loaded.holdout)
     fingerprint = ingest.fingerprint(loaded.data, day, loaded.holdout)
     releases = registry.releases(_uri(loaded), loaded.name, "retrieval")
     base, note = _base(loaded, day, releases, ExportedModel)
     return Run(**_compared(_open(loaded, day, fingerprint, base), base, note, releases, ExportedModel))
+
+
+def _examples_run(loaded: RunConfig, data: examples.Config, day: date | None) -> Run:
+    """Return the run where rows are ready-made; which days it needs follows from what is continued."""
+    day = day or of_examples.last_day(data)
+    releases = registry.releases(_uri(loaded), loaded.name, "retrieval")
+    base, note = _base(loaded, day, releases, ExportedModel)
+    needed = of_examples.needed(
+        data,
+        day,
+        base_learned=base.learned if base else None,
+        window_days=loaded.preprocess.window_days,
+        reference_days=loaded.contract.reference_days,
+    )
+    opened = _open(loaded, day, needed.fingerprint, base)
+    return Run(**_compared(opened, base, note, releases, ExportedModel), needed=needed)
 
 
 @task(task_run_name="start run {config}", cache_policy=NO_CACHE, persist_result=False)
@@ -124,6 +141,17 @@ def _begun(loaded: RunConfig | RankingConfig, begin: Callable[[], R]) -> R:
         except tracking.errors() as error:
             if not tracking.is_away(error, _uri(loaded)) or time.monotonic() > deadline:
                 raise
+
+
+def _retrieval(config: str, changes: Sequence[str], day: date | None) -> RunConfig:
+    """Load a config of retrieval; `day` is that of training rows that are not by day."""
+    loaded = configs.load(Path(config), changes)
+    if isinstance(loaded, RunConfig) and day is not None and loaded.examples is not None and loaded.examples.day:
+        loaded = configs.load(Path(config), [*changes, f"data.day={day}"])
+    if not isinstance(loaded, RunConfig):
+        message = f"{config}: a ranking config (it has a section `ranking`), and this retrains a retrieval model"
+        raise ValueError(message)  # noqa: TRY004 - the file is wrong, not a type
+    return loaded
 
 
 def _ranking(config: str, changes: Sequence[str]) -> RankingConfig:

@@ -17,7 +17,7 @@ from recsys_core.artifacts.core import (
 )
 from recsys_core.artifacts.difference import Cost, Difference
 from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
-from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, LabelledDay, LabelledLog, Measurement
+from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, ExampleLog, LabelledDay, LabelledLog, Measurement
 from recsys_core.artifacts.ranking import (
     ExportedRanker,
     HeldOut,
@@ -72,6 +72,7 @@ __all__ = [
     "Difference",
     "Embeddings",
     "Evaluation",
+    "ExampleLog",
     "ExportedModel",
     "ExportedRanker",
     "FileRecord",

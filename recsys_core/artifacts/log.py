@@ -65,6 +65,29 @@ class LabelledLog(Artifact):
         return {day.folder / file["path"]: file["digest"] for day in self.days for file in files[str(day.day)]}
 
 
+class ExampleLog(LabelledLog):
+    """Ready-made examples by day, each of which is a positive, and tables of their own beside them, checked.
+
+    The columns of the days' rows are called as in the source, those of the tables in the artifact as features read
+    them; `names` has the latter by the former where they differ. `evaluation_source` is for messages.
+    """
+
+    names: dict[str, str]
+    evaluation_source: str
+    num_items: int
+    num_evaluation_rows: int
+
+    @property
+    def items(self) -> Path:
+        """Parquet folder: item_id, the items' columns, and sampling_weight if it is given."""
+        return self.path / "items"
+
+    @property
+    def evaluation(self) -> Path:
+        """Parquet folder, rows as in their source: user_id, columns, lists gt_items and, if given, seen_items."""
+        return self.path / "evaluation"
+
+
 class Measurement(Frozen):
     """One check of one day's table or column: the figure, its limit (null: none), and whether it held; in words too."""
 

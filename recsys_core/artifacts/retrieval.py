@@ -126,7 +126,7 @@ class Evaluation(Artifact):
     """Metrics of one day's ground truth. `protocol` states how they were measured; `sweep.json` has the ANN sweep.
 
     `differences` are those of `exact` to the champion by metric and K (`hit_rate@50`), with intervals over users;
-    `slices` are parts of the ground truth, by name.
+    `slices` are parts of the ground truth, by name. `item_item` is None where there is no log.
     """
 
     stage: ClassVar[str] = "hitrate"
@@ -141,7 +141,7 @@ class Evaluation(Artifact):
     exact: RetrievalMetrics
     approximate: RetrievalMetrics
     popularity: RetrievalMetrics
-    item_item: RetrievalMetrics
+    item_item: RetrievalMetrics | None
     champion: RetrievalMetrics | None
     ann_recall: dict[str, float]
     ann_recall_by_nprobe: dict[str, dict[str, float]]

@@ -106,6 +106,19 @@ def united(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return None
 
 
+def alike(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether features make the same of equal values; a column beside nulls is often double for being int64."""
+    kind, other = plain_type(kind), plain_type(other)
+    if is_list(kind) and is_list(other):
+        return alike(kind.value_type, other.value_type)
+    return united(kind, other) is not None or (is_number(kind) and is_number(other))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values of a type are numbers; booleans are none."""
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
 def digest(table: pa.Table) -> str:
     """Return the xxh3-128 of the values of all columns, by row; nothing of how they are laid out counts."""
     content = xxhash.xxh3_128()

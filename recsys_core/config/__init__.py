@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Rows, digest_of
 from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
 from recsys_core.contract import Config as Contract
+from recsys_core.datasets import examples
 from recsys_core.features import Config as Features
 from recsys_core.gate import Config as Gate
 from recsys_core.indexes import Config as Index
@@ -22,6 +23,7 @@ from recsys_core.lookup import OneOf
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.redaction import redacted
 from recsys_core.retrieval.preprocess import Config as Preprocess
+from recsys_core.retrieval.preprocess import Sampling
 from recsys_core.retrieval.publish import Config as Publish
 from recsys_core.retrieval.requests import EmbedConfig as Embed
 from recsys_core.retrieval.requests import EvaluateConfig as Evaluate
@@ -58,6 +60,19 @@ class RunConfig(Frozen):
     tracking: Tracking = Tracking()
     launch: Launch = Launch()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, sections: Any) -> Any:
+        data = sections.get("data") if isinstance(sections, dict) else None
+        if isinstance(data, dict) and data.get("kind") == "examples":
+            products.refuse(sections, products.EXAMPLES)
+        return sections
+
+    @model_serializer(mode="wrap")
+    def _as_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not read of it."""
+        return products.without(dump(self), products.EXAMPLES) if self.examples is not None else dump(self)
+
     @model_validator(mode="after")
     def _retrieves(self) -> Self:
         limits.check(self)
@@ -66,10 +81,20 @@ class RunConfig(Frozen):
                 f"holdout.by: {self.holdout.by}, and what a user took later is no past that the same user's measured "
                 "rows may know; hold out by user_id"
             )
+        if self.examples is not None and "negatives" in self.examples.source and self.preprocess.sampling != Sampling():
+            raise ValueError(
+                "preprocess.sampling: items are drawn by the weights of data.source.negatives, so nothing reads it; "
+                "remove it"
+            )
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
         agreement.check(self.features, self.model, self.train, self.launch)
         return self
+
+    @property
+    def examples(self) -> examples.Config | None:
+        """The section `data` where it is of ready-made examples; None: there is a log."""
+        return self.data if isinstance(self.data, examples.Config) else None
 
     @property
     def hash(self) -> str:

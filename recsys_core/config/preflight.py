@@ -12,10 +12,11 @@ from recsys_core import contract, ingest, lookup, placeholders, readers, uri, wr
 from recsys_core.artifacts import NextDay
 from recsys_core.config import RankingConfig, RunConfig
 from recsys_core.config.reading import visible
-from recsys_core.datasets import daily
+from recsys_core.datasets import daily, examples
 from recsys_core.odps import path as odps_path
 from recsys_core.ranking import ingest as ranking_ingest
 from recsys_core.ranking import prepare
+from recsys_core.retrieval import ingest as examples_ingest
 from recsys_core.samplers import _weights as _item_weights
 from recsys_core.samplers import weighted
 from recsys_core.sections.checkpoint import locate
@@ -53,7 +54,9 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
         ValueError: they are not there, or do not hold the day or the split that is needed.
     """
     if isinstance(config, RunConfig):
-        if config.data.in_place:
+        if config.examples is not None:
+            _examples(config.examples, day, config.preprocess.window_days)
+        elif config.data.in_place:
             root = ingest.prepare(config.data, config.run_root, lambda _: None)
             alone = not isinstance(config.holdout, NextDay)
             day = day or daily.last_day(root, alone=alone)
@@ -72,6 +75,12 @@ def check_data(config: RunConfig | RankingConfig, day: datetime.date | None) -> 
         reader = readers.build(readers.infer(path, config.predict.csv))
         if config.predict.csv != readers.CsvOptions() and not isinstance(reader, readers.csv.Reader):
             raise ValueError(f"predict.csv: {path} is no CSV, so nothing reads this; leave it out")
+
+
+def _examples(data: examples.Config, day: datetime.date | None, window_days: int | None) -> None:
+    if not any("://" in path for path in data.source.values()):
+        data = data.of_day(day)
+        examples_ingest.needed(data, day or examples_ingest.last_day(data), base_learned=None, window_days=window_days)
 
 
 def _days(config: RankingConfig, day: datetime.date | None) -> None:

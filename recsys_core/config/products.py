@@ -98,6 +98,16 @@ _UNMEASURED = (
     "set num_epochs or num_steps to say how long to train"
 )
 RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
+_NO_HOLDOUT = "ready-made examples (data.kind: examples) have evaluation rows of their own to be measured on; remove it"
+_NO_LOG = "ready-made examples (data.kind: examples) are as they are, and nothing reads it; remove it"
+_NO_BASELINE = "ready-made examples (data.kind: examples) have no log, and so no item-item baseline; remove it"
+EXAMPLES: Remedies = {
+    ("holdout",): _NO_HOLDOUT,
+    **{("preprocess", key): _NO_LOG for key in ("history", "catalogue", "popularity_days")},
+    ("sampler", "weights"): "the negatives of ready-made examples (data.kind: examples) are data.source.negatives",
+    **{("hitrate", key): _NO_BASELINE for key in ("item_item_history", "item_item_interactions")},
+    ("publish", "absorb"): "nothing is learned from evaluation rows, which data.kind: examples has; remove it",
+}
 RANKING_SPLITS: Remedies = {
     **{("train", key): _COLD for key in _WARM},
     **{(section,): _DAILY for section in ("holdout", "contract", "prepare", "gate", "publish")},

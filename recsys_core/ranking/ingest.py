@@ -5,26 +5,22 @@ found.
 """
 
 import datetime
+import functools
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple
 
-from pydantic import Field
-
-from recsys_core import artifacts, folders, holdout, ingest, integrity, readers, uri
-from recsys_core.artifacts import FileRecord, Frozen, Holdout, LabelledDay, LabelledLog, Learned, NextDay, digest_of
-from recsys_core.datasets import base
+from recsys_core import artifacts, holdout, ingest, readers, uri
+from recsys_core.artifacts import Holdout, LabelledDay, LabelledLog, Learned, NextDay, digest_of
+from recsys_core.datasets import _by_day, _copies, base
+from recsys_core.datasets._copies import Copies, Day
 from recsys_core.datasets.labelled import labelled_days
 from recsys_core.progress import Event, Sink
 from recsys_core.ranking import Config
 from recsys_core.ranking.prepare.labels import blocks, naming, positives
 
-M = TypeVar("M", bound=Frozen)
-
 _STAGE = "ingest"
-_CHECKED, _COPIED = ".checked", ".copied"
 
 
 class Request(artifacts.Request):
@@ -119,7 +115,7 @@ def run(request: Request, sink: Sink) -> LabelledLog:
         )
 
 
-def look(request: Request, sink: Sink) -> "dict[datetime.date, Day]":
+def look(request: Request, sink: Sink) -> dict[datetime.date, Day]:
     """Copy and check the days, but those that have been and are still there; see `run`, which does it too.
 
     A log refers to copies, which may have been deleted since it was made: before one of an earlier run is taken again,
@@ -133,34 +129,17 @@ def look(request: Request, sink: Sink) -> "dict[datetime.date, Day]":
     _require(data, parts, request.day, request.last_day)
     if labelled_days.fingerprint(parts) != request.fingerprint:
         raise ValueError(f"{data.source}: a day that is needed has changed since this run began; run it again")
+
+    def opened(at: datetime.date, path: uri.Source) -> readers.Reader:
+        return next(iter(readers.alike({str(at): path}, data.csv, "data.csv")[0].values()))
+
     home, found = (request.import_root / f"{data.kind}-{_version(data)}").absolute(), dict[datetime.date, Day]()
+    copies, looked_at = Copies(home, opened, sink), digest_of([request.config, data.time_column])
     with ingest.locked(home.parent):
         for number, (day, part) in enumerate(parts.items()):
             sink(Event(stage=_STAGE, done=number, total=len(parts), unit="days", message=f"checking {day}"))
-            found[day] = _day(request, home, day, part, sink)
+            found[day] = copies.look(looked_at, day, part, functools.partial(_num_positives, request, day))
     return found
-
-
-class Day(Frozen):
-    """A day as it was found: with what fingerprint, where its files are, and what they hold."""
-
-    fingerprint: str
-    folder: Path
-    files: tuple[FileRecord, ...] = ()
-    num_rows: int = 0
-    num_positives: int = 0
-    columns: dict[str, str] = Field(default={})
-
-    def are_there(self) -> bool:
-        """Whether the files are as many bytes as they were: a copy may have been deleted."""
-        paths = ((self.folder / file.path, file.num_bytes) for file in self.files)
-        return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths)
-
-
-class _Copy(Frozen):
-    """A day that was copied, with what fingerprint."""
-
-    fingerprint: str
 
 
 def _roles(day: datetime.date, last: datetime.date) -> list[tuple[datetime.date, str]]:
@@ -180,50 +159,9 @@ def _require(
 
 def _version(data: labelled_days.Config) -> str:
     """Return what the copies of a source follow from, beside the source."""
-    code = [Path(str(labelled_days.__file__)), Path(__file__)]
+    code = [Path(str(module.__file__)) for module in (labelled_days, _by_day, _copies)]
     fields = data.model_dump(mode="json", exclude={"time_column"})
-    return digest_of([fields, data.root, [artifacts.digest_of_file(path) for path in code]])
-
-
-def _day(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> Day:
-    """Return what there is of a day, as it is remembered or, if it has changed since, as it is found now."""
-    looked_at = digest_of([request.config, request.data.time_column])
-    mark = home / _CHECKED / looked_at / f"{day}.json"
-    known = _remembered(Day, mark, sink)
-    if known is not None and known.fingerprint == part.fingerprint and known.are_there():
-        return known
-    found = _found(request, home, day, part, sink)
-    artifacts.write_text(mark, integrity.sealed(found.model_dump(mode="json")))
-    return found
-
-
-def _found(request: Request, home: Path, day: datetime.date, part: readers.Part, sink: Sink) -> Day:
-    """Read a day's labels, weights and times, and copy the day if it is not read in place.
-
-    Raises:
-        ValueError: see `run`.
-    """
-    own = part.path if isinstance(part.path, Path) else None
-    if own is not None and not folders.local_files(own):
-        return Day(fingerprint=part.fingerprint, folder=own)
-    (reader,) = readers.alike({str(day): part.path}, request.data.csv, "data.csv")[0].values()
-    num_positives = _num_positives(request, day, reader)
-    folder = own if own is not None and uri.format_of(own) == "parquet" else _copied(home, day, part, reader, sink)
-    return Day(
-        fingerprint=part.fingerprint,
-        folder=folder,
-        files=tuple(
-            FileRecord(
-                path=str(path.relative_to(folder)),
-                num_bytes=path.stat().st_size,
-                digest=artifacts.digest_of_file(path),
-            )
-            for path in (folders.local_files(folder) if reader.num_rows else ())
-        ),
-        num_rows=reader.num_rows,
-        num_positives=num_positives,
-        columns={field.name: str(field.type) for field in reader.schema},
-    )
+    return digest_of([fields, data.root, [artifacts.digest_of_file(path) for path in [*code, Path(__file__)]]])
 
 
 def _num_positives(request: Request, day: datetime.date, reader: readers.Reader) -> int:
@@ -249,33 +187,3 @@ def _num_positives(request: Request, day: datetime.date, reader: readers.Reader)
             with naming(place):
                 holdout.of_day(table.column(time), time, day)
     return num_positives
-
-
-def _copied(home: Path, day: datetime.date, part: readers.Part, reader: readers.Reader, sink: Sink) -> Path:
-    """Return the folder of a day's copy in Parquet, which is made unless there is one of these very files."""
-    copy, mark = home / base.partition(day), home / _COPIED / f"{day}.json"
-    known = _remembered(_Copy, mark, sink)
-    if known is not None and known.fingerprint == part.fingerprint and copy.is_dir():
-        return copy
-    integrity.discard(mark)
-    aside = home / f".{day}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        num_rows = base.write_parquet(aside / "part-00000.parquet", blocks(reader, reader.schema.names))
-        if num_rows != reader.num_rows:
-            raise ValueError(f"{part.path}: {num_rows} rows read of {reader.num_rows}; has it changed? run again")
-        artifacts.move_into_place(aside, copy)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    artifacts.write_text(mark, integrity.sealed(_Copy(fingerprint=part.fingerprint).model_dump()))
-    return copy
-
-
-def _remembered(record: type[M], mark: Path, sink: Sink) -> M | None:
-    """Return what was written down of a day; damaged notes count as none."""
-    try:
-        return integrity.read_record(record, mark) if mark.exists() else None
-    except ValueError as error:
-        sink(Event(stage=_STAGE, message=f"warning: {error}; the day is looked at again"))
-        return None

@@ -164,12 +164,13 @@ class HitRateConfig(Frozen):
 class HitRateRequest(artifacts.Request):
     """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
 
+    Without a log there is no item-item baseline.
     `holdout` says which rows of the log are the ground truth.
     `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
     """
 
     config: HitRateConfig
-    dataset: Dataset
+    dataset: Dataset | None
     holdout: Holdout = NextDay()
     data: TrainingData
     embeddings: Embeddings

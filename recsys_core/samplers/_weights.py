@@ -1,7 +1,7 @@
 r"""A user's own weights of items, by which negatives are drawn: Parquet, or graph-learn's table of nodes as text.
 
 id:int64<TAB>weight:float<TAB>attrs:string        the first line; ids may be `string`, and attrs may be missing
-42<TAB>1.5<TAB>shoes:19.9                         attributes, joined by `:` or \x02, are not read: the log has them
+42<TAB>1.5<TAB>shoes:19.9                         attributes, joined by `:` or \x02: of a log, which has them, not read
 """
 
 import math
@@ -23,13 +23,14 @@ _INTEGER = re.compile(r"[+-]?\d{1,19}")
 class Weights(NamedTuple):
     """Ids [N] of items, int64 or string, each once, and their weights float64 [N], all above 0.
 
-    `first` is the number of the first row in the file, for messages.
+    `first` is the number of the first row in the file, for messages. `attributes` [N] are texts beside them, if any.
     """
 
-    path: Path
+    path: Path | str
     ids: pa.Array
     weights: np.ndarray
     first: int
+    attributes: pa.Array | None = None
 
 
 def read(path: Path) -> Weights:
@@ -41,7 +42,16 @@ def read(path: Path) -> Weights:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; name the table of the items' weights")
-    found = _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_text(path)
+    return checked(_of_parquet(path) if path.suffix.lower() == ".parquet" else of_text(path))
+
+
+def checked(found: Weights) -> Weights:
+    """Return the weights, of which there are some, all above 0, and each item's once.
+
+    Raises:
+        ValueError: it is not so; names file and row.
+    """
+    path = found.path
     if not len(found.ids):
         raise ValueError(f"{path}: no rows; give every item of the item table a weight")
     bad = ~(np.isfinite(found.weights) & (found.weights > 0))
@@ -69,7 +79,16 @@ def of_items(path: Path, items: pa.Array) -> np.ndarray:
     Raises:
         ValueError: see `read`; or the file and the item table have not the same items: names one of them.
     """
-    given, wanted = read(path), ids(items)
+    return matched(read(path), items)
+
+
+def matched(given: Weights, items: pa.Array) -> np.ndarray:
+    """Return the weight of each of `items`, float64.
+
+    Raises:
+        ValueError: the weights and the item table have not the same items: names one of them.
+    """
+    path, wanted = given.path, ids(items)
     if given.ids.type != wanted.type:
         raise ValueError(
             f"{path}: ids of type {given.ids.type} where the item table's are {wanted.type}; make them one type"
@@ -114,7 +133,18 @@ def _of_parquet(path: Path) -> Weights:
     return Weights(path, item_id, weight.cast(pa.float64()).to_numpy(zero_copy_only=False), 0)
 
 
-def _of_text(path: Path) -> Weights:
+def is_text(path: Path) -> bool:
+    """Return whether a file begins as graph-learn's table of nodes does."""
+    with path.open("rb") as file:
+        return file.read(3) == b"id:"
+
+
+def of_text(path: Path) -> Weights:
+    """Read graph-learn's table of nodes; `checked` looks at what it says.
+
+    Raises:
+        ValueError: it is of another form, or an id is none; names file and row.
+    """
     try:
         header, *lines = path.read_bytes().decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
@@ -127,6 +157,7 @@ def _of_text(path: Path) -> Weights:
         )
     whole, num_fields = form[1] == "int64", 3 if form[2] else 2
     found: list[int | str] = []
+    attributes: list[str] = []
     weights = np.empty(len(lines))
     for place, line in enumerate(lines):
         fields = line.split("\t")
@@ -136,7 +167,9 @@ def _of_text(path: Path) -> Weights:
         found.append(_integer(path, place, fields[0]) if whole else fields[0])
         if fields[0] == "":
             raise ValueError(f"{path}, row {place + 2}: the id is empty; drop the row")
-    return Weights(path, ids(pa.array(found, pa.int64() if whole else pa.string())), weights, 2)
+        attributes += fields[2:]
+    given = ids(pa.array(found, pa.int64() if whole else pa.string()))
+    return Weights(path, given, weights, 2, pa.array(attributes, pa.string()) if form[2] else None)
 
 
 def _integer(path: Path, place: int, text: str) -> int:

@@ -9,7 +9,7 @@ from recsys_core.columns import RowError
 from recsys_core.datasets import _ids
 from recsys_core.features import Engine
 from recsys_core.ranking import Config
-from recsys_core.ranking.prepare.labels import blocks, is_number
+from recsys_core.ranking.prepare.labels import blocks
 
 
 def fit(engine: Engine, train: readers.Reader, place: str | None) -> None:
@@ -74,20 +74,13 @@ def require_columns(
                     f"{places[name]}: no column {column!r}, which {key} names (there are: {', '.join(names)})"
                 )
             own, there = reader.schema.field(column).type, first.field(column).type
-            if not _mean_the_same(columns.plain_type(own), columns.plain_type(there)):
+            if not columns.alike(own, there):
                 raise ValueError(
                     f"{places[name]}: column {column!r} is {own}, and {there} in {places['train']}; write both alike"
                 )
     read = {column for side in ("query", "item") for column in engine.columns(side)}
     if seen := [label for label in config.label_columns if label in read]:
         raise ValueError(f"features: one of them reads {seen[0]!r}, the label, and a model must not see that")
-
-
-def _mean_the_same(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether features make the same of equal values; a column beside nulls is often double for being int64."""
-    if columns.is_list(one) and columns.is_list(other):
-        return _mean_the_same(one.value_type, other.value_type)
-    return columns.united(one, other) is not None or (is_number(one) and is_number(other))
 
 
 def require_ids(where: Callable[[int], readers.Place], reader: readers.Reader, engine: Engine) -> None:

@@ -40,7 +40,7 @@ def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
         labels = columns.by_chunk(columns.plain, table.column(task.label))
         if pa.types.is_boolean(labels.type):
             labels = labels.cast(pa.int8())
-        zero_or_one = pa.array([0, 1]).cast(pa.float64()) if is_number(labels.type) else None
+        zero_or_one = pa.array([0, 1]).cast(pa.float64()) if columns.is_number(labels.type) else None
         held = zero_or_one and pc.is_in(labels.cast(pa.float64(), safe=False), value_set=zero_or_one)
         remedy, rows = f"a label is 0 or 1 ({config.label_key(name)})", config.rows_of(name, positive)
         if held is not None and rows is not None:
@@ -51,7 +51,7 @@ def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
     if config.sample_weight is not None:
         weights = columns.by_chunk(columns.plain, table.column(config.sample_weight))
         held = None
-        if is_number(weights.type):
+        if columns.is_number(weights.type):
             held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0).cast(weights.type)))
         remedy = "a weight is a number from 0 on (ranking.sample_weight)"
         _require(where, weights, held, f"{config.sample_weight!r}", remedy)
@@ -72,8 +72,3 @@ def _require(
             f"{where.path}: column {name} holds {values[row].as_py()} in row {start + row} of rows {start} to "
             f"{start + len(values)}; {remedy}"
         )
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Return whether values of a type are numbers; booleans are none."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)

@@ -37,7 +37,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
     index = _read_index(request.index, items)
     num_interactions = _num_interactions(request.data, items)
     num_queries, num_items = len(queries.users), len(items.ids)
-    total = num_queries * (5 if request.champion else 4)
+    total = num_queries * (3 + (request.dataset is not None) + (request.champion is not None))
     done = 0
 
     def tick(phase: str, num_rows: int) -> None:
@@ -63,11 +63,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
         )
         artifacts.write_text(aside.path / "sweep.json", json.dumps(swept, indent=2))
         popularity = day.measure(_day.popularity(num_interactions, num_queries), "popularity")
-        users, clicked = read_history(
-            request.dataset, request.data.day, items.ids, config.item_item_interactions, request.holdout
-        )
-        baseline = ItemItem(users, clicked, num_items, config.item_item_history)
-        item_item = day.measure(_day.item_item(baseline, queries.seen, num_items), "item-item")
+        item_item, learned_from = _item_item(request, day)
         champion = day.measure(_day.of_champion(request.champion, day), "champion") if request.champion else None
         live, slices = champion.ranked if champion else None, {}
         for name, asked in request.parts.items():
@@ -83,11 +79,11 @@ def run(request: Request, sink: Sink) -> Evaluation:
             num_queries=num_queries,
             num_ground_truth=len(queries.truth.values),
             num_items=num_items,
-            protocol=protocol(day, request.index.factory, config.item_item_history, len(users)),
+            protocol=protocol(day, request.index.factory, learned_from),
             exact=exact.metrics(),
             approximate=approximate.metrics(),
             popularity=popularity.metrics(),
-            item_item=item_item.metrics(),
+            item_item=item_item.metrics() if item_item else None,
             champion=champion.metrics() if champion else None,
             ann_recall=day.means(recalls),
             ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in swept["points"]},
@@ -98,6 +94,22 @@ def run(request: Request, sink: Sink) -> Evaluation:
     rates = {f"hit_rate_at_{k}": rate for k, rate in evaluation.exact.hit_rate.items()}
     sink(Event(stage="hitrate", done=done, total=total, metrics=rates))
     return evaluation
+
+
+def _item_item(request: Request, day: Day) -> tuple[Tally | None, str]:
+    """Measure the item-item baseline, and say what it has learned from; None: there is no log to learn from."""
+    config = request.config
+    if request.dataset is None:
+        return None, "item-item: none, as there is no log"
+    users, clicked = read_history(
+        request.dataset, request.data.day, day.items, config.item_item_interactions, request.holdout
+    )
+    baseline = ItemItem(users, clicked, len(day.items), config.item_item_history)
+    learned_from = (
+        f"item-item: cosine over users of the log ({len(users)} interactions, each user's last "
+        f"{config.item_item_history}), summed over the query's seen items, and nothing for a query without any"
+    )
+    return day.measure(_day.item_item(baseline, day.queries.seen, len(day.items)), "item-item"), learned_from
 
 
 def _exact(day: Day, items: Items, details: Details, rows: np.ndarray) -> tuple[Tally, Cut, np.ndarray]:

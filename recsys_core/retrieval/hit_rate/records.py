@@ -71,8 +71,8 @@ def ground_truth_digest(folder: Path) -> str:
     return content.hexdigest()
 
 
-def protocol(day: Day, search: str, max_history: int, num_history: int) -> str:
-    """Say how the figures were measured, in words that can stand beside them."""
+def protocol(day: Day, search: str, item_item: str) -> str:
+    """Say how the figures were measured, in words that can stand beside them; `item_item` says it of that baseline."""
     truth = day.queries.truth
     masked = "items that the user interacted with before are masked" if len(day.mask.values) else "nothing is masked"
     return (
@@ -81,7 +81,5 @@ def protocol(day: Day, search: str, max_history: int, num_history: int) -> str:
         f"{day.num_masked} are masked: they stay in the denominators and cannot be found. Ties count against the "
         f"model: an item's rank is the last among its equals. hit rate: hits over ground-truth items, both summed; "
         f"recall: mean over queries of found over relevant; ANN recall: share of the exact top K that {search} "
-        f"returns. popularity: the item table's num_interactions; item-item: cosine over users of the log "
-        f"({num_history} interactions, each user's last {max_history}), summed over the query's seen items, and "
-        f"nothing for a query without any. Baselines' ties stand in a fixed order."
+        f"returns. popularity: the item table's num_interactions; {item_item}. Baselines' ties stand in a fixed order."
     )

@@ -9,9 +9,8 @@ are being read and sorted, more with ids of text; and all versions of users and 
 """
 
 import datetime
-import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Self
 
@@ -22,7 +21,6 @@ from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts, holdout
 from recsys_core.artifacts import HISTORY, Dataset, Frozen, Holdout, Learned, NextDay, TrainingData
-from recsys_core.columns import RowError
 from recsys_core.datasets import _ids
 from recsys_core.datasets.base import day_number, day_of, days_before
 from recsys_core.features import Config as Features
@@ -31,14 +29,12 @@ from recsys_core.features.base import Jagged, is_list
 from recsys_core.gate import Values
 from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
-from recsys_core.retrieval.preprocess import division
+from recsys_core.retrieval.preprocess import division, fitting
+from recsys_core.retrieval.preprocess.fitting import CHUNK_ROWS, counted, written
 from recsys_core.retrieval.preprocess.log import Items, Log, Users
 from recsys_core.samplers import _weights
-from recsys_core.writers.parquet import Writer
 
-_STAGE = "preprocess"
-_CHUNK_ROWS = 16_384
-_COMPUTED = ("num_interactions", "sampling_weight")
+_STAGE = fitting.STAGE
 
 
 class History(Frozen):
@@ -123,9 +119,9 @@ def run(request: Request, sink: Sink) -> TrainingData:
     config, day, dataset = request.config, request.day, request.dataset
     parts, held_out, learned = _division(request)
     last = day if held_out is None else held_out.day
-    sliced = _sliced(request.sliced_by, dataset)
+    sliced = fitting.sliced(request.sliced_by, dataset.columns["users"], dataset.columns["items"])
     columns = _plan(request.features, dataset, [*request.live_columns, *sliced])
-    engine = Engine.build(request.features, base=_base_engine(request))
+    engine = Engine.build(request.features, base=fitting.base_engine(request.base_engine, request.base_engine_digest))
     ids = dict.fromkeys(name.removeprefix(HISTORY) for name in engine.columns_of_ids())
     _ids.check(dataset, list(ids), last, _STAGE, sink)
     users, items = Users(dataset, last, columns.user), Items(dataset, day, last)
@@ -141,9 +137,11 @@ def run(request: Request, sink: Sink) -> TrainingData:
     ranked = _ranked_items(items, log, request)
     tables = _Tables(log, users, items, columns)
     with artifacts.pending(request.output) as out:
-        num_items = sum(table.num_rows for table in _written([ranked], out.path / "items"))
-        examples = _written(_counted(tables.examples(rows), num_rows, sink), out.path / "examples")
-        engine = _fitted(request, engine, examples, ranked, out.path / "features", fits=num_rows > 0)
+        num_items = sum(table.num_rows for table in written([ranked], out.path / "items"))
+        examples = written(counted(tables.examples(rows), num_rows, sink), out.path / "examples")
+        features = out.path / "features"
+        assert num_rows or request.base_engine, "only where a release is continued there can be no examples"
+        engine = fitting.fitted(engine, examples, ranked, features, None if num_rows else request.base_engine)
         num_queries, num_ground_truth = _write_ground_truth(request, log, tables, last, out.path / "ground_truth")
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
         sink(Event(stage=_STAGE, done=num_rows, total=num_rows, metrics=filled))
@@ -174,25 +172,6 @@ def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]
     return parts, None, learned
 
 
-def _fitted(
-    request: Request, engine: Engine, examples: Iterable[pa.Table], ranked: pa.Table, directory: Path, *, fits: bool
-) -> Engine:
-    """Fit and save the engine; or, where it `fits` nothing new, keep the base's as it is."""
-    if not fits:
-        assert request.base_engine is not None, "only where a release is continued there can be no examples"
-        for _ in examples:
-            pass
-        shutil.copytree(request.base_engine, directory)
-        return Engine.load(directory)
-    try:
-        engine.fit(examples, [ranked])
-    except RowError as error:
-        # Its row is one of the tables that are made here.
-        raise ValueError(error.reason) from None
-    engine.save(directory)
-    return engine
-
-
 def _write_ground_truth(
     request: Request, log: Log, tables: "_Tables", day: datetime.date, directory: Path
 ) -> tuple[int, int]:
@@ -201,8 +180,8 @@ def _write_ground_truth(
         shutil.copytree(measured.ground_truth, directory)
         return measured.num_queries, measured.num_ground_truth
     queries, truth = log.ground_truth()
-    written = _written(tables.ground_truth(queries, truth, day), directory)
-    return sum(table.num_rows for table in written), len(truth.values)
+    tables_written = written(tables.ground_truth(queries, truth, day), directory)
+    return sum(table.num_rows for table in tables_written), len(truth.values)
 
 
 class _Columns(NamedTuple):
@@ -226,16 +205,16 @@ class _Tables:
         There is one table at least, which may be empty.
         """
         log = self._log
-        for start in range(0, max(len(rows), 1), _CHUNK_ROWS):
-            chunk = rows[start : start + _CHUNK_ROWS]
+        for start in range(0, max(len(rows), 1), CHUNK_ROWS):
+            chunk = rows[start : start + CHUNK_ROWS]
             query = self._query(log.users[chunk], log.days(chunk), log.before(chunk))
             query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[chunk])))
             yield query.add_column(2, "timestamp", pa.array(log.seconds[chunk]))
 
     def ground_truth(self, users: np.ndarray, truth: Jagged, day: datetime.date) -> Iterator[pa.Table]:
         """Yield user_id, the query's columns at the end of the past, users as on `day`, gt_items and seen_items."""
-        for start in range(0, len(users), _CHUNK_ROWS):
-            rows = np.arange(start, min(start + _CHUNK_ROWS, len(users)))
+        for start in range(0, len(users), CHUNK_ROWS):
+            rows = np.arange(start, min(start + CHUNK_ROWS, len(users)))
             chunk = users[rows]
             query = self._query(chunk, np.full(len(rows), day_number(day)), self._log.at_end(chunk))
             query = query.append_column("gt_items", _gather(self._ids, truth.take(rows)))
@@ -267,7 +246,7 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
     """
     engine = Engine.build(features)
     fields, item_fields = list(dataset.columns["users"]), list(dataset.columns["items"])
-    clash = [name for name in item_fields if name in _COMPUTED]
+    clash = [name for name in item_fields if name in fitting.COMPUTED]
     if clash:
         raise ValueError(f"items have a field {clash[0]!r}, which preprocess computes; rename the log's")
     query = engine.columns("query")
@@ -279,37 +258,10 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
             raise ValueError(f"features.query: {unknown('column', column, allowed)}")
     query += [column for column in live if column in allowed and column not in query]
     for column in engine.columns("item"):
-        if column not in (*item_fields, *_COMPUTED):
-            raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *_COMPUTED])}")
+        if column not in (*item_fields, *fitting.COMPUTED):
+            raise ValueError(f"features.item: {unknown('column', column, [*item_fields, *fitting.COMPUTED])}")
     user = [column for column in query if column in fields and column != "user_id"]
     return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
-
-
-def _sliced(asked: Mapping[str, Values], dataset: Dataset) -> list[str]:
-    """Return the columns of users that are needed, though no feature may read them; those of items are there.
-
-    Raises:
-        ValueError: one that the log does not have, or has of users and of items.
-    """
-    fields, item_fields = dataset.columns["users"], dataset.columns["items"]
-    for name, (column, _) in asked.items():
-        key = f"gate.slices.{name}.column"
-        if column in fields and column in item_fields:
-            raise ValueError(f"{key}: both the users and the items have {column!r}; name one that only one of them has")
-        if column not in fields and column not in item_fields:
-            raise ValueError(f"{key}: {unknown('column', column, list(dict.fromkeys([*fields, *item_fields])))}")
-    return [column for column, _ in asked.values() if column in fields]
-
-
-def _base_engine(request: Request) -> Engine | None:
-    if request.base_engine is None:
-        return None
-    engine = Engine.load(request.base_engine)
-    if engine.digest != request.base_engine_digest:
-        raise ValueError(
-            f"{request.base_engine}: digest {engine.digest}, wanted {request.base_engine_digest}; restore it"
-        )
-    return engine
 
 
 def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
@@ -327,21 +279,3 @@ def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
         weights = _weights.of_items(request.weights, items.table["item_id"].slice(0, num_items).combine_chunks())
     table = items.table.slice(0, num_items).append_column("num_interactions", pa.array(counts))
     return table.append_column("sampling_weight", pa.array(weights))
-
-
-def _written(tables: Iterable[pa.Table], directory: Path) -> Iterator[pa.Table]:
-    """Write the tables (one or more, of one schema) as one Parquet file, and pass each on once it is written."""
-    remaining = iter(tables)
-    first = next(remaining)
-    with Writer(directory, 0, first.schema, _CHUNK_ROWS) as writer:
-        for table in itertools.chain([first], remaining):
-            writer.write(table)
-            yield table
-
-
-def _counted(tables: Iterable[pa.Table], total: int, sink: Sink) -> Iterator[pa.Table]:
-    done = 0
-    for table in tables:
-        yield table
-        done += table.num_rows
-        sink(Event(stage=_STAGE, done=done, total=total))

@@ -164,7 +164,7 @@ def test_an_existing_log_is_replaced_only_if_asked(tmp_path: Path, shop: Any, lo
     longer = shop.model_copy(update={"num_days": 5})
     assert ingest.import_log(longer, tmp_path / "log", silent, overwrite=True).num_days == 5
     assert len(daily.partitions(tmp_path / "log", "interactions")) == 5
-    with pytest.raises(ValueError, match="daily is the daily layout already"):
+    with pytest.raises(ValueError, match="daily is read as it is; name it as data.source"):
         ingest.import_log(log, tmp_path / "other", silent)
 
 

@@ -228,7 +228,15 @@ def test_the_baselines_are_the_slow_oracles(world: World):
     similar = matrix @ ((matrix / norms).T @ (matrix / norms) * (1 - np.eye(NUM_ITEMS)))
     for k in KS:
         assert evaluation.popularity.hit_rate[str(k)] == pytest.approx(world.hit_rate(popular, k))
+        assert evaluation.item_item is not None
         assert evaluation.item_item.hit_rate[str(k)] == pytest.approx(world.hit_rate(similar, k))
+
+
+def test_without_a_log_there_is_no_item_item_baseline(world: World):
+    evaluation = hitrate.run(world.request().model_copy(update={"dataset": None}), silent)
+    assert evaluation.item_item is None
+    assert "item-item: none, as there is no log. Baselines' ties" in evaluation.protocol
+    assert Evaluation.load(evaluation.path) == evaluation
 
 
 def test_the_champion_is_measured_on_the_same_queries_whatever_the_order_of_its_rows(world: World):

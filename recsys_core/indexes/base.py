@@ -20,6 +20,7 @@ Metric = Literal["ip", "l2", "cosine"]
 """By what items are ranked: inner product, distance, or the cosine of the angle."""
 
 ID_MAP, SETTINGS = "id_map.parquet", "index.json"
+_CATALOGUE = "recsys_core.indexes"
 # What a config showed for every kind when all kinds shared one section, where nothing else was said.
 _SHOWN_BEFORE = {"nlist": None, "nprobe": 64, "hnsw_m": 32, "ef_construction": 200, "ef_search": 256}
 
@@ -43,7 +44,7 @@ class Config(ComponentConfig):
             return section
         kept = dict(section)
         for key in section.keys() - cls.model_fields.keys():
-            owners = [kind for kind in lookup.kinds(__package__) if key in _fields(kind)]
+            owners = [kind for kind in lookup.kinds(_CATALOGUE) if key in _fields(kind)]
             if not owners:
                 continue
             if section[key] is not None and section[key] != _SHOWN_BEFORE.get(key):
@@ -55,7 +56,7 @@ class Config(ComponentConfig):
 
 
 def _fields(kind: str) -> Any:
-    return lookup.component(__package__, kind).Config.model_fields
+    return lookup.component(_CATALOGUE, kind).Config.model_fields
 
 
 class Index(ABC):

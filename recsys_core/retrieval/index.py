@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from recsys_core import artifacts, indexes, readers
-from recsys_core.artifacts import ComponentConfig
 from recsys_core.indexes import Config as Indexing
 from recsys_core.lookup import OneOf
 from recsys_core.progress import Sink
@@ -24,7 +23,7 @@ class TableRequest(artifacts.Request):
     seed: int
 
     @classmethod
-    def of(cls, items: ItemTable, config: ComponentConfig, metric: indexes.Metric, seed: int, output: Path) -> Self:
+    def of(cls, items: ItemTable, config: Indexing, metric: indexes.Metric, seed: int, output: Path) -> Self:
         """Return the request for `output`."""
         return cls(
             items=items,

@@ -272,7 +272,7 @@ def _split(texts: pa.Array, separator: str, what: str) -> pa.Array:
 
 
 def _refuse(bad: "np.ndarray | pa.Array", named: pa.Array, what: str, reason: str) -> None:
-    flags = bad.to_numpy(zero_copy_only=False) if isinstance(bad, pa.Array) else bad
+    flags = bad if isinstance(bad, np.ndarray) else bad.to_numpy(zero_copy_only=False)
     vectors.refuse(what, named, flags, reason)
 
 

@@ -22,7 +22,7 @@ class Allowed(NamedTuple):
     """The items that a search may find: bool [items], how many they are, and FAISS's own form of them."""
 
     mask: np.ndarray
-    count: int
+    num_items: int
     selector: Any
 
 
@@ -118,7 +118,7 @@ class Search:
             for query, scores, rows in zip(queries, scores_BW, rows_BW, strict=True):
                 found[query] = _kept(rows, scores, masked[query], ks_B[query])
                 gone = masked[query] if one is None else masked[query][one.mask[masked[query]]]
-                left = (self.num_items if one is None else one.count) - len(gone)
+                left = (self.num_items if one is None else one.num_items) - len(gone)
                 # The cells that an approximate search visits may hold fewer than there are.
                 if len(found[query][0]) < min(ks_B[query], left):
                     (all_scores,), (all_rows,) = self._search(vectors_BD[query : query + 1], width, one, whole=True)

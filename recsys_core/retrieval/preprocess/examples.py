@@ -62,8 +62,8 @@ class _Examples(NamedTuple):
     @property
     def types(self) -> dict[str, pa.DataType]:
         """The columns' types."""
-        schema = self.reader.schema
-        return {self.names.get(name, name): kind for name, kind in zip(schema.names, schema.types, strict=True)}
+        found: list[str] = self.reader.schema.names
+        return {self.names.get(name, name): self.reader.schema.field(name).type for name in found}
 
     def blocks(self, wanted: Sequence[str]) -> Iterator[tuple[readers.Place, pa.Table]]:
         """Yield all rows, in order, with the columns `wanted`, in plain layout, whose texts are looked at.

@@ -92,7 +92,7 @@ def read(log: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
     left = most
     paths = [Path(one.path) for one in uri.resolve(log)]
     for path in sorted(paths, key=str):
-        table = pq.read_table(path, partitioning=None)
+        table = pq.ParquetFile(path).read()
         if missing := [name for name in SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"{path}: no log of requests, it has no column {missing[0]!r}")
         for row in table.to_pylist():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -57,7 +58,7 @@ class Service:
         self._failed: str | None = None
         # Releases that were refused: each may go with one of another place that is still to come.
         self._apart: dict[str, Fetched] = {}
-        self._stop: Callable[[], None] = lambda: None
+        self._stop: Callable[[], Any] = lambda: None
 
     def run(self, sockets: list[socket.socket]) -> None:
         """Serve on bound sockets until SIGTERM or SIGINT, then answer what was taken in.
@@ -97,7 +98,7 @@ class Service:
                 self._log("ending: what was taken in is answered")
             server.should_exit = True
 
-        self._stop = lambda: loop.call_soon_threadsafe(stop)
+        self._stop = functools.partial(loop.call_soon_threadsafe, stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError, RuntimeError):  # not in a thread, as of a test
                 loop.add_signal_handler(number, stop)

@@ -132,6 +132,9 @@ def paced(sink: "Sink") -> "Sink":
     first: dict[str, tuple[float, int]] = {}
 
     def emit(event: "Event") -> None:
+        if event.error is not None:
+            # It ends the command, with one line for itself.
+            return
         now = time.monotonic()
         began, before = first.setdefault(event.stage, (now, event.done))
         name = f"{event.unit}_per_second"

@@ -60,6 +60,9 @@ def test_each_row_gets_its_vector_in_the_order_of_the_table(asked, day, wanted, 
     assert found.schema.field("embedding").type == pa.list_(pa.float32(), 16)
     np.testing.assert_allclose(_vectors(found), wanted, atol=1e-6)
     assert {event.done for event in events} >= {100, 300, 400, 2_011}
+    group = pq.ParquetFile(tmp_path / "out" / "part-00000.parquet").metadata.row_group(0)
+    stored = {group.column(n).path_in_schema: group.column(n).has_dictionary_page for n in range(group.num_columns)}
+    assert stored == {"user_id": True, "timestamp": True, "embedding.list.element": False}
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["_manifest.json", *(f"part-{number:05d}.parquet" for number in range(7))]
     said = json.loads((tmp_path / "out" / "_manifest.json").read_text())

@@ -110,4 +110,6 @@ def _opened(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         filesystem, folder = fsspec.core.url_to_fs(path)
     except (ValueError, ImportError) as error:
         raise ValueError(f"{redact(path)}: cannot be opened ({integrity.first_line(error)})") from None
+    # What it was asked before may have changed.
+    filesystem.invalidate_cache()
     return filesystem, folder.rstrip("/")

@@ -63,6 +63,11 @@ def test_from_prepared_data_to_vectors_command_by_command(command, config, day, 
     made = Checkpoint.load(out)
     assert (said["num_steps"], said["digest"]) == (made.num_steps, made.digest)
 
+    warm = ("--continue-from", out, "--set", "train.num_warm_epochs=1", "--set", "train.on_change=refuse")
+    result = command("train", config, "--data", day.path, "--out", tmp_path / "warm", *warm)
+    assert result.exit_code == 0, result.output
+    assert Checkpoint.load(tmp_path / "warm").warm_started_from == made.digest
+
     # Everything that follows is of a copy, far from data and run.
     shutil.copytree(out, tmp_path / "elsewhere" / "state_of_friday")
     copied = tmp_path / "elsewhere" / "state_of_friday"
@@ -86,7 +91,7 @@ def test_from_prepared_data_to_vectors_command_by_command(command, config, day, 
     found = pq.read_table(vectors)
     np.testing.assert_allclose(np.linalg.norm(np.stack(found["item_tower_emb"].to_numpy()), axis=1), 1, atol=1e-5)
     # Nothing but what was asked for stays.
-    kept = {"elsewhere", "exported", "held_out", "tiny.yaml", "trained", "vectors"}
+    kept = {"elsewhere", "exported", "held_out", "tiny.yaml", "trained", "vectors", "warm"}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 

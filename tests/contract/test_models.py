@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch._dynamo.utils import counters
 
 from recsys_core import lookup, models
+from recsys_core.exported import scripted
 from recsys_core.exported.inputs import ranker_inputs, tower_inputs
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
@@ -169,8 +170,26 @@ def test_scripted_equals_eager(built):
             assert output.shape == (4, model.embedding_dim)
         return
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
-    scripted = torch.jit.script(Ranker(model, weights))
-    torch.testing.assert_close(scripted(ranker_inputs(query, item)), outputs[0])
+    found = torch.jit.script(Ranker(model, weights))
+    torch.testing.assert_close(found(ranker_inputs(query, item)), outputs[0])
+
+
+def _program_equals_eager(model, engine, rows, folder):
+    """Export each part by torch.export, and compare what is loaded back with the model, on all rows and on one."""
+    query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
+    weights, outputs = scripted.table_weights(model.tables), _outputs(model.eval(), engine, rows=rows)
+    if isinstance(model, RankingModel):
+        parts = [(Ranker(model, weights), ranker_inputs(query, item))]
+    else:
+        sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
+        parts = [(ExportedTower(tower, of.features, weights), tower_inputs(encoded)) for tower, of, encoded in sides]
+    for (module, inputs), expected in zip(parts, outputs, strict=True):
+        size = max(1.0, float(expected.abs().max()))
+        scripted.save(module, folder, inputs, expected, 1e-4 * size, called="part", signature={}, form="pt2")
+
+
+def test_a_program_of_torch_export_equals_eager(built, tmp_path):
+    _program_equals_eager(*built, ROWS, tmp_path)
 
 
 def test_compiled_equals_eager_and_other_sizes_of_batches_compile_nothing(built):
@@ -272,15 +291,19 @@ def test_weights_maxima_and_tiles_script_as_they_are(rich):
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
     eager = _outputs(model, engine, rows=rows)
     if isinstance(model, RankingModel):
-        scripted = [torch.jit.script(Ranker(model, weights))(ranker_inputs(query, item))]
+        results = [torch.jit.script(Ranker(model, weights))(ranker_inputs(query, item))]
     else:
         sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
-        scripted = [
+        results = [
             torch.jit.script(ExportedTower(tower, pooled.features, weights))(tower_inputs(encoded))
             for tower, pooled, encoded in sides
         ]
-    for found, expected in zip(scripted, eager, strict=True):
+    for found, expected in zip(results, eager, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_maxima_and_tiles_are_exported_as_they_are(rich, tmp_path):
+    _program_equals_eager(*rich, tmp_path)
 
 
 def test_two_towers_refuse_what_is_not_pooled():

@@ -57,11 +57,8 @@ def pipeline(make_train_request, sections) -> Callable[[Path, TrainingData, int,
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_kept_ranks_make_to_the_bit_what_others_make(
-    num_ranks, pipeline, day, rich_day, ranks, same_weights, tmp_path, monkeypatch
+    num_ranks, pipeline, day, rich_day, ranks, same_weights, tmp_path
 ) -> None:
-    # torch writes the constants of a scripted module in the order of a set.
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
-
     def by_itself(stage: str, record: type[A], request: Request, num_ranks: int) -> A:
         if stage == "export":
             return launch.run(stage, record, request, silent, launch.Config(threads_per_rank=1))

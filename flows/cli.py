@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import (
+    check_serving_command,
     checkpoint_commands,
     config_commands,
     data_commands,
@@ -81,6 +82,7 @@ app.command("index")(index_commands.index)
 app.command("hit-rate")(index_commands.hit_rate)
 app.command("serve")(serve_command.serve)
 app.command("replay")(replay_command.replay)
+app.command("check-serving")(check_serving_command.check_serving)
 
 Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
 Overrides = Annotated[

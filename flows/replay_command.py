@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import serve_command
+
 if TYPE_CHECKING:
     from recsys_core.serving.service.replay import Report
 
@@ -37,12 +39,9 @@ def replay(  # noqa: PLR0917 - options
 
     `dayline replay logs/shop/date=2024-01-31 --release shop@7 --minimum-overlap 0.5 --json`
     """
-    from recsys_core import tracking
-    from recsys_core.serving.service import Limits, Registered, source
+    from recsys_core.serving.service import Limits, source
     from recsys_core.serving.service import replay as replaying
     from recsys_core.serving.service.live import Live
-    from recsys_core.serving.service.sources import of_folder
-    from recsys_core.serving.service.watch import fetched, found
 
     names = {"release": release} | ({"rank_release": rank_release} if rank_release is not None else {})
     try:
@@ -50,20 +49,11 @@ def replay(  # noqa: PLR0917 - options
         rows = replaying.read(log, most)
         first = next(rows, None)
     except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise serve_command.refused(str(error)) from None
     if first is None:
-        typer.echo(f"error: {log}: no requests in it", err=True)
-        raise typer.Exit(2)
-    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+        raise serve_command.refused(f"{log}: no requests in it")
     live = Live(Limits(max_k=_ANY_K), [*sources])
-    kept = (cache or run_root / "serving").resolve()
-    live.put(
-        {
-            place: fetched(found(one, uri), uri, kept) if isinstance(one, Registered) else of_folder(one)
-            for place, one in sources.items()
-        }
-    )
+    live.put({place: serve_command.at_hand(one, tracking_uri, run_root, cache) for place, one in sources.items()})
     assert live.current is not None
     report = replaying.replay(live.current, itertools.chain([first], rows))
     total = report.total

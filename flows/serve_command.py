@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from recsys_core.serving.service import Folder, Limits, Registered
+    from recsys_core.serving.service.sources import Fetched
     from recsys_core.serving.service.watch import Watched
 
 _TOKEN = "DAYLINE_SERVE_TOKEN"  # noqa: S105 - the variable's name
@@ -58,9 +59,9 @@ def serve(  # noqa: PLR0917 - options
 
     `dayline serve --release shop@champion --rank-release ctr@champion --port 8080 --limit max_concurrency=128`
     """
-    token = _token(token_file)
-    if host not in _LOOPBACK and token is None and not open_to_all:
-        raise _refused(f"--host {host} is open to other machines: give --token-file or {_TOKEN}, or say --open")
+    secret = token(token_file)
+    if host not in _LOOPBACK and secret is None and not open_to_all:
+        raise refused(f"--host {host} is open to other machines: give --token-file or {_TOKEN}, or say --open")
     names = {"release": release} | ({"rank_release": rank_release} if rank_release is not None else {})
     from recsys_core.serving.service import source
 
@@ -69,7 +70,7 @@ def serve(  # noqa: PLR0917 - options
         bounds = _limits(limits or [])
         requests = _logged_requests(warm_up)
     except ValueError as error:
-        raise _refused(str(error)) from None
+        raise refused(str(error)) from None
     logged = None
     if log is not None:
         from recsys_core.serving.service.recorder import Options
@@ -82,7 +83,7 @@ def serve(  # noqa: PLR0917 - options
     sockets = bound(host, port)
     address, found = sockets[0].getsockname()[:2]
     typer.echo(f"listening on http://{f'[{address}]' if ':' in address else address}:{found}", err=True)
-    Service(sources, watched, bounds, token, lambda line: typer.echo(line, err=True), logged, requests).run(sockets)
+    Service(sources, watched, bounds, secret, lambda line: typer.echo(line, err=True), logged, requests).run(sockets)
 
 
 def _watched(
@@ -101,6 +102,19 @@ def _watched(
         return None
     uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
     return Watched(places=places, uri=uri, cache=(cache or run_root / "serving").resolve(), poll_seconds=poll_seconds)
+
+
+def at_hand(source: "Registered | Folder", tracking_uri: str | None, run_root: Path, cache: Path | None) -> "Fetched":
+    """Return a release on this machine; one that is registered is downloaded if it is not in the cache."""
+    from recsys_core import tracking
+    from recsys_core.serving.service import Registered
+    from recsys_core.serving.service.sources import of_folder
+    from recsys_core.serving.service.watch import fetched, found
+
+    if not isinstance(source, Registered):
+        return of_folder(source)
+    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+    return fetched(found(source, uri), uri, (cache or run_root / "serving").resolve())
 
 
 def _logged_requests(log: Path | None) -> "list[dict[str, Any]]":
@@ -131,22 +145,23 @@ def _limits(given: list[str]) -> "Limits":
         raise ValueError(f"--limit {first['loc'][0]}={first['input']}: {first['msg']}") from None
 
 
-def _token(file: Path | None) -> bytes | None:
+def token(file: Path | None) -> bytes | None:
     """Return the token; never from the command line, which other users of the machine see."""
     held = os.environ.pop(_TOKEN, None)
     if file is not None:
         try:
             held = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise _refused(f"--token-file {file}: cannot be read ({error})") from None
+            raise refused(f"--token-file {file}: cannot be read ({error})") from None
     if held is None:
         return None
-    token = held.strip()
-    if len(token) < _LEAST_TOKEN or not token.isascii() or any(sign.isspace() for sign in token):
-        raise _refused(f"the token has to be {_LEAST_TOKEN} or more signs of ASCII without blanks")
-    return token.encode()
+    held = held.strip()
+    if len(held) < _LEAST_TOKEN or not held.isascii() or any(sign.isspace() for sign in held):
+        raise refused(f"the token has to be {_LEAST_TOKEN} or more signs of ASCII without blanks")
+    return held.encode()
 
 
-def _refused(message: str) -> typer.Exit:
+def refused(message: str) -> typer.Exit:
+    """Say why a command line is refused, and return what ends the command."""
     typer.echo(f"error: {message}", err=True)
     return typer.Exit(2)

@@ -130,10 +130,16 @@ def _load(release: Fetched) -> Loaded:
         kept = pq.read_table(release.folder / (QUERIES if isinstance(service, Recommender) else EXAMPLES))
     except (OSError, ValueError) as error:
         raise ValueError(f"{release.tag}: {error}") from None
-    maps = [field.name for field in kept.schema if pa.types.is_map(field.type)]
-    row = kept.slice(0, 1).to_pylist()[0]
-    row |= {name: dict(row[name]) for name in maps if row[name] is not None}
-    return Loaded(release, service, orjson.loads(orjson.dumps(row, default=_as_json)))
+    return Loaded(release, service, plain_rows(kept.slice(0, 1))[0])
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as a client would send them: times as texts, maps as objects, NaN as null."""
+    maps = [field.name for field in table.schema if pa.types.is_map(field.type)]
+    rows = table.to_pylist()
+    for row in rows:
+        row |= {name: dict(row[name]) for name in maps if row[name] is not None}
+    return orjson.loads(orjson.dumps(rows, default=_as_json))
 
 
 def _served(loaded: Sequence[Loaded], limits: Limits) -> Served:

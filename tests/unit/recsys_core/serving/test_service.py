@@ -509,6 +509,39 @@ def test_a_replay_says_how_another_release_answers(folders, run_service, tmp_pat
     assert warm.ask("/recommend", {"user": USER})[0] == 200
 
 
+def test_every_way_gives_the_same_bits(service, folders, run_service, tmp_path):
+    url = f"http://127.0.0.1:{service.port}"
+    arguments = ["check-serving", "--json", "--release"]
+    ended = CliRunner().invoke(cli.app, [*arguments, str(folders["a"]), "--url", url])
+    assert (ended.exit_code, ended.exception) == (0, None), ended.output
+    found = json.loads(ended.stdout)
+    assert {way: one["identical"] for way, one in found["ways"]["vectors"].items()} == {
+        "together": 12,
+        "measured": 12,
+        "service": 12,
+    }
+    ranking = run_service({"release": folders["ctr"]}, token=TOKEN.encode())
+    (tmp_path / "token").write_text(TOKEN)
+    options = ["--url", f"http://127.0.0.1:{ranking.port}", "--token-file", str(tmp_path / "token")]
+    ended = CliRunner().invoke(cli.app, [*arguments[:1], "--release", str(folders["ctr"]), *options])
+    assert ended.exit_code == 0, ended.output
+    assert "ctr/folder, probability, service: 12 of 12 rows the same" in ended.stdout
+    refused = CliRunner().invoke(cli.app, [*arguments, str(folders["ctr"]), "--url", url])
+    assert "does not answer /rank" in str(refused.exception)
+    # A measured vector whose last bit is another one is seen.
+    shutil.copytree(folders["a"], tmp_path / "shop")
+    (tmp_path / "shop" / integrity.SEAL).unlink()
+    rows = pq.read_table(tmp_path / "shop" / "queries.parquet")
+    vectors = np.stack(rows["embedding"].to_numpy(zero_copy_only=False)).copy()
+    vectors[3, 2] = np.nextafter(vectors[3, 2], np.float32(9))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    place = rows.column_names.index("embedding")
+    pq.write_table(rows.set_column(place, "embedding", column), tmp_path / "shop" / "queries.parquet")
+    ended = CliRunner().invoke(cli.app, [*arguments, str(tmp_path / "shop")])
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["ways"]["vectors"]["measured"]["identical"] == 11
+
+
 def _rubbish(rng: random.Random, depth: int = 0) -> Any:
     plain = [None, True, False, 0, -1, 7, 2**31, 2**63 - 1, 2**63, -(2**63), 10**400, 0.5, -1e300, 1e-300, "user", [7]]
     kind = rng.randrange(9 if depth < 3 else 7)

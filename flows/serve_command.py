@@ -1,5 +1,6 @@
 """`dayline serve`: released models over HTTP."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +84,13 @@ def serve(  # noqa: PLR0917 - options
     sockets = bound(host, port)
     address, found = sockets[0].getsockname()[:2]
     typer.echo(f"listening on http://{f'[{address}]' if ':' in address else address}:{found}", err=True)
-    Service(sources, watched, bounds, secret, lambda line: typer.echo(line, err=True), logged, requests).run(sockets)
+    Service(sources, watched, bounds, secret, _say, logged, requests).run(sockets)
+
+
+def _say(line: str) -> None:
+    # Its reader may be gone; what is served goes on.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())
 
 
 def _watched(

@@ -93,10 +93,10 @@ class Service:
         server = _Server(config)
 
         def stop() -> None:
+            server.should_exit = True
             if not self.application.is_draining:
                 self.application.is_draining = True
                 self._log("ending: what was taken in is answered")
-            server.should_exit = True
 
         self._stop = functools.partial(loop.call_soon_threadsafe, stop)
         for number in (signal.SIGTERM, signal.SIGINT):

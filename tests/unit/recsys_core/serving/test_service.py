@@ -509,6 +509,17 @@ def test_a_replay_says_how_another_release_answers(folders, run_service, tmp_pat
     assert warm.ask("/recommend", {"user": USER})[0] == 200
 
 
+def test_a_service_whose_lines_are_read_by_no_one_ends_too(folders):
+    command = [sys.executable, "-c", "from flows import cli; cli.main()", "serve", "--port", "0", "--release"]
+    with subprocess.Popen([*command, str(folders["a"])], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("listening on")
+        assert process.stderr.readline() == "serving shop/folder\n"
+        process.stderr.close()
+        process.terminate()
+        assert process.wait(600) == 0
+
+
 def test_every_way_gives_the_same_bits(service, folders, run_service, tmp_path):
     url = f"http://127.0.0.1:{service.port}"
     arguments = ["check-serving", "--json", "--release"]

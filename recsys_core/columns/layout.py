@@ -1,5 +1,6 @@
 """One layout for values that files hold in several: texts as `string`, dictionaries as their values, and such."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -62,6 +63,7 @@ def plain(values: pa.Array) -> pa.Array:
     return values
 
 
+@functools.lru_cache(256)
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type that `plain` gives to values of `kind`."""
     if isinstance(kind, pa.BaseExtensionType):

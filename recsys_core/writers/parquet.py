@@ -39,7 +39,7 @@ class Writer(_folder.Part):
         repeating = [
             path for field in schema for path, kind in _leaves(field.name, field.type) if not _is_fraction(kind)
         ]
-        self._file = pq.ParquetWriter(self._path, schema, compression=compression, use_dictionary=repeating)
+        self._file = pq.ParquetWriter(self._path, schema, compression=compression, use_dictionary=repeating)  # pyright: ignore[reportArgumentType]
 
     def write(self, table: pa.Table) -> None:
         """See `base.Writer.write`."""

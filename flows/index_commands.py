@@ -35,9 +35,7 @@ def index(
     out: Annotated[Path, typer.Option(help="folder to make; it appears when it is complete", show_default=False)],
     item_id: _ItemId = "item_id",
     item_vector: _ItemVector = "embedding",
-    kind: Annotated[
-        str, typer.Option(help="flat, ivf_flat, hnsw or another; see docs/retrieval-tools.md")
-    ] = "ivf_flat",
+    kind: Annotated[str, typer.Option(help="flat, ivf_flat, hnsw, or one of your own package")] = "ivf_flat",
     metric: _Metric = "ip",
     nlist: _Nlist = None,
     nprobe: _Nprobe = None,

@@ -203,7 +203,9 @@ def work_as_rank(
                 ticks.append((time.perf_counter(), time.process_time()))
 
         started = time.perf_counter(), time.process_time()
-        done = loop.fit(trainer, request, None, receive, day=DAY, files={}, data=made, architecture=None)
+        done = loop.fit(
+            trainer, request, None, receive, day=DAY, files={}, data=made, model=request.model, architecture=None
+        )
         evaluated = _evaluated(case, trainer, request, data, world)
         if world.is_first:
             curve = pq.read_table(done.path / "curve.parquet")

@@ -16,6 +16,7 @@ from recsys_core.features import Engine
 from recsys_core.progress import silent
 from recsys_core.retrieval import embed, evaluate, export, train
 from recsys_core.serving import Recommender
+from recsys_core.serving.search import Search
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
@@ -135,7 +136,7 @@ def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, tra
     index = faiss.IndexFlatIP(16)
     index.add(items)
     engine, tower = Engine.load(model.engine), torch.jit.load(str(model.query / "model.pt"))
-    bundle = Recommender(engine, tower, index, pq.read_table(vectors.items)["item_id"])
+    bundle = Recommender(engine, tower, Search(index, pq.read_table(vectors.items)["item_id"]))
     rows = pq.read_table(rich_day.ground_truth).to_pylist()
     table = bundle.table({name: [row[name] for row in rows] for name in engine.columns("query")})
     np.testing.assert_allclose(bundle.embed(table), queries, atol=1e-6)

@@ -96,7 +96,8 @@ class Service:
             server.should_exit = True
             if not self.application.is_draining:
                 self.application.is_draining = True
-                self._log("ending: what was taken in is answered")
+                if self._failed is None:
+                    self._log("ending: what was taken in is answered")
 
         self._stop = functools.partial(loop.call_soon_threadsafe, stop)
         for number in (signal.SIGTERM, signal.SIGINT):

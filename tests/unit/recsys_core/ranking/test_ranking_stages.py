@@ -372,8 +372,10 @@ def test_stopping_needs_evaluations_and_validation_rows(data, tmp_path):
     alone = data.model_copy(update={"splits": data.splits[:1]})
     with pytest.raises(ValueError, match="the data has no split `valid`"):
         train.run(_train_request(alone, tmp_path / "train"), silent)
+    sharding = _train_request(alone, tmp_path / "train").config.sharding
+    asked = evaluate.Request.model_construct(config=evaluate.Config(), data=alone, sharding=sharding)
     with pytest.raises(ValueError, match="evaluate.split: the data has no split 'test', only train"):
-        evaluate.run(evaluate.Request.model_construct(config=evaluate.Config(), data=alone), silent)
+        evaluate.run(asked, silent)
 
 
 def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):

@@ -273,7 +273,7 @@ def test_a_filter_leaves_the_items_that_a_loop_over_them_finds(filtered, wanted,
     loaded, items = filtered
     expected = [passes(item) for item in items]
     assert loaded.fields.allowed(wanted).mask.tolist() == expected
-    assert loaded.fields.allowed(wanted).count == sum(expected)
+    assert loaded.fields.allowed(wanted).num_items == sum(expected)
     table = loaded.table({"segment": ["s1"], "age": [30], "history__item_id": [[items[1]["item_id"]]]})
     found, _ = loaded.find(table, [60], mask_seen=[True], only=[loaded.fields.allowed(wanted)])
     left = {row for row, good in enumerate(expected) if good} - {1}

@@ -9,17 +9,12 @@ from flows import serve_command
 
 
 def check_serving(
-    release: Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")],
+    release: serve_command.Release,
     url: Annotated[str | None, typer.Option(help="a service of it, such as http://127.0.0.1:8080")] = None,
     token_file: Annotated[Path | None, typer.Option(help="a file with the service's token")] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
-    ] = None,
-    run_root: Annotated[Path, typer.Option(help="the configs' run_root")] = Path("runs"),
-    cache: Annotated[
-        Path | None, typer.Option(help="where releases are kept; `serving` in --run-root otherwise")
-    ] = None,
+    tracking_uri: serve_command.TrackingUri = None,
+    run_root: serve_command.RunRoot = Path("runs"),
+    cache: serve_command.Cache = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON instead of lines")] = False,
 ) -> None:
     """Compare the ways in which the rows are answered that a release keeps, bit by bit.

@@ -16,17 +16,14 @@ _ANY_K = 1_000_000
 
 def replay(  # noqa: PLR0917 - options
     log: Annotated[Path, typer.Argument(help="the log's folder, a part of it such as date=2024-01-31, or a file")],
-    release: Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")],
+    release: serve_command.Release,
     rank_release: Annotated[str | None, typer.Option(help="the ranking release beside it")] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
+    tracking_uri: serve_command.TrackingUri = None,
+    run_root: serve_command.RunRoot = Path("runs"),
+    cache: serve_command.Cache = None,
+    most: Annotated[
+        int | None, typer.Option("--requests", min=1, help="the largest number of logged requests to replay")
     ] = None,
-    run_root: Annotated[Path, typer.Option(help="the configs' run_root")] = Path("runs"),
-    cache: Annotated[
-        Path | None, typer.Option(help="where releases are kept; `serving` in --run-root otherwise")
-    ] = None,
-    most: Annotated[int | None, typer.Option("--requests", min=1, help="so many of the log at most")] = None,
     identical: Annotated[bool, typer.Option("--identical", help="exit code 1 unless every answer is the same")] = False,
     minimum_overlap: Annotated[
         float | None, typer.Option(min=0, max=1, help="exit code 1 below this mean share of items that come again")

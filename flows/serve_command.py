@@ -19,20 +19,23 @@ _LEAST_TOKEN = 16
 _WARM_UP_REQUESTS = 256
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+Release = Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
+]
+RunRoot = Annotated[Path, typer.Option(help="the configs' run_root")]
+Cache = Annotated[Path | None, typer.Option(help="where releases are kept; `serving` in --run-root otherwise")]
+
 
 def serve(  # noqa: PLR0917 - options
-    release: Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")],
+    release: Release,
     rank_release: Annotated[
         str | None, typer.Option(help="a ranking release beside it, for /rank and /recommend_and_rank")
     ] = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
-    ] = None,
-    run_root: Annotated[Path, typer.Option(help="the configs' run_root")] = Path("runs"),
-    cache: Annotated[
-        Path | None, typer.Option(help="where releases are kept; `serving` in --run-root otherwise")
-    ] = None,
+    tracking_uri: TrackingUri = None,
+    run_root: RunRoot = Path("runs"),
+    cache: Cache = None,
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8080,
     token_file: Annotated[

@@ -4,8 +4,9 @@ Beside the copies it is remembered what was found in each day, so that a day is 
 """
 
 import datetime
+import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from recsys_core import artifacts, folders, integrity, readers, uri
-from recsys_core.artifacts import FileRecord, Frozen
+from recsys_core.artifacts import FileRecord, Frozen, LabelledDay
 from recsys_core.datasets import base
 from recsys_core.progress import Event, Sink
 
@@ -42,6 +43,19 @@ class _Copy(Frozen):
     """A day that was copied, with what fingerprint."""
 
     fingerprint: str
+
+
+def record(found: Mapping[datetime.date, Day], artifact: Path) -> tuple[LabelledDay, ...]:
+    """Write the files of each day into the folder of a log's artifact, and return the days.
+
+    The log's digest is that of this record, so it follows from the content and not from where that lies.
+    """
+    files = {str(day): [file.model_dump(mode="json") for file in one.files] for day, one in found.items()}
+    artifacts.write_text(artifact / "files.json", json.dumps(files, indent=1))
+    return tuple(
+        LabelledDay(day=day, num_rows=one.num_rows, num_positives=one.num_positives, folder=one.folder)
+        for day, one in found.items()
+    )
 
 
 class Copies(NamedTuple):

@@ -32,7 +32,7 @@ class Config(base.Config):
     """Base of the kinds' `Config`."""
 
     def layout(self, num_items: int, dim: int) -> Layout:
-        """Return how so many vectors are laid out."""
+        """Return the layout for this number of vectors."""
         raise NotImplementedError
 
     def prepare(self, index: "faiss.Index") -> None:

@@ -39,7 +39,7 @@ class Config(_faiss.Config):
 
 
 def num_cells(nlist: int | None, num_items: int) -> tuple[int, str]:
-    """Return how many cells so many items are divided into, `nlist` if they are enough for it, and why."""
+    """Return the number of cells for `num_items` items, and why: `nlist`, if there are at least that many items."""
     if nlist is not None:
         if nlist > num_items:
             return num_items, f"nlist {nlist:,} is more than the {num_items:,} items, so that each has a cell"

@@ -6,13 +6,12 @@ found.
 
 import datetime
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from recsys_core import artifacts, holdout, ingest, readers, uri
-from recsys_core.artifacts import Holdout, LabelledDay, LabelledLog, Learned, NextDay, digest_of
+from recsys_core.artifacts import Holdout, LabelledLog, Learned, NextDay, digest_of
 from recsys_core.datasets import _by_day, _copies, base
 from recsys_core.datasets._copies import Copies, Day
 from recsys_core.datasets.labelled import labelled_days
@@ -97,20 +96,14 @@ def run(request: Request, sink: Sink) -> LabelledLog:
         if not found[day].num_rows:
             raise ValueError(f"{request.data.source}: {day} ({role}) has no rows; write its partition again")
     with artifacts.pending(request.output) as aside:
-        # The digest of this file is the log's, so it follows from the content and not from where it lies.
-        files = {str(day): [file.model_dump(mode="json") for file in one.files] for day, one in found.items()}
-        artifacts.write_text(aside.path / "files.json", json.dumps(files, indent=1))
-        days = [
-            LabelledDay(day=day, num_rows=one.num_rows, num_positives=one.num_positives, folder=one.folder)
-            for day, one in found.items()
-        ]
+        days = _copies.record(found, aside.path)
         return aside.commit(
             LabelledLog,
             request,
             num_rows=sum(day.num_rows for day in days),
             source=request.data.source,
             day=request.day,
-            days=tuple(days),
+            days=days,
             columns=found[request.last_day].columns,
         )
 

@@ -94,7 +94,7 @@ class Search:
     def best(
         self, vectors_BD: np.ndarray, ks_B: Sequence[int], mask: Lists, only_B: Sequence[Allowed | None] = ()
     ) -> Found:
-        """Return the best items of each query, as many as it asks for if there are so many left.
+        """Return the best items of each query: as many as it asks for, or all that are left if there are fewer.
 
         ks_B: how many; mask: items that the query does not get; only_B: what it may get, None being all.
         """

@@ -6,7 +6,6 @@ artifact, as preprocess reads them. They are held in memory for that. See `recsy
 
 import datetime
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core import artifacts, columns, holdout, ingest, readers, uri
-from recsys_core.artifacts import ExampleLog, LabelledDay, Learned, NextDay, digest_of
+from recsys_core.artifacts import ExampleLog, Learned, NextDay, digest_of
 from recsys_core.datasets import _by_day, _copies, base, examples
 from recsys_core.datasets._copies import Copies, Day
 from recsys_core.progress import Event, Sink
@@ -114,20 +113,14 @@ def run(request: Request, sink: Sink) -> ExampleLog:
     with artifacts.pending(request.output) as aside:
         base.write_parquet(aside.path / "items" / "part-00000.parquet", [items])
         base.write_parquet(aside.path / "evaluation" / "part-00000.parquet", [rows])
-        # The digest of these files is the log's, so it follows from the content and not from where it lies.
-        files = {str(at): [file.model_dump(mode="json") for file in one.files] for at, one in found.items()}
-        artifacts.write_text(aside.path / "files.json", json.dumps(files, indent=1))
-        days = [
-            LabelledDay(day=at, num_rows=one.num_rows, num_positives=one.num_positives, folder=one.folder)
-            for at, one in found.items()
-        ]
+        days = _copies.record(found, aside.path)
         return aside.commit(
             ExampleLog,
             request,
             num_rows=sum(one.num_rows for one in days),
             source=data.source["train"],
             day=day,
-            days=tuple(days),
+            days=days,
             columns=found[day].columns,
             names=data.columns,
             evaluation_source=data.source["evaluation"],

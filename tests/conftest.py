@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, settings
 
 from recsys_core import artifacts, features, launch, tracking
@@ -63,6 +64,15 @@ FEATURES = {
 class _Inputs(artifacts.Request):
     what: str
     seed: int
+
+
+@pytest.fixture
+def object_store() -> MemoryFileSystem:
+    """fsspec's store in memory (`memory://`), empty: one process has only one, and every test of a worker sees it."""
+    store = MemoryFileSystem()
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -180,23 +179,22 @@ def test_csv_in_and_csv_or_orc_out(asked, day, wanted, tmp_path):
     assert not (tmp_path / "out" / "part-00000.csv").exists()
 
 
-def test_an_object_store_gets_the_parts_and_then_the_manifest(asked, wanted):
-    store = fsspec.filesystem("memory")
+def test_an_object_store_gets_the_parts_and_then_the_manifest(asked, wanted, object_store):
     request = asked(table="memory://shop/vectors")
     tables.run(request, silent)
-    names = sorted(name.rpartition("/")[2] for name in store.find("/shop/vectors"))
+    names = sorted(name.rpartition("/")[2] for name in object_store.find("/shop/vectors"))
     assert names == ["_manifest.json", *(f"part-{number:05d}.parquet" for number in range(7))]
     reader = readers.build(readers.infer("memory://shop/vectors"))
     np.testing.assert_allclose(_vectors(readers.read_all(reader)), wanted, atol=1e-6)
     # As a kill leaves it that comes before the manifest: ours, and replaced.
-    store.rm("/shop/vectors/_manifest.json")
-    store.pipe_file("/shop/vectors/_partial.json", b"{}")
+    object_store.rm("/shop/vectors/_manifest.json")
+    object_store.pipe_file("/shop/vectors/_partial.json", b"{}")
     with pytest.raises(ValueError, match=r"holds _partial\.json, so its writer has not ended, or was killed"):
         readers.infer("memory://shop/vectors")
     tables.run(asked(table="memory://shop/vectors", batch_size=2_048), silent)
-    names = sorted(name.rpartition("/")[2] for name in store.find("/shop/vectors"))
+    names = sorted(name.rpartition("/")[2] for name in object_store.find("/shop/vectors"))
     assert names == ["_manifest.json", "part-00000.parquet"]
-    store.pipe_file("/shop/other/x.parquet", b"")
+    object_store.pipe_file("/shop/other/x.parquet", b"")
     with pytest.raises(ValueError, match=r"memory://shop/other: exists, and no command of Dayline wrote it"):
         tables.run(asked(table="memory://shop/other"), silent)
 

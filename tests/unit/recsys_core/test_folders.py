@@ -4,8 +4,8 @@ import os
 import socket
 from pathlib import Path
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from recsys_core import folders
 
@@ -127,13 +127,12 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         folders.local_files(tmp_path)
 
 
-def test_a_store_is_read_by_the_same_rule() -> None:
-    memory = fsspec.filesystem("memory")
-    memory.pipe(
+def test_a_store_is_read_by_the_same_rule(object_store: MemoryFileSystem) -> None:
+    object_store.pipe(
         {f"/lake/{name}": b"PAR1" for name in ("b/1_0", "a.PARQUET", "_SUCCESS", ".x/a.parquet", "b/_y.parquet")}
     )
-    assert folders.files(memory, "/lake") == ["/lake/a.PARQUET", "/lake/b/1_0"]
-    memory.pipe("/lake/b/notes.txt", b"x")
+    assert folders.files(object_store, "/lake") == ["/lake/a.PARQUET", "/lake/b/1_0"]
+    object_store.pipe("/lake/b/notes.txt", b"x")
     with pytest.raises(ValueError, match="/lake/b/notes.txt: its name ends in none"):
-        folders.files(memory, "/lake")
-    assert "/lake/b/notes.txt" in folders.files(memory, "/lake", of_any_format=True)
+        folders.files(object_store, "/lake")
+    assert "/lake/b/notes.txt" in folders.files(object_store, "/lake", of_any_format=True)

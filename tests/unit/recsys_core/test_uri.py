@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from recsys_core import uri
 
@@ -75,14 +75,13 @@ def test_resolve_names_the_partitions(tmp_path: Path):
     assert location.partitions == {"ds": "2024-01-01", "hour": "07"}
 
 
-def test_a_scheme_is_opened_through_fsspec():
-    memory = fsspec.filesystem("memory")
-    memory.pipe({"/shop/ds=1/b.parquet": b"b", "/shop/ds=1/a.parquet": b"a"})
+def test_a_scheme_is_opened_through_fsspec(object_store: MemoryFileSystem):
+    object_store.pipe({"/shop/ds=1/b.parquet": b"b", "/shop/ds=1/a.parquet": b"a"})
     found = uri.resolve("memory://shop/")
     assert [location.path for location in found] == ["/shop/ds=1/a.parquet", "/shop/ds=1/b.parquet"]
     assert found[0].filesystem.cat(found[0].path) == b"a"
     before = uri.fingerprint(found)
-    memory.pipe("/shop/ds=1/a.parquet", b"longer")
+    object_store.pipe("/shop/ds=1/a.parquet", b"longer")
     assert uri.fingerprint(found) != before
 
 
@@ -173,9 +172,7 @@ def test_a_path_and_a_name_that_exists_are_taken_as_they_are(
     for source in (tmp_path / name, Path(name), str(tmp_path / name), name):
         (found,) = uri.resolve(source)
         assert found.path == str(tmp_path / name / "ds=1" / f"{name}.csv")
-        with found.filesystem.open(found.path) as file:
-            content = file.read().decode()
-        assert content == f"{name}/ds=1/{name}.csv"
+        assert found.filesystem.cat_file(found.path) == f"{name}/ds=1/{name}.csv".encode()
         # Of a path that was made or given, folders above it are no partitions.
         assert found.partitions == (
             {"ds": "1"} if isinstance(source, Path) else {"ds": "1"} | uri.partitions(f"{name}/")

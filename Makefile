@@ -36,7 +36,7 @@ help:
 	@echo 'Dayline: a recommender retrained every day.'
 	@echo
 	@echo '  make demo      generate a shop log, retrain three days in a row, print what came of it (about 2 minutes)'
-	@echo '  make test      all tests, with the coverage of branches; HTML=1 writes htmlcov/ too, JOBS=n runs n at once'
+	@echo '  make test      all tests; COVERAGE=1 measures the branches too, HTML=1 shows them in htmlcov/, JOBS=n runs n at once'
 	@echo '  make lint      ruff, pyright, import-linter'
 	@echo '  make format    let ruff format and mend what it can'
 	@echo '  make reference write the tables of keys and kinds in docs/ again, from the code'
@@ -54,11 +54,13 @@ demo: .venv/.installed
 
 install: .venv/.installed
 
+# Tracing every line takes half as long again as the tests, and is asked for where a change is judged: by .ci/run.
+test: MEASURED := $(if $(COVERAGE)$(HTML),--cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html))
 test: .venv/.installed-dev
 	@rm -f .coverage .coverage.*
 	@# Tests that run beside each other share the cores: threads of one that spin while they wait would slow the others.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(if $(HTML),--cov-report=html)
-	@$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(MEASURED)
+	@$(if $(MEASURED),$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check

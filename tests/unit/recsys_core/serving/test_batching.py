@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from recsys_core.serving.service import Limits
+from recsys_core.serving.service import Limits, batching
 from recsys_core.serving.service.batching import Batcher
 
 
@@ -55,8 +56,16 @@ def test_what_came_meanwhile_is_answered_together_and_of_one_release():
     assert _run(Limits(max_batch=3, max_concurrency=9, request_seconds=600), ask) == [1, 3, 3, 1, 1]
 
 
-def test_a_request_that_waited_for_too_long_is_given_up_and_never_worked_out():
-    hold, worked_out = threading.Event(), []
+def test_a_request_that_waited_for_too_long_is_given_up_and_never_worked_out(monkeypatch):
+    hold, worked_out, limits = threading.Event(), [], []
+
+    def timeout(seconds):
+        assert seconds == 600
+        limits.append(asyncio.timeout(None))
+        return limits[-1]
+
+    # The time is over when the test says so.
+    monkeypatch.setattr(batching, "asyncio", SimpleNamespace(timeout=timeout))
 
     def answer(requests):
         assert hold.wait(600)
@@ -68,12 +77,15 @@ def test_a_request_that_waited_for_too_long_is_given_up_and_never_worked_out():
         while not batcher.num_held or batcher._waiting:
             await asyncio.sleep(0)
         second = asyncio.create_task(batcher.answer(answer, "second"))
+        await asyncio.sleep(0)
+        for limit in limits:
+            limit.reschedule(0)
         for task in (first, second):
             with pytest.raises(TimeoutError):
                 await task
         hold.set()
 
-    _run(Limits(max_batch=1, request_seconds=0.01), ask)
+    _run(Limits(max_batch=1, request_seconds=600), ask)
     assert worked_out == ["first"]
 
 
@@ -89,4 +101,5 @@ def test_a_batch_waits_for_others_as_long_as_it_is_told_to():
         return [b"" for _ in requests]
 
     # Full before the wait is over.
-    assert _run(Limits(batch_wait_ms=100, max_batch=3, request_seconds=600), ask) == [3]
+    limits = Limits(max_batch=3, request_seconds=600).model_copy(update={"batch_wait_ms": 600_000})
+    assert _run(limits, ask) == [3]

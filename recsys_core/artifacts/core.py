@@ -189,7 +189,8 @@ def move_into_place(aside: Path, destination: Path) -> None:
 def code_version() -> str:
     """Return a digest of the core's own sources: a stage made by other code is another stage."""
     package = Path(recsys_core.__file__).parent
-    return digest_of([(str(f.relative_to(package)), digest_of_file(f)) for f in sorted(package.rglob("*.py"))])[:12]
+    sources = sorted(file for kind in ("*.py", "*.cpp") for file in package.rglob(kind))
+    return digest_of([(str(f.relative_to(package)), digest_of_file(f)) for f in sources])[:12]
 
 
 def _describe(root: Path, file: Path) -> FileRecord:

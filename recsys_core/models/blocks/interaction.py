@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys_core.ops import pairs as kernels
 from recsys_core.ops.linear import linear, outer, product_dtype
 
 _BLOCK_ROWS = 2_048  # per core: what is made of them stays in its caches, and calls for each cost little
@@ -56,8 +57,12 @@ class DotInteraction(nn.Module):
         """Return [B, H], what `layer` makes of `forward`'s outputs, activated if `relu`; on a CPU.
 
         Forward and backward go block by block: the outputs are wide, and the layer finds them in the cache. Under
-        autocast all that is not summed over blocks is of autocast's type.
+        autocast all that is not summed over blocks is of autocast's type. By the kernels of `ops.pairs` where they are.
         """
+        if kernels.are_offered(product_dtype(parts[0])) and not any(part.dtype == torch.float64 for part in parts):
+            shape = self.num_vectors, self.kept, relu, torch.is_grad_enabled()
+            wide = [part.float().contiguous() for part in parts]
+            return _KernelLayer.apply(*shape, layer.weight, layer.bias, *wide)
         shared = self.place_of_P, self.pair_of_KK, self.kept, relu
         return _InteractionLayer.apply(*shared, layer.weight, layer.bias, *parts)
 
@@ -137,6 +142,58 @@ class _InteractionLayer(torch.autograd.Function):
                 of_part[rows] = found
         of_weight_HO = torch.cat([of_kept_HL, pairs.of_weight(of_pairs_HQ)], dim=1)
         return None, None, None, None, of_weight_HO, of_bias_H, *of_parts
+
+
+class _KernelLayer(torch.autograd.Function):
+    """Block by block of rows: one kernel writes what the layer reads, in a block without gradients over and over.
+
+    Zeros fill up the outputs' last cache line.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        num_vectors: int,
+        kept: int,
+        relu: bool,
+        learns: bool,
+        weight_HO: Tensor,
+        bias_H: Tensor,
+        *parts: Tensor,
+    ) -> Tensor:
+        kind, num_rows, num_outputs = product_dtype(parts[0]), len(parts[0]), weight_HO.shape[1]
+        weight_HS = nn.functional.pad(weight_HO, (0, -num_outputs % _ALIGNED_NUMBERS)).to(kind)
+        narrow_bias_H, blocks = bias_H.to(kind), _blocks(num_rows)
+        num_kept_rows = num_rows if learns or len(blocks) < 2 else blocks[0].stop
+        outputs_BS = torch.empty(num_kept_rows, weight_HS.shape[1], dtype=kind)
+        hidden_BH = torch.empty(num_rows, len(bias_H), dtype=kind)
+        for rows in blocks:
+            of_block = [part[rows] for part in parts]
+            made_XS = outputs_BS[rows] if learns else outputs_BS[: len(of_block[0])]
+            kernels.multiply(of_block, num_vectors, kept, into_BS=made_XS)
+            hidden_BH[rows] = linear(made_XS, weight_HS, narrow_bias_H, relu=relu)
+        ctx.num_vectors, ctx.kept, ctx.relu, ctx.num_outputs = num_vectors, kept, relu, num_outputs
+        if learns:
+            ctx.save_for_backward(outputs_BS, hidden_BH, weight_HS, *parts)
+        return hidden_BH
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        outputs_BS, hidden_BH, weight_HS, *parts = ctx.saved_tensors
+        of_parts = [torch.empty_like(part) for part in parts]
+        of_weight_HS = torch.zeros_like(weight_HS, dtype=torch.float32)
+        of_bias_H = of_weight_HS.new_zeros(len(weight_HS))
+        for rows in _blocks(len(hidden_BH)):
+            of_hidden_XH = gradients[0][rows].to(weight_HS.dtype)
+            if ctx.relu:
+                # An output of ReLU above 0 lets the gradient through.
+                of_hidden_XH = torch.ops.aten.threshold_backward(of_hidden_XH, hidden_BH[rows], 0)
+            of_bias_H += of_hidden_XH.sum(dim=0)
+            of_weight_HS += outer(of_hidden_XH, outputs_BS[rows])
+            of_outputs_XS = linear(of_hidden_XH, weight_HS.T)
+            of_block, into = [part[rows] for part in parts], [part[rows] for part in of_parts]
+            kernels.differentiate(of_block, ctx.num_vectors, ctx.kept, of_outputs_XS, into=into)
+        return None, None, None, None, of_weight_HS[:, : ctx.num_outputs], of_bias_H, *of_parts
 
 
 class _Pairs:

@@ -12,6 +12,7 @@ from recsys_core.models.blocks.interaction import DotInteraction
 from recsys_core.models.blocks.jagged import segment_max, segment_sum, spread, tiled
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention
+from recsys_core.ops import pairs
 from recsys_core.ops.linear import linear, outer
 
 LENGTHS = torch.tensor([2, 0, 1], dtype=torch.int32)
@@ -56,6 +57,16 @@ def test_interaction_and_its_gradient_equal_those_of_indexing(kept):
     assert block([part[:0] for part in parts]).shape == (0, kept + 6)
 
 
+@pytest.fixture(params=["kernel", "torch"])
+def by_kernel_or_torch(request, monkeypatch):
+    """Run a test with the kernels of the interaction, and as where there is no compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(pairs, "are_offered", lambda kind: False)
+    elif not pairs.are_offered(torch.float32):
+        pytest.skip("no C++ compiler here")
+
+
+@pytest.mark.usefixtures("by_kernel_or_torch")
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("kept", [0, 3, 12])
 def test_interaction_into_a_layer_is_one_after_the_other(kept, relu, monkeypatch):
@@ -77,6 +88,8 @@ def test_interaction_into_a_layer_is_one_after_the_other(kept, relu, monkeypatch
     _same_with_gradients(fast, slow, *parts)
     for found, parameter in zip(of_layer, layer.parameters(), strict=True):
         torch.testing.assert_close(found, parameter.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(*parts), slow(*parts))
     assert fast(*(part[:0] for part in parts)).shape == (0, 5)
 
 
@@ -115,6 +128,7 @@ def test_linear_and_outer_are_exact_in_every_type_that_holds_the_numbers(kind):
         torch.testing.assert_close(found.double(), exact.double(), rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("by_kernel_or_torch")
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kept", [0, 3, 12])
 def test_under_autocast_interaction_and_mlp_are_exact_where_its_type_holds_the_numbers(kind, kept, monkeypatch):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.config import limits
 from recsys_core.features import Config as Features
@@ -13,7 +12,7 @@ from recsys_core.gate import RankingConfig as RankingGate
 from recsys_core.indexes import Config as Index
 from recsys_core.launch import Config as Launch
 from recsys_core.loading import embedding_files
-from recsys_core.metrics.ranking import CATALOGUE
+from recsys_core.metrics.ranking import always
 from recsys_core.models import multi_tower_din
 from recsys_core.ranking import Config as Ranking
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
@@ -64,7 +63,7 @@ def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentC
     if gate.task is not None and gate.task not in ranking.tasks:
         known = f"ranking.tasks has {', '.join(ranking.tasks)}" if ranking.tasks else "ranking has one label"
         raise ValueError(f"gate.task: {gate.task!r} is no task ({known}); name one of them, or leave it out")
-    if gate.metric not in (*lookup.kinds(CATALOGUE), *(metric.kind for metric in metrics)):
+    if gate.metric not in (*always(), *(metric.kind for metric in metrics)):
         raise ValueError(
             f"gate.metric: {gate.metric} is not measured; add {{kind: {gate.metric}}} to evaluate.metrics, or name "
             "another metric"

@@ -53,8 +53,11 @@ def _retrieval(config: RunConfig, engine: Engine) -> RetrievalModel:
 
 def _ranking(config: RankingConfig, engine: Engine) -> RankingModel:
     for loss in (config.loss, *(task.loss for task in config.ranking.named.values())):
-        if loss is not None:
-            losses.build(loss, RankingLoss)
+        if loss is not None and losses.build(loss, RankingLoss).reads_groups and config.ranking.group is None:
+            raise ValueError(
+                f"loss.kind {loss.kind}: compares rows of one group, and ranking.group is null; name the column of "
+                "their user or request there, or take a loss of single rows, such as binary_cross_entropy"
+            )
     model = models.build(config.model, engine, RankingModel, tables_device="meta")
     _has_tasks(config, model.tasks)
     return model

@@ -149,8 +149,10 @@ def _record(config: RunConfig | RankingConfig) -> Path | None:
     """
     home, caches = os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME")
     sections = config.model_dump(mode="json", include={"model", "loss", "train", "launch", "ranking"})
-    kinds = [sections["model"]["kind"], sections["loss"]["kind"]]
-    kinds += [task["loss"]["kind"] for task in sections.get("ranking", {}).get("tasks", {}).values() if task["loss"]]
+    losses = [sections["loss"]]
+    losses += [task["loss"] for task in sections.get("ranking", {}).get("tasks", {}).values() if task["loss"]]
+    losses += [part["loss"] for loss in losses if loss["kind"] == "weighted" for part in loss["parts"]]
+    kinds = [sections["model"]["kind"], *(loss["kind"] for loss in losses)]
     if any("." in kind for kind in kinds) or not (home or caches):
         return None
     engine = Engine.build(config.features)

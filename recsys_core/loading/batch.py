@@ -72,7 +72,7 @@ class LabelledBatch:
 
     `labels` are each task's [B], `weights` likewise, 0 for rows that are none of the task's, None where rows count
     alike. `dense_BF` has the query's fields first; `global_rows` is the sum of B over all ranks; `numbers` are the
-    sequences of numbers, the query's first.
+    sequences of numbers, the query's first; `groups_B` are numbers of the rows' groups, int64, where they are read.
     """
 
     sparse: KeyedJaggedTensor
@@ -81,6 +81,7 @@ class LabelledBatch:
     weights: dict[str, Tensor | None]
     global_rows: int
     numbers: tuple[Numbers, ...] = ()
+    groups_B: Tensor | None = None
 
     def each(self, copied: Callable[[Any], Any]) -> "LabelledBatch":
         """Return the batch with what `copied` makes of each tensor and of the jagged one."""
@@ -93,6 +94,7 @@ class LabelledBatch:
             },
             global_rows=self.global_rows,
             numbers=tuple(Numbers(*map(copied, one)) for one in self.numbers),
+            groups_B=self.groups_B if self.groups_B is None else copied(self.groups_B),
         )
 
 

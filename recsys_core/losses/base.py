@@ -7,17 +7,42 @@ negatives, M = B + N items, D embedding.
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 
 class RankingLoss(nn.Module, ABC):
-    """How far the logits of labelled rows are off."""
+    """How far the logits of labelled rows are off.
+
+    Attributes:
+        reads_groups: whether rows are compared with others of their group; if not, `of_groups` is `forward`.
+    """
 
     DOES: ClassVar[str] = "judges the logits of labelled rows"
+
+    reads_groups: bool = False
 
     @abstractmethod
     def forward(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
         """Return each row's loss [B], differentiable; labels are 0 or 1. Weights are the caller's."""
+
+    def of_groups(self, logits_B: Tensor, labels_B: Tensor, groups_B: Tensor) -> Tensor:  # noqa: ARG002
+        """Return each row's loss [B], rows of the same number in `groups_B` (int64) being of one group."""
+        return self(logits_B, labels_B)
+
+
+class GroupedLoss(RankingLoss):
+    """One that compares the rows of a group: whose scores are higher than whose."""
+
+    reads_groups = True
+
+    @abstractmethod
+    def of_groups(self, logits_B: Tensor, labels_B: Tensor, groups_B: Tensor) -> Tensor:
+        """See `RankingLoss.of_groups`."""
+
+    def forward(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
+        """See `RankingLoss.forward`: all rows are one group."""
+        return self.of_groups(logits_B, labels_B, torch.zeros_like(labels_B, dtype=torch.int64))
 
 
 class RetrievalLoss(nn.Module, ABC):

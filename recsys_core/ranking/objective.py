@@ -4,14 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from recsys_core import losses, models
 from recsys_core.artifacts import ComponentConfig, LabelledData
-from recsys_core.columns import ids
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import LabelledBatch, moved
@@ -23,13 +20,11 @@ from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
 from recsys_core.models.blocks.layout import Layout
 from recsys_core.ranking import ONLY, Config, opened
-from recsys_core.ranking.feed import LabelledFeed
+from recsys_core.ranking.feed import LabelledFeed, group_numbers
 from recsys_core.readers.base import Reader
 from recsys_core.training.objective import Objective, weighted_sum
 
 V = TypeVar("V")
-# What stands for a null among whole numbers: the one that no upstream system counts up to.
-_NO_GROUP = -(1 << 63)
 
 
 class Ranking(Objective[LabelledBatch]):
@@ -50,13 +45,13 @@ class Ranking(Objective[LabelledBatch]):
         `batch_size` is that of validation, per rank.
         """
         self.engine = Engine.load(data.engine)
-        self.feed = LabelledFeed(self.engine, config)
+        self._losses = {name: losses.build(task.loss or loss, RankingLoss) for name, task in config.named.items()}
+        self.feed = LabelledFeed(self.engine, config, groups=any(one.reads_groups for one in self._losses.values()))
         self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
         self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
-        self._losses = {name: losses.build(task.loss or loss, RankingLoss) for name, task in config.named.items()}
         self._seen = {name: Histogram() for name in config.named}
         self._config, self._batch_size, self._model = config, batch_size, model
         self._valid = opened(data, "valid") if data.has("valid") else None
@@ -73,7 +68,7 @@ class Ranking(Objective[LabelledBatch]):
         for name, logits_B in by_task(self._config, model(batch.sparse, batch.dense_BF, batch.numbers)).items():
             labels_B, weights_B = batch.labels[name], batch.weights[name]
             self._seen[name].add(logits_B, labels_B, weights_B)
-            losses_B = self._losses[name](logits_B, labels_B)
+            losses_B = _losses(self._losses[name], logits_B, labels_B, weights_B, batch.groups_B)
             total = weighted_sum(losses_B, weights_B, batch.global_rows, world)
             weight = self._config.named[name].weight
             found[name] = total if weight == 1 else weight * total
@@ -99,6 +94,21 @@ class Ranking(Objective[LabelledBatch]):
             )
         rows = gathered(model, self.engine, self._config, self._valid, world, batch_size=self._batch_size)
         return _named({name: scored.metrics().figures() for name, scored in rows.items() if scored.weights.sum()})
+
+
+def _losses(
+    loss: RankingLoss, logits_B: Tensor, labels_B: Tensor, weights_B: Tensor | None, groups_B: Tensor | None
+) -> Tensor:
+    """Return each row's loss [B]; a row of no weight, which is none of the task's, is compared with no other."""
+    if not loss.reads_groups:
+        return loss(logits_B, labels_B)
+    assert groups_B is not None, "a config with such a loss has groups"
+    if weights_B is None:
+        return loss.of_groups(logits_B, labels_B, groups_B)
+    rows = (weights_B > 0).nonzero().flatten()
+    return torch.zeros_like(logits_B).index_copy(
+        0, rows, loss.of_groups(logits_B[rows], labels_B[rows], groups_B[rows])
+    )
 
 
 def gathered(
@@ -137,7 +147,7 @@ def scored(
     training, done = model.training, 0
 
     def prepare(rows: Rows) -> tuple[LabelledBatch, np.ndarray | None]:
-        return feed.batch(rows), _group_numbers(rows, config.group) if config.group else None
+        return feed.batch(rows), group_numbers(rows.table, config.group) if config.group else None
 
     model.eval()
     with torch.no_grad():
@@ -161,15 +171,3 @@ def _labelled(
         rows, kept = Scored(logits_B.numpy(), positive[name], weights, groups), config.rows_of(name, positive)
         found[name] = rows if kept is None else rows.taken(kept)
     return found
-
-
-def _group_numbers(rows: Rows, group: str) -> np.ndarray:
-    """Return a number for each row's group, the same on every rank: the value itself, or the hash of its text."""
-    column = ids(rows.table.column(group).combine_chunks())
-    if pa.types.is_int64(column.type):
-        return column.fill_null(_NO_GROUP).to_numpy()
-    distinct = column.dictionary_encode()
-    texts = [str(value).encode() for value in distinct.dictionary.to_pylist()]
-    # A null is no user, but its rows are one group all the same: those of unknown users.
-    hashes = np.array([*map(xxhash.xxh3_64_intdigest, texts), 0], dtype=np.uint64).view(np.int64)
-    return hashes[distinct.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)]

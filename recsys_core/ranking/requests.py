@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from recsys_core import artifacts, lookup, placeholders, readers
+from recsys_core import artifacts, placeholders, readers
 from recsys_core.artifacts import ComponentConfig, ExportedRanker, Frozen, LabelledData
 from recsys_core.lookup import OneOf
-from recsys_core.metrics.ranking import CATALOGUE
+from recsys_core.metrics.ranking import CATALOGUE, always
 from recsys_core.ranking import Config as Ranking
 from recsys_core.sections.export import Config as Export
 from recsys_core.sections.sharding import Config as Sharding
@@ -50,7 +50,7 @@ class EvaluateConfig(Frozen):
     @model_validator(mode="after")
     def _measured_once(self) -> Self:
         for kind in (metric.kind for metric in self.metrics):
-            if kind in lookup.kinds(CATALOGUE) or [metric.kind for metric in self.metrics].count(kind) > 1:
+            if kind in always() or [metric.kind for metric in self.metrics].count(kind) > 1:
                 raise ValueError(f"metrics: {kind} is measured already; leave it out")
         return self
 

@@ -30,6 +30,21 @@ NEEDED = {
         "attention": [{"sequences": ["clicked", "clicked_kind"], "targets": ["item", "kind"], "hidden": [8, 4]}],
         "towers": [{"hidden": [8, 4]}, {"features": ["user", "item"], "dense": False, "hidden": [4]}],
     },
+    "autoint": {"num_layers": 2, "head_dim": 3, "hidden": [6]},
+    "dcn": {"num_crosses": 2, "hidden": [6]},
+    "dcnv2": {"num_crosses": 2, "rank": 3, "num_experts": 2, "hidden": [6]},
+    "deepfm": {"hidden": [8, 6]},
+    "fibinet": {"bilinear": "interaction", "reduction": 1, "hidden": [8]},
+    "finalmlp": {
+        "first": {"hidden": [8, 6], "gate": ["item"], "gate_hidden": [3]},
+        "second": {"hidden": [4]},
+        "num_heads": 2,
+    },
+    "gdcn": {"num_crosses": 2, "hidden": [6], "structure": "stacked"},
+    "masknet": {"blocks": [6, 4], "structure": "serial", "hidden": [6]},
+    "wide_and_deep": {"wide_only": ["tags"], "hidden": [8, 6]},
+    "wukong": {"machine_vectors": 2, "kept_vectors": 3, "rank": 2, "machine_hidden": [6], "hidden": [8]},
+    "xdeepfm": {"interactions": [3, 2], "hidden": [8]},
 }
 POOLING = {"multi_tower_din": "none"}
 ROWS = pa.table(
@@ -352,7 +367,7 @@ def test_two_towers_refuse_what_is_not_pooled():
             "two_tower",
             "two_tower",
             {},
-            "model.kind 'two_tower': not a model that scores labelled rows; use one of dlrm",
+            "model.kind 'two_tower': not a model that scores labelled rows; use one of .*, dlrm, .*multi_tower",
         ),
     ],
 )

@@ -101,9 +101,14 @@ class Metric(ABC):
         return of_counts
 
 
+def always() -> tuple[str, ...]:
+    """Return the kinds of the metrics that every evaluation has; the others are measured where a config names them."""
+    return tuple(kind for kind in lookup.kinds(CATALOGUE) if kind in LabelledMetrics.model_fields)
+
+
 def all_of(others: Sequence[ComponentConfig] = ()) -> dict[str, Metric]:
     """Return the metrics that every evaluation has, and the `others`, by kind."""
-    own = [lookup.component(CATALOGUE, kind).Config() for kind in lookup.kinds(CATALOGUE)]
+    own = [lookup.component(CATALOGUE, kind).Config() for kind in always()]
     return {config.kind: build(config) for config in (*own, *others)}
 
 

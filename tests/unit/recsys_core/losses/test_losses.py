@@ -31,12 +31,23 @@ def test_a_config_has_its_product_s_loss_and_no_other(record, sections, own, oth
     assert config.loss == own
     assert record.model_validate_json(config.model_dump_json()) == config
     assert record.model_validate(sections | {"loss": {}}).loss == own
-    with pytest.raises(ValueError, match=f"loss.kind '{other}': not a loss that .*; use one of {own.kind}"):
+    with pytest.raises(ValueError, match=f"loss.kind '{other}': not a loss that .*; use one of .*{own.kind}"):
         building.check(record.model_validate(sections | {"loss": {"kind": other}}))
     with pytest.raises(
         ValidationError, match="losses: unknown kind 'binary_crossentropy'.* did you mean 'binary_cross"
     ):
         record.model_validate(sections | {"loss": {"kind": "binary_crossentropy"}})
+
+
+@pytest.mark.parametrize("loss", [{"kind": "bpr"}, {"kind": "weighted", "parts": [{"loss": {"kind": "jrc"}}]}])
+def test_a_loss_of_groups_needs_groups(loss):
+    message = f"loss.kind {loss['kind']}: compares rows of one group, and ranking.group is null; name the column"
+    with pytest.raises(ValueError, match=message):
+        building.check(RankingConfig.model_validate(RANKING | {"loss": loss}))
+    tasks = {"a": {"label": "a"}, "b": {"label": "b", "loss": loss}}
+    with pytest.raises(ValueError, match=message):
+        building.check(RankingConfig.model_validate(RANKING | {"ranking": {"tasks": tasks}}))
+    building.check(RankingConfig.model_validate(RANKING | {"loss": loss, "ranking": {"group": "user"}}))
 
 
 def test_a_loss_is_built_by_its_contract():

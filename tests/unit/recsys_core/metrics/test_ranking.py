@@ -12,7 +12,7 @@ from recsys_core.metrics.ranking import (
     CATALOGUE,
     Metric,
     Scored,
-    all_of,
+    always,
     calibration_bins,
     cross_entropy,
     direction,
@@ -20,6 +20,7 @@ from recsys_core.metrics.ranking import (
     sigmoid,
 )
 from recsys_core.metrics.ranking.auc import auc
+from recsys_core.metrics.ranking.base import build
 from recsys_core.metrics.ranking.gauc import gauc
 
 ONES = np.ones(4)
@@ -71,6 +72,34 @@ def test_logloss_normalized_entropy_and_calibration_by_hand():
     assert found.accuracy == 3 / 4
 
 
+def _measured(kind, scored, **options):
+    config = lookup.component(CATALOGUE, kind).Config.model_validate(options)
+    return scored.metrics([config]).others[kind]
+
+
+def test_errors_of_probabilities_by_hand():
+    # Probabilities .75 for a positive, .5 and .25 for negatives; the last one weighs 2.
+    rows = Scored(np.log([3, 1, 1 / 3]), np.array([True, False, False]), np.array([1.0, 1, 2]), None)
+    assert _measured("mean_absolute_error", rows) == pytest.approx((0.25 + 0.5 + 2 * 0.25) / 4)
+    assert _measured("mean_squared_error", rows) == pytest.approx((0.0625 + 0.25 + 2 * 0.0625) / 4)
+    # Below .5: .5 promised of 0 positives; from .5 on: 1.25 promised of 1.
+    assert _measured("expected_calibration_error", rows, num_bins=2, bins="width") == pytest.approx((0.5 + 0.25) / 4)
+    # The lower two of three rows: 1 promised of 0; the highest: .75 of 1.
+    assert _measured("expected_calibration_error", rows, num_bins=2) == pytest.approx((1 + 0.25) / 4)
+    assert _measured("expected_calibration_error", rows, num_bins=1) == pytest.approx((1.75 - 1) / 4)
+
+
+def test_average_precision_by_hand():
+    # By falling score: +, then - and + at one score, then - of weight 2, then +: precisions 1, 2/3, 3/6.
+    logits, labels = np.array([5.0, 4, 4, 3, 2]), np.array([True, False, True, False, True])
+    rows = Scored(logits, labels, np.array([1.0, 1, 1, 2, 1]), None)
+    assert _measured("pr_auc", rows) == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
+    shuffled = np.array([3, 1, 4, 0, 2])
+    assert _measured("pr_auc", Scored(*(c[shuffled] for c in rows[:3]), None)) == pytest.approx(13 / 18)
+    assert _measured("pr_auc", rows._replace(logits=np.zeros(5))) == pytest.approx(3 / 6)
+    assert _measured("pr_auc", rows._replace(labels=np.zeros(5, bool))) is None
+
+
 def test_records_of_before_accuracy_was_measured_are_read():
     found = Scored(np.zeros(2), np.array([True, False]), np.ones(2), None).metrics()
     old = {name: value for name, value in found.model_dump().items() if name != "accuracy"}
@@ -83,11 +112,15 @@ def test_a_metric_says_where_it_is_better():
         "accuracy": "up",
         "auc": "up",
         "calibration": "one",
+        "expected_calibration_error": "down",
         "gauc": "up",
         "logloss": "down",
+        "mean_absolute_error": "down",
+        "mean_squared_error": "down",
         "normalized_entropy": "down",
+        "pr_auc": "up",
     }
-    assert directions.keys() == LabelledMetrics.model_fields.keys() - {"num_rows", "num_positives", "others"}
+    assert set(always()) == LabelledMetrics.model_fields.keys() - {"num_rows", "num_positives", "others"}
 
 
 def test_extreme_logits_stay_finite():
@@ -140,6 +173,10 @@ def test_calibration_bins_hold_equally_many_rows():
     assert predicted[1] > 0.999
 
 
+# Bins of equally many rows are not made anew for each resample.
+OPTIONS = {"expected_calibration_error": {"bins": "width", "num_bins": 5}}
+
+
 @pytest.mark.parametrize("kind", lookup.kinds(CATALOGUE))
 def test_a_resampled_metric_is_that_of_reweighted_rows(kind):
     rng = np.random.default_rng(2)
@@ -148,7 +185,7 @@ def test_a_resampled_metric_is_that_of_reweighted_rows(kind):
     # Groups are of one unit each, and a unit may have several.
     rows = Scored(rng.normal(size=60).round(1), labels, weights, 20 - 2 * units - (np.arange(60) > 30))
     (counts,) = draws(9, num_resamples=40)
-    metric = all_of()[kind]
+    metric = build(lookup.component(CATALOGUE, kind).Config.model_validate(OPTIONS.get(kind, {})))
     slow = Metric.resampled(metric, rows, units, 9)(counts)
     assert metric.resampled(rows, units, 9)(counts) == pytest.approx(slow, nan_ok=True)
     assert np.isfinite(slow).any()

@@ -13,7 +13,8 @@ from recsys_core import distributed, readers, serving
 from recsys_core.config import RankingConfig, building
 from recsys_core.datasets.labelled import splits
 from recsys_core.features import Config as Features
-from recsys_core.losses import binary_cross_entropy
+from recsys_core.loading.rank_batches import RankBatches
+from recsys_core.losses import binary_cross_entropy, bpr
 from recsys_core.metrics.ranking import Scored
 from recsys_core.models import shared_bottom
 from recsys_core.progress import silent
@@ -160,7 +161,7 @@ def test_the_losses_are_means_over_each_task_s_rows(data):
     logits = torch.tensor([[np.log(3), 0.0], [0.0, np.log(3)], [0.0, 9.0], [np.log(3), 9.0]], dtype=torch.float32)
 
     class Rows:
-        sparse, dense_BF, numbers, global_rows = None, None, (), 4
+        sparse, dense_BF, numbers, global_rows, groups_B = None, None, (), 4, None
 
     Rows.labels, Rows.weights = labels, weights
     with distributed.world("cpu") as world:
@@ -308,3 +309,37 @@ def test_a_champion_is_compared_by_the_same_task_or_by_its_only_one():
 def test_outputs_are_named_in_the_order_of_the_tasks():
     logits = by_task(RANKING, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     assert {name: column.tolist() for name, column in logits.items()} == {"click": [1, 3], "conversion": [2, 4]}
+
+
+def test_a_loss_of_groups_compares_a_task_s_rows_only(data):
+    grouped = RANKING.model_copy(update={"group": "user"})
+    objective = Ranking(grouped, MODEL, bpr.Config(), data, batch_size=50, seed=1)
+    table = pa.table({"clicked": [1, 1, 0, 0], "bought": [1, 0, None, None]})
+    labels, weights = labelled(table, grouped)
+    logits = torch.tensor([[np.log(3), 0.0], [0.0, np.log(3)], [0.0, 9.0], [np.log(3), 9.0]], dtype=torch.float32)
+
+    class Rows:
+        sparse, dense_BF, numbers, global_rows, groups_B = None, None, (), 4, torch.full((4,), 5)
+
+    Rows.labels, Rows.weights = labels, weights
+    with distributed.world("cpu") as world:
+        found = objective.loss(lambda *_: logits, Rows, world)
+    # Clicks: 3/4 and 1/2 against the negatives of the first, 1/2 and 1/4 against those of the second.
+    click = (-np.log(0.75) + np.log(2)) / 2 + (np.log(2) - np.log(0.25)) / 2
+    assert float(found["click"]) == pytest.approx(click)
+    # The conversion against the other click, and not against rows without a click, which score 9.
+    assert float(found["conversion"]) / 4 == pytest.approx(0.5 * -np.log(0.25) / 2)
+
+
+def test_batches_have_the_groups_that_a_loss_reads(data):
+    grouped = RANKING.model_copy(update={"group": "user"})
+    for loss, reads in ((bpr.Config(), True), (binary_cross_entropy.Config(), False)):
+        objective = Ranking(grouped, MODEL, loss, data, batch_size=50, seed=1)
+        shard = RankBatches.in_order(objective.reader, objective.feed.columns, batch_size=50, rank=0, num_ranks=1)
+        rows = next(iter(shard))
+        groups_B = objective.feed.batch(rows).groups_B
+        assert (groups_B is not None) == reads
+        if groups_B is not None:
+            users = rows.table.column("user").to_pylist()
+            same = [[one == other for other in users] for one in users]
+            assert (groups_B[:, None] == groups_B[None]).tolist() == same

@@ -1,6 +1,6 @@
 """What no section can check alone: that features, model and training go together, before any data is read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.config import limits
@@ -13,7 +13,8 @@ from recsys_core.indexes import Config as Index
 from recsys_core.launch import Config as Launch
 from recsys_core.loading import embedding_files
 from recsys_core.metrics.ranking import always
-from recsys_core.models import multi_tower_din
+from recsys_core.models import bst, dien, dmin, multi_tower_din, sim
+from recsys_core.models.blocks.sections import Behaviours
 from recsys_core.ranking import Config as Ranking
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
 from recsys_core.sections.optim import refuse_unfit
@@ -29,8 +30,10 @@ def check(features: Features, model: ComponentConfig, train: Train, launch: Laun
     """
     engine = Engine.build(features)
     embedding_files.check(engine)
-    if isinstance(model, multi_tower_din.Config):
-        _check_attended(model, engine)
+    for where, behaviours, max_length in _behaviours(model):
+        _check_side_by_side(where, behaviours, engine)
+        if max_length is not None:
+            _check_lengths(where, behaviours, max_length, engine)
     limits.check_tables(engine.tables, launch.world_size)
     dtypes = {table.name: table.dtype for table in engine.tables}
     refuse_unfit(train.sparse_optimizer, dtypes, train.sharding.device)
@@ -85,19 +88,39 @@ def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentC
                 raise ValueError(f"{name} needs to know rows' {key.partition('.')[2]}s; name their column in {key}")
 
 
-def _check_attended(model: multi_tower_din.Config, engine: Engine) -> None:
-    """Check that sequences which are attended to side by side are of one group: else no one compares their lengths."""
+def _behaviours(model: ComponentConfig) -> Iterator[tuple[str, Behaviours, int | None]]:
+    """Yield the model's sets of sequences: their key, the section, and how many elements are read, null: all."""
+    if isinstance(model, multi_tower_din.Config):
+        yield from ((f"model.attention[{number}]", part, None) for number, part in enumerate(model.attention))
+    elif isinstance(model, bst.Config | dien.Config | dmin.Config | sim.Config):
+        yield "model.behaviours", model.behaviours, model.max_length
+
+
+def _check_side_by_side(where: str, behaviours: Behaviours, engine: Engine) -> None:
+    """Check that sequences which are read side by side are of one group: else no one compares their lengths."""
     groups = {
         feature.config.name: (side, feature.config.group)
         for side, features in engine.features.items()
         for feature in features
     }
-    for number, attention in enumerate(model.attention):
-        first, *others = (name for name in attention.sequences if name in groups)
-        for other in others:
-            if groups[other] != groups[first] or groups[first][1] is None:
-                raise ValueError(
-                    f"model.attention[{number}].sequences: {first!r} and {other!r} stand entry by entry for the same "
-                    "behaviours, which is checked of the features of one group and one side; give both the same group "
-                    "(features, group: NAME), or attend to each on its own"
-                )
+    first, *others = (name for name in behaviours.sequences if name in groups)
+    for other in others:
+        if groups[other] != groups[first] or groups[first][1] is None:
+            raise ValueError(
+                f"{where}.sequences: {first!r} and {other!r} stand entry by entry for the same "
+                "behaviours, which is checked of the features of one group and one side; give both the same group "
+                "(features, group: NAME), or attend to each on its own"
+            )
+
+
+def _check_lengths(where: str, behaviours: Behaviours, max_length: int, engine: Engine) -> None:
+    """Check that no sequence has more elements than the model has places: the feature says which of them are kept."""
+    kept = {f.config.name: getattr(f.config, "max_length", None) for own in engine.features.values() for f in own}
+    for name in behaviours.sequences:
+        most = kept.get(name, max_length)
+        if most is None or most > max_length:
+            raise ValueError(
+                f"{where}.sequences: {name!r} has up to {most or 'any number of'} elements, and model.max_length is "
+                f"{max_length}; give the feature max_length: {max_length}, which keeps the last ones, or raise that of "
+                "the model"
+            )

@@ -23,6 +23,10 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     "memory": ("--cases dynamic --ids 20000 --virtual-gb 0.01", "dynamic, rank 1"),
     "peer": ("--rows 8192 --eval-rows 1000 --cold", "Criteo's shape"),
     "profiling": ("--rows 4000", "profile"),
+    "quality": (
+        "recis_deepctr --set data.num_files=1 data.rows_per_file=300 train.num_steps=2 train.batch_size=64",
+        "recis_deepctr",
+    ),
     "reading": ("--rows 4096 --files 1 --batch-size 512", "lists, shuffled"),
     "retrieval": ("--items 500 --queries 50 --dim 8", "item_item_cosine"),
     "serving": ("--cases embed --items 500", "embed"),

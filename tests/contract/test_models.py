@@ -46,7 +46,15 @@ NEEDED = {
     "wukong": {"machine_vectors": 2, "kept_vectors": 3, "rank": 2, "machine_hidden": [6], "hidden": [8]},
     "xdeepfm": {"interactions": [3, 2], "hidden": [8]},
 }
-POOLING = {"multi_tower_din": "none"}
+_CLICKS = {"sequences": ["clicked", "clicked_kind"], "targets": ["item", "kind"]}
+_SEQUENTIAL = {"behaviours": _CLICKS, "max_length": 3, "hidden": [8]}
+NEEDED |= {
+    "bst": {**_SEQUENTIAL, "forward_dim": 6},
+    "dien": _SEQUENTIAL,
+    "dmin": {**_SEQUENTIAL, "num_heads": 2, "attention_hidden": [6]},
+    "sim": {**_SEQUENTIAL, "num_found": 2},
+}
+POOLING = dict.fromkeys(("multi_tower_din", "bst", "dien", "dmin", "sim"), "none")
 ROWS = pa.table(
     {
         "user": ["a", "b", None, "a"],
@@ -455,7 +463,7 @@ def test_an_attention_is_to_something():
         _config("multi_tower_din", attention=[{"sequences": ["ages"], "targets": [None]}])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "multi_tower_din"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in POOLING])
 def test_other_models_take_no_sequence_of_numbers(numbered, kind):
     with pytest.raises(ValueError, match=f"feature 'ages': a sequence of numbers .*, and {kind} reads none; give it"):
         models.build(_config(kind), numbered[0], _contract(kind))

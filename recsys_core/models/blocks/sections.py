@@ -1,6 +1,8 @@
 """Sections of the config that several models have. Free of torch."""
 
-from pydantic import Field, PositiveInt
+from typing import Self
+
+from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core.artifacts import Frozen
 
@@ -11,3 +13,20 @@ class Tower(Frozen):
     features: tuple[str, ...] | None = None
     dense: bool = True
     hidden: tuple[PositiveInt, ...] = Field(min_length=1)
+
+
+class Behaviours(Frozen):
+    """Sequences (`pooling: none`, as long as each other in every row) and, in the same order, their targets.
+
+    The target of a sequence of ids is a pooled feature of its table; that of a sequence of numbers is a feature of as
+    many numbers, or null: then its numbers are compared with zeros.
+    """
+
+    sequences: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str | None, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_compared(self) -> Self:
+        if not any(self.targets):
+            raise ValueError("targets: all are null, so the sequences are compared with nothing; name a target")
+        return self

@@ -7,32 +7,20 @@ and the numbers of one behaviour. A sequence of numbers is compared with the can
 with zeros where the candidate has none, such as the time since a click.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
-from recsys_core.artifacts import ComponentConfig, Frozen
-from recsys_core.models.blocks.sections import Tower
+from recsys_core.artifacts import ComponentConfig
+from recsys_core.models.blocks.sections import Behaviours, Tower
 
 
-class Attention(Frozen):
-    """Sequences (`pooling: none`, as long as each other in every row) and, in the same order, their targets.
+class Attention(Behaviours):
+    """Sequences that are attended to together, their targets, and the MLP that weighs them."""
 
-    The target of a sequence of ids is a pooled feature of its table; that of a sequence of numbers is a feature of as
-    many numbers, or null: then its numbers are compared with zeros.
-    """
-
-    sequences: tuple[str, ...] = Field(min_length=1)
-    targets: tuple[str | None, ...] = Field(min_length=1)
     hidden: tuple[PositiveInt, ...] = Field(
         default=(128, 64), min_length=1, description="hidden widths of the attention's MLP"
     )
-
-    @model_validator(mode="after")
-    def _is_compared(self) -> Self:
-        if not any(self.targets):
-            raise ValueError("targets: all are null, so the sequences are compared with nothing; name a target")
-        return self
 
 
 class Config(ComponentConfig):

@@ -7,52 +7,30 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from recsys_core.features import NumberFeature, TableSpec
+from recsys_core.features import TableSpec
 from recsys_core.models import base
-from recsys_core.models.blocks import layout
+from recsys_core.models.blocks import behaviours, layout
 from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
 from recsys_core.models.blocks.target_attention import TargetAttention, of_attention
-from recsys_core.models.blocks.towers import Deep, columns_of, of_towers, refuse_unknown, towers
-from recsys_core.models.multi_tower_din import Attention, Config
+from recsys_core.models.blocks.towers import Deep, columns_of, of_towers, towers
+from recsys_core.models.multi_tower_din import Config
 
 
 class Attended(nn.Module):
     """One attention over some of the sequences."""
 
-    target_columns: Tensor
-
-    def __init__(
-        self,
-        sequences: list[int],
-        target_columns: list[int],
-        num_pooled: int,
-        num_inputs: int,
-        hidden: tuple[int, ...],
-    ) -> None:
-        """`sequences` are places among what is unpooled; `target_columns` are columns of [pooled, dense, 0].
-
-        `num_pooled` and `num_inputs` say where the dense ones begin and end.
-        """
+    def __init__(self, places: behaviours.Places, hidden: tuple[int, ...]) -> None:
+        """`places` say what is attended to."""
         super().__init__()
-        self.sequences = sequences
-        self.reads_dense: bool = max(target_columns) >= num_pooled
-        self.reads_zeros: bool = max(target_columns) >= num_inputs
-        self.register_buffer("target_columns", torch.tensor(target_columns), persistent=False)
-        self.attention = TargetAttention(len(target_columns), hidden)
+        self.read = behaviours.Read(places)
+        self.attention = TargetAttention(len(places.target_columns), hidden)
 
     def forward(self, pooled: Tensor, inputs: Tensor, unpooled: list[Tensor], lengths: list[Tensor]) -> Tensor:
         """Return each row's interest; `inputs` are [pooled, dense]."""
-        chosen: list[Tensor] = []
-        for number in self.sequences:
-            chosen.append(unpooled[number])  # noqa: PERF401 - TorchScript has no comprehension over a module's list
-        elements_ND = torch.cat(chosen, dim=1)
-        targets = inputs if self.reads_dense else pooled
-        if self.reads_zeros:
-            targets = functional.pad(inputs, [0, 1])
-        return self.attention(targets.index_select(1, self.target_columns), elements_ND, lengths[self.sequences[0]])
+        targets_BD, elements_ND, lengths_B = self.read(pooled, inputs, unpooled, lengths)
+        return self.attention(targets_BD, elements_ND, lengths_B)
 
 
 class Head(nn.Module):
@@ -102,16 +80,14 @@ class Model(base.RankingModel):
         deep = towers(config.towers, columns, num_dense, config.dropout)
         numbers = (*query.numbers, *item.numbers)
         dense = (*query.dense, *item.dense)
-        attended = [
-            self._attended(f"model.attention[{n}]", part, columns, dense, numbers)
+        found = [
+            behaviours.places(f"model.attention[{n}]", part, self.tables, dense, numbers)
             for n, part in enumerate(config.attention)
         ]
-        used = {name for part in config.attention for name in part.sequences}
-        if unused := [f.name for f in (*self.tables.unpooled_features, *numbers) if f.name not in used]:
-            raise ValueError(
-                f"feature {unused[0]!r}: pooling none, and no model.attention names it; pool it or name it"
-            )
-        num_outputs = sum(tower.hidden[-1] for tower in config.towers) + sum(len(a.target_columns) for a in attended)
+        attended = [Attended(one, part.hidden) for one, part in zip(found, config.attention, strict=True)]
+        used = [name for part in config.attention for name in part.sequences]
+        behaviours.refuse_unread("model.attention", used, self.tables, numbers)
+        num_outputs = sum(tower.hidden[-1] for tower in config.towers) + sum(len(one.target_columns) for one in found)
         self.head = Head(deep, attended, num_outputs, config)
         self._config, self._dense, self._numbers = config, dense, numbers
 
@@ -120,63 +96,9 @@ class Model(base.RankingModel):
         head = self.head
         assert isinstance(head, Head)
         found, outputs = of_towers("head.deep", self._config.towers, head.deep, self.tables, self._dense)
-        widths = dict(zip((f.name for f in self.tables.unpooled_features), self.tables.unpooled_widths, strict=True))
-        widths |= dict(self._numbers)
         for number, (config, attended) in enumerate(zip(self._config.attention, head.attended, strict=True)):
             assert isinstance(attended, Attended)
-            elements = tuple(
-                layout.Block(
-                    label=f"{sequence} to {target}",
-                    width=widths[sequence],
-                    features=(sequence, *([] if target is None else [target])),
-                )
-                for sequence, target in zip(config.sequences, config.targets, strict=True)
-            )
+            elements = behaviours.elements(config, self.tables, self._numbers)
             found |= of_attention(f"head.attended.{number}.attention", attended.attention, elements)
             outputs += tuple(one.model_copy(update={"label": f"{number}: {one.label}"}) for one in elements)
         return found | layout.of_mlp("head.top", head.top, outputs)
-
-    def _attended(
-        self,
-        where: str,
-        config: Attention,
-        columns: dict[str, list[int]],
-        dense: tuple[NumberFeature, ...],
-        numbers: tuple[NumberFeature, ...],
-    ) -> Attended:
-        """Build one attention; `columns` are those of the pooled features, the `dense` ones follow them."""
-        of_ids = self.tables.unpooled_features
-        places = {feature.name: place for place, feature in enumerate((*of_ids, *numbers))}
-        refuse_unknown(f"{where}.sequences (pooling: none)", config.sequences, places)
-        num_pooled = num_inputs = sum(map(len, columns.values()))
-        targets = dict(columns)
-        for name, dim in dense:
-            targets[name] = list(range(num_inputs, num_inputs + dim))
-            num_inputs += dim
-        refuse_unknown(f"{where}.targets", [name for name in config.targets if name is not None], targets)
-        if len(config.sequences) != len(config.targets):
-            raise ValueError(
-                f"{where}: {len(config.sequences)} sequences and {len(config.targets)} targets; name each sequence's "
-                "target, in the same order (null for a sequence of numbers that is compared with none)"
-            )
-        # What a sequence and its target have to agree on.
-        dims = dict(numbers)
-        widths = (*self.tables.pooled_widths, *self.tables.unpooled_widths)
-        features = zip((*self.tables.pooled_features, *of_ids), widths, strict=True)
-        taken = {f.name: f"{width} columns of table {f.table!r}" for f, width in features}
-        taken |= {name: f"{dim} numbers" for name, dim in (*dense, *numbers)}
-        target_columns: list[int] = []
-        for sequence, target in zip(config.sequences, config.targets, strict=True):
-            if target is None and sequence in dims:
-                target_columns += [num_inputs] * dims[sequence]
-            elif target is None or taken[sequence] != taken[target]:
-                found = "null" if target is None else f"{target!r} of {taken[target]}"
-                raise ValueError(
-                    f"{where}: sequence {sequence!r} is of {taken[sequence]}, its target {found}; a sequence of ids "
-                    "goes with a pooled target of its own table, one of numbers with a feature of as many numbers, or "
-                    "null"
-                )
-            else:
-                target_columns += targets[target]
-        sequences = [places[name] for name in config.sequences]
-        return Attended(sequences, target_columns, num_pooled, num_inputs, config.hidden)

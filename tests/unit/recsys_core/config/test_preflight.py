@@ -180,6 +180,20 @@ def test_sequences_that_are_attended_together_are_of_one_group() -> None:
     configs.load(din, ["features.query[pooling=none].group=null", f"model.attention={json.dumps(alone)}"])
 
 
+@pytest.mark.parametrize("kind", ["bst", "dien", "dmin", "sim"])
+def test_a_sequence_is_no_longer_than_the_model_s_places(kind: str) -> None:
+    din, sequences = CONFIGS / "din_taobao.yaml", "features.query[pooling=none]"
+    behaviours = {"sequences": ["clicked_item_id", "clicked_cate_id"], "targets": ["item_id", "cate_id"]}
+    model = f"model={json.dumps({'kind': kind, 'behaviours': behaviours, 'max_length': 50})}"
+    message = "model.behaviours.sequences: 'clicked_item_id' has up to {} elements, and model.max_length is 50"
+    assert message.format("any number of") in refused(din, model)
+    assert message.format(51) in refused(din, model, f"{sequences}.max_length=51")
+    configs.load(din, [model, f"{sequences}.max_length=50"])
+    assert "'clicked_cate_id' stand entry by entry for the same" in refused(
+        din, model, f"{sequences}.max_length=50", f"{sequences}.group=null"
+    )
+
+
 def test_what_is_shown_of_an_index_without_its_keys_is_read_back(tmp_path: Path) -> None:
     loaded = configs.load(DEMO, ["index={kind: flat}"])
     (tmp_path / "shown.yaml").write_text(configs.show(loaded))

@@ -22,6 +22,7 @@ from tasks.ingest import ingest
 from tasks.perform import Candidate
 from tasks.preprocess import preprocess
 from tasks.publish import publish
+from tasks.replay import replay
 from tasks.report import DayResult, report
 from tasks.start_run import start_run
 from tasks.train import train
@@ -56,8 +57,9 @@ def daily_retrain(config: str, day: date | None = None, overrides: Sequence[str]
         champion = embed_champion(run, data)
         search_index = index(run, embeddings)
         evaluation = hit_rate(run, dataset, data, embeddings, search_index, champion)
-        decision = gate(run, evaluation)
         candidate = Candidate(data=data, checkpoint=checkpoint, model=model, embeddings=embeddings, index=search_index)
+        replayed = replay(run, candidate)
+        decision = gate(run, evaluation, replayed)
         released, absorbed = absorb(run, dataset, candidate, held_out, decision)
         release = publish(run, released, evaluation, decision)
         result = report(run, check, candidate, held_out, evaluation, decision, absorbed, release)

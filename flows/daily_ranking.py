@@ -18,6 +18,7 @@ from tasks.measure import measure
 from tasks.perform import RankingCandidate
 from tasks.prepare_days import prepare_days
 from tasks.publish_ranker import publish_ranker
+from tasks.replay import replay_ranker
 from tasks.report_ranking_day import RankingDay, report_ranking_day
 from tasks.score import score, score_champion
 from tasks.start_run import start_daily_ranking_run
@@ -42,8 +43,9 @@ def daily_ranking(config: str, day: date | None = None, overrides: Sequence[str]
         scores = score(run, data, model)
         champion = score_champion(run, data)
         evaluation = measure(run, log, data, scores, champion)
-        decision = gate(run, evaluation)
         candidate = RankingCandidate(data=data, checkpoint=checkpoint, model=model, scores=scores)
+        replayed = replay_ranker(run, candidate)
+        decision = gate(run, evaluation, replayed)
         released, absorbed = absorb_ranking(run, log, candidate, decision)
         release = publish_ranker(run, released, evaluation, decision)
         result = report_ranking_day(run, check, candidate, evaluation, decision, absorbed, release)

@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import serve_command
+from flows import alone, serve_command
 
 if TYPE_CHECKING:
     from recsys_core.serving.service.replay import Report
 
-_ANY_K = 1_000_000
-
 
 def replay(  # noqa: PLR0917 - options
-    log: Annotated[Path, typer.Argument(help="the log's folder, a part of it such as date=2024-01-31, or a file")],
-    release: serve_command.Release,
-    rank_release: Annotated[str | None, typer.Option(help="the ranking release beside it")] = None,
+    log: Annotated[str, typer.Argument(help="the log's folder, a part of it such as date=2024-01-31, or a file")],
+    release: serve_command.Release = None,
+    run: serve_command.Run = None,
+    rank_release: serve_command.RankRelease = None,
     tracking_uri: serve_command.TrackingUri = None,
     run_root: serve_command.RunRoot = Path("runs"),
     cache: serve_command.Cache = None,
@@ -36,21 +35,18 @@ def replay(  # noqa: PLR0917 - options
 
     `dayline replay logs/shop/date=2024-01-31 --release shop@7 --minimum-overlap 0.5 --json`
     """
-    from recsys_core.serving.service import Limits, source
+    from recsys_core.serving.service import Limits
     from recsys_core.serving.service import replay as replaying
     from recsys_core.serving.service.live import Live
 
-    names = {"release": release} | ({"rank_release": rank_release} if rank_release is not None else {})
-    try:
-        sources = {place: source(text) for place, text in names.items()}
+    with alone.refusing():
+        sources = serve_command.chosen(release, run, rank_release)
         rows = replaying.read(log, most)
         first = next(rows, None)
-    except ValueError as error:
-        raise serve_command.refused(str(error)) from None
-    if first is None:
-        raise serve_command.refused(f"{log}: no requests in it")
-    live = Live(Limits(max_k=_ANY_K), [*sources])
-    live.put({place: serve_command.at_hand(one, tracking_uri, run_root, cache) for place, one in sources.items()})
+        if first is None:
+            raise ValueError(f"{log}: no requests in it")
+        live = Live(Limits(max_k=replaying.ANY_K), [*sources])
+        live.put({place: serve_command.at_hand(one, tracking_uri, run_root, cache) for place, one in sources.items()})
     assert live.current is not None
     report = replaying.replay(live.current, itertools.chain([first], rows))
     total = report.total

@@ -8,18 +8,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from recsys_core.serving.service import Folder, Limits, Registered
     from recsys_core.serving.service.sources import Fetched
     from recsys_core.serving.service.watch import Watched
 
 _TOKEN = "DAYLINE_SERVE_TOKEN"  # noqa: S105 - the variable's name
+_SQLITE = "sqlite:///"
 _LEAST_TOKEN = 16
 _WARM_UP_REQUESTS = 256
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-Release = Annotated[str, typer.Option(help="NAME@champion, NAME@previous, NAME@VERSION, or a bundle's folder")]
+Release = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[@ALIAS]|DIR",
+        help="a release, such as shop@champion or shop@3, or a bundle's folder",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="in its place a run that has published, runs/NAME/DAY/RUN_ID", show_default=False),
+]
+RankRelease = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[@ALIAS]|DIR",
+        help="a ranking release beside it, for /rank and /recommend_and_rank",
+        show_default=False,
+    ),
+]
 TrackingUri = Annotated[
     str | None,
     typer.Option(envvar="MLFLOW_TRACKING_URI", help="where MLflow is; mlflow.db in --run-root otherwise"),
@@ -29,10 +49,9 @@ Cache = Annotated[Path | None, typer.Option(help="where releases are kept; `serv
 
 
 def serve(  # noqa: PLR0917 - options
-    release: Release,
-    rank_release: Annotated[
-        str | None, typer.Option(help="a ranking release beside it, for /rank and /recommend_and_rank")
-    ] = None,
+    release: Release = None,
+    run: Run = None,
+    rank_release: RankRelease = None,
     tracking_uri: TrackingUri = None,
     run_root: RunRoot = Path("runs"),
     cache: Cache = None,
@@ -53,7 +72,7 @@ def serve(  # noqa: PLR0917 - options
     log_share: Annotated[float, typer.Option(min=0, max=1, help="the share of requests that is logged")] = 0.01,
     log_drop: Annotated[str, typer.Option(metavar="COLUMNS", help="columns that are logged as null")] = "",
     log_hash: Annotated[str, typer.Option(metavar="COLUMNS", help="columns whose values are logged hashed")] = "",
-    warm_up: Annotated[Path | None, typer.Option(help="a log of requests; a release answers 256 of them first")] = None,
+    warm_up: Annotated[str | None, typer.Option(help="a log of requests; a release answers 256 of them first")] = None,
 ) -> None:
     """Serve a released model over HTTP, and each release that takes its place.
 
@@ -66,12 +85,10 @@ def serve(  # noqa: PLR0917 - options
     secret = token(token_file)
     if host not in _LOOPBACK and secret is None and not open_to_all:
         raise refused(f"--host {host} is open to other machines: give --token-file or {_TOKEN}, or say --open")
-    names = {"release": release} | ({"rank_release": rank_release} if rank_release is not None else {})
-    from recsys_core.serving.service import source
-
     try:
-        sources = {place: source(text) for place, text in names.items()}
         bounds = _limits(limits or [])
+        sources = chosen(release, run, rank_release)
+        watched = _watched(sources, tracking_uri, run_root, cache, poll_seconds)
         requests = _logged_requests(warm_up)
     except ValueError as error:
         raise refused(str(error)) from None
@@ -81,13 +98,24 @@ def serve(  # noqa: PLR0917 - options
 
         drop, hashed = (tuple(filter(None, names.split(","))) for names in (log_drop, log_hash))
         logged = Options(folder=log, share=log_share, drop=drop, hash=hashed)
-    watched = _watched(sources, tracking_uri, run_root, cache, poll_seconds)
     from recsys_core.serving.service.server import Service, bound
 
     sockets = bound(host, port)
     address, found = sockets[0].getsockname()[:2]
     typer.echo(f"listening on http://{f'[{address}]' if ':' in address else address}:{found}", err=True)
     Service(sources, watched, bounds, secret, _say, logged, requests).run(sockets)
+
+
+def chosen(release: str | None, run: Path | None, rank_release: str | None = None) -> "dict[str, Registered | Folder]":
+    """Return where the releases come from that a command names, by place.
+
+    Raises:
+        ValueError: see `sources.source`.
+    """
+    from recsys_core.serving.service import source
+
+    found = {"release": source(release, run)}
+    return found | ({"rank_release": source(rank_release)} if rank_release is not None else {})
 
 
 def _say(line: str) -> None:
@@ -103,31 +131,48 @@ def _watched(
     cache: Path | None,
     poll_seconds: float,
 ) -> "Watched | None":
-    from recsys_core import tracking
     from recsys_core.serving.service import Registered
     from recsys_core.serving.service.watch import Watched
 
     places = {place: one for place, one in sources.items() if isinstance(one, Registered)}
     if not places:
         return None
-    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+    uri = _registry([*places.values()], tracking_uri, run_root)
     return Watched(places=places, uri=uri, cache=(cache or run_root / "serving").resolve(), poll_seconds=poll_seconds)
+
+
+def _registry(wanted: "Sequence[Registered]", tracking_uri: str | None, run_root: Path) -> str:
+    """Return MLflow's address.
+
+    Raises:
+        ValueError: there is none, and no file of it in the folder of runs.
+    """
+    from recsys_core import tracking
+
+    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+    file = Path(uri.removeprefix(_SQLITE))
+    # MLflow would make it.
+    if uri.startswith(_SQLITE) and not file.is_file():
+        names = ", ".join(one.text for one in wanted)
+        raise ValueError(
+            f"--release {names}: there is no folder of that name, and no {file}; give --tracking-uri or --run-root"
+        )
+    return uri
 
 
 def at_hand(source: "Registered | Folder", tracking_uri: str | None, run_root: Path, cache: Path | None) -> "Fetched":
     """Return a release on this machine; one that is registered is downloaded if it is not in the cache."""
-    from recsys_core import tracking
     from recsys_core.serving.service import Registered
     from recsys_core.serving.service.sources import of_folder
     from recsys_core.serving.service.watch import fetched, found
 
     if not isinstance(source, Registered):
         return of_folder(source)
-    uri = tracking.location(tracking.Config(uri=tracking_uri), run_root)
+    uri = _registry([source], tracking_uri, run_root)
     return fetched(found(source, uri), uri, (cache or run_root / "serving").resolve())
 
 
-def _logged_requests(log: Path | None) -> "list[dict[str, Any]]":
+def _logged_requests(log: str | None) -> "list[dict[str, Any]]":
     if log is None:
         return []
     from recsys_core.serving.service import replay

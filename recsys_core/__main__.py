@@ -24,6 +24,7 @@ STAGES = {
     "evaluate": "retrieval.evaluate",
     "export": "retrieval.export",
     "embed": "retrieval.embed",
+    "replay": "serving.replay",
     "check_bundle": "serving.check",
     "embed_table": "exported.tables",
     "index": "retrieval.index",
@@ -33,6 +34,7 @@ STAGES = {
     "rank_evaluate": "ranking.evaluate",
     "rank_export": "ranking.export",
     "rank_predict": "ranking.predict",
+    "rank_replay": "serving.replay",
     "rank_check_bundle": "serving.check",
     "predict_table": "exported.tables",
 }

@@ -44,11 +44,13 @@ class Location(NamedTuple):
         return isinstance(self.filesystem, LocalFileSystem)
 
 
-def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
+def resolve(source: Source, *, of_any_format: bool = False, may_be_absent: bool = False) -> list[Location]:
     """Return the files that `source` names: pieces in the order written, files of one piece sorted by path.
 
     A directory stands for every file that belongs to it, see `folders.files`. A file named outright may end in
     anything. Of text, all folders of a file's path name its partitions; of a `Path`, those below it.
+
+    A piece of text that `may_be_absent` and names nothing stands for no file.
 
     Raises:
         ValueError: a piece is empty, names nothing or a file that was named before, or is a folder with something that
@@ -67,7 +69,7 @@ def resolve(source: Source, *, of_any_format: bool = False) -> list[Location]:
             raise ValueError(f"{source!r}: an empty piece between commas; remove the comma or name a file")
         filesystem, path = _open(piece if whole else piece.strip())
         found = sorted(_files(filesystem, path, of_any_format=of_any_format))
-        if not found:
+        if not found and not may_be_absent:
             raise ValueError(_nothing(piece.strip(), filesystem, path))
         for file in found:
             location = Location(filesystem, file, partitions(file))

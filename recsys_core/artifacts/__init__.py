@@ -27,6 +27,7 @@ from recsys_core.artifacts.ranking import (
     RankingEvaluation,
 )
 from recsys_core.artifacts.release import Product, Release
+from recsys_core.artifacts.replayed import ReplayedLog
 from recsys_core.artifacts.retrieval import (
     Embeddings,
     Evaluation,
@@ -95,6 +96,7 @@ __all__ = [
     "Product",
     "RankingEvaluation",
     "Release",
+    "ReplayedLog",
     "Request",
     "RetrievalMetrics",
     "RetrievalSlice",

@@ -1,7 +1,7 @@
 """The gate: whether an evaluated model may go live, and why (not), in sentences for the engineer on call."""
 
-from recsys_core.artifacts import Evaluation, Frozen, RankingEvaluation
-from recsys_core.gate import ranking, retrieval
+from recsys_core.artifacts import Evaluation, Frozen, RankingEvaluation, ReplayedLog
+from recsys_core.gate import ranking, replay, retrieval
 from recsys_core.gate.conditions import Condition
 from recsys_core.gate.limits import Slice
 from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part, Values, matching
@@ -34,8 +34,12 @@ class Decision(Frozen):
     conditions: tuple[Condition, ...] = ()
 
 
-def decide(config: Config | RankingConfig, evaluation: Evaluation | RankingEvaluation) -> Decision:
-    """Hold `evaluation` against every condition of `config`, the one of its product.
+def decide(
+    config: Config | RankingConfig,
+    evaluation: Evaluation | RankingEvaluation,
+    replayed: ReplayedLog | None = None,
+) -> Decision:
+    """Hold `evaluation`, and what was `replayed`, against every condition of `config`, the one of its product.
 
     A comparison with the champion that chance may have made is no reason for either: the other conditions decide. If
     none of them holds either, nothing speaks for the model, and it does not pass.
@@ -49,6 +53,9 @@ def decide(config: Config | RankingConfig, evaluation: Evaluation | RankingEvalu
     else:
         assert isinstance(evaluation, RankingEvaluation)
         found = ranking.conditions(config, evaluation)
+    if config.replay is not None:
+        assert replayed is not None, "what the gate asks for is replayed"
+        found += replay.conditions(config.replay, replayed)
     return _decision(found, abstains=config.unclear == "abstain")
 
 

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from recsys_core.artifacts import Frozen
 from recsys_core.gate.parts import COLD_ITEMS, NEW_USERS, Part, Values
+from recsys_core.gate.replay import Config as Replay
 
 S = TypeVar("S", bound="Slice")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
@@ -57,6 +58,9 @@ class Common(Frozen):
         "reject",
     )
     slices: Annotated[dict[str, Slice], AfterValidator(named)] = Field(default={}, description=SLICES)
+    replay: Replay | None = Field(
+        default=None, description="logged requests, answered by the new model and by the live one; null: none are"
+    )
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -53,6 +53,15 @@ class Config(limits.Common):
     )
 
     @model_validator(mode="after")
+    def _replays_scores(self) -> Self:
+        if self.replay is not None and self.replay.minimum_overlap is not None:
+            raise ValueError(
+                "replay.minimum_overlap: a ranking model finds no items, it scores those that are given; set "
+                "replay.maximum_changed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bounded_on_its_worse_side(self) -> Self:
         better = direction(self.metric)
         if better == "one":

@@ -24,8 +24,8 @@ from recsys_core.launch.config import Config
 
 # The stages that share ranks. Those of `search` import no torch, which does not go with faiss in one process.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("train", "evaluate", "export", "embed", "check_bundle"),
-    "ranking": ("rank_train", "rank_evaluate", "rank_export", "rank_predict", "rank_check_bundle"),
+    "retrieval": ("train", "evaluate", "export", "embed", "replay", "check_bundle"),
+    "ranking": ("rank_train", "rank_evaluate", "rank_export", "rank_predict", "rank_replay", "rank_check_bundle"),
     "search": ("index", "hitrate"),
 }
 COMMAND = "stages"

@@ -25,10 +25,11 @@ from recsys_core.artifacts import (
     Index,
     LabelledData,
     Product,
+    Release,
     TrainingData,
     trained_model,
 )
-from recsys_core.artifacts.release import EXPORTED_MODEL
+from recsys_core.artifacts.release import EXPORTED_MODEL, SETTINGS
 from recsys_core.features import Engine
 from recsys_core.registry import versions
 from recsys_core.registry.states import checkpoint_at, training_of
@@ -40,7 +41,7 @@ from recsys_core.tracking import check, connect, location
 A = TypeVar("A", bound=Artifact)
 
 _URI = "MLFLOW_TRACKING_URI"
-_ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
+ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
 # What each stage leaves, by the name of its folder in a run.
 _RECORDS: dict[str, tuple[type[Artifact], ...]] = {
     "train": (Checkpoint,),
@@ -49,6 +50,7 @@ _RECORDS: dict[str, tuple[type[Artifact], ...]] = {
     "prepare": (LabelledData,),
     "embed": (Embeddings,),
     "index": (Index,),
+    "publish": (Release,),
 }
 _BUNDLE = "artifacts"  # the folder of a saved MLflow model that the bundle lies in
 
@@ -150,6 +152,17 @@ class Named:
         """Return the index of the items' vectors."""
         return self._load("index", Index)
 
+    def bundle(self) -> Path:
+        """Return the folder of what is served: a downloaded bundle, or what a run published.
+
+        Raises:
+            ValueError: there is none, or the gate turned the run down, and nothing was published.
+        """
+        folder = self._place("publish")
+        if not (folder / EXPORTED_MODEL).is_file():
+            raise ValueError(f"{self.title}: nothing was published, so nothing can be served; see gate.reasons")
+        return folder
+
     def _load(self, stage: str, record: type[A]) -> A:
         return record.load(self._place(stage))
 
@@ -239,10 +252,10 @@ def _folder(directory: Path) -> Named:
     if not directory.is_dir():
         raise ValueError(f"{directory}: {'no folder' if directory.exists() else 'is not there'}")
     title = str(directory)
-    if (directory / EXPORTED_MODEL).is_file():
-        return Named(title, {"export": directory})
-    if (directory / "MLmodel").is_file() and (directory / _BUNDLE / EXPORTED_MODEL).is_file():
-        return Named(title, {"export": directory / _BUNDLE})
+    is_saved = (directory / "MLmodel").is_file()
+    bundle = directory / _BUNDLE if is_saved else directory
+    if (bundle / EXPORTED_MODEL).is_file() or (bundle / SETTINGS).is_file():
+        return Named(title, {"export": bundle, "publish": bundle})
     if (directory / RUN_CONFIG).is_file():
         return _run(directory)
     manifest = directory / MANIFEST
@@ -289,7 +302,7 @@ def release_info(named: str, uri: str | None = None, run_root: Path = Path("runs
     client = connect(address)
     names = [model.name for model in client.search_registered_models()]
     name, _, version = named.partition("@")
-    if name not in names and not version and name in _ALIASES and len(names) == 1:
+    if name not in names and not version and name in ALIASES and len(names) == 1:
         name, version = names[0], name
     if name not in names:
         raise ValueError(f"--release {named}: MLflow has releases of {', '.join(names) or 'nothing'}; name one of them")

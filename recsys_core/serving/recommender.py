@@ -215,6 +215,8 @@ class Recommender(base.Service):
             ValueError: other vectors come out, or the index answers differently.
         """
         wanted = np.stack(queries["embedding"].to_numpy(zero_copy_only=False))
+        if wanted.shape[1] != self.search.dim:
+            raise ValueError(f"index.faiss has vectors of {self.search.dim} dimensions, and queries {wanted.shape[1]}")
         difference = float(np.abs(self.embed(queries) - wanted).max())
         if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ValueError(f"the query tower gives other vectors than the day's measured ones (by {difference:.3g})")

@@ -73,6 +73,11 @@ class Search:
         """How many items there are."""
         return len(self.ids) - self.ids.null_count
 
+    @property
+    def dim(self) -> int:
+        """The vectors' dimension."""
+        return self.index.d
+
     def lists(self, column: pa.Array, what: str) -> Lists:
         """Return a column of lists of ids as lists of rows of the index, -1 for ids of no item; null is an empty list.
 

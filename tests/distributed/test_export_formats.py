@@ -25,6 +25,7 @@ from recsys_core.progress import silent
 from recsys_core.registry import named
 from recsys_core.retrieval import evaluate, export
 from recsys_core.serving import Recommender
+from recsys_core.serving.service import eager
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
@@ -155,6 +156,20 @@ def test_an_exported_model_is_evaluated_as_its_checkpoint(exported, trained, day
     one, two = (evaluate.run(request, silent) for request in (of_checkpoint, of_export))
     assert two.loss == pytest.approx(one.loss, abs=1e-4)
     assert two.sampled_recall == pytest.approx(one.sampled_recall, abs=0.02)
+
+
+def test_the_model_before_its_export_gives_a_served_rows_vector(exported, trained, day, sections):
+    rows = pq.read_table(day.ground_truth)
+    of_training = named.Trained(trained, "retrieval", sections["model"], trained.engine)
+    engine, tower = Engine.load(exported.engine), modules.load(exported.query)
+    for some in (rows, rows.slice(3, 2)):
+        found = eager.vectors(of_training, some)
+        with torch.no_grad():
+            wanted = tower(tower_inputs(engine.transform(some, "query"))).numpy()
+        assert found.shape == wanted.shape == (some.num_rows, exported.embedding_dim)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    # Of a row the same, whatever it is asked with.
+    assert found.tobytes() == eager.vectors(of_training, rows)[3:5].tobytes()
 
 
 def test_int8_keeps_a_rows_extremes_and_rounds_to_the_nearest_of_256():

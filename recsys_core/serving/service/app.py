@@ -8,6 +8,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from recsys_core import fault
 from recsys_core.serving import asked
@@ -80,6 +81,7 @@ class Application:
             )
         for path, state in zip(_STATES, (self._health, self._ready, self._version, self._text), strict=True):
             self.api.add_api_route(path, state, methods=["GET"], summary=_STATES[path], response_class=Response)
+        self.api.add_exception_handler(HTTPException, self._no_such_route)
         self.api.openapi = self._page  # pyright: ignore[reportAttributeAccessIssue] - so FastAPI documents it
         paths = {*_OPERATIONS, *_STATES, "/docs", "/openapi.json"}
         self.asgi = door.Door(self.api, token, self._tag, paths, metrics)
@@ -94,6 +96,12 @@ class Application:
     def _tag(self) -> str:
         served = self._live.current
         return served.tag if served is not None else "none"
+
+    async def _no_such_route(self, _request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        made = door.response(refused(error.status_code, error.detail, "path"), self._tag())
+        made.headers.update(error.headers or {})
+        return made
 
     def _operation(self, path: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:

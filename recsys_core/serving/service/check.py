@@ -1,4 +1,4 @@
-"""The same raw rows by every way that they are answered: as they were measured, together, alone, and by the service.
+"""The same raw rows by every way that they are answered, from the training's own code to the running service.
 
 The rows are those that a release keeps, with what batch prediction made of them when the day was measured.
 """
@@ -12,39 +12,52 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from recsys_core import serving
+from recsys_core import integrity, serving
 from recsys_core.artifacts import Frozen
-from recsys_core.artifacts.release import EXAMPLES, QUERIES, SCORES
+from recsys_core.artifacts.release import EXAMPLES, EXPORTED_MODEL, QUERIES, SCORES
+from recsys_core.registry.named import Trained
 from recsys_core.serving import Recommender, Scorer
-from recsys_core.serving.service import live, shapes
+from recsys_core.serving.service import eager, live, shapes
 from recsys_core.serving.service.sources import Fetched
 
-_MEASURED, _TOGETHER, _ALONE, _SERVICE = "measured", "together", "alone", "service"
+# TorchRec pools the rows of a table in another order than what is exported, and rounds otherwise.
+_EAGER_TOLERANCE = 1e-5  # of the largest number
+_EAGER, _MEASURED, _TOGETHER, _ALONE, _SERVICE = "eager", "measured", "together", "alone", "service"
 
 
 class Way(Frozen):
-    """How one way of answering compares with the release asked for one row at a time; `identical` counts rows."""
+    """How one way of answering compares with the release asked for one row at a time; `identical` counts rows.
+
+    The others may differ by `tolerance`; None: by anything.
+    """
 
     identical: int
     max_difference: float
+    tolerance: float | None = 0.0
 
 
 class Report(Frozen):
-    """What was compared: `vectors` of retrieval, or a score's name of ranking, by way."""
+    """What was compared: `vectors` of retrieval, or a score's name of ranking, by way; and why others were not."""
 
     release: str
     num_rows: int
     ways: dict[str, dict[str, Way]]
+    left_out: dict[str, str] = Field(default={})
 
     @property
     def is_same(self) -> bool:
-        """Whether every way gives the same bits."""
-        return all(way.identical == self.num_rows for ways in self.ways.values() for way in ways.values())
+        """Whether every way that was taken gives the same bits, or those that it may give."""
+        ways = [way for ways in self.ways.values() for way in ways.values()]
+        return all(
+            way.identical == self.num_rows or way.tolerance is None or way.max_difference <= way.tolerance
+            for way in ways
+        )
 
 
-def check(release: Fetched, url: str | None, token: bytes | None) -> Report:
-    """Compare the ways; without a `url` no service is asked.
+def check(release: Fetched, url: str | None, token: bytes | None, trained: Trained | str) -> Report:
+    """Compare the ways; without a `url` no service is asked. `trained` is what was exported, or why it is not at hand.
 
     Raises:
         ValueError: the service serves another release, or does not answer.
@@ -54,6 +67,8 @@ def check(release: Fetched, url: str | None, token: bytes | None) -> Report:
         rows = pq.read_table(release.folder / QUERIES)
         made = _of_towers(loaded, rows.drop_columns("embedding"))
         made[_MEASURED] = {"vectors": np.stack(rows["embedding"].to_numpy(zero_copy_only=False))}
+        if isinstance(trained, Trained):
+            made[_EAGER] = {"vectors": eager.vectors(trained, rows)}
         asked = [{"user": row} for row in _plain(rows, shapes.user_kinds(loaded.engine))]
         path, tag_of = live.EMBED, lambda answer: {"vectors": [answer["embedding"]]}
     else:
@@ -61,6 +76,8 @@ def check(release: Fetched, url: str | None, token: bytes | None) -> Report:
         rows, scores = pq.read_table(release.folder / EXAMPLES), pq.read_table(release.folder / SCORES)
         made = _of_ranker(loaded, rows, scores.column_names)
         made[_MEASURED] = {name: scores[name].to_numpy() for name in scores.column_names}
+        if isinstance(trained, Trained):
+            made[_EAGER] = eager.scores(trained, loaded.columns, rows)
         users, items = (_plain(rows, kinds(loaded.engine)) for kinds in (shapes.user_kinds, shapes.item_kinds))
         asked = [{"user": user, "items": [item]} for user, item in zip(users, items, strict=True)]
         path, tag_of = live.RANK, lambda answer: {name: answer[name] for name in scores.column_names}
@@ -71,10 +88,14 @@ def check(release: Fetched, url: str | None, token: bytes | None) -> Report:
             for name in made[_ALONE]
         }
     alone = made.pop(_ALONE)
+    order = [way for way in (_EAGER, _MEASURED, _TOGETHER, _SERVICE) if way in made]
     ways = {
-        name: {way: _compared(values[name], wanted) for way, values in made.items()} for name, wanted in alone.items()
+        name: {way: _compared(made[way][name], wanted, _tolerance(way, wanted, release)) for way in order}
+        for name, wanted in alone.items()
     }
-    return Report(release=release.tag, num_rows=rows.num_rows, ways=ways)
+    left_out = {_EAGER: trained} if isinstance(trained, str) else {}
+    left_out |= {_SERVICE: "no --url"} if url is None else {}
+    return Report(release=release.tag, num_rows=rows.num_rows, ways=ways, left_out=left_out)
 
 
 def _of_towers(loaded: Recommender, rows: pa.Table) -> dict[str, dict[str, np.ndarray]]:
@@ -117,8 +138,18 @@ def _ask(
     return found
 
 
-def _compared(found: np.ndarray, wanted: np.ndarray) -> Way:
-    same = found.astype(wanted.dtype).view(np.uint8).reshape(len(wanted), -1) == wanted.view(np.uint8).reshape(
-        len(wanted), -1
-    )
-    return Way(identical=int(same.all(axis=1).sum()), max_difference=float(np.abs(found - wanted).max()))
+def _tolerance(way: str, wanted: np.ndarray, release: Fetched) -> float | None:
+    if way != _EAGER:
+        return 0.0
+    path = release.folder / EXPORTED_MODEL
+    said = integrity.read_json(path) if path.is_file() else {}
+    if isinstance(said, dict) and said.get("table_dtype", "trained") != "trained":
+        return None  # what its tables have lost was measured when they were exported
+    return _EAGER_TOLERANCE * max(1.0, float(np.abs(wanted).max()))
+
+
+def _compared(found: np.ndarray, wanted: np.ndarray, tolerance: float | None) -> Way:
+    rows = len(wanted)
+    same = found.astype(wanted.dtype).view(np.uint8).reshape(rows, -1) == wanted.view(np.uint8).reshape(rows, -1)
+    difference = float(np.abs(found - wanted).max())
+    return Way(identical=int(same.all(axis=1).sum()), max_difference=difference, tolerance=tolerance)

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core import uri
+from recsys_core import integrity, uri
 from recsys_core.artifacts import Frozen
 from recsys_core.serving.service.live import Endpoint, Served
 from recsys_core.serving.service.recorder import SCHEMA
 
+ANY_K = 1_000_000
 _BATCH = 32
 _PATH, _REQUEST, _ANSWER = "path", "request", "answer"
 
@@ -83,23 +84,34 @@ class _Tally:
         self.seconds += other.seconds
 
 
-def read(log: Path, most: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the log's rows, in the order of its files; `log` is its folder, a part of it, or a file.
+def read(log: str, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the log's rows, in the order of its files; `log` is its folder, a part of it, or a file: a path as of data.
 
     Raises:
         ValueError: there is none, or it is no log of requests.
     """
     left = most
-    paths = [Path(one.path) for one in uri.resolve(log)]
-    for path in sorted(paths, key=str):
-        table = pq.ParquetFile(path).read()
-        if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-            raise ValueError(f"{path}: no log of requests, it has no column {missing[0]!r}")
-        for row in table.to_pylist():
+    for location in sorted(uri.resolve(log), key=lambda one: one.path):
+        for row in opened(location).read().to_pylist():
             if left is not None and left <= 0:
                 return
             left = None if left is None else left - 1
             yield row
+
+
+def opened(location: uri.Location) -> pq.ParquetFile:
+    """Open a file of a log.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        file = pq.ParquetFile(location.filesystem.open(location.path))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{location.path}: cannot be read ({integrity.first_line(error)})") from None
+    if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+        raise ValueError(f"{location.path}: no log of requests, it has no column {missing[0]!r}")
+    return file
 
 
 def replay(served: Served, rows: Iterator[Mapping[str, Any]]) -> Replayed:

@@ -22,7 +22,7 @@ from recsys_core.artifacts import Frozen, pending
 from recsys_core.artifacts.core import move_into_place
 from recsys_core.integrity import verify_sealed
 from recsys_core.redaction import redact
-from recsys_core.registry import ReleaseInfo
+from recsys_core.registry import ReleaseInfo, named
 from recsys_core.serving.service.sources import Fetched, Registered
 
 _PATIENCE = 6
@@ -67,21 +67,25 @@ def _look(place: str, wanted: Registered, watched: Watched) -> Line:
     try:
         return Line(place=place, release=fetched(found(wanted, watched.uri), watched.uri, watched.cache))
     except Exception as error:  # noqa: BLE001 - a registry that is away for a while holds up nothing that is served
-        return Line(place=place, error=redact(f"{type(error).__name__}: {error}".partition("\n")[0]))
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return Line(place=place, error=redact(f"{kind}{error}".partition("\n")[0]))
 
 
 def found(wanted: Registered, uri: str) -> ReleaseInfo:
-    """Return the version that is wanted now.
+    """Return the version that is wanted now; what moves every day is looked for without MLflow, where that goes.
 
     Raises:
         ValueError: there is none; names those that there are.
     """
+    if not wanted.name or not (wanted.which in (registry.CHAMPION, registry.PREVIOUS) or wanted.which.isdecimal()):
+        return named.release_info(wanted.text, uri)[1]
     database = tracking.database(tracking.Config(uri=uri), Path())
     known = registry.listed(database, wanted.name) if database is not None else None
     if known is None:
         known = registry.releases(uri, wanted.name)
     for info in known:
-        if {"champion": info.live, "previous": info.previous}.get(wanted.which, str(info.version) == wanted.which):
+        aliases = {registry.CHAMPION: info.live, registry.PREVIOUS: info.previous}
+        if aliases.get(wanted.which, str(info.version) == wanted.which):
             return info
     there = ", ".join(str(info.version) for info in known) or "none"
     raise ValueError(f"{wanted.name} has no version {wanted.which}; there are: {there}")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_core import gate
-from recsys_core.artifacts import Difference, Evaluation, RetrievalMetrics, RetrievalSlice
+from recsys_core.artifacts import Difference, Evaluation, ReplayedLog, RetrievalMetrics, RetrievalSlice
 from recsys_core.gate import Config, decide
 
 
@@ -262,3 +262,84 @@ def test_a_k_that_was_not_measured_is_named():
 def test_metrics_that_are_no_quality_cannot_be_gated():
     with pytest.raises(ValidationError):
         Config.model_validate({"metric": "coverage"})
+
+
+def _replayed(**fields):
+    common = {"path": Path(), "key": "k", "digest": "d", "config_hash": "c", "code_version": "v", "files": ()}
+    found = {
+        "num_rows": 200,
+        "log": "logs/shop",
+        "champion": "shop/3",
+        "unanswered": 0,
+        "refusal": None,
+        "compared": 150,
+        "changed": 0.3,
+        "overlap": 0.6,
+        "seconds": 0.003,
+        "champion_seconds": 0.002,
+    }
+    return ReplayedLog.model_validate(common | found | fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "found", "held", "sentence"),
+    [
+        (
+            {},
+            {"unanswered": 1, "refusal": "/recommend: user.age: Field required"},
+            False,
+            "Of 200 logged requests 1 (0",
+        ),
+        (
+            {"maximum_unanswered": 0.005},
+            {"unanswered": 1},
+            True,
+            "refused by the new model alone, at or below the larg",
+        ),
+        ({"maximum_changed": 0.3}, {}, True, "30.0% of the answers have another best item, over 150 logged requests a"),
+        ({"maximum_changed": 0.29}, {}, False, "against shop/3, above the maximum of 29.0%."),
+        ({"minimum_overlap": 0.6}, {}, True, "60.0% of the live model's items come again, over 150 logged requests"),
+        ({"minimum_overlap": 0.61}, {}, False, "below the minimum of 61.0%."),
+        (
+            {"minimum_overlap": 0.61},
+            {"overlap": None},
+            None,
+            "has answers to compare, so minimum_overlap is not known.",
+        ),
+        ({"maximum_latency_ratio": 1.5}, {}, True, "takes 3.00 ms of CPU time, 1.50 times that of shop/3, at or below"),
+        ({"maximum_latency_ratio": 1.4}, {}, False, "above the maximum of 1.40."),
+        ({"maximum_latency_ratio": 1}, {"champion_seconds": None}, None, "so the ratio of their times is not known."),
+        ({"minimum_overlap": 1}, {"champion": None}, True, "There is no live model whose answers to 200 logged"),
+        (
+            {},
+            {"num_rows": 0, "champion": None},
+            True,
+            "logs/shop has no requests that this model would answer, so noth",
+        ),
+        ({}, {"num_rows": 0}, None, "would answer, though shop/3 is live, so nothing is replayed."),
+    ],
+)
+def test_logged_requests_are_a_condition(config, found, held, sentence):
+    section = {"log": "logs/shop", **config}
+    decision = decide(Config.model_validate({"replay": section}), evaluation(), _replayed(**found))
+    said = [condition for condition in decision.conditions if condition.key.startswith("gate.replay")]
+    assert (said[-1].held, sentence in said[-1].sentence) == (held, True), said
+    assert decision.passed == (held is not False)
+    assert decide(
+        Config.model_validate({"replay": section, "unclear": "reject"}), evaluation(), _replayed(**found)
+    ).passed == (held is True)
+
+
+def test_a_replays_figures_are_what_was_seen():
+    assert gate.replay.metrics(_replayed(unanswered=50)) == {
+        "replay/requests": 200,
+        "replay/unanswered": 0.25,
+        "replay/changed": 0.3,
+        "replay/overlap": 0.6,
+        "replay/latency_ratio": pytest.approx(1.5),
+        "replay/cpu_ms": 3.0,
+    }
+    nothing = dict.fromkeys(("changed", "overlap", "seconds", "champion_seconds"))
+    assert gate.replay.metrics(_replayed(num_rows=0, **nothing)) == {"replay/requests": 0}
+    with pytest.raises(ValidationError, match="a ranking model finds no items"):
+        gate.RankingConfig.model_validate({"replay": {"log": "logs/ctr", "minimum_overlap": 0.5}})

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from recsys_core import artifacts, integrity, tracking
-from recsys_core.artifacts import Checkpoint, ExportedModel, KeptState, TrainedModel
+from recsys_core.artifacts import Checkpoint, ExportedModel, KeptState, Release, TrainedModel
 from recsys_core.artifacts.release import EXPORTED_MODEL
 from recsys_core.registry import named, states
 
@@ -186,3 +186,24 @@ def test_a_state_is_of_the_training_that_it_lies_in(run):
     training = named.find(run=run).trained().checkpoint.path
     assert states.training_of(training / "state") == training
     assert states.training_of(training) == training
+
+
+def test_what_is_served_is_a_bundle_or_what_a_run_has_published(tmp_path):
+    bundle = tmp_path / "saved" / "artifacts"
+    bundle.mkdir(parents=True)
+    (bundle / EXPORTED_MODEL).write_text("{}")
+    (tmp_path / "saved" / "MLmodel").write_text("")
+    assert named.find(folder=bundle).bundle() == named.find(folder=tmp_path / "saved").bundle() == bundle
+    run = tmp_path / "shop" / "d" / "r"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("name: shop\n")
+    with pytest.raises(ValueError, match="nothing of the stage publish is there"):
+        named.find(run=run).bundle()
+    said = {"day": DAY, "run_id": "r", "reasons": (), "model_name": "shop", "num_rows": 0}
+    with artifacts.pending(run / "publish") as aside:
+        (aside.path / "x").write_text("x")
+        aside.commit(Release, _Inputs(output=run / "publish", **COMMON), decision="rejected", version=None, **said)
+    with pytest.raises(ValueError, match="nothing was published, so nothing can be served"):
+        named.find(run=run).bundle()
+    (run / "publish" / EXPORTED_MODEL).write_text("{}")
+    assert named.find(run=run).bundle() == run / "publish"

@@ -1,5 +1,6 @@
 """MLflow's scoring server, and the service of `dayline serve`, in threads, as the tests ask them."""
 
+import datetime
 import http.client
 import json
 import threading
@@ -8,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import uvicorn
 from mlflow.pyfunc import scoring_server
 
+from recsys_core.ranking import publish as ranking_publish
+from recsys_core.retrieval import publish
 from recsys_core.serving.service import Folder, Limits
 from recsys_core.serving.service.recorder import Options
 from recsys_core.serving.service.server import Service, bound
 
 JSON = "application/json"
+DAY = datetime.date(2024, 3, 1)
 
 
 class Server:
@@ -97,7 +104,7 @@ class Running:
             if line.startswith("serving"):
                 ready.set()
 
-        sources = {place: Folder(folder) for place, folder in folders.items()}
+        sources = {place: Folder(folder, folder.name) for place, folder in folders.items()}
         # A busy machine is slow: no test fails for the time that an answer takes.
         bounds = Limits.model_validate({"request_seconds": 600} | limits)
         self.service = Service(sources, None, bounds, token, log, logged, warm_up)
@@ -166,3 +173,36 @@ def run_service() -> Iterator[Callable[..., Running]]:
 def ask_on() -> Callable[..., tuple[int, dict[str, Any], dict[str, str]]]:
     """What asks on a connection that is kept."""
     return exchange
+
+
+def _bundle(made: dict[str, Any], folder: Path) -> Path:
+    """A retrieval release whose items have the fields that the ranking release reads."""
+    ids = pq.read_table(made["embeddings"].items)["item_id"]
+    number = np.arange(60)
+    items = pa.table(
+        {
+            "item_id": ids,
+            "item": number % 8,
+            "shelf": number % 10,
+            "brand": [f"b{n % 3}" for n in number],
+            "price": number * 1.5,
+            "sampling_weight": np.ones(60),
+        }
+    )
+    (folder / "items").mkdir(parents=True)
+    pq.write_table(items, folder / "items" / "part-00000.parquet")
+    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
+    bundle = publish.Bundle(made["model"], made["index"], queries, mask_seen=True, items=folder / "items")
+    bundle.fill(folder / "shop")
+    return folder / "shop"
+
+
+@pytest.fixture(scope="session")
+def folders(made_day, made_ranking_day, tmp_path_factory) -> dict[str, Path]:
+    """Two retrieval releases and one of ranking."""
+    root = tmp_path_factory.mktemp("released")
+    found = {name: _bundle(made_day(root / name, DAY, seed), root / name) for name, seed in (("a", 6), ("b", 7))}
+    made = made_ranking_day(root / "ctr-run", DAY, 6)
+    rows, scores = ranking_publish.examples(made["model"], made["data"], "test", made["predictions"], 12)
+    ranking_publish.Bundle(made["model"], rows, scores).fill(root / "ctr")
+    return found | {"ctr": root / "ctr"}

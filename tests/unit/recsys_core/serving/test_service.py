@@ -1,7 +1,6 @@
 """`dayline serve` over HTTP: what it answers, what it refuses, and that a swap loses and mixes nothing."""
 
 import contextlib
-import datetime
 import http.client
 import json
 import os
@@ -26,51 +25,15 @@ from typer.testing import CliRunner
 
 from flows import cli
 from recsys_core import integrity, serving
-from recsys_core.ranking import publish as ranking_publish
-from recsys_core.retrieval import publish
 from recsys_core.serving.service import replay
 from recsys_core.serving.service.recorder import Options
 from recsys_core.serving.service.sources import Fetched
 
-DAY = datetime.date(2024, 3, 1)
 USER = {"segment": "s1", "age": 30, "history__item_id": [7, 17]}
 ITEMS = [{"item": 3, "shelf": 3}, {"item": 4, "shelf": 9}, {"item": None, "shelf": 0}]
 JSON = "application/json"
 TOKEN = "a-token-of-many-signs"
 _NUM_FUZZED = 80
-
-
-def _bundle(made: dict[str, Any], folder: Path) -> Path:
-    """A retrieval release whose items have the fields that the ranking release reads."""
-    ids = pq.read_table(made["embeddings"].items)["item_id"]
-    number = np.arange(60)
-    items = pa.table(
-        {
-            "item_id": ids,
-            "item": number % 8,
-            "shelf": number % 10,
-            "brand": [f"b{n % 3}" for n in number],
-            "price": number * 1.5,
-            "sampling_weight": np.ones(60),
-        }
-    )
-    (folder / "items").mkdir(parents=True)
-    pq.write_table(items, folder / "items" / "part-00000.parquet")
-    queries = publish.queries(made["model"], made["data"], made["embeddings"], 12)
-    bundle = publish.Bundle(made["model"], made["index"], queries, mask_seen=True, items=folder / "items")
-    bundle.fill(folder / "shop")
-    return folder / "shop"
-
-
-@pytest.fixture(scope="module")
-def folders(made_day, made_ranking_day, tmp_path_factory) -> dict[str, Path]:
-    """Two retrieval releases and one of ranking."""
-    root = tmp_path_factory.mktemp("released")
-    found = {name: _bundle(made_day(root / name, DAY, seed), root / name) for name, seed in (("a", 6), ("b", 7))}
-    made = made_ranking_day(root / "ctr-run", DAY, 6)
-    rows, scores = ranking_publish.examples(made["model"], made["data"], "test", made["predictions"], 12)
-    ranking_publish.Bundle(made["model"], rows, scores).fill(root / "ctr")
-    return found | {"ctr": root / "ctr"}
 
 
 @pytest.fixture(scope="module")
@@ -502,8 +465,9 @@ def test_a_replay_says_how_another_release_answers(folders, run_service, tmp_pat
     assert (low.exit_code, low.stdout.startswith("80 requests asked of shop/folder; ")) == (1, True)
     ranking = CliRunner().invoke(cli.app, [*arguments, str(folders["ctr"]), "--requests", "3"])
     assert json.loads(ranking.stdout)["total"]["missing"] == 3
-    empty = CliRunner().invoke(cli.app, [*arguments[:2], "--release", "nothing"])
-    assert (empty.exit_code, empty.stderr.startswith("error: 'nothing' is no release")) == (2, True)
+    where = ["--run-root", str(tmp_path / "runs")]
+    empty = CliRunner().invoke(cli.app, [*arguments[:2], "--release", "nothing", *where])
+    assert (empty.exit_code, empty.stderr.startswith("error: --release nothing@champion: there is no")) == (2, True)
     # What was asked of one release warms up the next one.
     warm = run_service({"release": folders["b"]}, warm_up=[*replay.read(log, 5)])
     assert warm.ask("/recommend", {"user": USER})[0] == 200
@@ -537,8 +501,16 @@ def test_every_way_gives_the_same_bits(service, folders, run_service, tmp_path):
     ended = CliRunner().invoke(cli.app, [*arguments[:1], "--release", str(folders["ctr"]), *options])
     assert ended.exit_code == 0, ended.output
     assert "ctr/folder, probability, service: 12 of 12 rows the same" in ended.stdout
+    assert "eager: not compared (the folder of a bundle has no training beside it; name one with" in ended.stderr
+    training = folders["ctr"].parent / "ctr-run" / "train"
+    ended = CliRunner().invoke(cli.app, [*arguments, str(folders["ctr"]), "--checkpoint", str(training)])
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout)
+    assert found["left_out"] == {"service": "no --url"}
+    for name in ("score", "probability"):
+        assert found["ways"][name]["eager"]["max_difference"] <= found["ways"][name]["eager"]["tolerance"]
     refused = CliRunner().invoke(cli.app, [*arguments, str(folders["ctr"]), "--url", url])
-    assert "does not answer /rank" in str(refused.exception)
+    assert (refused.exit_code, "does not answer /rank" in refused.stderr) == (2, True)
     # A measured vector whose last bit is another one is seen.
     shutil.copytree(folders["a"], tmp_path / "shop")
     (tmp_path / "shop" / integrity.SEAL).unlink()

@@ -90,22 +90,27 @@ class Index(base.Index):
 
         faiss.write_index(self.faiss, str(folder / FILE))
 
-    def search(self, queries_QD: np.ndarray, k: int, value: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries_QD: np.ndarray, k: int, value: int | None = None, only: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `base.Index.search`."""
         if self.metric == "cosine":
             queries_QD = normalized(queries_QD)
-        scores, rows = self.faiss.search(queries_QD, k, params=self._parameters(value))
+        scores, rows = self.faiss.search(queries_QD, k, params=self._parameters(value, only))
         return -scores if self.metric == "l2" else scores, rows
 
-    def _parameters(self, value: int | None) -> Any:
+    def _parameters(self, value: int | None, only: np.ndarray | None) -> Any:
+        """Return how to search; `only` has to live as long as that."""
         import faiss
 
-        if value is None:
+        if value is None and only is None:
             return None
-        made = {"nprobe": faiss.SearchParametersIVF, "ef_search": faiss.SearchParametersHNSW}
-        names = {"nprobe": "nprobe", "ef_search": "efSearch"}
-        assert self.parameter is not None
-        return made[self.parameter](**{names[self.parameter]: value})
+        selector = None if only is None else faiss.IDSelectorBitmap(only)
+        if self.parameter == "nprobe":
+            return _around(self.faiss, faiss.SearchParametersIVF(nprobe=value or self.value, sel=selector))
+        if self.parameter == "ef_search":
+            return _around(self.faiss, faiss.SearchParametersHNSW(efSearch=value or self.value, sel=selector))
+        return _around(self.faiss, faiss.SearchParameters(sel=selector))
 
     @property
     def num_rows(self) -> int:
@@ -204,6 +209,19 @@ class Index(base.Index):
         np.put_along_axis(place_SC, cells_SC, np.arange(nlist)[None], axis=1)
         place_SW = np.take_along_axis(place_SC, cell_I[lists_SW], axis=1)
         return np.where(lists_SW == NO_ITEM, 0, place_SW + 1).max(axis=1)
+
+
+def _around(index: "faiss.Index", parameters: Any) -> Any:
+    """Return how to search `index` where `parameters` are those of what is `inner`."""
+    import faiss
+
+    if isinstance(index, faiss.IndexPreTransform):
+        within = _around(faiss.downcast_index(index.index), parameters)
+        return faiss.SearchParametersPreTransform(index_params=within)
+    if isinstance(index, faiss.IndexRefine):
+        within = _around(faiss.downcast_index(index.base_index), parameters)
+        return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=within)
+    return parameters
 
 
 def inner(index: "faiss.Index") -> "faiss.Index":

@@ -79,11 +79,17 @@ class Index(ABC):
         """See `indexes.build`. The same vectors and seed make the same index, on any number of threads."""
 
     @abstractmethod
-    def search(self, queries_QD: np.ndarray, k: int, value: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries_QD: np.ndarray, k: int, value: int | None = None, only: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return scores float32 [Q, K], in falling order, and rows int64 [Q, K] of the items closest to each query.
 
         Scores are inner products, cosines, or squared distances with a minus before them. A query that finds fewer
-        has -1 for the rest. `value` is that of the search parameter; None: as it is set.
+        has -1 for the rest. `value` is that of the search parameter; None: as it is set. `only` are the rows that may
+        be found, one bit each as `np.packbits` makes them of bool [I] in little-endian order; None: all.
+
+        Raises:
+            RuntimeError: a kind that cannot leave rows out, and there is an `only`.
         """
 
     @classmethod

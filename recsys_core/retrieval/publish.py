@@ -90,13 +90,13 @@ class Bundle(bundle.Bundle):
     def add(self, directory: Path) -> dict[str, str]:
         """See `bundle.Bundle`."""
         (directory / "index").mkdir()
-        for source in (self._index.faiss, self._index.id_map):
-            shutil.copyfile(source, directory / "index" / source.name)
+        for file in self._index.files:
+            (directory / "index" / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._index.path / file.path, directory / "index" / file.path)
         pq.write_table(self._queries, directory / QUERIES)
         if self._items is not None:
             pq.write_table(item_fields(self._items, self._index), directory / ITEMS, compression="zstd")
-        digests = {f"index/{file.path}": file.digest for file in self._index.files}
-        return {path: digest for path, digest in digests.items() if (directory / path).is_file()}
+        return {f"index/{file.path}": file.digest for file in self._index.files}
 
     def signature(self) -> "ModelSignature":
         """Declare the raw user columns, the answer, and the parameters: MLflow drops those that no signature has."""

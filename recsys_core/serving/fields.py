@@ -72,6 +72,8 @@ class Fields:
                 self._kept.move_to_end(key)
                 return kept
         mask = np.ones(self.table.num_rows, bool)
+        if _ID in self.table.column_names:  # null where an item was removed
+            mask &= self.table[_ID].is_valid().to_numpy()
         for name, value in wanted.items():
             mask &= self._mask(name, value)
         made = allowed(mask)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_core import integrity
+from recsys_core import indexes, integrity
 from recsys_core.artifacts import HISTORY, ExportedModel, Frozen
 from recsys_core.artifacts.release import ITEMS, QUERIES, SETTINGS
 from recsys_core.exported.files import module_file
@@ -66,18 +66,15 @@ class Recommender(base.Service):
         tower_file = module_file(directory / "query")
         files = (tower_file, *(directory / part for part in _PARTS))
         base.verify(directory, [file.relative_to(directory).as_posix() for file in files], ExportedModel)
-        # Here and not above: the process that publishes reads this module too, and needs neither.
-        import faiss
-
+        # Here and not above: the process that publishes reads this module too, and does not need it.
         from recsys_core.exported import modules
 
-        readers = (modules.read, faiss.read_index, pq.read_table)
-        tower, index, id_map = (base.read(file, one) for file, one in zip(files, readers, strict=True))
+        tower = base.read(tower_file, modules.read)
         path = directory / SETTINGS
         settings = integrity.read_record(Settings, path) if path.exists() else None
         try:
-            search = Search(index, id_map["item_id"])
-        except (KeyError, ValueError) as error:
+            search = Search(indexes.load(directory / "index"))
+        except ValueError as error:
             raise ValueError(f"{directory / 'index'}: {error}; {base.AGAIN}") from None
         fields = Fields.read(directory / ITEMS, search) if (directory / ITEMS).exists() else None
         return cls(Engine.load(directory / "features"), tower, search, settings, fields)
@@ -216,7 +213,7 @@ class Recommender(base.Service):
         """
         wanted = np.stack(queries["embedding"].to_numpy(zero_copy_only=False))
         if wanted.shape[1] != self.search.dim:
-            raise ValueError(f"index.faiss has vectors of {self.search.dim} dimensions, and queries {wanted.shape[1]}")
+            raise ValueError(f"the index has vectors of {self.search.dim} dimensions, and queries {wanted.shape[1]}")
         difference = float(np.abs(self.embed(queries) - wanted).max())
         if not difference <= _TOLERANCE * max(1.0, float(np.abs(wanted).max())):
             raise ValueError(f"the query tower gives other vectors than the day's measured ones (by {difference:.3g})")

@@ -1,29 +1,29 @@
-"""The items of a bundle: the index over their vectors, and which of its rows an item is.
+"""The items of a bundle: the index over their vectors, of any kind, and which of its rows an item is.
 
-What a query gets depends on nothing but itself: not on the queries that it is asked with, nor on how many these are.
+What a query gets depends on nothing but itself: each is searched for alone, as libraries round products of several
+otherwise.
 
 Legend: B queries, D embedding, N items of all queries.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_core import indexes
 from recsys_core.features.encoders.row_of import RowOf
 from recsys_core.metrics.retrieval import Lists
 
-_MOST_NUMBERS = 1 << 16  # of the queries; FAISS itself goes from twice as many on
-
 
 class Allowed(NamedTuple):
-    """The items that a search may find: bool [items], how many they are, and FAISS's own form of them."""
+    """The items that a search may find: bool [items], how many they are, and the bits that an index takes."""
 
     mask: np.ndarray
     num_items: int
-    selector: Any
+    bits: np.ndarray
 
 
 class Found(NamedTuple):
@@ -40,31 +40,30 @@ class Found(NamedTuple):
 
 def allowed(mask: np.ndarray) -> Allowed:
     """Return bool [items] as a search takes it."""
-    import faiss
-
-    return Allowed(mask, int(mask.sum()), faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
+    return Allowed(mask, int(mask.sum()), np.packbits(mask, bitorder="little"))
 
 
 class Search:
-    """A FAISS index and the ids of its rows."""
+    """An index, and the rows of its items."""
 
-    def __init__(self, index: Any, ids: pa.ChunkedArray | pa.Array) -> None:
-        """`ids`: one for each row of the index, integers or texts; null for a row that no search finds.
+    def __init__(self, index: indexes.Index) -> None:
+        """`index.ids` are integers or texts; null for a row that no search finds.
 
         Raises:
-            ValueError: there are more or fewer of them, or one is there twice.
+            ValueError: there are more of them than rows, or one is there twice.
         """
-        self.index = index
-        held = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-        if len(held) != index.ntotal:
-            raise ValueError(f"id_map.parquet has {len(held):,} items and index.faiss {index.ntotal:,}")
+        self.index, held = index, index.ids
+        if len(held) != index.num_rows:
+            raise ValueError(f"id_map.parquet has {len(held):,} items and the index {index.num_rows:,}")
         self.ids: pa.Array = held
+        self._is_there = held.is_valid().to_numpy(zero_copy_only=False)
         order = pc.sort_indices(plain(held)).slice(0, len(held) - held.null_count)
         rising = plain(held).take(order)
         twice = pc.equal(rising.slice(1), rising.slice(0, max(0, len(rising) - 1)))
         if pc.any(twice).as_py():
             found = rising[pc.index(twice, value=True).as_py()].as_py()
             raise ValueError(f"id_map.parquet: item {found!r} is there more than once")
+        self._can_choose = self._takes_only()
         # Arrow's own look-up would hash all items again for every request.
         self._row_of = RowOf(rising, order.to_numpy().astype(np.int64) + 1)
 
@@ -76,7 +75,7 @@ class Search:
     @property
     def dim(self) -> int:
         """The vectors' dimension."""
-        return self.index.d
+        return self.index.dim
 
     def lists(self, column: pa.Array, what: str) -> Lists:
         """Return a column of lists of ids as lists of rows of the index, -1 for ids of no item; null is an empty list.
@@ -107,72 +106,63 @@ class Search:
 
         # The setting is per thread. torch brings an OpenMP of its own: two pools on the same cores wait for each other.
         faiss.omp_set_num_threads(1)
-        num_queries = len(vectors_BD)
-        only = only_B or [None] * num_queries
-        masked = [np.unique(mask.values[start:end]) for start, end in zip(mask.offsets, mask.offsets[1:], strict=False)]
-        masked = [rows[rows >= 0] for rows in masked]
-        # An approximate search may find others where it looks for more: each query looks for what it needs itself.
-        alike: dict[tuple[int, int], list[int]] = {}
-        for query in range(num_queries):
-            width = min(self.index.ntotal, ks_B[query] + len(masked[query]))
-            alike.setdefault((width, id(only[query])), []).append(query)
-        found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * num_queries
-        for width, queries in self._in_parts(alike):
-            one = only[queries[0]]
-            scores_BW, rows_BW = self._search(vectors_BD[queries], width, one, whole=False)
-            for query, scores, rows in zip(queries, scores_BW, rows_BW, strict=True):
-                found[query] = _kept(rows, scores, masked[query], ks_B[query])
-                gone = masked[query] if one is None else masked[query][one.mask[masked[query]]]
-                left = (self.num_items if one is None else one.num_items) - len(gone)
-                # The cells that an approximate search visits may hold fewer than there are.
-                if len(found[query][0]) < min(ks_B[query], left):
-                    (all_scores,), (all_rows,) = self._search(vectors_BD[query : query + 1], width, one, whole=True)
-                    found[query] = _kept(all_rows, all_scores, masked[query], ks_B[query])
+        found = []
+        for query, k in enumerate(ks_B):
+            masked = np.unique(mask.values[mask.offsets[query] : mask.offsets[query + 1]])
+            one = only_B[query] if only_B else None
+            found.append(self._best(vectors_BD[query : query + 1], k, masked[masked >= 0], one))
         lengths = [len(rows) for rows, _ in found]
-        none: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, np.int64), np.empty(0, np.float32))]
+        none = [(np.empty(0, np.int64), np.empty(0, np.float32))]
         rows_N, scores_N = (np.concatenate(parts) for parts in zip(*(found or none), strict=True))
         return Found(rows_N, scores_N, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
-    def _in_parts(self, alike: dict[tuple[int, int], list[int]]) -> Iterator[tuple[int, list[int]]]:
-        """Yield widths and queries, as many at once as FAISS compares one by one; products of more round otherwise."""
-        most = max(1, _MOST_NUMBERS // self.index.d)
-        for (width, _), queries in alike.items():
-            for start in range(0, len(queries), most):
-                yield width, queries[start : start + most]
+    def _best(
+        self, vector_1D: np.ndarray, k: int, masked: np.ndarray, only: Allowed | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and scores of one query's items, at most `k`, none of them `masked`."""
+        gone = masked if only is None else masked[only.mask[masked]]
+        left = (self.num_items if only is None else only.num_items) - len(gone)
+        wanted = min(k, left)
+        if wanted <= 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        # An approximate search may find others where it looks for more: it looks for what this query needs.
+        width = min(self.index.num_rows, k + len(masked))
+        rows, scores = self._search(vector_1D, width, masked, only, whole=False)
+        if len(rows) < wanted:
+            # What an approximate search visits may hold fewer than there are.
+            rows, scores = self._search(vector_1D, width, masked, only, whole=True)
+        if len(rows) < wanted and width < self.index.num_rows:
+            rows, scores = self._search(vector_1D, self.index.num_rows, masked, only, whole=True)
+        return rows[:k], scores[:k]
 
     def _search(
-        self, vectors_BD: np.ndarray, width: int, only: Allowed | None, *, whole: bool
+        self, vector_1D: np.ndarray, width: int, masked: np.ndarray, only: Allowed | None, *, whole: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search in the `whole` index or as far as it was set to; return scores and rows, both [B, width]."""
-        if not width:
-            return np.empty((len(vectors_BD), 0), np.float32), np.empty((len(vectors_BD), 0), np.int64)
-        parameters = None
-        if whole or only is not None:
-            parameters = _parameters(self.index, None if only is None else only.selector, whole=whole)
-        return self.index.search(np.ascontiguousarray(vectors_BD), width, params=parameters)
+        """Search in the `whole` index or as far as it was set to; return what is not masked, the best first."""
+        bits = None if only is None else only.bits
+        if only is not None and not self._can_choose:
+            bits, width, whole = None, self.index.num_rows, True
+        value = self.index.whole if whole else None
+        (scores_W,), (rows_W,) = self.index.search(np.ascontiguousarray(vector_1D), width, value, bits)
+        keep = rows_W >= 0
+        if self.ids.null_count:
+            keep &= self._is_there[rows_W]
+        if len(masked):
+            keep &= ~np.isin(rows_W, masked)
+        if only is not None and bits is None:
+            keep &= only.mask[rows_W]
+        return rows_W[keep], scores_W[keep]
+
+    def _takes_only(self) -> bool:
+        """Whether the index can leave rows out of a search; where it cannot, it is searched whole."""
+        bits = np.full((self.index.num_rows + 7) // 8, 255, np.uint8)
+        try:
+            self.index.search(np.zeros((1, self.index.dim), np.float32), 1, None, bits)
+        except RuntimeError:  # FAISS: not of this kind
+            return False
+        return True
 
 
 def plain(ids: pa.Array) -> pa.Array:
     """Return ids as int64 or as texts, whatever their width or form."""
     return ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
-
-
-def _kept(rows: np.ndarray, scores: np.ndarray, masked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    keep = rows >= 0
-    if len(masked):
-        keep &= ~np.isin(rows, masked)
-    return rows[keep][:k], scores[keep][:k]
-
-
-def _parameters(index: Any, selector: Any, *, whole: bool) -> Any:
-    """Return how to search: with the settings that are stored with the index, or in all of it."""
-    import faiss
-
-    index = faiss.downcast_index(index)
-    if isinstance(index, faiss.IndexPreTransform):
-        return faiss.SearchParametersPreTransform(index_params=_parameters(index.index, selector, whole=whole))
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=index.nlist if whole else index.nprobe, sel=selector)
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=index.ntotal if whole else index.hnsw.efSearch, sel=selector)
-    return faiss.SearchParameters(sel=selector)

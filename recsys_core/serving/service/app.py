@@ -34,11 +34,25 @@ _STATES = {
     "/metrics": "Counters and timings, for Prometheus",
 }
 _MAX_ERRORS = 20
-_ANSWERS = {
-    "/recommend": {"item_ids": [], "scores": []},
-    "/embed": {"embedding": []},
-    "/recommend_and_rank": {"item_ids": [], "scores": [], "retrieval_scores": []},
-    "/rank": {},
+_TEXT: dict[str, Any] = {"type": "string"}
+_STATE_ANSWERS: dict[str, dict[str, Any]] = {
+    "/health": {"status": _TEXT},
+    "/ready": {"status": _TEXT, "version": _TEXT},
+    "/version": {
+        "version": _TEXT,
+        "service": _TEXT,
+        "releases": {"type": "object", "description": "by place: `name` and `version`"},
+        "refused": {"type": "object", "description": "by place, why a release was not taken"},
+    },
+}
+_PROBLEM = {
+    "type": "object",
+    "properties": {
+        "loc": {"type": "array", "items": {"type": ["string", "integer"]}, "description": "where in the request"},
+        "msg": {"type": "string", "description": "what is wrong"},
+        "type": _TEXT,
+    },
+    "required": ["loc", "msg", "type"],
 }
 _REFUSALS = {
     401: "No valid bearer token",
@@ -186,12 +200,13 @@ class Application:
         schemas = page.setdefault("components", {}).setdefault("schemas", {})
         for path, content in page["paths"].items():
             for operation in content.values():
-                operation["responses"] = _responses(path)
+                operation["responses"] = _responses(path, _STATE_ANSWERS.get(path, {}))
         for path in _OPERATIONS:
             endpoint = None if served is None else served.endpoints.get(path)
             if endpoint is None:
                 del page["paths"][path]
                 continue
+            page["paths"][path]["post"]["responses"] = _responses(path, {"version": _TEXT, **endpoint.shape.answer})
             schema = endpoint.shape.model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             content = {_JSON: {"schema": schema, "example": endpoint.shape.example}}
@@ -207,15 +222,19 @@ def _errors(error: ValidationError) -> list[dict[str, Any]]:
     return [{"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in found[:_MAX_ERRORS]]
 
 
-def _responses(path: str) -> dict[str, Any]:
-    answers: dict[str, Any] = {"type": "object", "properties": {"version": {"type": "string"}}}
-    for name in _ANSWERS.get(path, {}):
-        answers["properties"][name] = {"type": "array"}
+def _responses(path: str, properties: dict[str, Any]) -> dict[str, Any]:
+    answers: dict[str, Any] = {"type": "object", "properties": properties, "required": [*properties]}
     media = CONTENT_TYPE if path == "/metrics" else _JSON
-    schema = {"type": "string"} if path == "/metrics" else answers
-    found: dict[str, Any] = {"200": {"description": "The answer", "content": {media: {"schema": schema}}}}
+    found: dict[str, Any] = {
+        "200": {"description": "The answer", "content": {media: {"schema": _TEXT if path == "/metrics" else answers}}}
+    }
     statuses = _REFUSALS if path in _OPERATIONS else {"/ready": (503,), "/health": ()}.get(path, (401,))
-    refusal = {"type": "object", "properties": {"detail": {"type": "array"}, "version": {"type": "string"}}}
+    detail = {"type": "array", "items": _PROBLEM}
+    refusal = {
+        "type": "object",
+        "properties": {"detail": detail, "version": _TEXT},
+        "required": ["detail", "version"],
+    }
     for status in statuses:
         found[str(status)] = {"description": _REFUSALS[status], "content": {_JSON: {"schema": refusal}}}
     return found

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from recsys_core.features import Engine
+from recsys_core.features import Engine, Side
 from recsys_core.serving import Recommender, Scorer, asked
 from recsys_core.serving.service.limits import Limits
 
@@ -35,10 +35,11 @@ class Range(BaseModel):
 
 
 class Shape(NamedTuple):
-    """One operation's request: its model, and one that is filled in."""
+    """One operation: the request's model, one that is filled in, and the schemas of what answers have."""
 
     model: type[BaseModel]
     example: dict[str, Any]
+    answer: dict[str, Any]
 
 
 def user_kinds(engine: Engine) -> dict[str, str | None]:
@@ -78,13 +79,18 @@ def recommend(
         model = _filter(retrieval.fields.kinds)
         fields["filter"] = (model | None, Field(default=None, description=described))
     name = "RecommendAndRank" if ranks else "Recommend"
-    return Shape(create_model(name, __config__=_FORBID, **fields), example)
+    answer = {"item_ids": _array("integer" if item_id is _Integer else "string"), "scores": _array("number")}
+    answer |= {"retrieval_scores": _array("number")} if ranks else {}
+    left_out = _left_out(retrieval.engine, "query")
+    answer |= {"out_of_range": left_out} if left_out else {}
+    return Shape(create_model(name, __config__=_FORBID, **fields), example, answer)
 
 
 def embed(retrieval: Recommender, user: dict[str, Any]) -> Shape:
     """Return the request for a user's vector."""
     model = _record("User", user_kinds(retrieval.engine))
-    return Shape(create_model("Embed", __config__=_FORBID, user=(model, ...)), {"user": user})
+    answer = {"embedding": _array("number")}
+    return Shape(create_model("Embed", __config__=_FORBID, user=(model, ...)), {"user": user}, answer)
 
 
 def rank(ranking: Scorer, limits: Limits, user: dict[str, Any], item: dict[str, Any]) -> Shape:
@@ -92,9 +98,23 @@ def rank(ranking: Scorer, limits: Limits, user: dict[str, Any], item: dict[str, 
     of_user = _record("RankUser", user_kinds(ranking.engine))
     of_item = _record("Item", item_kinds(ranking.engine))
     items = (list[of_item], Field(min_length=1, max_length=limits.max_k, description="the items to score"))
-    return Shape(
-        create_model("Rank", __config__=_FORBID, user=(of_user, ...), items=items), {"user": user, "items": [item]}
-    )
+    answer = {name: _array("number") for names in ranking.columns for name in names}
+    left_out = _left_out(ranking.engine, "query", "item")
+    answer |= {"out_of_range": {"type": "array", "items": left_out}} if left_out else {}
+    model = create_model("Rank", __config__=_FORBID, user=(of_user, ...), items=items)
+    return Shape(model, {"user": user, "items": [item]}, answer)
+
+
+def _array(kind: str) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": kind}}
+
+
+def _left_out(engine: Engine, *sides: Side) -> dict[str, Any] | None:
+    names = [name for side in sides for name in engine.dropping(side)]
+    if not names:
+        return None
+    counts = {name: {"type": "integer", "description": "ids that were left out"} for name in names}
+    return {"type": "object", "properties": counts, "required": names}
 
 
 def _kinds(engine: Engine, side: Any) -> dict[str, str | None]:

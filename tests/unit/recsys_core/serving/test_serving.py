@@ -21,10 +21,12 @@ from mlflow.pyfunc.model import PythonModelContext
 from recsys_core import integrity
 from recsys_core.artifacts.release import QUERIES, SETTINGS
 from recsys_core.features import Config, Engine
+from recsys_core.metrics.retrieval import Lists
 from recsys_core.retrieval import publish, vectors
 from recsys_core.retrieval.hit_rate import contenders
 from recsys_core.serving import Recommender, __main__
 from recsys_core.serving.pyfunc import Released
+from recsys_core.serving.search import allowed
 
 DAY = datetime.date(2024, 3, 1)
 
@@ -327,7 +329,8 @@ def test_a_row_gets_the_same_bits_whoever_it_is_asked_with(directory, made, kind
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (list(range(59)), "id_map.parquet has 59 items and index.faiss 60"),
+        (list(range(59)), ".*: an index of 60 rows beside an id map of 59; build the index again"),
+        (list(range(61)), "id_map.parquet has 61 items and the index 60"),
         ([*range(59), 7], "id_map.parquet: item 7 is there more than once"),
         ([f"i{n}" for n in range(59)] + ["i7"], "id_map.parquet: item 'i7' is there more than once"),
     ],
@@ -419,6 +422,61 @@ def test_the_mask_is_that_of_the_hit_rate(directory, made):
         }
     assert any(users["history__item_id"].to_pylist())
     assert loaded.recommend(users, 7)["item_ids"].to_pylist() == [expected[row] for row in range(users.num_rows)]
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2", "cosine"])
+@pytest.mark.parametrize(
+    "factory", ["Flat", "IVF4,Flat", "HNSW8,Flat", "SQ8", "IVF4,PQ4x4", "PCA4,IVF2,SQ8", "IVF4,Flat,RFlat", "PQ4x4"]
+)
+def test_an_index_of_any_kind_is_searched_by_its_metric_and_filtered(directory, made, factory, metric):
+    unseal(directory)
+    plain = _vectors(pq.read_table(made["embeddings"].items))
+    stored = plain / np.linalg.norm(plain, axis=1, keepdims=True) if metric == "cosine" else plain
+    index = faiss.index_factory(8, factory, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+    index.train(stored)
+    index.add(stored)
+    faiss.write_index(index, str(directory / "index" / "index.faiss"))
+    (directory / "index" / "index.json").write_text(integrity.sealed({"kind": "flat", "metric": metric}))
+    search = Recommender.load(directory).search
+    query = np.ascontiguousarray(3 * plain[7:8] + plain[9:10])
+    mask = np.arange(60) % 5 < 2
+    nothing = Lists(np.empty(0, np.int64), np.array([0, 0]))
+    found = search.best(query, [100], nothing, [allowed(mask)])
+    assert sorted(found.rows) == np.flatnonzero(mask).tolist()
+    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    if factory in ("Flat", "IVF4,Flat", "HNSW8,Flat"):
+        wanted = stored @ (query[0] / np.linalg.norm(query) if metric == "cosine" else query[0])
+        if metric == "l2":
+            wanted = -((plain - query) ** 2).sum(axis=1)
+        np.testing.assert_allclose(found.scores, wanted[found.rows], rtol=1e-4, atol=1e-4)
+        assert found.rows[0] == np.flatnonzero(mask)[wanted[mask].argmax()]
+    masked = search.best(query, [4], Lists(found.rows[:3], np.array([0, 3])), [allowed(mask)])
+    assert masked.rows.tolist() == found.rows[3:7].tolist() or factory not in ("Flat", "SQ8", "PQ4x4")
+    assert not {*masked.rows} & {*found.rows[:3]}
+    assert len(masked.rows) == 4
+    none = search.best(query, [4], nothing, [allowed(np.zeros(60, bool))])
+    assert len(none.rows) == 0
+
+
+def test_items_that_were_removed_are_not_found(directory, made):
+    unseal(directory)
+    ids = pq.read_table(directory / "index" / "id_map.parquet")["item_id"].to_pylist()
+    kept = [None if row % 3 == 0 else item for row, item in enumerate(ids)]
+    pq.write_table(pa.table({"item_id": pa.array(kept, pa.int64())}), directory / "index" / "id_map.parquet")
+    loaded = Recommender.load(directory)
+    assert loaded.search.num_items == 40
+    columns = {"segment": ["s1"], "age": [30], "history__item_id": [[]]}
+    (found,) = loaded.answer(columns, {"k": 60})["item_ids"].to_pylist()
+    assert sorted(found) == sorted(item for item in kept if item is not None)
+
+
+def test_an_index_of_another_dimension_than_the_towers_is_not_served(directory, made):
+    unseal(directory)
+    index = faiss.IndexFlatIP(6)
+    index.add(np.ones((60, 6), np.float32))
+    faiss.write_index(index, str(directory / "index" / "index.faiss"))
+    with pytest.raises(ValueError, match="the index has vectors of 6 dimensions, and queries 8"):
+        Recommender.load(directory).check_kept(directory)
 
 
 def test_k_beyond_the_items_takes_no_more_memory_than_they_do(directory, made):

@@ -1,6 +1,7 @@
 """A released two-tower model at work: vectors in bulk, the HTTP service under load, and swaps while it answers.
 
     python benchmarks/serving.py [--cases embed serve swap] [--items N] [--rate R] [--seconds S] [--json FILE]
+    python benchmarks/serving.py --cases swap --seconds 600            10 minutes, 20 swaps and 2 rollbacks
 
 The release is made up: towers of random weights over features as a shop has them, and an IVF index of random vectors.
 
@@ -8,8 +9,8 @@ The release is made up: towers of random weights over features as a shop has the
 - `serve`: `dayline serve` in a process of its own, asked by this one at a fixed rate; a request's time counts from when
   it was due. Against a loop of the scripted tower and `search` of bare FAISS over the same rows, without HTTP and raw
   features.
-- `swap`: a registry of two versions, whose alias moves while requests are answered; every answer is compared with what
-  the version that it names has to answer.
+- `swap`: a registry of two versions, whose alias moves while requests are answered, the last times by a rollback; every
+  answer is compared with what the version that it names has to answer.
 """
 
 import argparse
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--rate", type=float, default=200, help="requests per second")
     parser.add_argument("--seconds", type=float, default=20, help="of each load")
-    parser.add_argument("--swaps", type=int, default=22)
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--rollbacks", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the release is made, or was made before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()

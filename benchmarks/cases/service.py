@@ -15,15 +15,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from recsys_core import features, integrity, serving
+from recsys_core import features, integrity, registry, serving
 from recsys_core.artifacts.release import ITEMS, QUERIES, SETTINGS
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.models.two_tower import Config
@@ -31,7 +32,7 @@ from recsys_core.models.two_tower.model import Tower
 from recsys_core.retrieval.export import ExportedTower
 
 DIM, K, NUM_USERS, BATCH, CONNECTIONS = 64, 20, 2_048, 4_096, 32
-_MOST_SECONDS = 0.05
+_MOST_SECONDS, _STEP = 0.05, 1.25
 FEATURES = {
     "embedding_dim": 32,
     "query": [
@@ -147,9 +148,21 @@ def bare(folder: Path, num: int) -> np.ndarray:
     return np.array(seconds[len(seconds) // 10 :])
 
 
+class Served(NamedTuple):
+    """A service that runs: its port, and its process."""
+
+    port: int
+    process: psutil.Process
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that it has taken so far."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
 @contextlib.contextmanager
-def served(*arguments: str) -> Iterator[int]:
-    """Run `dayline serve` until the block ends; yield its port once it answers."""
+def served(*arguments: str) -> Iterator[Served]:
+    """Run `dayline serve` until the block ends; yield it once it answers."""
     command = [sys.executable, "-c", "from flows import cli; cli.main()", "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -162,7 +175,7 @@ def served(*arguments: str) -> Iterator[int]:
                     break
                 else:
                     raise SystemExit(line.strip())
-            yield port
+            yield Served(port, psutil.Process(process.pid))
         finally:
             process.terminate()
 
@@ -190,8 +203,13 @@ class Load:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             user = number % len(self._requests)
-            writer.write(self._requests[user])
-            status, body = await _response(reader)
+            try:
+                writer.write(self._requests[user])
+                status, body = await _response(reader)
+            except (OSError, asyncio.IncompleteReadError):
+                # It counts as failed, and the others go on.
+                status, body = 0, b""
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             self.seconds.append(time.perf_counter() - due)
             if keep or status != 200:
                 self.answers.append((user, status, body))
@@ -214,23 +232,27 @@ async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 def serve(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure the service at the asked rate, and the highest rate at which 99 of 100 are answered within 50 ms."""
     users = users_of(folder).to_pylist()
-    alone = np.quantile(bare(folder, 1_000), (0.5, 0.99)) * 1e3
+    alone = bare(folder, 1_000)
+    alone_ms = np.quantile(alone, (0.5, 0.99)) * 1e3
     rows: list[dict[str, Any]] = []
-    with served("--release", str(folder)) as port:
-        warm = Load(port, users)
+    with served("--release", str(folder)) as service:
+        warm = Load(service.port, users)
         asyncio.run(warm.run(arguments.rate, min(2, arguments.seconds)))
         rate, highest = arguments.rate, 0.0
         while True:
-            load = Load(port, users)
+            load, before = Load(service.port, users), service.cpu_seconds()
             asyncio.run(load.run(rate, arguments.seconds))
+            spent = (service.cpu_seconds() - before) / len(load.seconds)
             p50, p99 = np.quantile(load.seconds, (0.5, 0.99)) * 1e3
             if rate == arguments.rate:
                 case = f"serve, {rate:g} requests/s"
-                rows += [row(case, "p50", p50, "ms", alone[0]), row(case, "p99", p99, "ms", alone[1])]
+                rows += [row(case, "p50", p50, "ms", alone_ms[0]), row(case, "p99", p99, "ms", alone_ms[1])]
+                rows.append(row(case, "CPU time of a request", spent * 1e3, "ms", alone.mean() * 1e3))
             if load.answers or p99 > _MOST_SECONDS * 1e3:
                 break
-            highest, rate = rate, rate * 1.5
-    return [*rows, row("serve", f"highest rate with p99 < {_MOST_SECONDS * 1e3:g} ms", highest, "1/s", None)]
+            highest, rate = rate, rate * _STEP
+    figure = f"highest rate with p99 < {_MOST_SECONDS * 1e3:g} ms"
+    return [*rows, row("serve", figure, highest, "1/s", 1 / alone.mean())]
 
 
 def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -250,6 +272,7 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for number, bundle in enumerate((folder, other), start=1):
             shutil.copytree(bundle, Path(root) / str(number) / "artifacts")
             said = {"product": "retrieval", "day": "2024-01-01", "run_id": str(number), "metrics": "{}", "model": ""}
+            said |= {"replaced": str(number - 1)} if number > 1 else {}
             said |= {"bundle_digest": f"{number}" * 32, "ground_truth_digest": "", "checkpoint": "", "checked": "true"}
             tags = {f"dayline.{name}": value for name, value in said.items()}
             run_id = client.create_run("0").info.run_id
@@ -259,9 +282,9 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             expected[f"shop/{number}"] = loaded.answer(columns, {"k": K}).to_pylist()
         client.set_registered_model_alias("shop", "champion", "1")
         options = ("--tracking-uri", uri, "--cache", f"{root}/cache", "--poll-seconds", "0.5")
-        with served("--release", "shop@champion", *options) as port:
-            load = Load(port, users)
-            done = asyncio.run(_while_swapping(load, client, arguments))
+        with served("--release", "shop@champion", *options) as service:
+            load = Load(service.port, users)
+            done, back = asyncio.run(_while_swapping(load, client, arguments))
     failed = sum(status != 200 for _, status, _ in load.answers)
     mixed, seen = 0, [""]
     for user, status, body in load.answers:
@@ -271,7 +294,7 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             same = np.float32(answer["scores"]).tobytes() == np.float32(wanted["scores"]).tobytes()
             mixed += answer["item_ids"] != wanted["item_ids"] or not same
             seen += [answer["version"]] if answer["version"] != seen[-1] else []
-    case = f"swap, {done} swaps in {len(load.answers)} answers"
+    case = f"{done} swaps, {back} rollbacks, {len(load.answers):,} answers"
     p99 = float(np.quantile(load.seconds, 0.99)) * 1e3
     return [
         row(case, "failed", failed, "answers", None),
@@ -281,17 +304,25 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-async def _while_swapping(load: Load, client: Any, arguments: argparse.Namespace) -> int:
+async def _while_swapping(load: Load, client: Any, arguments: argparse.Namespace) -> tuple[int, int]:
+    """Move the alias to and fro while requests are answered; return how often, and how often by a rollback."""
     asking = asyncio.create_task(load.run(arguments.rate, arguments.seconds, keep=True))
-    done = 0
-    for number in range(arguments.swaps):
-        await asyncio.sleep(arguments.seconds / (arguments.swaps + 1))
+    moves = arguments.swaps + arguments.rollbacks
+    to_first = range(1, moves, 2)
+    rolled_back = {*to_first[len(to_first) - arguments.rollbacks :]}
+    done = back = 0
+    for number in range(moves):
+        await asyncio.sleep(arguments.seconds / (moves + 1))
         if asking.done():
             break
-        await asyncio.to_thread(client.set_registered_model_alias, "shop", "champion", str(2 - number % 2))
-        done += 1
+        if number in rolled_back:
+            await asyncio.to_thread(registry.rollback, client.tracking_uri, "shop")
+            back += 1
+        else:
+            await asyncio.to_thread(client.set_registered_model_alias, "shop", "champion", str(2 - number % 2))
+            done += 1
     await asking
-    return done
+    return done, back
 
 
 def row(case: str, figure: str, value: float, unit: str, reference: float | None) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Exported modules: where their files lie, and what they take. Free of TorchRec, which takes seconds to import."""
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,8 +38,14 @@ def filled(inputs: dict[str, Tensor], num_rows: int) -> dict[str, Tensor]:
     found = dict(inputs)
     for name, tensor in inputs.items():
         if name == "dense" or name.endswith(".lengths"):
-            found[name] = torch.cat([tensor, tensor.new_zeros((missing, *tensor.shape[1:]))])
+            found[name] = torch.cat([tensor, _zeros((missing, *tensor.shape[1:]), tensor.dtype)])
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return zeros that no one writes to: a served row asks for a dozen of the same."""
+    return torch.zeros(shape, dtype=dtype)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -5,6 +5,7 @@
 """
 
 import datetime
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -48,6 +49,7 @@ def name_of(kind: pa.DataType) -> str:
     return next((name for is_one, name in _SCALARS if is_one(kind)), "string")
 
 
+@functools.lru_cache(maxsize=1024)
 def parse(name: str) -> pa.DataType:
     """Return the type that `name_of` named."""
     if name.startswith("list<"):

@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -554,3 +556,21 @@ def test_no_rubbish_is_answered_by_a_fault(service, ask_on):
     assert statuses.count(422) > _NUM_FUZZED // 2
     assert 200 in statuses
     connection.close()
+
+
+def test_the_clients_of_the_page_are_answered(folders, run_service, tmp_path):
+    page = (Path(__file__).parents[4] / "docs" / "serving.md").read_text()
+    service = run_service({"release": folders["a"]}, token=TOKEN.encode())
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    here = f"127.0.0.1:{service.port}"
+    known = f"user = {USER!r}\ntoken = {TOKEN!r}\n"
+    program = known + program.replace("127.0.0.1:8080", here).replace("timeout=1", "timeout=600")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = _answer(folders["a"], USER, k=3)
+    assert ended.stdout == f"shop/folder {found['item_ids']}\n"
+    command = shlex.split(re.search(r"\$ (curl -s \S+/recommend .*)", page)[1].replace("127.0.0.1:8080", here))
+    assert shutil.which("curl"), "the page shows it"
+    (tmp_path / "request.json").write_text(json.dumps({"user": USER, "k": 3}))
+    command += ["-H", f"Authorization: Bearer {TOKEN}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(ended.stdout)["item_ids"] == found["item_ids"]

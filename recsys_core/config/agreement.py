@@ -20,13 +20,16 @@ from recsys_core.retrieval.requests import HitRateConfig as HitRate
 from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
 
+_WIDTH = 4  # FBGEMM's kernels read so many numbers of a row at a time.
+
 
 def check(features: Features, model: ComponentConfig, train: Train, launch: Launch) -> None:
     """Look at the files that tables start from, and for the tables that `train` names; see `building` for the rest.
 
     Raises:
-        ValueError: a table is not there, is larger than the ranks or cannot be trained on `train.sharding.device`, or
-            the file that it starts from does not serve it; or sequences that are attended to together are of no group.
+        ValueError: a table is not there, is of a width that cannot be trained, is larger than the ranks or cannot be
+            trained on `train.sharding.device`, or the file that it starts from does not serve it; or sequences that are
+            read together are of no group, or longer than the model's places.
     """
     engine = Engine.build(features)
     embedding_files.check(engine)
@@ -34,6 +37,12 @@ def check(features: Features, model: ComponentConfig, train: Train, launch: Laun
         _check_side_by_side(where, behaviours, engine)
         if max_length is not None:
             _check_lengths(where, behaviours, max_length, engine)
+    for table in engine.tables:
+        if table.embedding_dim % _WIDTH:
+            raise ValueError(
+                f"features: table {table.name!r} has embedding_dim {table.embedding_dim}, and the kernels that train "
+                f"tables take multiples of {_WIDTH}; make it {-(-table.embedding_dim // _WIDTH) * _WIDTH}"
+            )
     limits.check_tables(engine.tables, launch.world_size)
     dtypes = {table.name: table.dtype for table in engine.tables}
     refuse_unfit(train.sparse_optimizer, dtypes, train.sharding.device)

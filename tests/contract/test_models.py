@@ -133,6 +133,14 @@ def test_a_row_s_output_does_not_depend_on_empty_rows_after_it(built):
         torch.testing.assert_close(plain, padded)
 
 
+def test_a_row_s_output_does_not_depend_on_the_rows_beside_it(built):
+    """So a batch may be cut among ranks, and a request answered by itself."""
+    built[0].eval()
+    for number in range(ROWS.num_rows):
+        for whole, alone in zip(_outputs(*built), _outputs(*built, 1, ROWS.slice(number, 1)), strict=True):
+            torch.testing.assert_close(alone, whole[number : number + 1])
+
+
 def test_every_parameter_gets_a_gradient(built):
     model, engine = built
     sum(

@@ -194,6 +194,15 @@ def test_a_sequence_is_no_longer_than_the_model_s_places(kind: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "table"),
+    [(FRAPPE, "features.embedding_dim", "user"), (DEMO, "features.item[name=brand].embedding_dim", "brand")],
+)
+def test_a_table_is_of_a_width_that_is_trained(file: Path, change: str, table: str) -> None:
+    message = f"table '{table}' has embedding_dim 10, and the kernels that train tables take multiples of 4; make it 12"
+    assert message in refused(file, f"{change}=10")
+
+
 def test_what_is_shown_of_an_index_without_its_keys_is_read_back(tmp_path: Path) -> None:
     loaded = configs.load(DEMO, ["index={kind: flat}"])
     (tmp_path / "shown.yaml").write_text(configs.show(loaded))

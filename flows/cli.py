@@ -25,11 +25,13 @@ from flows import (
     demo,
     features_commands,
     index_commands,
+    kept,
     odps_commands,
     release_commands,
     replay_command,
     serve_command,
     stage_commands,
+    stop_command,
     training_commands,
 )
 from recsys_core import fault
@@ -81,6 +83,7 @@ app.command("odps-emulator")(odps_commands.odps_emulator)
 app.command("index")(index_commands.index)
 app.command("hit-rate")(index_commands.hit_rate)
 app.command("serve")(serve_command.serve)
+app.command("stop")(stop_command.stop)
 app.command("replay")(replay_command.replay)
 app.command("check-serving")(check_serving_command.check_serving)
 
@@ -135,6 +138,7 @@ def run(
 
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
+    kept.hand_over(lambda: config_commands.load(config, overrides))
     with _flows(config, overrides, day and day.date()) as (loaded, path, changes):
         result = _flow_of_a_day(loaded)(path, day and day.date(), changes)
     _print([result], as_json=as_json, single=True)
@@ -158,12 +162,20 @@ def backfill(
     """
     if last < first:
         raise typer.BadParameter(f"--to {last.date()} is before --from {first.date()}")
-    if not config_commands.is_daily(config_commands.load(config, overrides)):
-        typer.echo(f"error: {config}: {config_commands.NO_RELEASES}; `dayline run` trains it", err=True)
-        raise typer.Exit(2)
+
+    kept.hand_over(lambda: _load_daily(config, overrides))
+    _load_daily(config, overrides)
     with _flows(config, overrides, first.date()) as (loaded, path, changes):
         results = _flow_of_days(loaded)(path, first.date(), last.date(), changes)
     _print(results, as_json=as_json)
+
+
+def _load_daily(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingConfig":
+    loaded = config_commands.load(config, overrides)
+    if not config_commands.is_daily(loaded):
+        typer.echo(f"error: {config}: {config_commands.NO_RELEASES}; `dayline run` trains it", err=True)
+        raise typer.Exit(2)
+    return loaded
 
 
 @app.command("demo")
@@ -173,6 +185,7 @@ def run_demo() -> None:
     Run it in a checkout of the project. It takes a few minutes on a laptop; a second call finds everything done.
     """
     demo.require()
+    kept.hand_over(lambda: config_commands.load(demo.CONFIG, None))
     with _flows(demo.CONFIG, None, prepare=demo.generate) as (_, path, changes):
         from flows import daily
 
@@ -293,7 +306,7 @@ def _flows(
 
         if prepare is None:
             preflight.check_data(loaded, day)
-        temporary = inside.enter_context(server.temporary())
+        temporary = inside.enter_context(server.temporary(kept.lent()))
         sink = inside.enter_context(console.progress())
         _import_flows(loaded)
         model_passed()

@@ -15,8 +15,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from recsys_core.launch import exit_with_starter
 from recsys_core.variables import without_credentials
@@ -44,6 +45,7 @@ class Server:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._port: int = self._listening.getsockname()[1]
+        self._num_restarts = 0
         self._stopping = False
         self._guard = threading.Lock()
         self._watcher: threading.Thread | None = None
@@ -66,23 +68,30 @@ class Server:
         Raises:
             RuntimeError: it ended, or did not answer in time.
         """
-        import httpx
+        if _answers(self._port, lambda: self._process.poll() is None):
+            self._watcher = threading.Thread(target=self._watch, daemon=True, name="prefect-server")
+            self._watcher.start()
+            return _address(self._port)
+        raise RuntimeError(_not_started(self._last_line()))
 
-        address = f"http://127.0.0.1:{self._port}/api"
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            # The port accepts from the start; the answer comes when the application is up.
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"{address}/health", timeout=_POLL_SECONDS).raise_for_status()
-                self._watcher = threading.Thread(target=self._watch, daemon=True, name="prefect-server")
-                self._watcher.start()
-                return address
-            if self._process.poll() is not None:
-                break
-        raise RuntimeError(
-            f"Prefect's temporary server did not start: {self._last_line() or 'it gives no answer'}. Start one with "
-            "`prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
+    def mind(self) -> str | None:
+        """Start it again if it has died, and return what there is to say then: for a process that has no threads.
+
+        Raises:
+            RuntimeError: it dies too often.
+        """
+        exit_code = self._process.poll()
+        if exit_code is None:
+            return None
+        if self._num_restarts == _MAX_RESTARTS:
+            raise RuntimeError(self._ended())
+        return self._restart(exit_code)
+
+    def lend(self) -> "Lent":
+        """Return the server as a process has it that was forked by the one that minds it."""
+        self._listening.close()
+        self._close_stdin()
+        return Lent(self, self._port)
 
     def _watch(self) -> None:
         """Start it again when it dies, unless it dies too often."""
@@ -91,17 +100,25 @@ class Server:
             with self._guard:
                 if self._stopping:
                     return
-                self._close_stdin()
-                self._process = self._start()
-            how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended, code {exit_code}"
-            sys.stderr.write(f"Prefect's temporary server {how}; it was started again, and the run goes on\n")
+                message = self._restart(exit_code)
+            sys.stderr.write(f"{message}\n")
         self._process.wait()
         if not self._stopping:
-            message = f": {line}" if (line := self._last_line()) else ""
-            sys.stderr.write(f"error: Prefect's temporary server ended {_MAX_RESTARTS + 1} times{message}\n")
+            sys.stderr.write(f"error: {self._ended()}\n")
             # A client that waits for an answer is refused now, and does not wait for the next one.
             self._listening.close()
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _restart(self, exit_code: int) -> str:
+        self._num_restarts += 1
+        self._close_stdin()
+        self._process = self._start()
+        how = f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended, code {exit_code}"
+        return f"Prefect's temporary server {how}; it was started again, and the run goes on"
+
+    def _ended(self) -> str:
+        message = f": {line}" if (line := self._last_line()) else ""
+        return f"Prefect's temporary server ended {_MAX_RESTARTS + 1} times{message}"
 
     def _last_line(self) -> str:
         self._output.seek(0)
@@ -130,6 +147,49 @@ class Server:
         self._process.stdin.close()
 
 
+class Lent(NamedTuple):
+    """The server of the process that this one was forked by, which minds it."""
+
+    server: Server
+    port: int
+
+    def address(self) -> str:
+        """Return the API's address once it answers.
+
+        Raises:
+            RuntimeError: it did not answer in time.
+        """
+        if _answers(self.port, lambda: True):
+            return _address(self.port)
+        raise RuntimeError(_not_started(""))
+
+
+def _address(port: int) -> str:
+    return f"http://127.0.0.1:{port}/api"
+
+
+def _answers(port: int, is_alive: Callable[[], bool]) -> bool:
+    """Wait until the server answers; return whether it did."""
+    import httpx
+
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        # The port accepts from the start; the answer comes when the application is up.
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(f"{_address(port)}/health", timeout=_POLL_SECONDS).raise_for_status()
+            return True
+        if not is_alive():
+            break
+    return False
+
+
+def _not_started(message: str) -> str:
+    return (
+        f"Prefect's temporary server did not start: {message or 'it gives no answer'}. Start one with "
+        "`prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api"
+    )
+
+
 def _environment() -> dict[str, str]:
     """Return the server's environment: Prefect's own variables, and no other credentials."""
     own = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
@@ -137,15 +197,21 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def temporary() -> Iterator[Server | None]:
-    """Start a server if neither the environment nor Prefect's profile names one.
+def temporary(lent: Lent | None = None) -> Iterator[Server | Lent | None]:
+    """Start a server if neither the environment nor Prefect's profile names one, and none is `lent`.
 
     Raises:
         ValueError: one is named, and does not answer.
     """
     _require_clients()
+    if lent is not None:
+        try:
+            yield lent
+        finally:
+            _flush()
+        return
     with contextlib.ExitStack() as stopping:
-        server = stopping.enter_context(_started()) if _is_needed() else None
+        server = stopping.enter_context(_started()) if is_needed() else None
         # Meanwhile the server starts: it takes seconds.
         from prefect.settings import PREFECT_API_URL
 
@@ -169,13 +235,17 @@ def _started() -> Iterator[Server]:
         yield server
     finally:
         try:
-            for handler in logging.getLogger("prefect.flow_runs").handlers:
-                handler.flush()
+            _flush()
         finally:
             server.stop()
 
 
-def _is_needed() -> bool:
+def _flush() -> None:
+    for handler in logging.getLogger("prefect.flow_runs").handlers:
+        handler.flush()
+
+
+def is_needed() -> bool:
     """Whether no server is named, as far as that is sure without Prefect, whose settings take seconds to import."""
     if "prefect" in sys.modules or any(os.environ[name] for name in os.environ if name.upper() == "PREFECT_API_URL"):
         return False

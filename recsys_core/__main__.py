@@ -6,9 +6,11 @@ can go on later with 75, anything else with a traceback; what no code expected w
 """
 
 import argparse
+import gc
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -17,7 +19,8 @@ from typing import Any
 
 from recsys_core import fault, launch, progress, stage_loop
 from recsys_core.artifacts import Request
-from recsys_core.launch import kept
+from recsys_core.launch import fork_server, kept
+from recsys_core.launch.fork_server.server import ForkServer
 
 STAGES = {
     "train": "retrieval.train",
@@ -55,6 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     several.set_defaults(stage=None)
     several.add_argument("group", choices=sorted(kept.GROUPS))
     several.add_argument("--socket", required=True, help="the starter's abstract socket")
+    forking = kinds.add_parser(kept.FORK, help="import what a group's stages need, and fork what starters ask for")
+    forking.set_defaults(stage=None, socket=None)
+    forking.add_argument("group", choices=sorted(kept.GROUPS))
+    forking.add_argument("--listening", type=int, required=True, help="descriptor of the socket")
+    forking.add_argument("--path", type=Path, required=True, help="the socket's file")
     for kind in kinds.choices.values():
         kind.add_argument(
             "--watch-stdin", action="store_true", help="exit when standard input closes: the starter died"
@@ -71,6 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
         _module(stage)
     for module in _LATER:
         importlib.import_module(module)
+    if chosen.socket is None:
+        # What has been imported is not looked through for what can be freed: that would copy it in each process.
+        gc.freeze()
+        server = ForkServer(chosen.listening, chosen.path, fork_server.keep_seconds(), signal.SIGKILL)
+        asked = server.serve()
+        # What was asked is what would follow `python`.
+        return 0 if asked is None else main(asked.arguments[2:])
 
     def do(stage: str, request: Path, events: Path) -> int:
         if chosen.watch_stdin:

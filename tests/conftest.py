@@ -39,6 +39,7 @@ settings.load_profile("dayline")
 # Prefect reads its environment when it is imported. What tests run leaves no trace in the user's own records.
 _PREFECT_HOME = tempfile.TemporaryDirectory(prefix="dayline-tests-")
 os.environ |= {
+    "DAYLINE_KEEP_SECONDS": "0",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MPLBACKEND": "Agg",

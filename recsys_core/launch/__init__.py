@@ -31,7 +31,7 @@ from recsys_core.artifacts import Artifact, Request, write_text
 from recsys_core.fault import Fault
 from recsys_core.launch import kept, processes
 from recsys_core.launch.config import Config, alone
-from recsys_core.launch.kept import begin, keeping
+from recsys_core.launch.kept import begin, keeping, prepare
 from recsys_core.launch.processes import environment
 from recsys_core.progress import Event, Sink, Stopped
 
@@ -45,6 +45,7 @@ __all__ = [
     "exit_with_starter",
     "fault_file",
     "keeping",
+    "prepare",
     "run",
 ]
 

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from recsys_core.artifacts import Frozen
-from recsys_core.launch import processes
+from recsys_core.launch import fork_server, processes
 from recsys_core.launch.config import Config
 
 # The stages that share ranks. Those of `search` import no torch, which does not go with faiss in one process.
@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "search": ("index", "hitrate"),
 }
 COMMAND = "stages"
+FORK = "fork"
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # of NVIDIA, AMD, and either below Windows
 DONE = b"."
 _CREDENTIALS = struct.Struct("3i")  # process, user and group of a socket's other end
@@ -59,7 +60,9 @@ class KeptRanks:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._output = os.memfd_create("output")
         command = ["-m", processes.MODULE, COMMAND, group, "--socket", name, "--watch-stdin"]
-        self._processes = processes.Ranks([*processes.starter(config, ""), *command], self._environment, self._output)
+        starter = processes.starter(config, "")
+        forking = None if starter else _forking(group)
+        self._processes = processes.Ranks([*starter, *command], self._environment, self._output, forking)
         self._connections: list[socket.socket] = []
         self._lost = False
         self._asked: bytes | None = None
@@ -180,6 +183,12 @@ def keeping() -> Iterator[None]:
             ranks.close()
 
 
+def prepare(config: Config, group: str) -> None:
+    """Start what forks the only rank of a group of stages at once, to be kept for the next commands as well."""
+    if fork_server.keep_seconds() and not _has_gpu():
+        fork_server.start(group, _forking(group), processes.environment(config))
+
+
 def begin(config: Config, group: str) -> None:
     """Start the ranks of a group of stages in the background, where ranks are kept and these are not there yet."""
     _ranks(config, group)
@@ -195,7 +204,7 @@ def _ranks(config: Config, group: str) -> KeptRanks | None:
     kept = _kept.get()
     # Other nodes' ranks are started by hand for each stage, and torchrun restarts ranks with their stage's command. A
     # GPU cannot be used after a fork once a library has looked for one, as those do that are imported.
-    if kept is None or config.num_nodes > 1 or config.max_restarts or any(map(Path.exists, _GPUS)):
+    if kept is None or config.num_nodes > 1 or config.max_restarts or _has_gpu():
         return None
     # How long a stage may take is no matter of the processes.
     which = (config.model_copy(update={"stage_timeout_seconds": None}), group)
@@ -208,6 +217,14 @@ def _ranks(config: Config, group: str) -> KeptRanks | None:
     if found is None:
         found = kept[which] = KeptRanks(config, group)
     return found
+
+
+def _has_gpu() -> bool:
+    return any(map(Path.exists, _GPUS))
+
+
+def _forking(group: str) -> list[str]:
+    return ["-m", processes.MODULE, FORK, group]
 
 
 def _received(connection: socket.socket) -> bytes:

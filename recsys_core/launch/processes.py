@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import psutil
 
+from recsys_core.launch import fork_server
 from recsys_core.launch.config import Config
 from recsys_core.variables import without_credentials
 
@@ -31,8 +32,12 @@ RESTARTING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 class Ranks:
     """The started processes: torchrun and the ranks below it, or the only rank."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], output: int) -> None:
-        self.process = subprocess.Popen(
+    def __init__(
+        self, command: list[str], environment: dict[str, str], output: int, forking: list[str] | None = None
+    ) -> None:
+        """Start `python COMMAND`; `forking` is the command of a fork server that does it sooner, if one may be kept."""
+        forked = None if forking is None else _forked(forking, command, environment, output)
+        self.process = forked or subprocess.Popen(
             [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=output,
@@ -45,7 +50,7 @@ class Ranks:
     def poll(self) -> int | None:
         """Return the exit code once the first process has ended, and remember the others while it lives."""
         exit_code = self.process.poll()
-        if exit_code is None:
+        if exit_code is None and self.process.pid is not None:
             try:
                 for process in psutil.Process(self.process.pid).children(recursive=True):
                     self._seen.setdefault(process.pid, process)
@@ -76,6 +81,22 @@ class Ranks:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(alive)
+
+
+def _forked(
+    forking: list[str], command: list[str], environment: dict[str, str], output: int
+) -> fork_server.Forked | None:
+    if not fork_server.keep_seconds():
+        return None
+    given, written = os.pipe()
+    try:
+        streams = (given, output, output)
+        forked = fork_server.fork(forking[-1], forking, command, environment, streams, stdin=written)
+    finally:
+        os.close(given)
+    if forked is None:
+        os.close(written)
+    return forked
 
 
 def starter(config: Config, key: str) -> list[str]:

@@ -70,13 +70,13 @@ def test_one_is_started_before_prefect_is_asked_only_where_none_can_be_named(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
-    assert server._is_needed()
+    assert server.is_needed()
     (tmp_path / file).write_text(text)
-    assert server._is_needed() is needed
+    assert server.is_needed() is needed
     monkeypatch.setenv("PREFECT_API_URL", "")
-    assert server._is_needed() is needed
+    assert server.is_needed() is needed
     monkeypatch.setenv("prefect_api_url", "http://127.0.0.1:4200/api")
-    assert not server._is_needed()
+    assert not server.is_needed()
 
 
 def test_it_dies_with_who_started_it() -> None:

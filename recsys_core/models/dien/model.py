@@ -16,8 +16,8 @@ from recsys_core.models.dien import Config
 class Recurrent(nn.Module):
     """[B, T, D] → states [B, T, D] of a gated recurrent unit, whose updates are scaled by `shares` [B, T].
 
-    u = share · sigmoid(W_u x + U_u h), r = sigmoid(W_r x + U_r h), h' = (1 - u) h + u tanh(W x + r U h) (section 4.2;
-    scaled: section 4.3). Where there is no element the state stays.
+    u = share · sigmoid(W_u x + U_u h), r = sigmoid(W_r x + U_r h), h' = (1 - u) h + u tanh(W x + r U h).
+    Where there is no element the state stays.
     """
 
     def __init__(self, dim: int, num_places: int) -> None:

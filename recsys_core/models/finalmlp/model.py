@@ -14,7 +14,7 @@ from recsys_core.models.finalmlp import Stream as StreamConfig
 
 
 class Stream(nn.Module):
-    """[B, X] → [B, H]: the inputs times 2 sigmoid(gate) (section 3.3), through an MLP that ends in a ReLU.
+    """[B, X] → [B, H]: the inputs times 2 sigmoid(gate), through an MLP that ends in a ReLU.
 
     A gate that depends on nothing is a vector: a constant through an MLP, as the paper has it, is one too.
     """
@@ -53,7 +53,7 @@ class _Constant(nn.Module):
 class Head(nn.Module):
     """(pooled [B, P], dense [B, F], unused lists) → logits [B].
 
-    These are b + w_1 · o_1 + w_2 · o_2 + Σ_m o_1mᵀ W_m o_2m of the streams' outputs (section 3.4).
+    These are b + w_1 · o_1 + w_2 · o_2 + Σ_m o_1mᵀ W_m o_2m of the streams' outputs.
     """
 
     def __init__(self, num_inputs: int, gates: tuple[list[int], list[int]], config: Config) -> None:

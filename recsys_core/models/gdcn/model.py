@@ -12,7 +12,7 @@ from recsys_core.models.gdcn import Config
 
 
 class GatedCross(nn.Module):
-    """c_0 ⊙ (W_c c_l + b) ⊙ sigmoid(W_g c_l) + c_l (equation 3): [B, X] → [B, X]."""
+    """c_0 ⊙ (W_c c_l + b) ⊙ sigmoid(W_g c_l) + c_l: [B, X] → [B, X]."""
 
     def __init__(self, num_inputs: int) -> None:
         """`num_inputs` is X."""

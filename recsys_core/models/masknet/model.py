@@ -15,7 +15,7 @@ from recsys_core.models.masknet import Config
 class Block(nn.Module):
     """(features [B, X], input [B, Y]) → [B, H]: ReLU(LN(W (mask ⊙ input))), the mask made of the features.
 
-    The mask is W_2 ReLU(W_1 features + b_1) + b_2 (equations 5, 7 and 9); W has no bias, as the normalisation has one.
+    The mask is W_2 ReLU(W_1 features + b_1) + b_2 (sections 3.2 and 3.3); W has no bias, as the normalisation has one.
     """
 
     def __init__(self, num_features: int, num_inputs: int, num_outputs: int, reduction: float) -> None:

@@ -34,12 +34,12 @@ class Head(nn.Module):
         inputs = torch.cat([pooled, dense], dim=1)
         targets_BD, elements_ND, lengths_B = self.read(pooled, inputs, unpooled, lengths)
         elements_BTD, mask_BT = behaviours.padded(elements_ND, lengths_B, self.max_length)
-        # The first stage (section 3.1): how relevant each behaviour is, and the mean of all, weighed by that.
+        # The first stage (section 3.2): how relevant each behaviour is, and the mean of all, weighed by that.
         sought_B1D = self.search_target(targets_BD).unsqueeze(1)
         relevance_BT = (self.search_element(elements_BTD) * sought_B1D).sum(dim=2) / targets_BD.shape[1] ** 0.5
         counts_B1 = lengths_B.clamp(min=1).unsqueeze(1).to(relevance_BT.dtype)
         overall_BD = torch.bmm((relevance_BT * mask_BT / counts_B1).unsqueeze(1), elements_BTD).squeeze(1)
-        # The second one, of the K most relevant (section 3.2).
+        # The second one, of the K most relevant (section 3.3).
         _, found_BK = relevance_BT.masked_fill(~mask_BT, -1e30).topk(self.num_found, dim=1)
         elements_BKD = elements_BTD.gather(1, found_BK.unsqueeze(2).expand(-1, -1, elements_BTD.shape[2]))
         mask_BK = mask_BT.gather(1, found_BK)

@@ -300,21 +300,22 @@ def ranks(tmp_path_factory) -> Iterator[Ranks]:
 
 @pytest.fixture
 def signalled(ranks):
-    """Run a stage and send a signal to one of its ranks, which wait for it once a step was reported.
+    """Run a stage and send a signal to one of its ranks, which wait for it at a `step`, or when so much is `done`.
 
     Returns the exit codes.
     """
 
-    def run(stage, request, num_ranks, *, step: int, victim: int, number: int) -> list[int]:
+    def run(stage, request, num_ranks, *, victim: int, number: int, **at: int) -> list[int]:
         events, hold = (request.output.with_name(name) for name in ("events.jsonl", "hold"))
         hold.parent.mkdir(parents=True, exist_ok=True)
-        hold.write_text(str(step))
+        hold.write_text(json.dumps(at))
+        ((name, least),) = at.items()
         seen = events.stat().st_size if events.exists() else 0
 
         def send(pids: list[int]) -> None:
             while all(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
                 lines = events.read_bytes()[seen:].rpartition(b"\n")[0].splitlines() if events.exists() else []
-                if any((json.loads(line)["step"] or 0) >= step for line in lines):
+                if any((json.loads(line)[name] or 0) >= least for line in lines):
                     os.kill(pids[victim], number)
                     break
                 time.sleep(0.002)

@@ -1,9 +1,11 @@
-"""`python -m recsys_core` whose training waits where a test disturbs it, however long that takes the test.
+"""`python -m recsys_core` whose stage waits where a test disturbs it, however long that takes the test.
 
-The file `hold` beside the stage's output holds the number of a step. Once the event of that step or a later one is
-written, the rank that wrote it waits until the file is gone, or a signal has arrived.
+The file `hold` beside the output holds what the stage waits at, as JSON: the number of a `step`, or how much is `done`.
+Once the event of that or of more is written, the rank that wrote it waits until the file is gone, or a signal has
+arrived.
 """
 
+import json
 import select
 import signal
 import socket
@@ -29,7 +31,7 @@ def main() -> int:
 
         def emit(event: progress.Event) -> None:
             append(event)
-            while event.step is not None and event.step >= _step(hold):
+            while _is_held(event, hold):
                 if select.select([arrived], [], [], _POLL_SECONDS)[0]:
                     return
 
@@ -40,11 +42,12 @@ def main() -> int:
     return stages.main()
 
 
-def _step(hold: Path) -> float:
+def _is_held(event: progress.Event, hold: Path) -> bool:
     try:
-        return int(hold.read_text())
+        wanted = json.loads(hold.read_text())
     except FileNotFoundError:
-        return float("inf")
+        return False
+    return any((getattr(event, name) or 0) >= least for name, least in wanted.items())
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """What is exported of a checkpoint: without data, in either format, in fewer bytes, and the same bytes each time."""
 
 import json
-import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import faiss
@@ -62,18 +60,13 @@ def test_a_copied_checkpoint_is_exported_without_data_and_gives_the_same_bytes(t
 
 
 @pytest.mark.parametrize("form", ["torchscript", "pt2"])
-def test_a_killed_export_leaves_nothing_and_another_process_makes_the_same_bytes(exporting, ranks, tmp_path, form):
-    request, begun = (
-        exporting("killed", config={"format": form}),
-        tmp_path / ".killed.partial" / "query" / "signature.json",
-    )
-
-    def kill(pids):
-        while not begun.exists():
-            time.sleep(0.002)
-        os.kill(pids[0], signal.SIGKILL)
-
-    ranks.stage("export", request, 1, meanwhile=kill)
+def test_a_killed_export_leaves_nothing_and_another_process_makes_the_same_bytes(
+    exporting, ranks, signalled, tmp_path, form
+):
+    request = exporting("killed", config={"format": form})
+    # One of both towers is written.
+    assert signalled("export", request, 1, done=1, victim=0, number=signal.SIGKILL) == [-signal.SIGKILL]
+    assert (tmp_path / ".killed.partial" / "query" / "signature.json").exists()
     with pytest.raises(ValueError, match=r"no manifest\.json, so no finished ExportedModel"):
         ExportedModel.load(request.output)
     codes, log = ranks.stage("export", request, 1)

@@ -4,6 +4,7 @@ They wait at the steps at which they are disturbed until they are, so that no tr
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
+import json
 import os
 import random
 import signal
@@ -72,7 +73,7 @@ class At:
         self._step, self._do = step, do
         self._hold = request.output.with_name("hold")
         self._hold.parent.mkdir(parents=True, exist_ok=True)
-        self._hold.write_text(str(step))
+        self._hold.write_text(json.dumps({"step": step}))
         self.steps: list[int] = []
         self.processes: dict[int, psutil.Process] = {}
 
@@ -109,7 +110,7 @@ def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
         with pytest.raises(ends, match=words):
             launch.run("train", Checkpoint, request, at, _RANKS)
         assert set(at.processes) == {-1, 0, 1}
-        _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+        _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
         assert not alive
         assert at.steps[0] > begun
         if ends is not RuntimeError:
@@ -145,7 +146,7 @@ def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
     back = next(place for place, step in enumerate(at.steps) if place and step <= at.steps[place - 1])
     assert last < at.steps[back] <= last + 2
     assert at.steps[-1] == _NUM_STEPS
-    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
     assert not alive
 
 
@@ -156,7 +157,7 @@ def test_a_rank_that_is_asked_to_stop_is_not_started_again(make_train_request, t
     restarting = _RANKS.model_copy(update={"max_restarts": 3})
     with pytest.raises(Stopped, match="train: stopped at step"):
         launch.run("train", Checkpoint, request, at, restarting)
-    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=1)
+    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
     assert not alive
     assert at.steps == sorted(at.steps)
     assert 10 <= _step_of(request.output) == at.steps[-1] < _NUM_STEPS

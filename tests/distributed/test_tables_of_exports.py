@@ -1,9 +1,7 @@
 """Any table through an exported tower to any table: in order, in parts that outlive a kill, whole or not at all."""
 
 import json
-import os
 import signal
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -119,19 +117,13 @@ def test_parts_of_other_rows_or_of_another_question_are_not_gone_on_with(tmp_pat
         first.counted(lambda file: 1)
 
 
-def test_two_ranks_write_what_one_writes_and_survive_the_kill_of_one(asked, ranks, tmp_path):
+def test_two_ranks_write_what_one_writes_and_survive_the_kill_of_one(asked, ranks, signalled, tmp_path):
     tables.run(asked(table=str(tmp_path / "one")), silent)
     request = asked()
-    rows = tmp_path / ".out.work" / "rows"
-
-    def kill(pids):
-        while not list(rows.glob("part-*")):
-            time.sleep(0.002)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-
-    codes, _ = ranks.stage("embed_table", request, 2, meanwhile=kill)
-    assert any(codes)
+    # A part is whole, and another begun.
+    codes = signalled("embed_table", request, 2, done=400, victim=0, number=signal.SIGKILL)
+    assert codes[0] == -signal.SIGKILL
+    assert list((tmp_path / ".out.work" / "rows").glob("part-*"))
     assert not (tmp_path / "out").exists()
     codes, log = ranks.stage("embed_table", request, 2)
     assert not any(codes), log

@@ -1,5 +1,6 @@
 """A run that Prefect's worker has started and Prefect cancels: a last checkpoint, no process left, then on."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -89,7 +90,15 @@ class Started:
         self._begun = before.stat().st_mtime if before else 0.0
         self.run_id: UUID = client.create_flow_run_from_deployment(deployment.id, parameters=asked).id
         self.steps = until(self._steps, "training's first steps")
-        self.ranks = [one for one in worker.children(recursive=True) if "retrieval" in one.cmdline()]
+        self.ranks = self._processes("retrieval")
+
+    def _processes(self, word: str) -> list[psutil.Process]:
+        """Return those below the worker whose command has the word; some end while they are looked at."""
+        found = []
+        for one in self._worker.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [one] if word in one.cmdline() else []
+        return found
 
     def _events_file(self) -> Path | None:
         return next(self._home.glob("*/train.events.jsonl"), None)
@@ -97,11 +106,14 @@ class Started:
     def _steps(self) -> list[int] | None:
         state = self._client.read_flow_run(self.run_id).state
         assert state is None or not state.is_final(), state
-        file = self._events_file()
-        if file is None or file.stat().st_mtime == self._begun:
-            return None
-        lines = file.read_bytes().rpartition(b"\n")[0].splitlines()
-        return [step for line in lines if (step := json.loads(line)["step"])] or None
+        # The launcher takes the file of the run before away.
+        with contextlib.suppress(FileNotFoundError):
+            file = self._events_file()
+            if file is None or file.stat().st_mtime == self._begun:
+                return None
+            lines = file.read_bytes().rpartition(b"\n")[0].splitlines()
+            return [step for line in lines if (step := json.loads(line)["step"])] or None
+        return None
 
     def cancel(self) -> int:
         """Cancel it as a person does; return the step of the checkpoint that is there when no process runs any more."""
@@ -109,7 +121,7 @@ class Started:
         until(lambda: self._state() == StateType.CANCELLED or None, "the state Cancelled")
         _, alive = psutil.wait_procs(self.ranks, timeout=600)
         assert not alive
-        assert not [one for one in self._worker.children(recursive=True) if "recsys_core" in one.cmdline()]
+        assert not self._processes("recsys_core")
         (steps,) = self._home.glob("*/.train.partial/steps")
         kept = checkpoint.latest(steps)
         assert kept is not None

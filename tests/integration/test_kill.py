@@ -198,7 +198,7 @@ class Command:
     def wait(self) -> int:
         """Return the exit code of the command, of which nothing is left."""
         exit_code = self.process.wait(1_000)
-        _, alive = psutil.wait_procs(self.place.processes(), timeout=60)
+        _, alive = psutil.wait_procs(self.place.processes(), timeout=300)
         assert not alive, [one.cmdline() for one in alive]
         return exit_code
 

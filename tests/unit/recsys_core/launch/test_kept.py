@@ -133,5 +133,5 @@ def test_ranks_that_wait_for_a_stage_end_with_the_launcher(stage: Path) -> None:
     assert len(started) == 3
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(started, timeout=60)
+    _, alive = psutil.wait_procs(started, timeout=300)
     assert not alive

@@ -97,10 +97,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def team(
-    browser: Browser, write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+    browser: Browser,
+    write_config: Callable[[Path], Path],
+    prefect_home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Team]:
     """Both servers, filled by one real backfill. It asks for the browser so as to skip before anything is started."""
     home = tmp_path_factory.mktemp("team")
+    shutil.copytree(prefect_home, home, dirs_exist_ok=True)
     prefect = Server(home, "/api/health", "prefect", "server", "start")
     mlflow = Server(home, "/health", "mlflow", "server", "--workers", "1")
     try:

@@ -57,6 +57,7 @@ def test_every_program_is_tried() -> None:
     assert sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")) == sorted(PROGRAMS)
 
 
+@pytest.mark.usefixtures("prefect_home")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_measures_and_writes_rows(program: str, data: Path, tmp_path: Path) -> None:
     arguments, case = PROGRAMS[program]

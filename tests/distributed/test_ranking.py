@@ -22,34 +22,35 @@ from recsys_core.ranking import Config, evaluate, export, predict, prepare, trai
 from recsys_core.training.config import Config as Train
 
 DAY = datetime.date(2024, 1, 1)
+NUM_ROWS = 211
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """601 weighted rows with a sequence each, some empty."""
+    """Weighted rows with a sequence each, some empty."""
     root = tmp_path_factory.mktemp("labelled")
     rng = np.random.default_rng(0)
-    lengths = rng.integers(0, 5, 601)
+    lengths = rng.integers(0, 5, NUM_ROWS)
     sequences = np.split(rng.integers(0, 20, lengths.sum()), np.cumsum(lengths)[:-1])
-    item = rng.integers(0, 20, 601)
+    item = rng.integers(0, 20, NUM_ROWS)
     columns = {
-        "label": [int(i in s or r < 0.3) for i, s, r in zip(item, sequences, rng.random(601), strict=True)],
-        "weight": rng.integers(0, 4, 601).astype(float),
-        "user": [f"u{n}" for n in rng.integers(0, 30, 601)],
+        "label": [int(i in s or r < 0.3) for i, s, r in zip(item, sequences, rng.random(NUM_ROWS), strict=True)],
+        "weight": rng.integers(0, 4, NUM_ROWS).astype(float),
+        "user": [f"u{n}" for n in rng.integers(0, 30, NUM_ROWS)],
         "item": item,
-        "price": rng.random(601),
-        "pair": rng.random((601, 2)).tolist(),
+        "price": rng.random(NUM_ROWS),
+        "pair": rng.random((NUM_ROWS, 2)).tolist(),
         "clicked": [s.tolist() for s in sequences],
         "waits": [[None if n % 7 == 3 else n / 20 for n in s] for s in sequences],
         "costs": [[[n / 9, 1.0] for n in s] for s in sequences],
-        "tags": [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 3, 601)],
+        "tags": [rng.integers(0, 9, n).tolist() for n in rng.integers(0, 3, NUM_ROWS)],
         "liked": [
-            [f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, 601))
+            [f"{n % 9}:{n / 8}" for n in row] for row in (rng.integers(1, 60, n) for n in rng.integers(0, 4, NUM_ROWS))
         ],
     }
     (root / "log" / "train").mkdir(parents=True)
-    pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=200)
+    pq.write_table(pa.table(columns), root / "log" / "train" / "part-0.parquet", row_group_size=70)
     features = {
         # Fewer than two times 128 columns are never split.
         "embedding_dim": 256,
@@ -95,7 +96,7 @@ def _request(data, output, num_ranks, sharding, /, **config):
         config=Train.model_validate(
             {
                 # Every step is on all rows, so that the ranks together see what one sees.
-                "batch_size": 601 // num_ranks + 1,
+                "batch_size": NUM_ROWS // num_ranks + 1,
                 "shuffle_rows": 0,
                 # Adagrad and the signs that Adam makes of a gradient would blow roundings up.
                 "sparse_optimizer": {"kind": "sgd", "learning_rate": 5.0},
@@ -145,7 +146,7 @@ def alone(ranks, data, tmp_path_factory):
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
 def test_two_ranks_do_what_one_does(ranks, data, alone, tmp_path, sharding):
     both = _run(ranks, data, tmp_path / "two", 2, sharding)
-    assert both["metrics"]["num_rows"] == 601
+    assert both["metrics"]["num_rows"] == NUM_ROWS
     assert both["metrics"] == pytest.approx(alone["metrics"], rel=1e-4)
     assert both["sums"] == pytest.approx(alone["sums"], rel=1e-5)
     (frozen,) = (total for name, total in both["sums"].items() if ".cost_bucket." in name)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prefect.testing.utilities import prefect_test_harness
+from prefect.testing import utilities
 
 from recsys_core import ingest
 from recsys_core.datasets import synthetic
@@ -90,29 +91,23 @@ CTR_CONFIG = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _prefect_database(prefect_home: Path) -> None:
+    """Commands that start a server find the database made."""
+
+
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One temporary Prefect server for all tests: starting it takes long."""
+    database = tmp_path_factory.mktemp("prefect-server")
+    shutil.copy(prefect_home / "prefect.db", database / "prefect-test.db")
     with contextlib.ExitStack() as started:
         with pytest.MonkeyPatch.context() as patched:
             # It is not what is measured, and starts sooner without.
             patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-            started.enter_context(prefect_test_harness(server_startup_timeout=600))
+            patched.setattr(utilities, "mkdtemp", lambda: str(database))
+            started.enter_context(utilities.prefect_test_harness(server_startup_timeout=600))
         yield
-
-
-@pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home of Prefect with its empty database, to be copied: making one takes each server seconds."""
-    home = tmp_path_factory.mktemp("prefect-home")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    subprocess.run(
-        [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
-        env=environment | {"PREFECT_HOME": str(home)},
-        capture_output=True,
-        check=True,
-    )
-    return home
 
 
 @pytest.fixture(scope="session")

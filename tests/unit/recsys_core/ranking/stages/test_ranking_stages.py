@@ -1,262 +1,26 @@
-"""Labelled tables that must be refused, scores of a table, and a training that stops when it gets no better."""
+"""Scores of a table, and a training that stops when it gets no better, is compiled, or takes a loss of one's own."""
 
-import datetime
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from labelled_rows import COMMON, MODEL, evaluated, train_request
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from flows.cli import app
 from recsys_core import checkpoint, lookup
-from recsys_core.artifacts import LabelledData, Predictions, RankingEvaluation
+from recsys_core.artifacts import Predictions, RankingEvaluation
 from recsys_core.checkpoint import files
-from recsys_core.datasets.labelled import splits
 from recsys_core.exported import tables
-from recsys_core.features import Config as Features
-from recsys_core.features import Engine
 from recsys_core.losses import binary_cross_entropy
 from recsys_core.metrics.ranking import Scored
-from recsys_core.models import dlrm
 from recsys_core.progress import Event, silent
-from recsys_core.ranking import Config, evaluate, export, opened, predict, prepare, train
+from recsys_core.ranking import Config, evaluate, export, predict, train
 from recsys_core.sections.export import Config as Export
 from recsys_core.training.config import Config as Train
-
-DAY = datetime.date(2024, 1, 1)
-COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
-MODEL = dlrm.Config(bottom_hidden=(4,), top_hidden=(8,), concat_pooled=True)
-
-
-def _table(num_rows, seed):
-    rng = np.random.default_rng(seed)
-    user, item = rng.integers(0, 8, num_rows), rng.integers(0, 8, num_rows)
-    return pa.table(
-        {
-            # A fifth of the labels is wrong, so that a model soon learns what is not so.
-            "label": ((user % 2 == item % 2) ^ (rng.random(num_rows) < 0.2)).astype(np.int8),
-            "user": [f"u{n}" for n in user],
-            "item": item,
-            "age": rng.random(num_rows),
-            "weight": rng.random(num_rows),
-            "half": np.full(num_rows, 0.5),
-            "always": np.ones(num_rows, np.int8),
-            "score": np.zeros(num_rows),
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    root = tmp_path_factory.mktemp("labelled")
-    for split, num_rows, seed in (("train", 400, 0), ("valid", 100, 1), ("test", 101, 2)):
-        (root / split).mkdir()
-        pq.write_table(_table(num_rows, seed), root / split / "part-0.parquet", row_group_size=60)
-    return root
-
-
-def _prepare(source, output, item=(), sink=silent, data=None, **ranking):
-    features = {
-        "embedding_dim": 4,
-        "query": [{"kind": "id", "name": "user", "num_embeddings": 16}, {"kind": "raw", "name": "age"}],
-        "item": [{"kind": "id", "name": "item", "num_embeddings": 16}, *item],
-    }
-    data = data or splits.Config(source=str(source), day=DAY)
-    request = prepare.Request(
-        output=output,
-        config=Config(**ranking),
-        data=data,
-        features=Features.model_validate(features),
-        import_root=output.parent,
-        fingerprint="f",
-        **COMMON,
-    )
-    return prepare.run(request, sink)
-
-
-@pytest.fixture(scope="module")
-def data(source, tmp_path_factory) -> LabelledData:
-    return _prepare(source, tmp_path_factory.mktemp("prepared") / "prepare", sample_weight="weight", group="user")
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    return train.run(_train_request(data, tmp_path_factory.mktemp("trained") / "train"), silent)
-
-
-def _train_request(data, output, **changes):
-    config = {
-        "batch_size": 50,
-        "num_epochs": 60,
-        "log_every_steps": 4,
-        "evaluate_every_steps": 8,
-        "early_stopping_patience": 2,
-        "best_metric": "logloss",
-        "sparse_optimizer": {"kind": "adagrad", "learning_rate": 0.3},
-        "dense_optimizer": {"learning_rate": 0.03},
-        "sharding": {"device": "cpu"},
-    }
-    return train.Request(
-        output=output,
-        config=Train.model_validate(config | changes),
-        ranking=Config(sample_weight="weight", group="user"),
-        model=MODEL,
-        loss=binary_cross_entropy.Config(),
-        num_ranks=1,
-        seed=1,
-        day=DAY,
-        data=data,
-        **COMMON,
-    )
-
-
-def _evaluated(data, made, output, split="valid", config=None):
-    request = evaluate.Request(
-        output=output,
-        config=config or evaluate.Config(split=split, batch_size=30),
-        ranking=Config(sample_weight="weight", group="user"),
-        model=MODEL,
-        sharding=Train.model_validate({"sharding": {"device": "cpu"}}).sharding,
-        num_ranks=1,
-        seed=1,
-        data=data,
-        checkpoint=made,
-        **COMMON,
-    )
-    return evaluate.run(request, silent)
-
-
-@pytest.mark.parametrize(
-    ("ranking", "message"),
-    [
-        ({"label": "lable"}, "no column 'lable', which ranking.label names"),
-        ({"label": "half"}, "column 'half' holds 0.5 in row 0 of rows 0 to 60; a label is 0 or 1"),
-        ({"label": "user"}, "one of them reads 'user', the label, and a model must not see that"),
-        ({"label": "always"}, "400 of 400 rows are positive; a model learns from rows of both labels"),
-        ({"sample_weight": "user"}, "column 'user' is string; a weight is a number from 0 on"),
-        ({"group": "usr"}, "no column 'usr', which ranking.group names"),
-    ],
-)
-def test_columns_that_are_not_what_they_should_be_are_refused(source, tmp_path, ranking, message):
-    with pytest.raises(ValueError, match=message):
-        _prepare(source, tmp_path / "prepare", **ranking)
-    assert not (tmp_path / "prepare").exists()
-
-
-def test_a_column_that_a_feature_needs_is_named(source, tmp_path):
-    with pytest.raises(ValueError, match="no column 'price', which features names"):
-        _prepare(source, tmp_path / "prepare", item=[{"kind": "raw", "name": "price"}])
-
-
-def test_tables_without_a_train_split_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no folder train"):
-        _prepare(tmp_path, tmp_path / "prepare")
-
-
-def test_what_the_features_learnt_is_reported(source, tmp_path):
-    figures = []
-    dropping = {"encoding": "hash", "num_embeddings": 3, "input": "encoded", "out_of_range": "drop"}
-    item = [{"kind": "id", "name": "cell", "column": "item"} | dropping]
-    _prepare(source, tmp_path / "prepare", item, sink=lambda event: figures.append(event.metrics))
-    assert figures[-1]["known/user"] == 8
-    assert figures[-1]["out_of_range/cell"] == (pq.read_table(source / "train")["item"].to_numpy() >= 3).sum()
-
-
-def _splits(root, suffix="parquet", **tables):
-    for split, table in tables.items():
-        (root / split).mkdir(parents=True)
-        if suffix == "parquet":
-            pq.write_table(table, root / split / "part-0.parquet")
-        else:
-            pacsv.write_csv(table, root / split / "part-0.csv")
-    return root
-
-
-def test_splits_need_to_agree_in_the_columns_that_are_used(tmp_path):
-    train, test = _table(60, 0), _table(20, 1)
-    test = test.select(["age", "user", "label", "item"])
-    test = test.append_column("ds", pa.array(["2024-01-01"] * 20))
-    test = test.set_column(3, "item", test["item"].cast(pa.int32()))
-    test = test.set_column(1, "user", test["user"].dictionary_encode())
-    made = _prepare(_splits(tmp_path / "data", train=train, test=test), tmp_path / "prepare")
-    assert [(split.name, split.num_rows) for split in made.splits] == [("train", 60), ("test", 20)]
-    assert opened(made, "test").schema.names == test.column_names
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "said"),
-    [
-        ("item", ["x"] * 20, "data/test: column 'item' is string, and int64 in .*data/train; write both alike"),
-        ("user", [1] * 20, "data/test: column 'user' is int64, and string in .*data/train; write both alike"),
-        ("item", [1.0] * 19 + [1.5], r"test/part-0\.parquet: column 'item', row 19: id 1\.5 is no whole number"),
-        ("item", [[1.0]] * 19 + [[1.0, 2.0**53]], r"test: column 'item' is list<.*double>, and int64 in"),
-        ("label", [0.0] * 19 + [0.5], r"test/part-0\.parquet: column 'label' holds 0\.5 in row 19 of rows 0 to 20"),
-    ],
-)
-def test_a_split_whose_columns_mean_something_else_is_refused(tmp_path, column, values, said):
-    train, test = _table(60, 0), _table(20, 1)
-    test = test.set_column(test.column_names.index(column), column, pa.array(values))
-    with pytest.raises(ValueError, match=said):
-        _prepare(_splits(tmp_path / "data", train=train, test=test), tmp_path / "prepare")
-
-
-def test_whole_numbers_in_double_columns_are_ids_with_a_message(tmp_path):
-    tables = {}
-    for split, rows, seed in (("train", 60, 0), ("test", 20, 1)):
-        table = _table(rows, seed)
-        kind = pa.float64() if split == "train" else pa.decimal128(38, 18)
-        tables[split] = table.set_column(2, "item", table["item"].cast(kind))
-    events = []
-    made = _prepare(_splits(tmp_path / "data", **tables), tmp_path / "prepare", sink=events.append)
-    messages = [event.message for event in events if event.message]
-    assert messages == ["warning: item is double; its whole numbers are read as ids"]
-    encoded = Engine.load(made.engine).transform(tables["test"], "item").sparse["item"].values
-    integers = _splits(tmp_path / "integers", train=_table(60, 0), test=_table(20, 1))
-    other = _prepare(integers, tmp_path / "other")
-    assert encoded.tolist() == Engine.load(other.engine).transform(_table(20, 1), "item").sparse["item"].values.tolist()
-
-
-def test_columns_that_are_there_twice_are_refused_with_their_file(tmp_path):
-    train = _table(60, 0)
-    root = _splits(tmp_path / "data", train=train.append_column("item", train["item"]))
-    with pytest.raises(ValueError, match=r"train/part-0\.parquet: the column 'item' is there more than once"):
-        _prepare(root, tmp_path / "prepare")
-
-
-def test_splits_of_csv_have_one_type_for_a_column(tmp_path):
-    """An id that is text in one split is text in all, in this stage and in those that read the rows again."""
-    train, test = (_table(rows, seed).drop_columns("user") for rows, seed in ((60, 0), (20, 1)))
-    train = train.append_column("user", pa.array([7] * 60))
-    test = test.append_column("user", pa.array(["7"] * 19 + ["007"]))
-    made = _prepare(_splits(tmp_path / "data", "csv", train=train, test=test), tmp_path / "prepare")
-    assert made.columns["user"] == "string"
-    assert opened(made, "train").schema.field("user").type == pa.string()
-    assert opened(made, "test").schema.field("item").type == pa.int64()
-    assert Engine.load(made.engine).schema("query")["user"] == {"type": "string"}
-    assert LabelledData.load(made.path).csv == made.csv
-    said = splits.Config.model_validate(
-        {"source": str(tmp_path / "data"), "day": DAY, "csv": {"types": {"item": "string"}}}
-    )
-    typed = _prepare(None, tmp_path / "typed", data=said)
-    assert typed.columns["item"] == "string"
-    assert typed.digest != made.digest
-
-
-def test_csv_keys_of_splits_that_are_no_csv_are_refused(source, tmp_path):
-    data = splits.Config.model_validate({"source": str(source), "day": DAY, "csv": {"delimiter": ";"}})
-    with pytest.raises(ValueError, match=r"data\.csv: none of .* is CSV, so nothing reads this"):
-        _prepare(None, tmp_path / "prepare", data=data)
-
-
-def test_what_was_prepared_is_reported(data):
-    assert [(split.name, split.num_rows) for split in data.splits] == [("train", 400), ("valid", 100), ("test", 101)]
-    assert data.num_rows == 400
-    assert data.columns["item"] == "int64"
 
 
 def test_training_stops_and_what_is_kept_is_the_best_state(data, trained, tmp_path):
@@ -264,7 +28,7 @@ def test_training_stops_and_what_is_kept_is_the_best_state(data, trained, tmp_pa
     assert trained.num_steps == position.step < 60 * 8
     (best,) = position.kept
     assert best.step == position.step - 2 * 8
-    found = _evaluated(data, trained, tmp_path / "evaluate")
+    found = evaluated(data, trained, tmp_path / "evaluate")
     assert found.metrics.logloss == pytest.approx(best.value, rel=1e-6)
     assert not list(trained.path.rglob("best"))
 
@@ -283,7 +47,7 @@ _BY_EPOCHS = {
 def kept(data, tmp_path_factory):
     """Training whose three best states of four are there."""
     events = []
-    request = _train_request(data, tmp_path_factory.mktemp("kept") / "train", **_BY_EPOCHS)
+    request = train_request(data, tmp_path_factory.mktemp("kept") / "train", **_BY_EPOCHS)
     return train.run(request, events.append), events
 
 
@@ -298,7 +62,7 @@ def test_states_are_measured_after_epochs_and_the_best_three_can_be_used(data, k
     assert [one.folder for one in made.kept] == folders
     assert sorted(path.name for path in (made.path / "best").iterdir()) == sorted(f[5:] for f in folders[1:])
     for number, (step, value) in enumerate(expected):
-        found = _evaluated(data, made.at(step), tmp_path / f"evaluate-{number}")
+        found = evaluated(data, made.at(step), tmp_path / f"evaluate-{number}")
         assert found.metrics.logloss == pytest.approx(value, rel=1e-6)
         request = export.Request(
             output=tmp_path / f"export-{number}",
@@ -344,8 +108,8 @@ def test_a_training_that_is_killed_between_evaluations_keeps_the_same_states(dat
         "async_checkpoints": dies_at == 41,
     }
     events: list = []
-    whole = train.run(_train_request(data, tmp_path / "whole" / "train", **changes), events.append)
-    request = _train_request(data, tmp_path / "killed" / "train", **changes)
+    whole = train.run(train_request(data, tmp_path / "whole" / "train", **changes), events.append)
+    request = train_request(data, tmp_path / "killed" / "train", **changes)
     again: list = []
     with dying_at(dies_at):
         train.run(request, again.append)
@@ -371,15 +135,15 @@ def test_stopping_needs_evaluations_and_validation_rows(data, tmp_path):
         Train.model_validate({"keep_best": 2})
     alone = data.model_copy(update={"splits": data.splits[:1]})
     with pytest.raises(ValueError, match="the data has no split `valid`"):
-        train.run(_train_request(alone, tmp_path / "train"), silent)
-    sharding = _train_request(alone, tmp_path / "train").config.sharding
+        train.run(train_request(alone, tmp_path / "train"), silent)
+    sharding = train_request(alone, tmp_path / "train").config.sharding
     asked = evaluate.Request.model_construct(config=evaluate.Config(), data=alone, sharding=sharding)
     with pytest.raises(ValueError, match="evaluate.split: the data has no split 'test', only train"):
         evaluate.run(asked, silent)
 
 
 def test_a_metric_that_is_not_there_cannot_choose(data, tmp_path):
-    request = _train_request(data, tmp_path / "train", best_metric="gauc")
+    request = train_request(data, tmp_path / "train", best_metric="gauc")
     with pytest.raises(ValueError, match="train.best_metric: the validation rows have no gauc, only .*auc"):
         train.run(request.model_copy(update={"ranking": Config()}), silent)
 
@@ -388,8 +152,8 @@ def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(dat
     # 400 rows in batches of 90: the last of an epoch has 40.
     changes = {"batch_size": 90, "num_epochs": 3, "evaluate_every_steps": None, "early_stopping_patience": None}
     changes |= {"checkpoint_every_steps": 4}
-    eager = train.run(_train_request(data, tmp_path / "eager" / "train", **changes), silent)
-    request = _train_request(data, tmp_path / "compiled" / "train", compile=True, **changes)
+    eager = train.run(train_request(data, tmp_path / "eager" / "train", **changes), silent)
+    request = train_request(data, tmp_path / "compiled" / "train", compile=True, **changes)
     compiled = train.run(request, silent)
     assert compiled.loss == pytest.approx(eager.loss, rel=1e-5)
     assert files.describe(compiled.state) == files.describe(eager.state)
@@ -412,7 +176,7 @@ def test_compiled_training_ends_as_eager_does_and_its_checkpoint_is_no_other(dat
 
 
 def test_scores_are_the_checkpoint_s_in_the_table_s_order(data, trained, tmp_path):
-    found: RankingEvaluation = _evaluated(data, trained, tmp_path / "evaluate", split="test")
+    found: RankingEvaluation = evaluated(data, trained, tmp_path / "evaluate", split="test")
     request = export.Request(
         output=tmp_path / "export", config=Export(), model=MODEL, data=data, checkpoint=trained, **COMMON
     )
@@ -503,7 +267,7 @@ def test_a_ranker_is_exported_alone_in_either_format_and_measured_on_any_table(d
     assert rows["user"].to_pylist() == pq.read_table(source)["user"].to_pylist()
     np.testing.assert_allclose(rows["logit"].to_numpy(), scores(program)["logit"].to_numpy(), atol=1e-5)
     small = exported("int8", {"table_dtype": "int8"}, data=data, ranking=ranking)
-    of_state = _evaluated(data, trained, tmp_path / "of_state", split="test").metrics
+    of_state = evaluated(data, trained, tmp_path / "of_state", split="test").metrics
     assert small.cost is not None
     assert (small.cost.metric, small.cost.num_rows) == ("auc", 101)
     assert small.cost.trained == pytest.approx(of_state.auc, abs=1e-6)
@@ -518,7 +282,7 @@ def test_a_ranker_is_exported_alone_in_either_format_and_measured_on_any_table(d
 
 
 def test_a_loss_and_a_metric_of_ones_own_are_a_file_each_and_a_config(own_package, data, trained, tmp_path):
-    request = _train_request(
+    request = train_request(
         data, tmp_path / "train", num_epochs=2, evaluate_every_steps=None, early_stopping_patience=None
     )
     loss = {"kind": "shop.focal", "gamma": 0.0}
@@ -534,7 +298,7 @@ def test_a_loss_and_a_metric_of_ones_own_are_a_file_each_and_a_config(own_packag
     assert train.run(train.Request.model_validate(fields), silent).loss < 0.5 * plain.loss
 
     config = evaluate.Config.model_validate({"split": "valid", "metrics": [{"kind": "shop.brier"}]})
-    found = _evaluated(data, trained, tmp_path / "evaluate", config=config)
+    found = evaluated(data, trained, tmp_path / "evaluate", config=config)
     rows = pq.read_table(data.folders("valid")[0])
     assert found.metrics.others.keys() == {"shop.brier"}
     assert found.metrics.figures()["shop.brier"] == found.metrics.others["shop.brier"]

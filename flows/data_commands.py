@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.impressions_command import join_impressions
+
 if TYPE_CHECKING:
     from recsys_core.config import parsing
 
@@ -20,6 +22,8 @@ app = typer.Typer(
     Train on it with `data: {kind: daily, source: DIR}`. A config can also name a source by its own kind
     (`data: {kind: movielens_100k, source: ml-100k.zip}`); it is then imported by the run.""",
 )
+
+app.command("join-impressions")(join_impressions)
 
 _Out = Annotated[Path, typer.Option(help="folder to make; it appears when it is complete", show_default=False)]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace the folder if it exists")]

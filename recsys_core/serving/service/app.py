@@ -120,14 +120,16 @@ class Application:
     def _operation(self, path: str) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             try:
-                return Response(await self._answer(path, request), media_type=_JSON)
+                request_id = door.request_id(request)
+                found = await self._answer(path, request, request_id)
+                return Response(found, media_type=_JSON, headers={door.REQUEST_ID_HEADER: request_id})
             except Refused as error:
                 return door.response(error, self._tag())
 
         answer.__name__ = path.strip("/")
         return answer
 
-    async def _answer(self, path: str, request: Request) -> bytes:
+    async def _answer(self, path: str, request: Request, request_id: str) -> bytes:
         started = time.perf_counter()
         # Once: what is checked by one release is answered by the same.
         served = self._live.current
@@ -148,7 +150,7 @@ class Application:
             raise refused(422, str(error), "body") from None
         answer = await self._worked_out(endpoint, given)
         if self._recorder is not None:
-            self._recorder.offer(path, endpoint.tag, given, answer, time.perf_counter() - started)
+            self._recorder.offer(path, endpoint.tag, given, answer, time.perf_counter() - started, request_id)
         return answer
 
     async def _worked_out(self, endpoint: Endpoint, given: Mapping[str, Any]) -> bytes:

@@ -5,7 +5,9 @@ It stands before the routes, as ASGI: a request that is refused here costs nothi
 
 import asyncio
 import hmac
+import re
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +20,11 @@ from recsys_core.serving.service.limits import Limits
 from recsys_core.serving.service.metrics import Metrics
 
 VERSION_HEADER = b"x-dayline-version"
+REQUEST_ID_HEADER = "X-Request-Id"
 # What a probe of a cluster asks, which has no token.
 OPEN = ("/health", "/ready")
 _JSON = "application/json"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer
@@ -88,6 +92,20 @@ class Door:
         scheme, _, token = (given[0] if len(given) == 1 else b"").partition(b" ")
         # In a time that says nothing of how much of it was right.
         return hmac.compare_digest(token.strip(), self._token or b"") and scheme.lower() == b"bearer"
+
+
+def request_id(request: Request) -> str:
+    """Return the client's name of a request, or a new one.
+
+    Raises:
+        Refused: it is empty, long, or has signs that a log or a header of an answer should not have (422).
+    """
+    given = request.headers.get(REQUEST_ID_HEADER)
+    if given is None:
+        return uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(given):
+        raise refused(422, "1 to 128 of A-Z, a-z, 0-9, . _ : -", "header", REQUEST_ID_HEADER.lower())
+    return given
 
 
 async def body(request: Request, limits: Limits) -> bytes:

@@ -32,8 +32,12 @@ SCHEMA = pa.schema(
         "seconds": pa.float32(),
         # Columns of the request that are not as they were sent: a replay is not asked what the service was.
         "changed": pa.list_(pa.string()),
+        # The client's header X-Request-Id, or one that the service made: what clicks name a request by.
+        "request_id": pa.string(),
     }
 )
+SINCE_LATER = frozenset({"request_id"})
+"""Columns that logs of before do not have."""
 _MAX_WAITING = 10_000
 _DIGEST_BYTES = 8
 
@@ -58,6 +62,7 @@ class Record(NamedTuple):
     request: Mapping[str, Any]
     answer: bytes
     seconds: float
+    request_id: str
 
 
 class Recorder:
@@ -72,13 +77,15 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
-    def offer(self, path: str, version: str, request: Mapping[str, Any], answer: bytes, seconds: float) -> None:
+    def offer(
+        self, path: str, version: str, request: Mapping[str, Any], answer: bytes, seconds: float, request_id: str
+    ) -> None:
         """Take a request, if it is drawn; it takes no time of the answer's."""
         if self._random.random() >= self._options.share:
             return
         try:
             now = datetime.datetime.now(datetime.UTC)
-            self._waiting.put_nowait(Record(now, path, version, request, answer, seconds))
+            self._waiting.put_nowait(Record(now, path, version, request, answer, seconds, request_id))
         except queue.Full:
             self.num_left_out += 1
 
@@ -135,16 +142,16 @@ class Recorder:
                 found[name] = None
             elif one is not None and name in self._options.hash:
                 changed.add(name)
-                found[name] = _hashed(one)
+                found[name] = hashed(one)
             else:
                 found[name] = self._veiled(one, changed)
         return found
 
 
-def _hashed(value: Any) -> Any:
+def hashed(value: Any) -> Any:
     """Return another value for a value, always the same; of lists entry by entry. What is common can be guessed."""
     if isinstance(value, list):
-        return [None if one is None else _hashed(one) for one in value]
+        return [None if one is None else hashed(one) for one in value]
     digest = hashlib.blake2b(repr(value).encode(), digest_size=_DIGEST_BYTES)
     return int.from_bytes(digest.digest()) >> 1 if isinstance(value, int) else digest.hexdigest()
 

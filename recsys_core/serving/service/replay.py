@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from recsys_core import integrity, uri
 from recsys_core.artifacts import Frozen
 from recsys_core.serving.service.live import Endpoint, Served
-from recsys_core.serving.service.recorder import SCHEMA
+from recsys_core.serving.service.recorder import SCHEMA, SINCE_LATER
 
 ANY_K = 1_000_000
 _BATCH = 32
@@ -109,7 +109,7 @@ def opened(location: uri.Location) -> pq.ParquetFile:
         file = pq.ParquetFile(location.filesystem.open(location.path))
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{location.path}: cannot be read ({integrity.first_line(error)})") from None
-    if missing := [name for name in SCHEMA.names if name not in file.schema_arrow.names]:
+    if missing := [name for name in SCHEMA.names if name not in {*file.schema_arrow.names, *SINCE_LATER}]:
         raise ValueError(f"{location.path}: no log of requests, it has no column {missing[0]!r}")
     return file
 

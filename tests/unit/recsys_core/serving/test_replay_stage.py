@@ -19,7 +19,7 @@ COMMON = {"num_requests": 1_000, "bundle_digest": "b", "champion_digest": None, 
 def _log(folder: Path, requests: list[tuple[str, Any]], **options: Any) -> str:
     recorder = Recorder(Options(folder=folder, share=1, **options))
     for path, request in requests:
-        recorder.offer(path, "shop/1", request, b"{}", 0.01)
+        recorder.offer(path, "shop/1", request, b"{}", 0.01, "a")
     recorder.close()
     return str(folder)
 

@@ -1,6 +1,7 @@
 """`dayline serve` over HTTP: what it answers, what it refuses, and that a swap loses and mixes nothing."""
 
 import contextlib
+import datetime
 import http.client
 import json
 import os
@@ -27,6 +28,8 @@ from typer.testing import CliRunner
 
 from flows import cli
 from recsys_core import integrity, serving
+from recsys_core.progress import silent
+from recsys_core.serving import impressions
 from recsys_core.serving.service import replay
 from recsys_core.serving.service.recorder import Options
 from recsys_core.serving.service.sources import Fetched
@@ -421,6 +424,10 @@ def test_requests_are_logged_by_hour_and_asked_again(folders, run_service, tmp_p
     asked = [{"user": _without("age") | {"age": None}, "k": 4}, {"user": USER, "k": 5}, {"user": USER, "k": 0}]
     answers = [running.ask("/recommend", one) for one in (*asked, *asked)]
     assert [status for status, _, _ in answers] == [200, 200, 422] * 2
+    named = running.ask("/recommend", asked[0], {"X-Request-Id": "web-1:7"})
+    assert named[2]["x-request-id"] == "web-1:7"
+    status, refused, _ = running.ask("/recommend", asked[0], {"X-Request-Id": "a b"})
+    assert (status, refused["detail"][0]["loc"]) == (422, ["header", "x-request-id"])
     assert running.ask("/embed", {"user": USER})[0] == 200
     running.close()
     files = sorted(log.rglob("*.parquet"))
@@ -428,7 +435,14 @@ def test_requests_are_logged_by_hour_and_asked_again(folders, run_service, tmp_p
     assert all(file.parent.name.startswith("hour=") and file.parent.parent.name.startswith("date=2") for file in files)
     assert not [one for one in log.rglob("*") if one.name.startswith(".")]
     rows = [*replay.read(log)]
-    assert [row["path"] for row in rows] == ["/recommend"] * 4 + ["/embed"]
+    assert [row["path"] for row in rows] == ["/recommend"] * 5 + ["/embed"]
+    ids = [headers["x-request-id"] for status, _, headers in (*answers, named) if status == 200]
+    assert [row["request_id"] for row in rows[:-1]] == ids
+    assert len(set(ids)) == 5
+    # A log of before has no such column, and can be asked again.
+    before = pq.read_table(files[0]).drop_columns("request_id")
+    pq.write_table(before, tmp_path / "before.parquet")
+    assert len([*replay.read(str(tmp_path / "before.parquet"))]) == before.num_rows
     for row, sent, (_, answer, _) in zip(rows, asked[:2] * 2, [a for a in answers if a[0] == 200], strict=False):
         request = json.loads(row["request"])
         assert request["user"]["age"] is None
@@ -436,7 +450,6 @@ def test_requests_are_logged_by_hour_and_asked_again(folders, run_service, tmp_p
         assert request["user"]["history__item_id"] == [7, 17]
         assert (request["k"], row["version"]) == (sent["k"], "shop/folder")
         assert json.loads(row["answer"]) == answer
-
         assert row["changed"] == (["age", "segment"] if sent["user"]["age"] else ["segment"])
 
 
@@ -574,3 +587,36 @@ def test_the_clients_of_the_page_are_answered(folders, run_service, tmp_path):
     command += ["-H", f"Authorization: Bearer {TOKEN}"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert json.loads(ended.stdout)["item_ids"] == found["item_ids"]
+
+
+def test_a_log_of_served_lists_is_joined_to_clicks(folders, run_service, tmp_path):
+    log = tmp_path / "log"
+    running = run_service({"release": folders["a"]}, logged=Options(folder=log, share=1, drop=("age",)))
+    found = [running.ask("/recommend", {"user": USER, "k": 3}) for _ in range(4)]
+    running.close()
+    lists = [(headers["x-request-id"], answer["item_ids"]) for _, answer, headers in found]
+    now = datetime.datetime.now(datetime.UTC)
+    clicks = pa.table(
+        {"request_id": [lists[1][0], lists[2][0], ""], "item_id": [lists[1][1][2], lists[2][1][0], 1], "at": [now] * 3}
+    )
+    # The last one shows that the clicks are there up to a later day.
+    later = pa.array([now + datetime.timedelta(days=days) for days in (0, 0, 3)])
+    pq.write_table(clicks.set_column(2, "at", later), tmp_path / "clicks.parquet")
+    options = impressions.Options(click_time="at", leave_out=("age",), window_seconds=86_400)
+    request = impressions.Request(
+        log=str(log),
+        clicks=str(tmp_path / "clicks.parquet"),
+        out=tmp_path / "out",
+        now=now + datetime.timedelta(days=5),
+        options=options,
+    )
+    report = impressions.run(request, silent)
+    assert sum(day.counts.positives for day in report.days if day.counts) == 2
+    parts = sorted((tmp_path / "out").glob("ds=*/*.parquet"))
+    rows = pa.concat_tables([pq.ParquetFile(part).read() for part in parts]).to_pylist()
+    shown = [(name, place, item) for name, items in lists for place, item in enumerate(items, 1)]
+    assert [(row["request_id"], row["position"], row["item_id"]) for row in rows] == shown
+    assert [place for place, row in enumerate(rows) if row["click"]] == [5, 6]
+    assert {row["version"] for row in rows} == {"shop/folder"}
+    assert all(row["segment"] == USER["segment"] and "age" not in row for row in rows)
+    assert rows[0]["history__item_id"] == USER["history__item_id"]

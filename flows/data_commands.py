@@ -133,6 +133,9 @@ def generate_ctr(
     Other keys: first_day, num_users, new_users_per_day, num_items, new_items_per_day, signal, id_effects, drift_days,
     and `--set shuffled_days=[2024-01-06]`, whose labels are shuffled.
 
+    `--set position_by_item=0.9 --set position_effect=0.4` plants a position bias: where an item stands follows from the
+    item, and is no merit of it. `_truth` in the folder has the click probability of each row at the first position.
+
     Without it, ORC files below train/ and test/, in the shape of the rows that RecIS's CTR example is trained on: 8
     dense numbers, one to be bucketised, three ids, a sequence of integers and one of texts. Labels follow from them in
     part (`--set signal=0`: not at all, as there).

@@ -146,7 +146,7 @@ def _first_rows(place: "uri.Source", engine: "Engine", side: "Side", options: "C
     from recsys_core import readers
 
     reader = readers.build(readers.infer(place, options))
-    columns = [column for column in engine.columns(side) if column in reader.schema.names]
+    columns = [column for column in engine.training_columns(side) if column in reader.schema.names]
     if not columns:
         return pa.table({})
     return readers.read_all(reader, columns, _FIT_ROWS)

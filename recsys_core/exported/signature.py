@@ -10,13 +10,18 @@ from recsys_core.features import Engine, Side
 
 
 def columns(engine: Engine, sides: Sequence[Side], rows: Sequence[pa.Table]) -> dict[str, object]:
-    """Return the columns that the features of `sides` read: their names, their types, and the values of one row."""
+    """Return the columns that the features of `sides` read: their names, their types, and the values of one row.
+
+    With `at_serving`, what the features take for columns that are not asked for.
+    """
     names = list(dict.fromkeys(name for side in sides for name in engine.columns(side)))
     types = {name: field["type"] for side in sides for name, field in engine.schema(side).items()}
     example: dict[str, object] = {}
     for table in rows:
         example |= {name: value for name, value in table.slice(0, 1).to_pylist()[0].items() if name in names}
-    return {"columns": names, "types": types, "example": {name: plain(example.get(name)) for name in names}}
+    found: dict[str, object] = {"columns": names, "types": types}
+    found["example"] = {name: plain(example.get(name)) for name in names}
+    return found | ({"at_serving": engine.at_serving} if engine.at_serving else {})
 
 
 def plain(value: object) -> object:

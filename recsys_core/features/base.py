@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from recsys_core.artifacts import ComponentConfig
 from recsys_core.columns import RowError, ids, integers, is_list
@@ -129,6 +129,19 @@ class FeatureConfig(ComponentConfig):
         default=None,
         description="features of one group have as many entries as each other in every row, or are refused",
     )
+    at_serving: bool | int | FiniteFloat | str | None = Field(
+        default=None,
+        description="what its column holds wherever the model is asked, where the column need not be there: training "
+        "reads the column, evaluation, prediction and serving this; such as 1 for the position of a shown item",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Engines without it have the digest that they had before there was such a key.
+        found = handler(self)
+        if found.get("at_serving", self) is None:
+            del found["at_serving"]
+        return found
 
 
 class SparseConfig(FeatureConfig):

@@ -7,7 +7,7 @@ import xxhash
 from torch import Tensor
 
 from recsys_core.columns import ids, plain
-from recsys_core.features import Engine, counting_from
+from recsys_core.features import Engine, Side, counting_from
 from recsys_core.loading.batch import LabelledBatch, dense, jagged, numbers
 from recsys_core.loading.collate import Source
 from recsys_core.loading.rank_batches import Rows
@@ -15,16 +15,21 @@ from recsys_core.ranking import Config
 
 # What stands for a null among whole numbers: the one that no upstream system counts up to.
 _NO_GROUP = -(1 << 63)
+_SIDES: tuple[Side, Side] = ("query", "item")
 
 
 class LabelledFeed(Source[LabelledBatch]):
     """Batches of labelled rows; of a table that is only scored, without a `config`, they have no labels."""
 
-    def __init__(self, engine: Engine, config: Config | None, *, groups: bool = False) -> None:
-        """`config` says what the columns of the rows mean; `groups`: whether batches have the rows' groups."""
-        self._engine, self._config = engine, config
+    def __init__(self, engine: Engine, config: Config | None, *, training: bool = False, groups: bool = False) -> None:
+        """`config` says what the columns of the rows mean; only what is in `training` reads those fixed at serving.
+
+        `groups`: whether batches have the rows' groups.
+        """
+        self._engine, self._config, self._training = engine, config, training
         self._group = config.group if groups and config is not None else None
-        used = [*engine.columns("query"), *engine.columns("item")]
+        columns = engine.training_columns if training else engine.columns
+        used = [*columns("query"), *columns("item")]
         if config is not None:
             used += [*config.label_columns, *filter(None, [config.sample_weight, self._group])]
         self.columns = list(dict.fromkeys(used))
@@ -32,7 +37,7 @@ class LabelledFeed(Source[LabelledBatch]):
     def batch(self, rows: Rows, *, epoch: int = 0, step: int = 0) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn here
         """See `Source.batch`."""
         with counting_from(rows.number):
-            query, item = self._engine.transform(rows.batch, "query"), self._engine.transform(rows.batch, "item")
+            query, item = (self._engine.transform(rows.batch, side, training=self._training) for side in _SIDES)
         labels, weights = ({}, {}) if self._config is None else labelled(rows.table, self._config)
         return LabelledBatch(
             sparse=jagged(query, item, rows.most_rows),

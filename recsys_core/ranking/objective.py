@@ -46,7 +46,8 @@ class Ranking(Objective[LabelledBatch]):
         """
         self.engine = Engine.load(data.engine)
         self._losses = {name: losses.build(task.loss or loss, RankingLoss) for name, task in config.named.items()}
-        self.feed = LabelledFeed(self.engine, config, groups=any(one.reads_groups for one in self._losses.values()))
+        reads_groups = any(one.reads_groups for one in self._losses.values())
+        self.feed = LabelledFeed(self.engine, config, training=True, groups=reads_groups)
         self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")

@@ -2,13 +2,18 @@
 
 An impression of item i to user u on day t at position p is clicked with probability
 
-    sigmoid(b + signal * (taste(u, t) · style(i) + quality(brand)) + moment(hour, category) - 0.12 p
+    sigmoid(b + signal * (taste(u, t) · style(i) + quality(brand)) + moment(hour, category) - position_effect * p
             + id_effects * (own(u) + own(i)))
 
 Taste is a sum of what age band, gender and city add, style of what category and brand add: all of them are columns, so
 that a model that multiplies embeddings of pairs of columns can express the probability, for a new user or a new item
 too. Tastes turn: after half of `drift_days` each is the opposite of what it was. own(u) and own(i) belong to the ids
 alone. New users and new items come every day, and new items are shown more than others.
+
+Positions are drawn at random. With `position_by_item` they follow from the item: each has a favour of the system that
+shows it, of which its appeal is independent, and what is favoured stands above. What clicks then say of an item is in
+part where it stood; what a ranker is after is the click probability of all rows at one position, and it is written too,
+where no reader of the rows looks.
 
 A clicked row converts with a probability that falls with the price, the more so for the young.
 
@@ -25,7 +30,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from recsys_core.artifacts import Frozen, write_text
 from recsys_core.datasets import base
@@ -36,11 +41,12 @@ _DIMENSIONS = 3
 _AGES = ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")
 _DEVICES = ("android", "ios", "web")
 _NUM_CITIES, _NUM_CATEGORIES, _BRANDS_PER_CATEGORY = 10, 12, 4
-_NUM_POSITIONS, _POSITION_EFFECT = 10, 0.12
+_NUM_POSITIONS = 10
 _HOURS_PER_MOMENT, _MOMENT_EFFECT = 6, 0.3
 _BIAS = -1.2
 _NOVELTY_BOOST, _NOVELTY_DAYS = 3.0, 2.0
-_WORLD, _USERS, _ITEMS, _ROWS = range(4)
+_WORLD, _USERS, _ITEMS, _ROWS, _FAVOURS, _POSITIONS = range(6)
+TRUTH = "_truth"
 
 
 class Config(Frozen):
@@ -57,6 +63,15 @@ class Config(Frozen):
     signal: float = Field(default=0.6, ge=0, le=8)
     id_effects: float = Field(default=0.1, ge=0, le=8)
     drift_days: float = Field(default=120.0, gt=0)
+    position_effect: float = Field(
+        default=0.12, ge=0, le=8, description="how much less likely a click is from one position to the next, in logits"
+    )
+    position_by_item: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="how far an item's position follows from the item: 0 not at all, 1 it alone decides",
+    )
     shuffled_days: frozenset[datetime.date] = Field(
         default=frozenset(), description="their labels are shuffled: what a broken join upstream looks like"
     )
@@ -90,26 +105,35 @@ def write(config: Config, root: Path, sink: Sink) -> list[Attainable]:
     """Write `root/ds=YYYY-MM-DD/part-00000.parquet` for each day; what can be attained is in `_attainable.json` too.
 
     Columns: user_id, age, gender, city, device, item_id, category, brand, price, position, hour, timestamp (Unix
-    seconds, ascending), click and conversion (0 or 1).
+    seconds, ascending), click and conversion (0 or 1). With `position_by_item`, `root/_truth/ds=YYYY-MM-DD/` has
+    `propensity`, the click probability that each row would have at the first position.
     """
     shop, found = _Shop(config), list[Attainable]()
     for index in range(config.num_days):
         day = config.first_day + datetime.timedelta(days=index)
         truths: list[_Truth] = []
         base.write_parquet(root / base.partition(day) / "part-00000.parquet", shop.parts(index, truths))
-        found.append(_attainable(day, _Truth(*map(np.concatenate, zip(*truths, strict=True)))))
+        truth = _Truth(*map(np.concatenate, zip(*truths, strict=True)))
+        if config.position_by_item:
+            table = pa.table({"propensity": truth.propensity})
+            base.write_parquet(root / TRUTH / base.partition(day) / "part-00000.parquet", [table])
+        found.append(_attainable(day, truth))
         sink(Event(stage=base.STAGE, done=index + 1, total=config.num_days, unit="days", message=f"made {day}"))
     write_text(root / "_attainable.json", json.dumps([day.model_dump(mode="json") for day in found], indent=2))
     return found
 
 
 class _Truth(NamedTuple):
-    """Rows with their true probabilities, float64 [B], and what was drawn by them, bool [B]."""
+    """Rows with their true probabilities, float64 [B], and what was drawn by them, bool [B].
+
+    `propensity` is the probability of a click if the item stood first.
+    """
 
     click: np.ndarray
     clicked: np.ndarray
     conversion: np.ndarray
     converted: np.ndarray
+    propensity: np.ndarray
 
 
 class _Users(NamedTuple):
@@ -132,6 +156,7 @@ class _Items(NamedTuple):
     weight: np.ndarray
     own: np.ndarray
     born: np.ndarray
+    favour: np.ndarray
 
 
 class _Shop:
@@ -184,6 +209,8 @@ class _Shop:
         age_B, category_B, price_B = users.age[user_B], items.category[item_B], items.price[item_B]
         brand_B, hour_B = items.brand[item_B], second_B // 3_600
         position_B = rng.integers(_NUM_POSITIONS, size=len(user_B))
+        if self.config.position_by_item:
+            position_B = self._positions(index, second_B, items.favour[item_B])
         angle = 2 * np.pi * index / self.config.drift_days
         turn = np.array([np.cos(angle), np.sin(angle)])
         taste_BK = sum(
@@ -195,11 +222,14 @@ class _Shop:
             _BIAS
             + self.config.signal * ((taste_BK * style_BK).sum(1) + self._qualities[brand_B])
             + self._moments[hour_B // _HOURS_PER_MOMENT, category_B]
-            - _POSITION_EFFECT * position_B
+            - self.config.position_effect * position_B
             + self.config.id_effects * (users.own[user_B] + items.own[item_B])
         )
         conversion_logit_B = 0.5 - (0.9 - 0.1 * age_B) * np.log(price_B / 10)
-        click_B, conversion_B = (1 / (1 + np.exp(-logits)) for logits in (logit_B, conversion_logit_B))
+        first_B = logit_B + self.config.position_effect * position_B
+        click_B, conversion_B, propensity_B = (
+            1 / (1 + np.exp(-logits)) for logits in (logit_B, conversion_logit_B, first_B)
+        )
         clicked_B = rng.random(len(user_B)) < click_B
         day = self.config.first_day + datetime.timedelta(days=index)
         if day in self.config.shuffled_days:
@@ -223,7 +253,7 @@ class _Shop:
                 "conversion": converted_B.astype(np.int8),
             }
         )
-        return table, _Truth(click_B, clicked_B, conversion_B, converted_B)
+        return table, _Truth(click_B, clicked_B, conversion_B, converted_B, propensity_B)
 
     def _new_users(self, cohort: int, rows: int) -> _Users:
         rng = self._stream(_USERS, cohort)
@@ -240,7 +270,15 @@ class _Shop:
             weight=rng.lognormal(sigma=0.8, size=rows),
             own=rng.normal(size=rows),
             born=np.full(rows, cohort),
+            favour=self._stream(_FAVOURS, cohort).normal(size=rows),
         )
+
+    def _positions(self, index: int, second_B: np.ndarray, favour_B: np.ndarray) -> np.ndarray:
+        """Return positions from 0 on, all of them about equally frequent: what is favoured stands first."""
+        share = self.config.position_by_item
+        noise_B = self._stream(_POSITIONS, index, int(second_B[0])).normal(size=len(favour_B))
+        place_B = norm.sf(share * favour_B + np.sqrt(1 - share**2) * noise_B)
+        return np.minimum((place_B * _NUM_POSITIONS).astype(np.int64), _NUM_POSITIONS - 1)
 
     def _stream(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng((self.config.seed, *purpose))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import Field, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 
 from recsys_core.artifacts import HISTORY, Frozen, digest_of
 from recsys_core.features.base import (
@@ -24,8 +24,8 @@ from recsys_core.features.base import (
     SparseFeature,
 )
 from recsys_core.features.columns import types as _types
+from recsys_core.features.engine import fixed, sharing, transform
 from recsys_core.features.engine import groups as _groups
-from recsys_core.features.engine import sharing, transform
 from recsys_core.features.engine.carried import same_ids
 from recsys_core.features.engine.counting import counting_from
 from recsys_core.features.engine.description import Description, Example, describe, example
@@ -68,7 +68,7 @@ class Config(Frozen):
         groups = TypeAdapter(tuple[_groups.Group, ...]).validate_python(section["groups"])
         one = TypeAdapter(_FeatureConfig)
         sides = {
-            side: [*features, *(_member(one, member) for member in _groups.expanded(groups, side))]
+            side: [*features, *(_groups.member(one, member) for member in _groups.expanded(groups, side))]
             for side, features in written.items()
         }
         return section | sides | {"groups": ()}
@@ -79,17 +79,6 @@ class Config(Frozen):
         return self
 
 
-def _member(one: TypeAdapter[FeatureConfig], member: dict[str, Any]) -> FeatureConfig:
-    """Return the feature of a group's member, whose place in the file is none on its side."""
-    try:
-        return one.validate_python(member)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = "".join(f".{part}" for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"groups[name={member['group']}], {member['name']!r}{key}: {message}") from None
-
-
 class Engine:
     """A configured set of features, with what it learnt from the data.
 
@@ -97,6 +86,7 @@ class Engine:
         config: what it was built from.
         features: by side, in the config's order.
         encoders: by table.
+        at_serving: what columns hold wherever the model is asked, by name.
         tables: the embedding tables, in the order in which the features first name them, query side first.
     """
 
@@ -111,6 +101,7 @@ class Engine:
         self.num_threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
         sharing.refuse_duplicates(self.features)
         self._graphs = {side: Graph(features) for side, features in self.features.items()}
+        self.at_serving = fixed.values(self.features, self._graphs)
         self.encoders = sharing.share_encoders(self._all())
         # Features of one operation and one table are transformed once.
         self._keys = {
@@ -152,7 +143,7 @@ class Engine:
                         if not partly or (feature.fitted is False and has_columns):
                             applied(feature, values, feature.observe)
                 num_before += chunk.num_rows
-                for column in self.columns(side):
+                for column in self.training_columns(side):
                     if partly and column not in there:
                         continue
                     kind = chunk.schema.field(column).type
@@ -163,9 +154,12 @@ class Engine:
         for feature in self._all():
             feature.settle()
         self.tables = self._table_specs()
+        fixed.refuse_unfit(self.features, self._graphs, self.at_serving, self._types)
 
-    def transform(self, table: pa.RecordBatch | pa.Table, side: Side) -> Encoded:
+    def transform(self, table: pa.RecordBatch | pa.Table, side: Side, *, training: bool = False) -> Encoded:
         """Encode the rows of `table`, which has at least the side's columns; dense numbers in the config's order.
+
+        Columns that have a value `at_serving` hold that, but for `training`.
 
         Raises:
             ValueError: a column is missing, or holds what its feature cannot take; names feature and column.
@@ -173,7 +167,8 @@ class Engine:
         dense = np.empty((table.num_rows, self.dense_dim(side)), dtype=np.float32)
         sparse: dict[str, Jagged] = {}
         numbers: dict[str, Jagged] = {}
-        values = Values(self._graphs[side], table, _missing)
+        held = {} if training else fixed.columns(self.at_serving, self._types[side], table.num_rows)
+        values = Values(self._graphs[side], table, _missing, held)
         todo = {self._keys[f.config.name]: f for f in self.features[side] if f.is_output}
         results = transform.results(todo, values, table.num_rows, self.num_threads)
         transform.refuse_uneven(self.features[side], results, self._keys)
@@ -188,7 +183,11 @@ class Engine:
         return Encoded(table.num_rows, dense, sparse, numbers)
 
     def columns(self, side: Side) -> list[str]:
-        """Name the columns that `transform` reads, each once, in the config's order."""
+        """Name the columns that the model is asked with, each once, in the config's order."""
+        return [column for column in self.training_columns(side) if column not in self.at_serving]
+
+    def training_columns(self, side: Side) -> list[str]:
+        """Name the columns that training reads: those with a value `at_serving` too."""
         graph = self._graphs[side]
         return list(dict.fromkeys(column for feature in self.features[side] for column in graph.leaves(feature)))
 
@@ -198,10 +197,10 @@ class Engine:
         names = [f.columns[0] for graph, f in readers if f.reads_ids and graph.maker(f, f.columns[0]) is None]
         return list(dict.fromkeys(names))
 
-    def schema(self, side: Side) -> dict[str, dict[str, str]]:
+    def schema(self, side: Side, *, training: bool = False) -> dict[str, dict[str, str]]:
         """Return {"type": name} of each column that a fit has seen; see `_types` for the names."""
-        types = self._types[side]
-        return {column: {"type": types[column]} for column in self.columns(side) if column in types}
+        types, names = self._types[side], self.training_columns(side) if training else self.columns(side)
+        return {column: {"type": types[column]} for column in names if column in types}
 
     def histories(self) -> tuple[str, ...]:
         """Name the query's columns that hold one value for each item of a history; of a column of lists, any number.
@@ -374,8 +373,8 @@ class Engine:
             if before is not None and before.config == feature.config:
                 feature.restore(before.state())
         for side in self.features:
-            types = base.schema(side)
-            self._types[side] |= {name: types[name]["type"] for name in self.columns(side) if name in types}
+            types = base.schema(side, training=True)
+            self._types[side] |= {name: types[name]["type"] for name in self.training_columns(side) if name in types}
         self.tables = self._table_specs()
 
 

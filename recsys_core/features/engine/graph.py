@@ -10,7 +10,7 @@ from recsys_core.columns import RowError, plain
 from recsys_core.features.base import Feature
 
 # What does not change what a feature makes of its columns.
-_NOT_OF_THE_OPERATION = {"name", "column", "group", "table", "embedding_dim", "pooling"}
+_NOT_OF_THE_OPERATION = {"name", "column", "group", "table", "embedding_dim", "pooling", "at_serving"}
 
 
 class Graph:
@@ -91,12 +91,16 @@ class Values:
     """The values of one table's rows, made when they are first asked for."""
 
     def __init__(
-        self, graph: Graph, table: pa.RecordBatch | pa.Table, missing: Callable[[Feature, str, list[str]], None]
+        self,
+        graph: Graph,
+        table: pa.RecordBatch | pa.Table,
+        missing: Callable[[Feature, str, list[str]], None],
+        fixed: Mapping[str, pa.Array] | None = None,
     ) -> None:
-        """`missing` raises an error about a column that the table does not have."""
+        """`missing` raises an error about a column that the table does not have; `fixed` stand for columns of it."""
         self._graph, self._table, self._missing = graph, table, missing
         self._places: Mapping[str, int] = {name: place for place, name in enumerate(table.schema.names)}
-        self._columns: dict[str, pa.Array] = {}
+        self._columns: dict[str, pa.Array] = dict(fixed or {})
         self._made: dict[str, pa.Array] = {}
 
     def of(self, feature: Feature) -> pa.Array:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 
 from recsys_core.artifacts import Frozen
-from recsys_core.features.base import Side
+from recsys_core.features.base import FeatureConfig, Side
 
 # What a group says for all of its features.
 _SHARED = ("max_length", "keep", "separator")
@@ -51,3 +51,14 @@ def expanded(groups: Sequence[Group], side: Side) -> list[dict[str, Any]]:
             column = f"{group.name}__{member.get('column') or name}"
             found.append(member | shared | {"name": f"{group.name}__{name}", "column": column, "group": group.name})
     return found
+
+
+def member(one: TypeAdapter[FeatureConfig], member: dict[str, Any]) -> FeatureConfig:
+    """Return the feature of a group's member, whose place in the file is none on its side."""
+    try:
+        return one.validate_python(member)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = "".join(f".{part}" for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"groups[name={member['group']}], {member['name']!r}{key}: {message}") from None

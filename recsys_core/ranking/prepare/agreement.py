@@ -19,7 +19,7 @@ def fit(engine: Engine, train: readers.Reader, place: str | None) -> None:
         ValueError: a feature cannot take a row's value; names the row.
     """
     try:
-        engine.fit(_texts(train, engine.columns("query")), _texts(train, engine.columns("item")))
+        engine.fit(_texts(train, engine.training_columns("query")), _texts(train, engine.training_columns("item")))
     except RowError as error:
         path, row = train.locate(error.row) if place is None else (place, error.row)
         raise ValueError(f"{path}: row {row}: {error.reason}") from None
@@ -64,7 +64,7 @@ def require_columns(
         **(sliced or {}),
     }
     wanted = {column: key for key, column in asked.items() if column is not None}
-    wanted = {column: "features" for side in ("query", "item") for column in engine.columns(side)} | wanted
+    wanted = {column: "features" for side in ("query", "item") for column in engine.training_columns(side)} | wanted
     first = tables["train"].schema
     for name, reader in tables.items():
         names = reader.schema.names
@@ -78,7 +78,7 @@ def require_columns(
                 raise ValueError(
                     f"{places[name]}: column {column!r} is {own}, and {there} in {places['train']}; write both alike"
                 )
-    read = {column for side in ("query", "item") for column in engine.columns(side)}
+    read = {column for side in ("query", "item") for column in engine.training_columns(side)}
     if seen := [label for label in config.label_columns if label in read]:
         raise ValueError(f"features: one of them reads {seen[0]!r}, the label, and a model must not see that")
 

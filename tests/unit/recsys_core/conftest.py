@@ -19,6 +19,8 @@ FEATURES = {
         {"kind": "id", "name": "user", "num_embeddings": 16},
         {"kind": "raw", "name": "age"},
         {"kind": "id", "name": "tags", "num_embeddings": 16},
+        # What a model is asked with, and shows of itself, does not have it.
+        {"kind": "id", "name": "position", "num_embeddings": 8, "at_serving": 1},
     ],
     "item": [
         {"kind": "id", "name": "item", "num_embeddings": 16},
@@ -58,6 +60,7 @@ def _rows(num_rows: int, seed: int) -> pa.Table:
             "shelf": item % 10,
             "age": rng.random(num_rows),
             "tags": pa.array([["a", None][: n % 3] for n in range(num_rows)], pa.list_(pa.string())),
+            "position": rng.integers(1, 4, num_rows),
         }
     )
 

@@ -115,7 +115,7 @@ def test_days_go_live_and_are_rolled_back(made, tmp_path):
     ]
     mlflow.set_tracking_uri(uri)
     loaded = mlflow.pyfunc.load_model("models:/ctr@champion")
-    rows = pq.read_table(made[1]["data"].folders("test")[0]).drop_columns(["label", "bought"]).to_pylist()
+    rows = pq.read_table(made[1]["data"].folders("test")[0]).drop_columns(["label", "bought", "position"]).to_pylist()
     whole = [number for number, row in enumerate(rows) if None not in row["tags"]]
     found = loaded.predict(pd.DataFrame([rows[number] for number in whole], dtype=object))["probability"]
     expected = pq.read_table(made[1]["predictions"].rows)["probability"].take(pa.array(whole)).to_numpy()

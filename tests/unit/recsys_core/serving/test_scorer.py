@@ -56,7 +56,7 @@ def server(saved, serve):
 
 def _measured(made) -> tuple[pa.Table, np.ndarray]:
     """The rows of the measured split, with the columns of the features, and their probabilities."""
-    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought"])
+    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought", "position"])
     return rows, pq.read_table(made["predictions"].rows)["probability"].to_numpy()
 
 
@@ -173,7 +173,7 @@ def test_several_tasks_have_a_probability_each(made_ranking_day, tmp_path):
     assert "12 rows scored" in loaded.check_kept(tmp_path / "bundle")
     found = loaded.answer({name: [value] * 2 for name, value in ROW.items()}, {})
     assert found.column_names == [*names, "out_of_range"]
-    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought"])
+    rows = pq.read_table(made["data"].folders("test")[0]).drop_columns(["label", "bought", "position"])
     measured = pq.read_table(made["predictions"].rows)
     answered = loaded.answer(rows.to_pydict(), {})
     for name in names:

@@ -7,7 +7,7 @@ from recsys_core.features import Engine
 from recsys_core.integrity import digest_of_file
 from recsys_core.retrieval import preprocess as stage
 from recsys_core.retrieval.preprocess import examples
-from recsys_core.samplers import weighted
+from recsys_core.samplers import impressions, weighted
 from tasks.perform import Run, perform, stage_task
 
 
@@ -34,6 +34,7 @@ def preprocess(run: Run, dataset: Dataset | ExampleLog, measured: TrainingData |
         data = perform(run, "preprocess", TrainingData, request, examples.run)
     else:
         weights = sampler.weights if isinstance(sampler, weighted.Config) else None
+        shown = sampler if isinstance(sampler, impressions.Config) else None
         request = run.request(
             stage.Request,
             "preprocess",
@@ -41,6 +42,8 @@ def preprocess(run: Run, dataset: Dataset | ExampleLog, measured: TrainingData |
             holdout=run.config.holdout,
             weights=weights,
             weights_digest=digest_of_file(weights) if weights else None,
+            shown=shown,
+            shown_digest=impressions.fingerprint(shown, run.day) if shown else None,
             measured=measured,
             **common,
         )

@@ -28,6 +28,7 @@ from recsys_core.retrieval.publish import Config as Publish
 from recsys_core.retrieval.requests import EmbedConfig as Embed
 from recsys_core.retrieval.requests import EvaluateConfig as Evaluate
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
+from recsys_core.samplers import impressions
 from recsys_core.sections.export import Config as Export
 from recsys_core.tracking import Config as Tracking
 from recsys_core.training.config import Config as Train
@@ -86,6 +87,17 @@ class RunConfig(Frozen):
                 "preprocess.sampling: items are drawn by the weights of data.source.negatives, so nothing reads it; "
                 "remove it"
             )
+        if self.examples is not None and isinstance(self.sampler, impressions.Config):
+            raise ValueError(
+                "sampler.kind: impressions mixes the weights of a log's items, and ready-made examples (data.kind: "
+                "examples) have none; use kind: weighted"
+            )
+        for feature in (*self.features.query, *self.features.item):
+            if feature.at_serving is not None:
+                raise ValueError(
+                    f"features: at_serving of {feature.name!r}: rows that a retrieval model is trained on say nothing "
+                    "of how an item was shown; remove it"
+                )
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
         agreement.check(self.features, self.model, self.train, self.launch)

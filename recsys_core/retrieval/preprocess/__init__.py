@@ -32,7 +32,7 @@ from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.preprocess import division, fitting
 from recsys_core.retrieval.preprocess.fitting import CHUNK_ROWS, counted, written
 from recsys_core.retrieval.preprocess.log import Items, Log, Users
-from recsys_core.samplers import _weights
+from recsys_core.samplers import _weights, impressions
 
 _STAGE = fitting.STAGE
 
@@ -77,7 +77,8 @@ class Request(artifacts.Request):
     from after they were measured on: nothing is known of later ones, and the ground truth stays what it was.
     `live_columns` are what the live release's query features read, which is measured on the same queries, and
     `sliced_by` those that distinguish parts of them, by the part's name. `weights` is the file of the
-    sampler's weights of items, if there is one, and `weights_digest` that of its content.
+    sampler's weights of items, if there is one, and `weights_digest` that of its content; `shown` is a sampler of
+    impressions, and `shown_digest` that of the days that it counts.
     """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"base_engine", "weights"}
@@ -89,6 +90,8 @@ class Request(artifacts.Request):
     holdout: Holdout = NextDay()
     weights: Path | None = None
     weights_digest: str | None = None
+    shown: impressions.Config | None = None
+    shown_digest: str | None = None
     base_learned: Learned | None = None
     base_engine: Path | None = None
     base_engine_digest: str | None = None
@@ -273,9 +276,12 @@ def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
     taken = log.items[first : log.num_past]
     assert taken.max() < num_items, "ingest lets no item be taken before the day on which it is known"
     counts = np.bincount(taken, minlength=num_items)
+    ids = items.table["item_id"].slice(0, num_items).combine_chunks()
     if request.weights is None:
         weights = counts**config.sampling.alpha + config.sampling.smoothing
     else:
-        weights = _weights.of_items(request.weights, items.table["item_id"].slice(0, num_items).combine_chunks())
+        weights = _weights.of_items(request.weights, ids)
+    if request.shown is not None:
+        weights = impressions.mixed(request.shown, day, ids, weights)
     table = items.table.slice(0, num_items).append_column("num_interactions", pa.array(counts))
     return table.append_column("sampling_weight", pa.array(weights))

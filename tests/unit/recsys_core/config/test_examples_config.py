@@ -22,6 +22,8 @@ CONFIG = Path(__file__).parents[4] / "configs" / "u2i_examples.yaml"
         ("preprocess.catalogue=all", "preprocess.catalogue: .*nothing reads it"),
         ("preprocess.popularity_days=5", "preprocess.popularity_days: .*nothing reads it"),
         ("sampler.weights=w.parquet", r"sampler.weights: .*data\.source\.negatives"),
+        ("sampler={kind: impressions, source: x}", "sampler.kind: impressions mixes the weights of a log's items"),
+        ("features.query[name=age].at_serving=1", "features: at_serving of 'age': .*retrieval model.*remove it"),
         ("hitrate.item_item_history=5", "hitrate.item_item_history: .*no item-item baseline"),
         ("hitrate.item_item_interactions=5", "hitrate.item_item_interactions: .*no item-item baseline"),
         ("preprocess.sampling.alpha=0.5", "preprocess.sampling: .*nothing reads it"),

@@ -87,7 +87,7 @@ def test_a_good_config_passes() -> None:
         (GOOD.replace("steps: 3", "steps: 3, rate: 0"), "learning.rate: input should be greater than 0, found 0"),
         (
             GOOD.replace("weighted", "weightd"),
-            "sampler: samplers: unknown kind 'weightd' (known: weighted); did you mean 'weighted'?",
+            "sampler: samplers: unknown kind 'weightd' (known: impressions, weighted); did you mean 'weighted'?",
         ),
         (
             GOOD.replace("weighted", "weighted, num_negative: 5"),

@@ -21,6 +21,7 @@ from recsys_core.features import Engine
 from recsys_core.gate import Values
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import preprocess
+from recsys_core.samplers import impressions
 
 FIRST = datetime.date(2024, 1, 1)
 MIDNIGHT = 1_704_067_200  # FIRST in Unix seconds
@@ -205,6 +206,24 @@ def test_a_sampler_s_own_weights_take_the_place_of_the_counted_ones(small: Datas
     ):
         preprocess.run(make_request(small, 1, tmp_path / "other", weights=given, weights_digest="e"), silent)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_sampler_of_impressions_draws_what_was_shown_and_left(small: Dataset, tmp_path: Path) -> None:
+    shown = {"item_id": ["a", "b", "b", "gone", "c"], "click": [0, 0, 0, 0, 1]}
+    place = tmp_path / "shown" / f"ds={day_at(1)}"
+    place.mkdir(parents=True)
+    pq.write_table(pa.table(shown), place / "part.parquet")
+    sampler = impressions.Config(source=str(place.parent), ratio=0.25)
+    data = preprocess.run(make_request(small, 1, tmp_path / "out", shown=sampler, shown_digest="d"), silent)
+    rows = read(data.items)
+    weights = {row["item_id"]: row["num_interactions"] ** 0.75 + 1 for row in rows}
+    counts = {"a": 1, "b": 2}
+    for row in rows:
+        item = row["item_id"]
+        expected = 0.25 * counts.get(item, 0) / 3 + 0.75 * weights[item] / sum(weights.values())
+        assert row["sampling_weight"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match=f"no impressions of {day_at(0)}"):
+        preprocess.run(make_request(small, 0, tmp_path / "other", shown=sampler, shown_digest="e"), silent)
 
 
 def test_others_leave_the_positive_out_wherever_it_occurs(small: Dataset, tmp_path: Path) -> None:

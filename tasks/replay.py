@@ -14,11 +14,19 @@ from tasks.perform import AnyRun, Candidate, RankingCandidate, RankingRun, Run, 
 from tasks.score import HELD_OUT
 
 
-@stage_task("replay")
 def replay(run: Run, candidate: Candidate) -> ReplayedLog | None:
-    """Return how the new model answers; None where the gate has no condition on it."""
-    if run.config.gate.replay is None:
-        return None
+    """Return how the new model answers; where the gate has no condition on it there is no task, and None."""
+    return None if run.config.gate.replay is None else replay_towers(run, candidate)
+
+
+def replay_ranker(run: RankingRun, candidate: RankingCandidate) -> ReplayedLog | None:
+    """Return how the new ranking model answers; see `replay`."""
+    return None if run.config.gate.replay is None else replay_scorer(run, candidate)
+
+
+@stage_task("replay")
+def replay_towers(run: Run, candidate: Candidate) -> ReplayedLog:
+    """Return how the two towers and their index answer."""
     model, index, config = candidate.model, candidate.index, run.config
     kept = retrieval.queries(model, candidate.data, candidate.embeddings, config.publish.num_queries)
     bundle = retrieval.Bundle(model, index, kept, mask_seen=config.hitrate.mask_seen, items=candidate.data.items)
@@ -26,14 +34,11 @@ def replay(run: Run, candidate: Candidate) -> ReplayedLog | None:
 
 
 @stage_task("replay")
-def replay_ranker(run: RankingRun, candidate: RankingCandidate) -> ReplayedLog | None:
-    """Return how the new ranking model answers; None where the gate has no condition on it."""
-    if run.config.gate.replay is None:
-        return None
-    rows, scores = ranking.examples(
-        candidate.model, candidate.data, HELD_OUT, candidate.scores, run.config.publish.num_rows
-    )
-    return _replayed(run, "rank_replay", ranking.Bundle(candidate.model, rows, scores), candidate.model.digest)
+def replay_scorer(run: RankingRun, candidate: RankingCandidate) -> ReplayedLog:
+    """Return how the ranking model scores."""
+    model, num_rows = candidate.model, run.config.publish.num_rows
+    rows, scores = ranking.examples(model, candidate.data, HELD_OUT, candidate.scores, num_rows)
+    return _replayed(run, "rank_replay", ranking.Bundle(model, rows, scores), model.digest)
 
 
 def _replayed(run: AnyRun[Any], stage: str, bundle: Bundle, digest: str) -> ReplayedLog:

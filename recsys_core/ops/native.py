@@ -52,8 +52,10 @@ def _compile(source: Path, compiler: list[str], place: Path) -> None:
 
 
 def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "dayline" / "kernels"
+    home, caches = os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME")
+    if not (home or caches):
+        raise OSError("neither HOME nor XDG_CACHE_HOME says where to keep it")
+    return Path(caches or f"{home}/.cache") / "dayline" / "kernels"
 
 
 def _digest(source: Path, compiler: list[str]) -> str:

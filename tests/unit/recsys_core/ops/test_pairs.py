@@ -80,6 +80,14 @@ def test_without_a_compiler_or_with_one_that_fails_torch_does_the_work(fresh, mo
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pairs: the kernel is not compiled (no C++ compiler no-such-compiler; install g++")
     native.library.cache_clear()
+    with monkeypatch.context() as nowhere:
+        nowhere.delenv("CXX")
+        nowhere.delenv("XDG_CACHE_HOME")
+        nowhere.delenv("HOME", raising=False)
+        nowhere.setattr(native.shutil, "which", lambda name: name)
+        assert not pairs.are_offered(torch.float32)
+    assert "neither HOME nor XDG_CACHE_HOME" in capsys.readouterr().err
+    native.library.cache_clear()
     monkeypatch.setenv("CXX", f"{sys.executable} -c \"import sys; sys.exit('cannot do this')\"")
     assert not pairs.are_offered(torch.float32)
     assert "cannot do this" in capsys.readouterr().err

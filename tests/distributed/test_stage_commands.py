@@ -43,7 +43,7 @@ def config(day, tmp_path):
         "data": {"kind": "daily", "source": str(tmp_path)},
         "features": Engine.load(day.engine).config.model_dump(mode="json"),
         "model": {"kind": "two_tower", "output_dim": 16, "query_hidden": [32], "item_hidden": [32]},
-        "sampler": {"num_negatives": 64},
+        "sampler": {"kind": "weighted", "num_negatives": 64},
         "train": {"batch_size": 128, "num_epochs": 4, "log_every_steps": 5},
         "evaluate": {"batch_size": 32, "ks": [1, 10]},
     }

@@ -53,7 +53,7 @@ CONFIG = {
         ],
     },
     "model": {"kind": "two_tower", "output_dim": 16, "query_hidden": [], "item_hidden": []},
-    "sampler": {"num_negatives": 64},
+    "sampler": {"kind": "weighted", "num_negatives": 64},
     "train": {"batch_size": 128, "num_epochs": 4, "log_every_steps": 5, "checkpoint_every_steps": 20},
     "hitrate": {"ks": [10, 20, 50], "popularity_k": 20},
     "gate": {"k": 20, "maximum_drop": 0.5, "minimum_lift": 1.0},

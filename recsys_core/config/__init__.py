@@ -48,7 +48,7 @@ class RunConfig(Frozen):
     preprocess: Preprocess = Preprocess()
     features: Features
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")]
     loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="sampled_softmax")] = SampledSoftmax()
     train: Annotated[Train, products.RETRIEVAL] = Train()
     evaluate: Evaluate = Evaluate()

@@ -12,7 +12,7 @@ from recsys_core.lookup import OneOf
 
 
 class Run(Frozen):
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")]
     feature: Annotated[Frozen, OneOf("recsys_core.features")] | None = None
 
 
@@ -110,7 +110,7 @@ def test_a_module_that_is_no_component_is_refused_and_not_run(tmp_path, monkeypa
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_section_round_trips_and_its_only_kind_may_be_left_out():
+def test_a_section_round_trips_and_a_default_kind_may_be_left_out():
     run = Run.model_validate({"sampler": {"num_negatives": 5}})
     assert run.model_dump(mode="json")["sampler"] == {"kind": "weighted", "num_negatives": 5, "weights": None}
     assert Run.model_validate_json(run.model_dump_json()) == run
@@ -125,4 +125,4 @@ def test_bad_sections_name_the_key():
 
 def test_the_json_schema_lists_the_kinds():
     properties = Run.model_json_schema()["properties"]
-    assert [entry["properties"]["kind"]["const"] for entry in properties["sampler"]["oneOf"]] == ["weighted"]
+    assert [entry["properties"]["kind"]["const"] for entry in properties["sampler"]["oneOf"]] == ["impressions", "weighted"]

@@ -1,11 +1,13 @@
-"""A released two-tower model at work: vectors in bulk, the HTTP service under load, and swaps while it answers.
+"""A released two-tower model at work: vectors in bulk, hit rates, the HTTP service under load, swaps while it answers.
 
-    python benchmarks/serving.py [--cases embed serve swap] [--items N] [--rate R] [--seconds S] [--json FILE]
+    python benchmarks/serving.py [--cases embed hit_rate …] [--items N] [--requests N] [--rate R] [--json FILE]
     python benchmarks/serving.py --cases swap --seconds 600            10 minutes, 20 swaps and 2 rollbacks
 
 The release is made up: towers of random weights over features as a shop has them, and an IVF index of random vectors.
 
 - `embed`: rows of raw columns to vectors, against the scripted tower on tensors that lie in memory.
+- `hit_rate`: what `dayline hit-rate` does, from tables to figures, against FAISS's flat search of vectors in memory.
+- `details`: the lists of requests, written to a table.
 - `serve`: `dayline serve` in a process of its own, asked by this one at a fixed rate; a request's time counts from when
   it was due. Against a loop of the scripted tower and `search` of bare FAISS over the same rows, without HTTP and raw
   features.
@@ -18,9 +20,16 @@ import json
 import tempfile
 from pathlib import Path
 
-from cases import service
+from cases import search, service
 
-CASES = {"embed": service.embed, "serve": service.serve, "swap": service.swap}
+CASES = {
+    "embed": service.embed,
+    "hit_rate": search.hit_rate,
+    "details": search.details,
+    "serve": service.serve,
+    "swap": service.swap,
+}
+_OF_A_RELEASE = {"embed", "serve", "swap"}
 
 
 def main() -> None:
@@ -28,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=[*CASES])
     parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--requests", type=int, default=100_000, help="of hit_rate and details")
     parser.add_argument("--rate", type=float, default=200, help="requests per second")
     parser.add_argument("--seconds", type=float, default=20, help="of each load")
     parser.add_argument("--swaps", type=int, default=20)
@@ -38,7 +48,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as aside:
         folder = (arguments.keep or Path(aside)) / "shop"
-        if not folder.is_dir():
+        if _OF_A_RELEASE & {*arguments.cases} and not folder.is_dir():
             service.release(folder, arguments.items, 0)
         for name in arguments.cases:
             for one in CASES[name](folder, arguments):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from recsys_core.artifacts import Index
     from recsys_core.retrieval.hit_rate.of_tables import Measured
 
 _Items = Annotated[
@@ -21,6 +22,11 @@ _Nprobe = Annotated[int | None, typer.Option(min=1, help="ivf_*: cells visited f
 _HnswM = Annotated[int | None, typer.Option(min=2, help="hnsw: neighbours of an item in the graph")]
 _EfConstruction = Annotated[int | None, typer.Option(min=1, help="hnsw: candidates kept while the graph is built")]
 _EfSearch = Annotated[int | None, typer.Option(min=1, help="hnsw: candidates kept while it is searched")]
+_PqM = Annotated[int | None, typer.Option(min=1, help="ivf_pq: parts (bytes) of a vector's code")]
+_Factory = Annotated[str | None, typer.Option(help="factory: FAISS's string, such as OPQ16,IVF1024,PQ16")]
+_TargetRecall = Annotated[
+    float | None, typer.Option(help="share of the exact lists that a search returns; it visits the least for that")
+]
 _Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other key of the kind; repeatable")
 ]
@@ -31,7 +37,10 @@ _AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON 
 
 def index(
     *,
-    items: _Items,
+    items: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="table of the items: file, folder, glob, s3://, odps://", show_default=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder to make; it appears when it is complete", show_default=False)],
     item_id: _ItemId = "item_id",
     item_vector: _ItemVector = "embedding",
@@ -42,7 +51,27 @@ def index(
     hnsw_m: _HnswM = None,
     ef_construction: _EfConstruction = None,
     ef_search: _EfSearch = None,
+    pq_m: _PqM = None,
+    factory: _Factory = None,
+    target_recall: _TargetRecall = None,
     settings: _Settings = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="queries by which recall is measured; by default items", show_default=False),
+    ] = None,
+    query_id: Annotated[str, typer.Option(metavar="COL", help="their column of ids")] = "request_id",
+    query_vector: Annotated[str, typer.Option(metavar="COL", help="their column of vectors")] = "embedding",
+    recall_k: Annotated[int, typer.Option(min=1, help="length of the exact lists that are compared")] = 50,
+    update: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="an index that gets --items, and is not built again", show_default=False),
+    ] = None,
+    remove: Annotated[
+        str | None, typer.Option(metavar="PATH", help="table of items that --update loses", show_default=False)
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="picture of recall by what a search visits", show_default=False)
+    ] = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
     overwrite: _Overwrite = False,
@@ -52,10 +81,14 @@ def index(
 
     `dayline index --items vectors.parquet --item-id id --item-vector emb --out index`
 
-    `dayline index --items 'vectors/*.csv' --kind hnsw --hnsw-m 16 --metric cosine --out index`
+    `dayline index --items 'vectors/*.csv' --kind hnsw --hnsw-m 16 --metric cosine --out index --queries users.parquet
+    --target-recall 0.98 --plot recall.png`
+
+    `dayline index --update index --items new.parquet --remove gone.parquet --out index-today`
 
     The folder has `index.faiss`, which `faiss.read_index` reads, `id_map.parquet`, whose row i is the item of FAISS's
-    id i, and a manifest with sizes, reasons and digests.
+    id i, `recall.json`, what was measured, and a manifest with sizes, reasons and digests. docs/retrieval-tools.md
+    says more.
     """
     from flows import console
     from recsys_core.retrieval import index as stage
@@ -63,17 +96,36 @@ def index(
 
     _refuse_existing({"--out": str(out)}, overwrite=overwrite)
     given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
-    config = _index_config("index", kind, given | {"ef_search": ef_search}, settings)
-    table = ItemTable(path=items, id_column=item_id, vector_column=item_vector, separator=separator)
-    request = stage.TableRequest.of(table, config, _metric(metric), seed, out)
+    given |= {"ef_search": ef_search, "pq_m": pq_m, "factory": factory, "target_recall": target_recall}
+    columns = {"id_column": item_id, "vector_column": item_vector, "separator": separator}
+    table = items and ItemTable(path=items, **columns)
+    if update is not None:
+        _refuse_of_builds(given | {"settings": settings, "queries": queries, "plot": plot})
+        gone = remove and ItemTable(path=remove, **columns)
+        if not table and not gone:
+            _refuse("--update: name --items that it gets, or items to --remove")
+        with console.progress() as sink:
+            changed = stage.update(stage.UpdateRequest.of(update, table or None, gone or None, out), sink)
+        _print_index(changed, as_json=as_json)
+        return
+    if not table:
+        _refuse("--items: missing; name the table of the items")
+    if remove is not None:
+        _refuse("--remove: goes with --update")
+    config = _index_config("index", kind, given, settings)
+    asked = queries and ItemTable(path=queries, id_column=query_id, vector_column=query_vector, separator=separator)
+    request = stage.TableRequest.of(
+        table, config, out, metric=_metric(metric), seed=seed, queries=asked or None, recall_k=recall_k
+    )
     with console.progress() as sink:
         made = stage.run_table(request, sink)
-    if as_json:
-        typer.echo(made.model_dump_json(indent=2, exclude={"files", "config_hash", "code_version"}))
-    else:
-        typer.echo(
-            f"{out}: {made.factory} by {made.metric} of {made.num_items:,} items, {made.embedding_dim} dimensions"
-        )
+    if plot is not None:
+        from recsys_core import plots
+        from recsys_core.artifacts import IndexRecall
+
+        plots.recall(IndexRecall.model_validate_json((out / "recall.json").read_text()), made.factory).savefig(plot)
+        typer.echo(f"{plot}: the picture", err=True)
+    _print_index(made, as_json=as_json)
 
 
 def hit_rate(
@@ -99,6 +151,9 @@ def hit_rate(
     hnsw_m: _HnswM = None,
     ef_construction: _EfConstruction = None,
     ef_search: _EfSearch = None,
+    pq_m: _PqM = None,
+    factory: _Factory = None,
+    target_recall: _TargetRecall = None,
     settings: _Settings = None,
     num_interests: Annotated[
         int, typer.Option(min=1, help="vectors of each request, behind each other in its row")
@@ -140,7 +195,7 @@ def hit_rate(
         _refuse(f"--output and --details are both {output}; name two tables")
     _refuse_existing(tables, overwrite=overwrite)
     given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
-    given |= {"ef_search": ef_search}
+    given |= {"ef_search": ef_search, "pq_m": pq_m, "factory": factory, "target_recall": target_recall}
     folder = Path(index) if "/" in index or Path(index).is_dir() else None
     if folder is not None and (settings or any(value is not None for value in given.values())):
         _refuse(f"--index: {folder} is built already, so that no option of a kind has an effect on it")
@@ -168,6 +223,23 @@ def hit_rate(
     with console.progress() as sink:
         measured = of_tables.run(request, sink)
     _print(measured, as_json=as_json)
+
+
+def _print_index(made: "Index", *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(made.model_dump_json(indent=2, exclude={"files", "config_hash", "code_version"}))
+        return
+    how = "".join(f", {name} {value:,}" for name, value in made.search.items())
+    how += "" if made.ann_recall is None else f", ANN recall {made.ann_recall:.4f}"
+    size = f"{made.num_items:,} items, {made.embedding_dim} dimensions"
+    typer.echo(f"{made.path}: {made.factory} by {made.metric} of {size}{how}")
+
+
+def _refuse_of_builds(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            option = "--set" if name == "settings" else f"--{name.replace('_', '-')}"
+            _refuse(f"{option}: is of an index that is built, and --update changes one that is; leave it out")
 
 
 def _print(measured: "Measured", *, as_json: bool) -> None:

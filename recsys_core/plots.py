@@ -11,7 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from recsys_core.artifacts import Checkpoint, Evaluation, LabelledMetrics, RankingEvaluation, RetrievalMetrics
+from recsys_core.artifacts import (
+    Checkpoint,
+    Evaluation,
+    IndexRecall,
+    LabelledMetrics,
+    RankingEvaluation,
+    RetrievalMetrics,
+)
 
 _SIZE_INCHES = (8.0, 4.5)
 _GREY = "#8a8a8a"
@@ -105,6 +112,22 @@ def ann_recall(evaluation: Evaluation, parameter: str) -> Figure:
     axes.set_xticks([value for value, _ in sweep], [str(value) for value, _ in sweep])
     axes.minorticks_off()
     axes.set(xlabel=f"{parameter} (more is slower)", ylabel="ANN recall@K (overlap with exact top K)")
+    _share(axes, at_least=1.0)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def recall(measured: IndexRecall, layout: str) -> Figure:
+    """ANN recall against how much a search visits, as it was measured of one K, and what was chosen."""
+    named = "queries" if measured.parameter is None else measured.parameter
+    figure, axes = _figure(f"ANN recall of {layout}", measured.reason)
+    points = [(point.value or 1, point.ann_recall) for point in measured.points]
+    axes.plot(*zip(*points, strict=True), color=_CONTENDERS["approximate"][1], marker="s", label=f"K = {measured.k}")
+    if measured.value is not None:
+        axes.plot([measured.value], [measured.ann_recall], "o", color=_CONTENDERS["exact"][1], label="chosen")
+        axes.set_xscale("log", base=2)
+    axes.axhline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set(xlabel=f"{named} (more is slower)", ylabel="ANN recall (overlap with exact top K)")
     _share(axes, at_least=1.0)
     axes.legend(loc="lower right")
     return figure

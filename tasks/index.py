@@ -11,6 +11,13 @@ from tasks.perform import Run, perform, stage_task
 @stage_task("index")
 def index(run: Run, embeddings: Embeddings) -> Index:
     """Return the index that would go live. It is built in a process of its own: FAISS and torch share none."""
-    request = run.request(IndexRequest, "index", config=run.config.index, embeddings=embeddings, seed=run.config.seed)
+    request = run.request(
+        IndexRequest,
+        "index",
+        config=run.config.index,
+        embeddings=embeddings,
+        seed=run.config.seed,
+        recall_k=run.config.gate.k,
+    )
     work = partial(launch.run, "index", Index, config=launch.alone(run.config.launch))
     return perform(run, "index", Index, request, work)

@@ -77,13 +77,19 @@ class Embeddings(Artifact):
 
 
 class Index(Artifact):
-    """An index and `id_map.parquet` (item_id; row i is the index's row i); FAISS's are in `index.faiss`."""
+    """An index and `id_map.parquet` (item_id; row i is the index's row i); FAISS's are in `index.faiss`.
+
+    `search`: how much a search visits, by the parameter's name, and `reason` why; `ann_recall`: what it returns then.
+    """
 
     stage: ClassVar[str] = "index"
 
     kind: str
     factory: str
     metric: str = "ip"
+    search: dict[str, int] = Field(default={})
+    ann_recall: float | None = None
+    reason: str = ""
     embedding_dim: int
     num_items: int
 
@@ -96,6 +102,28 @@ class Index(Artifact):
     def id_map(self) -> Path:
         """Parquet file that maps FAISS ids (row numbers) to item ids."""
         return self.path / "id_map.parquet"
+
+
+class RecallPoint(Frozen):
+    """How much of the exact lists is returned where the search parameter has this value (None: there is none)."""
+
+    value: int | None
+    ann_recall: float
+
+
+class IndexRecall(Frozen):
+    """What an index returns of exact search's lists: of the top `k` of `num_queries` queries the mean share, by value.
+
+    `value` is the one that was chosen, with its `ann_recall`, and `reason` says why.
+    """
+
+    parameter: str | None
+    k: int
+    num_queries: int
+    value: int | None
+    ann_recall: float
+    reason: str
+    points: tuple[RecallPoint, ...]
 
 
 class RetrievalMetrics(Frozen):

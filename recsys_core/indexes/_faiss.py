@@ -3,11 +3,14 @@
 Legend: see `base`; C cells of an IVF.
 """
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
 
 from recsys_core import integrity
 from recsys_core.indexes import base
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     import faiss
 
 FILE = "index.faiss"
+_PLACE = re.compile(r"^Error in .* at \S+:\d+: (Error: .* failed: )?")
+TARGET = 0.95
+TARGET_IS = "ANN recall to reach, at the K of the gate, of queries of the day"
 _ADD_ROWS = 65_536
 
 
@@ -35,8 +41,29 @@ class Config(base.Config):
         """Return the layout for this number of vectors."""
         raise NotImplementedError
 
+    @property
+    def num_training_rows(self) -> int:
+        """How many vectors training takes at least; fewer are given to it several times."""
+        return 0
+
     def prepare(self, index: "faiss.Index") -> None:
         """Set what FAISS's factory string does not say, before anything is added."""
+
+
+class InCells(Config):
+    """Base of the kinds whose vectors are in cells."""
+
+    parameter: ClassVar[str | None] = "nprobe"
+
+    nprobe: int | None = Field(
+        default=None, ge=1, description="cells visited for a query; null: the fewest by target_recall"
+    )
+    target_recall: float | None = Field(default=TARGET, gt=0, le=1, description=TARGET_IS)
+
+    @property
+    def value(self) -> int | None:
+        """See `base.Config.value`."""
+        return self.nprobe
 
 
 class Index(base.Index):
@@ -55,22 +82,27 @@ class Index(base.Index):
         cls, config: Config, vectors_ID: np.ndarray, ids: pa.Array, metric: base.Metric, seed: int, sink: Sink
     ) -> Self:
         """See `base.Index.build`."""
-        import faiss
-
         num_items, dim = vectors_ID.shape
         factory, reason = config.layout(num_items, dim)
         sink(Event(stage="index", total=num_items, message=f"plan: {factory}, {reason}"))
-        index = faiss.index_factory(dim, factory, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+        index = empty(dim, factory, metric)
         seeded(index, seed)
         config.prepare(index)
         vectors_ID = normalized(vectors_ID) if metric == "cosine" else vectors_ID
         if not index.is_trained:
             sink(Event(stage="index", total=num_items, message=f"training {factory}"))
-            index.train(vectors_ID)
+            num_rows = max(num_items, config.num_training_rows)
+            try:
+                index.train(vectors_ID if num_rows == num_items else np.resize(vectors_ID, (num_rows, dim)))
+            except RuntimeError as error:
+                raise ValueError(f"index: {factory} cannot be trained on {num_items:,} items: {_said(error)}") from None
         for start in range(0, num_items, _ADD_ROWS):
             index.add(vectors_ID[start : start + _ADD_ROWS])
             sink(Event(stage="index", done=index.ntotal, total=num_items, message=f"filling {factory}"))
-        return cls(config.kind, metric, ids, index, factory)
+        made = cls(config.kind, metric, ids, index, factory)
+        if config.value is not None:
+            made.visit(config.value)
+        return made
 
     @classmethod
     def load(cls, folder: Path, settings: base.Settings, ids: pa.Array) -> Self:
@@ -96,8 +128,43 @@ class Index(base.Index):
         """See `base.Index.search`."""
         if self.metric == "cosine":
             queries_QD = normalized(queries_QD)
-        scores, rows = self.faiss.search(queries_QD, k, params=self._parameters(value, only))
+        there = self._there(only)
+        scores, rows = self.faiss.search(queries_QD, k, params=self._parameters(value, there))
         return -scores if self.metric == "l2" else scores, rows
+
+    def add(self, vectors_ID: np.ndarray, ids: pa.Array) -> None:
+        """See `base.Index.add`."""
+        self.faiss.add(normalized(vectors_ID) if self.metric == "cosine" else vectors_ID)
+        self.ids = pa.concat_arrays([self.ids, ids])
+
+    def remove(self, rows: np.ndarray) -> None:
+        """See `base.Index.remove`. A graph keeps the rows, as ways to others, and finds them no more."""
+        import faiss
+
+        kept = np.ones(len(self.ids), bool)
+        kept[rows] = False
+        if self.parameter == "ef_search":
+            self.ids = pc.if_else(pa.array(kept), self.ids, pa.scalar(None, self.ids.type))
+            return
+        try:
+            self.faiss.remove_ids(faiss.IDSelectorBatch(rows))
+        except RuntimeError as error:
+            raise ValueError(f"an index of {self.layout} removes no items ({_said(error)}); build it anew") from None
+        if self.parameter == "nprobe":
+            # Cells keep the ids of what is left, which are its rows no more.
+            cells, gone = inner(self.faiss).invlists, np.sort(rows)
+            for cell in range(cells.nlist):
+                if size := cells.list_size(cell):
+                    ids = faiss.rev_swig_ptr(cells.get_ids(cell), size)
+                    ids -= np.searchsorted(gone, ids)
+        self.ids = self.ids.filter(pa.array(kept))
+
+    def _there(self, only: np.ndarray | None) -> np.ndarray | None:
+        """Return a bit for each row that may be found, of those in `only`; None: all."""
+        if not self.ids.null_count:
+            return only
+        there = np.packbits(self.ids.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
+        return there if only is None else there & only
 
     def _parameters(self, value: int | None, only: np.ndarray | None) -> Any:
         """Return how to search; `only` has to live as long as that."""
@@ -130,12 +197,7 @@ class Index(base.Index):
     @property
     def parameter(self) -> str | None:
         """See `base.Index.parameter`."""
-        import faiss
-
-        searched = inner(self.faiss)
-        if isinstance(searched, faiss.IndexIVF):
-            return "nprobe"
-        return "ef_search" if isinstance(searched, faiss.IndexHNSW) else None
+        return parameter(self.faiss)
 
     @property
     def value(self) -> int | None:
@@ -211,6 +273,30 @@ class Index(base.Index):
         return np.where(lists_SW == NO_ITEM, 0, place_SW + 1).max(axis=1)
 
 
+def empty(dim: int, factory: str, metric: base.Metric) -> "faiss.Index":
+    """Return the index that a factory string describes, with nothing in it.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    import faiss
+
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(f"index.factory: {factory!r} of {dim} dimensions: {_said(error)}") from None
+
+
+def parameter(index: "faiss.Index") -> str | None:
+    """Return the name of what says how much a search of `index` visits."""
+    import faiss
+
+    searched = inner(index)
+    if isinstance(searched, faiss.IndexIVF):
+        return "nprobe"
+    return "ef_search" if isinstance(searched, faiss.IndexHNSW) else None
+
+
 def _around(index: "faiss.Index", parameters: Any) -> Any:
     """Return how to search `index` where `parameters` are those of what is `inner`."""
     import faiss
@@ -222,6 +308,11 @@ def _around(index: "faiss.Index", parameters: Any) -> Any:
         within = _around(faiss.downcast_index(index.base_index), parameters)
         return faiss.IndexRefineSearchParameters(k_factor=index.k_factor, base_index_params=within)
     return parameters
+
+
+def _said(error: RuntimeError) -> str:
+    """Return what FAISS says, without the place in its source."""
+    return _PLACE.sub("", integrity.first_line(error))
 
 
 def inner(index: "faiss.Index") -> "faiss.Index":
@@ -243,6 +334,9 @@ def seeded(index: "faiss.Index", seed: int) -> None:
     if isinstance(searched, faiss.IndexIVF):
         searched.cp.seed = seed
         searched.cp.min_points_per_centroid = 1
+    if hasattr(searched, "pq"):
+        searched.pq.cp.seed = seed
+        searched.pq.cp.min_points_per_centroid = 1
     if isinstance(searched, faiss.IndexHNSW):
         searched.hnsw.rng = faiss.RandomGenerator(seed)
 

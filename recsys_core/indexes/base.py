@@ -33,9 +33,34 @@ class Settings(Frozen):
 
 
 class Config(ComponentConfig):
-    """Base of the kinds' `Config`. `parameter` is the key that says how much a search visits, if one does."""
+    """Base of the kinds' `Config`.
+
+    `parameter` is the key that says how much a search visits, if one does; `lacks` what to do where a search of all
+    returns too little.
+    """
 
     parameter: ClassVar[str | None] = None
+    lacks: ClassVar[str] = "another kind returns more"
+
+    @property
+    def value(self) -> int | None:
+        """The value of the search parameter that the config states; None: it is to be chosen."""
+        return None
+
+    @property
+    def target(self) -> float | None:
+        """The ANN recall by which it is chosen; None: nearly what a search of all gives."""
+        return getattr(self, "target_recall", None)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        stated = type(self).model_fields.get("target_recall")
+        if self.value is not None and stated is not None and self.target != stated.default:
+            raise ValueError(
+                f"target_recall: {self.target} is what {self.parameter} is chosen by, and that is "
+                f"{self.value} already; remove one of them"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +125,18 @@ class Index(ABC):
     @abstractmethod
     def write(self, folder: Path) -> None:
         """Write what `load` needs besides the settings and the ids."""
+
+    @abstractmethod
+    def add(self, vectors_ID: np.ndarray, ids: pa.Array) -> None:
+        """Add items, which it does not have, behind the others; its layout stays that of what it was built of."""
+
+    @abstractmethod
+    def remove(self, rows: np.ndarray) -> None:
+        """Remove the items in `rows`, int64, each once; rows of others may change, and `ids` with them.
+
+        Raises:
+            ValueError: the kind cannot.
+        """
 
     def save(self, folder: Path) -> None:
         """Write the index into `folder`."""

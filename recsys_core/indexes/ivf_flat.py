@@ -1,15 +1,12 @@
 """Vectors in cells around the centres of k-means (inverted file), of which a query visits the closest ones."""
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from recsys_core.indexes import _faiss
 from recsys_core.indexes._faiss import Index, Layout
-
-if TYPE_CHECKING:
-    import faiss
 
 __all__ = ["Config", "Index"]
 
@@ -17,25 +14,18 @@ __all__ = ["Config", "Index"]
 _MIN_ITEMS_PER_CELL = 39
 
 
-class Config(_faiss.Config):
+class Config(_faiss.InCells):
     """Vectors as they are, in cells."""
-
-    parameter: ClassVar[str | None] = "nprobe"
 
     kind: Literal["ivf_flat"] = "ivf_flat"
     nlist: int | None = Field(
         default=None, ge=1, description="number of cells; null: 4·√items, and at least 39 items for each"
     )
-    nprobe: int = Field(default=64, ge=1, description="cells visited for a query; more than there are means all")
 
     def layout(self, num_items: int, dim: int) -> Layout:  # noqa: ARG002 - cells are of items
         """See `_faiss.Config.layout`."""
         cells, reason = num_cells(self.nlist, num_items)
         return Layout(f"IVF{cells},Flat", reason)
-
-    def prepare(self, index: "faiss.Index") -> None:
-        """See `_faiss.Config.prepare`."""
-        _faiss.inner(index).nprobe = self.nprobe
 
 
 def num_cells(nlist: int | None, num_items: int) -> tuple[int, str]:

@@ -64,7 +64,7 @@ class Requests(NamedTuple):
     seen: Lists
 
 
-def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool) -> Items:
+def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool = True) -> Items:
     """Read the vectors of all items; a zero vector, which has no direction, only where `allow_zero`.
 
     Raises:
@@ -88,7 +88,19 @@ def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool) -> Items:
         done += len(named)
         sink(Event(stage="read items", done=done, total=reader.num_rows))
     assert made is not None
-    return Items(vectors.unique(_joined(ids, table.path), table.path, table.id_column), made)
+    joined = _joined(ids, table.path)
+    return Items(vectors.unique(joined, table.path, table.id_column) if unique else joined, made)
+
+
+def read_ids(table: ItemTable) -> pa.Array:
+    """Read the ids of items alone.
+
+    Raises:
+        ValueError: see `read_items`.
+    """
+    reader = opened(table.path, [table.id_column])
+    named = _ids(readers.read_all(reader, [table.id_column])[table.id_column], f"{table.path}: {table.id_column}", 0)
+    return vectors.unique(named, table.path, table.id_column)
 
 
 def read_requests(table: RequestTable, items: Items, *, allow_zero: bool) -> Iterator[Requests]:

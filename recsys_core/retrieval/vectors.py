@@ -43,13 +43,15 @@ class Search(NamedTuple):
 
     find(rows [B], width) returns ids [B, width] and scores [B, width] in falling order, padded with -1;
     tolerance [Q]: scores this close to each other are equal; costs [Q]: cells that a query needs besides its list;
-    num_threads: calls of `find` at once, where one has no threads of its own.
+    num_threads: calls of `find` at once, where one has no threads of its own;
+    rescore(rows [B], ids [B, width]): the exact scores of what `find` returns by others, -inf of padding.
     """
 
     find: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
     tolerance: np.ndarray
     costs: np.ndarray | int = 0
     num_threads: int = 1
+    rescore: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 def read_items(folder: Path) -> Items:
@@ -60,6 +62,11 @@ def read_items(folder: Path) -> Items:
     """
     ids, vectors = _read(folder, "item_id", [])
     return Items(unique(ids["item_id"], folder, "item_id"), vectors)
+
+
+def read_vectors(folder: Path, key: str) -> np.ndarray:
+    """Read `embedding` alone, float32 [N, D], of a table of the ids `key`."""
+    return _read(folder, key, [])[1]
 
 
 def read_queries(folder: Path, items: pa.Array) -> Queries:

@@ -56,7 +56,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             day.take(rows)._replace(tick=lambda phase, _: tick(phase, 0)),
             request.index.kind,
             index,
-            _day.longest(items.vectors),
+            _day.Held.of(items.vectors),
             config.sweep,
             Exact(exact.ranked.take(rows), Cut(cut.scores[rows], cut.counts[rows]), lists),
             (approximate.ranked.take(rows), recalls[rows]),
@@ -136,7 +136,7 @@ def _approximate(day: Day, index: indexes.Index, items: Items, exact: Tally, cut
         day.tick("approximate search", num_queries)
         return exact, np.ones((num_queries, len(day.ks)))
     return day.compare(
-        _day.by_index(index, _day.longest(items.vectors), day.queries.vectors), cut, "approximate search"
+        _day.by_index(index, _day.Held.of(items.vectors), day.queries.vectors), cut, "approximate search"
     )
 
 

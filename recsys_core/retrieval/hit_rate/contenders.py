@@ -13,7 +13,7 @@ from recsys_core.artifacts import Embeddings
 from recsys_core.indexes import Index, flat
 from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
 from recsys_core.progress import silent
-from recsys_core.retrieval import vectors
+from recsys_core.retrieval import recall, vectors
 from recsys_core.retrieval.baselines import ItemItem, Popularity
 from recsys_core.retrieval.vectors import Queries, Search
 
@@ -58,7 +58,8 @@ class Day(NamedTuple):
 
         def observe(block: Block) -> None:
             cut = Cut(exact.scores[block.rows], exact.counts[block.rows])
-            recalls[block.rows] = ann_recall(block.scores, cut, search.tolerance[block.rows], self.ks)
+            scores = block.scores if search.rescore is None else search.rescore(block.rows, block.ids)
+            recalls[block.rows] = ann_recall(scores, cut, search.tolerance[block.rows], self.ks)
 
         return self.measure(search, phase, observe), recalls
 
@@ -80,27 +81,42 @@ class Day(NamedTuple):
         return int(np.isin(truth.owners * stride + truth.values, mask.owners * stride + mask.values).sum())
 
 
-def by_index(index: Index, longest: np.floating, queries_QD: np.ndarray, value: int | None = None) -> Search:
-    """Search an index of vectors of which the `longest` is so long, its search parameter being `value`."""
+class Held(NamedTuple):
+    """The vectors of an index, float32 [I, D], and how long the longest is."""
+
+    vectors: np.ndarray
+    longest: np.floating
+
+    @classmethod
+    def of(cls, vectors_ID: np.ndarray) -> "Held":
+        """Measure the vectors."""
+        return cls(vectors_ID, np.linalg.norm(vectors_ID, axis=1).max())
+
+
+def by_index(index: Index, held: Held, queries_QD: np.ndarray, value: int | None = None) -> Search:
+    """Search an index of the vectors `held`, its search parameter being `value` (None: as it is set)."""
 
     def find(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
         scores, ids = index.search(queries_QD[rows], width, value)
         return ids, scores
 
     lengths_Q = np.linalg.norm(queries_QD, axis=1)
-    largest_Q = {"ip": longest * lengths_Q, "cosine": np.ones_like(lengths_Q), "l2": (longest + lengths_Q) ** 2}
-    return Search(find, ROUNDING * largest_Q[index.metric])
+    largest_Q = {
+        "ip": held.longest * lengths_Q,
+        "cosine": np.ones_like(lengths_Q),
+        "l2": (held.longest + lengths_Q) ** 2,
+    }
 
+    def rescore(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        return recall.similarity(held.vectors, queries_QD[rows], ids, index.metric)
 
-def longest(items_ID: np.ndarray) -> np.floating:
-    """Return the length of the longest vector."""
-    return np.linalg.norm(items_ID, axis=1).max()
+    return Search(find, ROUNDING * largest_Q[index.metric], rescore=rescore if index.is_lossy else None)
 
 
 def exact(items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
     """Score every item for every query."""
-    ids = pa.nulls(len(items_ID))
-    return by_index(indexes.build(flat.Config(), items_ID, ids, "ip", 0, silent), longest(items_ID), queries_QD)
+    ids = pa.array(np.arange(len(items_ID)))
+    return by_index(indexes.build(flat.Config(), items_ID, ids, "ip", 0, silent), Held.of(items_ID), queries_QD)
 
 
 def popularity(num_interactions_I: np.ndarray, num_queries: int) -> Search:

@@ -24,8 +24,8 @@ from recsys_core.indexes import Index, Metric, flat
 from recsys_core.lookup import OneOf
 from recsys_core.metrics.retrieval import NO_ITEM, Lists, Ranked, keep_unseen
 from recsys_core.progress import Event, Sink
-from recsys_core.retrieval import own_tables
-from recsys_core.retrieval.hit_rate.contenders import Block, Day, Observe, by_index, longest
+from recsys_core.retrieval import own_tables, recall, vectors
+from recsys_core.retrieval.hit_rate.contenders import Block, Day, Held, Observe, by_index
 from recsys_core.retrieval.own_tables import ItemTable, Requests, RequestTable
 from recsys_core.retrieval.vectors import Items, Queries, Search
 
@@ -90,7 +90,7 @@ def run(request: Request, sink: Sink) -> Measured:
     allow_zero = request.metric == "l2"
     items = own_tables.read_items(request.items, sink, allow_zero=allow_zero)
     index = _index(request, items, sink)
-    reach = longest(items.vectors)
+    rows, held = _rows(index, items), Held.of(items.vectors)
     total = own_tables.num_rows(request.requests.path, [request.requests.id_column])
     sums = _Sums(request.ks)
     done = 0
@@ -100,14 +100,14 @@ def run(request: Request, sink: Sink) -> Measured:
         done += num_rows
         sink(Event(stage="hit rate", done=done, total=total, message=phase))
 
-    with _details(request, items) as details:
+    with details(request, items) as made:
         for some in own_tables.read_requests(request.requests, items, allow_zero=allow_zero):
             day = Day(request.ks, items.ids, Queries(some.ids, some.vectors, some.truth, some.seen), some.seen, tick)
-            tally = day.measure(_search(index, reach, some, request.ks), index.kind, details and details.begin(some))
+            tally = day.measure(_search(index, rows, held, some, request.ks), index.kind, made and made.begin(some))
             sums.add(tally.ranked)
             sums.count(some.truth)
-            if details:
-                details.end(some, tally.ranks_N)
+            if made:
+                made.end(some, tally.ranks_N)
         figures = sums.figures(request.requests)
         if request.output is not None:
             with writers.written(request.output, _TOTALS) as part:
@@ -117,7 +117,14 @@ def run(request: Request, sink: Sink) -> Measured:
 
 def _index(request: Request, items: Items, sink: Sink) -> Index:
     if request.folder is None:
-        return indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
+        index = indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
+        if index.parameter is not None and request.index.value is None:
+            allow_zero = request.metric == "l2"
+            some = next(own_tables.read_requests(request.requests, items, allow_zero=allow_zero)).vectors
+            rows = recall.sample(len(some), *items.vectors.shape)
+            found = recall.choose(request.index, index, items.vectors, some[rows], max(request.ks), sink)
+            sink(Event(stage="index", done=index.num_rows, total=index.num_rows, message=f"plan: {found.reason}"))
+        return index
     index = indexes.load(request.folder)
     if index.metric != request.metric:
         raise ValueError(f"{request.folder}: an index by {index.metric}, not by {request.metric}; ask for that metric")
@@ -125,13 +132,27 @@ def _index(request: Request, items: Items, sink: Sink) -> Index:
         raise ValueError(
             f"{request.folder}: an index of {index.dim} dimensions where the items have {items.vectors.shape[1]}"
         )
-    if not index.ids.equals(items.ids):
-        raise ValueError(f"{request.folder}: an index of other items than {request.items.path}, or in another order")
+    num_unknown = int((_rows(index, items)[:-1] < 0).sum()) - index.ids.null_count
+    if num_unknown or len(index.ids) - index.ids.null_count != len(items.ids):
+        raise ValueError(f"{request.folder}: an index of other items than {request.items.path}")
     return index
 
 
-def _search(index: Index, reach: np.floating, some: Requests, ks: tuple[int, ...]) -> Search:
-    one = by_index(index, reach, some.vectors)
+def _rows(index: Index, items: Items) -> np.ndarray:
+    """int64: the row of `items` that each row of the index is; -1 of a removed one, and behind them for padding."""
+    return np.append(vectors.positions(index.ids, items.ids, "the index"), NO_ITEM)
+
+
+def _search(index: Index, rows: np.ndarray, held: Held, some: Requests, ks: tuple[int, ...]) -> Search:
+    one = by_index(index, held, some.vectors)
+    search = one.find
+    if not np.array_equal(rows[:-1], np.arange(len(rows) - 1)):
+
+        def renamed(rows_B: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+            ids, scores = search(rows_B, width)
+            return rows[ids], scores
+
+        one = one._replace(find=renamed)
     counts_Q = np.diff(some.offsets)
     if (counts_Q == 1).all():
         return one
@@ -206,7 +227,7 @@ class _Sums:
         return Figures.model_validate(means | {"num_queries": self.num_queries, "num_ground_truth": self.num_truth})
 
 
-class _Details:
+class Details:
     """Writes a row per request, in the order of the requests, while the next ones are searched.
 
     `topk_ids` is the list, best first; `topk_dists` its scores, for l2 squared distances; `hits_at_K` how many of the
@@ -267,7 +288,8 @@ class _Details:
 
 
 @contextlib.contextmanager
-def _details(request: Request, items: Items) -> Iterator[_Details | None]:
+def details(request: Request, items: Items) -> Iterator["Details | None"]:
+    """Open the table of details, if there is to be one; it appears when the context ends well."""
     if request.details is None:
         yield None
         return
@@ -283,7 +305,7 @@ def _details(request: Request, items: Items) -> Iterator[_Details | None]:
         ]
     )
     with writers.written(request.details, schema) as part:
-        made = _Details(request.ks, items, request.metric, schema, part)
+        made = Details(request.ks, items, request.metric, schema, part)
         try:
             yield made
             made.finish()

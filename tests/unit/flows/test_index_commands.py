@@ -43,11 +43,15 @@ def test_an_index_is_built_and_searched(tables: Path):
     out = tables / "index"
     kind = ["--kind", "ivf_flat", "--nlist", "5", "--set", "nprobe=5", "--metric", "l2"]
     built = run("index", *of_items(tables), "--out", out, *kind)
-    assert built.stdout == f"{out}: IVF5,Flat by l2 of 50 items, 4 dimensions\n"
+    assert built.stdout == f"{out}: IVF5,Flat by l2 of 50 items, 4 dimensions, nprobe 5, ANN recall 1.0000\n"
     assert "plan: IVF5,Flat, as nlist says, 10 items in a cell" in built.stderr
     assert faiss.read_index(str(out / "index.faiss")).nprobe == 5
     assert pq.read_table(out / "id_map.parquet")["item_id"][7].as_py() == "i7"
-    again = run("index", *of_items(tables), "--out", out, *kind, "--overwrite", "--json")
+    queries = ["--queries", tables / "requests.parquet", "--query-id", "user", "--query-vector", "emb"]
+    drawn = ["--recall-k", "7", "--plot", tables / "recall.png"]
+    again = run("index", *of_items(tables), "--out", out, *kind, *queries, *drawn, "--overwrite", "--json")
+    assert json.loads((out / "recall.json").read_text())["k"] == 7
+    assert (tables / "recall.png").stat().st_size > 10_000
     assert json.loads(again.stdout)["num_items"] == 50
     found = run("hit-rate", *of_requests(tables), "--index", out, "--top-k", "2,1", "--json")
     assert json.loads(found.stdout) == {
@@ -58,6 +62,24 @@ def test_an_index_is_built_and_searched(tables: Path):
         "ndcg": {"1": 1.0, "2": pytest.approx(1 / (1 + 1 / np.log2(3)))},
     }
     assert "note: 50 of the 100 wanted items are not among the items" in found.stderr
+
+
+def test_an_index_gets_and_loses_items(tables: Path):
+    out, updated = tables / "index", tables / "updated"
+    run("index", *of_items(tables), "--out", out, "--kind", "flat")
+    changed = ["--update", out, *of_items(tables), "--remove", tables / "items.parquet", "--out", updated]
+    made = run("index", *changed)
+    assert made.stdout == f"{updated}: Flat by ip of 50 items, 4 dimensions\n"
+    assert "plan: 0 items added, 50 changed, 50 removed" in made.stderr
+    for options, message in (
+        (["--update", out, "--out", "x"], "--update: name --items that it gets, or items to --remove"),
+        (["--update", out, "--out", "x", "--nlist", 3], "--nlist: is of an index that is built"),
+        (["--remove", "y", "--out", "x", *of_items(tables)], "--remove: goes with --update"),
+        (["--out", "x"], "--items: missing"),
+    ):
+        refused = run("index", *options)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
 
 
 def test_a_line_says_what_was_found_and_tables_hold_it(tables: Path):
@@ -78,8 +100,12 @@ def test_a_line_says_what_was_found_and_tables_hold_it(tables: Path):
     ("options", "message"),
     [
         (["--index", "hsnw"], "indexes: unknown kind 'hsnw' (known: "),
-        (["--nlist", "3"], "dayline hit-rate: nlist: has no effect with kind flat, only with ivf_flat"),
+        (["--nlist", "3"], "dayline hit-rate: nlist: has no effect with kind flat, only with ivf_flat or ivf_pq"),
         (["--set", "nlists=3", "--index", "ivf_flat"], "nlists=3: nlists: unknown key; did you mean nlist?"),
+        (
+            ["--index", "ivf_flat", "--nprobe", "3", "--target-recall", "0.5"],
+            "target_recall: 0.5 is what nprobe",
+        ),
         (["--metric", "dot"], "--metric: 'dot' is none of ip, l2, cosine"),
         (["--top-k", "5,0"], "--top-k: '5,0'; give whole numbers from 1 on with commas between"),
         (

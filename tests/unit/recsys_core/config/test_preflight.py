@@ -86,12 +86,12 @@ def refused(file: Path, *changes: str) -> str:
         ("run_root=" + "a" * 300, "cannot be looked for (File name too long); name another place"),
         (
             "index={kind: flat, nprobe: 3}",
-            "index: nprobe: has no effect with kind flat, only with ivf_flat; remove",
+            "index: nprobe: has no effect with kind flat, only with factory or ivf_flat or ivf_pq; remove",
         ),
-        ("index={kind: flat, nlist: 3}", "index: nlist: has no effect with kind flat, only with ivf_flat"),
+        ("index={kind: flat, nlist: 3}", "index: nlist: has no effect with kind flat, only with ivf_flat or ivf_pq"),
         (
             "index={kind: ivf_flat, ef_search: 3}",
-            "index: ef_search: has no effect with kind ivf_flat, only with hnsw; remove",
+            "index: ef_search: has no effect with kind ivf_flat, only with factory or hnsw",
         ),
         ("index={kind: hnsw, hnsw_m: 8, ef_construction: 9, ef_search: 3}", None),
         ("launch.num_nodes=2", "launch: rendezvous_endpoint: missing; with launch.num_nodes > 1"),

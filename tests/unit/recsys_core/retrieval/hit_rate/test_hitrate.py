@@ -362,6 +362,25 @@ def test_the_sweep_finds_what_a_search_of_every_query_at_each_value_finds(world:
             assert (point["hit_rate"][str(k)], point["ann_recall"][str(k)]) == expected
 
 
+@pytest.mark.parametrize("kind", [{"kind": "sq8"}, {"kind": "ivf_pq", "pq_bits": 4, "nlist": 3, "nprobe": 2}])
+def test_of_codes_it_counts_which_items_are_returned_and_not_how_they_score(world: World, kind: dict):
+    embeddings = world.embeddings("embed", world.items, world.users)
+    common = {"config_hash": "c", "code_version": "v"}
+    asked = index.Request(output=world.root / "codes", config=kind, embeddings=embeddings, seed=1, **common)
+    request = world.request(mask_seen=False).model_copy(update={"index": index.run(asked, silent)})
+    evaluation = hitrate.run(request, silent)
+    found = faiss.read_index(str(request.index.faiss)).search(world.users, 20)[1]
+    scores = exact_scores(world.users, world.items)
+    recalls = []
+    for user in range(NUM_USERS):
+        least = sorted(scores[user], reverse=True)[19] - 1e-5
+        recalls.append(np.mean([item >= 0 and scores[user, item] >= least for item in found[user]]))
+    assert evaluation.ann_recall["20"] == pytest.approx(np.mean(recalls))
+    assert evaluation.ann_recall["20"] < 1
+    if kind["kind"] == "ivf_pq":
+        assert evaluation.ann_recall_by_nprobe["2"] == evaluation.ann_recall
+
+
 def test_items_that_an_index_lacks_show_at_every_value_of_the_sweep(world: World):
     request = world.request()
     lacking = faiss.read_index(str(request.index.faiss))

@@ -256,7 +256,7 @@ def test_an_index_that_is_built_already_is_searched(world: World):
     check(world, measured.figures, by_metric(world.users, world.items, "l2"))
     with pytest.raises(ValueError, match="an index by l2, not by ip"):
         of_tables.run(world.request(folder=folder), silent)
-    other = world.item_table(item_id=world.ids[::-1])
+    other = world.item_table(item_id=changed(world.ids, 4, "another"))
     with pytest.raises(ValueError, match="an index of other items than"):
         of_tables.run(world.request(folder=folder, metric="l2", items=other), silent)
     wide = world.item_table(embedding=[[1.0] * 5] * NUM_ITEMS)

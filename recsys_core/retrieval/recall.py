@@ -1,0 +1,124 @@
+"""What an index returns of exact search's lists, and the least that a search has to visit for as much as is wanted.
+
+Shapes: Q queries, I items, D dimensions, K items of a list.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys_core.artifacts import IndexRecall, RecallPoint
+from recsys_core.indexes import Config, Index, flat
+from recsys_core.metrics.retrieval import ROUNDING, Cut, ann_recall
+from recsys_core.progress import Event, Sink
+
+# Products of numbers that exact search of all queries may take: some ten seconds of a core.
+_MOST_PRODUCTS = 2e11
+_NUM_QUERIES = (100, 1_000)
+# Of what a search of all returns of it, where no target is stated.
+_NEARLY = 0.99
+_LARGEST_GRAPH_SEARCH = 8_192
+_ROWS_AT_ONCE = 256
+
+
+class _Exact(NamedTuple):
+    queries: np.ndarray
+    cut: Cut
+    tolerance: np.ndarray
+
+
+def sample(num_queries: int, num_items: int, dim: int) -> np.ndarray:
+    """int64: which queries are searched, evenly spaced; the fewer the more items there are."""
+    least, most = _NUM_QUERIES
+    wanted = min(num_queries, max(least, min(most, int(_MOST_PRODUCTS // (num_items * dim)))))
+    return np.unique(np.linspace(0, num_queries - 1, wanted).astype(np.int64))
+
+
+def choose(
+    config: Config, index: Index, items_ID: np.ndarray, queries_QD: np.ndarray, k: int, sink: Sink
+) -> IndexRecall:
+    """Measure the index, and let it visit the least that reaches the target, unless the config says how much.
+
+    Raises:
+        ValueError: a search of all does not reach it; says what it reaches.
+    """
+    k = min(k, len(items_ID))
+    scores_QK, _ = flat.search(items_ID, queries_QD, k, index.metric)
+    largest = np.linalg.norm(items_ID, axis=1).max(), np.linalg.norm(queries_QD, axis=1)
+    reach = {"ip": largest[0] * largest[1], "cosine": np.ones(len(queries_QD)), "l2": (largest[0] + largest[1]) ** 2}
+    cut = Cut(scores_QK[:, -1:], np.full((len(queries_QD), 1), k))
+    exact = _Exact(queries_QD, cut, ROUNDING * reach[index.metric])
+    points: dict[int | None, float] = {}
+
+    def measured(value: int | None) -> float:
+        if value not in points:
+            points[value] = _measured(index, items_ID, exact, k, value)
+            note = f"{index.parameter} {value} returns {points[value]:.4f} of the exact top {k}"
+            sink(Event(stage="index", done=len(items_ID), total=len(items_ID), message=note))
+        return points[value]
+
+    if index.parameter is None or config.value is not None:
+        value, found = config.value, measured(config.value)
+        reason = f"of the exact top {k} of {len(queries_QD):,} queries, {found:.4f} is returned"
+    else:
+        value, reason = _least(config, index, measured)
+        index.visit(value)
+        reason += f" of the exact top {k} of {len(queries_QD):,} queries"
+    curve = tuple(RecallPoint(value=at, ann_recall=points[at]) for at in sorted(points, key=lambda at: at or 0))
+    return IndexRecall(
+        parameter=index.parameter,
+        k=k,
+        num_queries=len(queries_QD),
+        value=value,
+        ann_recall=points[value],
+        reason=reason,
+        points=curve,
+    )
+
+
+def _least(config: Config, index: Index, measured: Callable[[int], float]) -> tuple[int, str]:
+    """Return the least value that reaches the target, to an eighth of it, and why it is that."""
+    whole = index.whole
+    assert whole is not None, "what has a search parameter has a value of it that is all"
+    most = whole if index.parameter == "nprobe" else min(whole, _LARGEST_GRAPH_SEARCH)
+    target = config.target
+    if target is None:
+        target = _NEARLY * measured(most)
+    low, value = 0, 1 if index.parameter == "nprobe" else min(16, most)
+    while measured(value) < target:
+        if value == most:
+            raise ValueError(
+                f"index.target_recall: {target} is not reached: {index.parameter} {most:,} returns "
+                f"{measured(most):.4f}; lower it, or state {index.parameter} yourself; {config.lacks}"
+            )
+        low, value = value, min(2 * value, most)
+    while value - low > max(1, value // 8):
+        middle = (low + value) // 2
+        low, value = (low, middle) if measured(middle) >= target else (middle, value)
+    return value, f"{index.parameter} {value:,} is the least that returns {target:.4f}, {measured(value):.4f},"
+
+
+def _measured(index: Index, items_ID: np.ndarray, exact: _Exact, k: int, value: int | None) -> float:
+    scores_QK, rows_QK = index.search(exact.queries, k, value)
+    if index.is_lossy:
+        scores_QK = similarity(items_ID, exact.queries, rows_QK, index.metric)
+    return float(ann_recall(scores_QK, exact.cut, exact.tolerance, (k,)).mean())
+
+
+def similarity(items_ID: np.ndarray, queries_QD: np.ndarray, rows_QK: np.ndarray, metric: str) -> np.ndarray:
+    """float32 [Q, K]: the exact scores of the items in each query's list, as an index gives them; -inf of padding."""
+    scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
+    for start in range(0, len(rows_QK), _ROWS_AT_ONCE):
+        some = slice(start, start + _ROWS_AT_ONCE)
+        found_BKD, asked_BD = items_ID[rows_QK[some]], queries_QD[some]
+        if metric == "l2":
+            scores = -((found_BKD - asked_BD[:, None]) ** 2).sum(axis=2)
+        else:
+            scores = np.einsum("bkd,bd->bk", found_BKD, asked_BD)
+        if metric == "cosine":
+            lengths = np.linalg.norm(found_BKD, axis=2) * np.linalg.norm(asked_BD, axis=1)[:, None]
+            scores = scores / np.maximum(lengths, np.finfo(np.float32).tiny)
+        scores_QK[some] = scores
+    scores_QK[rows_QK < 0] = -np.inf
+    return scores_QK

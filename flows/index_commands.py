@@ -2,13 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import alone
+
 if TYPE_CHECKING:
-    from recsys_core.artifacts import Index
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from recsys_core.artifacts import Index, Request
+    from recsys_core.progress import Sink
     from recsys_core.retrieval.hit_rate.of_tables import Measured
+
+    R = TypeVar("R", bound=Request)
 
 _Items = Annotated[
     str, typer.Option(metavar="PATH", help="table of the items: file, folder, glob, s3://, odps://", show_default=False)
@@ -31,7 +39,6 @@ _Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any other key of the kind; repeatable")
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="the same seed makes the same bytes")]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 _AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON instead of a line")]
 
 
@@ -74,7 +81,6 @@ def index(
     ] = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
-    overwrite: _Overwrite = False,
     as_json: _AsJson = False,
 ) -> None:
     """Build an index over the vectors of a table, any number of items from 1 on.
@@ -90,35 +96,39 @@ def index(
     id i, `recall.json`, what was measured, and a manifest with sizes, reasons and digests. docs/retrieval-tools.md
     says more.
     """
-    from flows import console
+    from recsys_core.artifacts import Index
     from recsys_core.retrieval import index as stage
     from recsys_core.retrieval.own_tables import ItemTable
 
-    _refuse_existing({"--out": str(out)}, overwrite=overwrite)
     given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
     given |= {"ef_search": ef_search, "pq_m": pq_m, "factory": factory, "target_recall": target_recall}
     columns = {"id_column": item_id, "vector_column": item_vector, "separator": separator}
-    table = items and ItemTable(path=items, **columns)
+    table = ItemTable(path=items, **columns) if items else None
     if update is not None:
         _refuse_of_builds(given | {"settings": settings, "queries": queries, "plot": plot})
-        gone = remove and ItemTable(path=remove, **columns)
+        gone = ItemTable(path=remove, **columns) if remove else None
         if not table and not gone:
-            _refuse("--update: name --items that it gets, or items to --remove")
-        with console.progress() as sink:
-            changed = stage.update(stage.UpdateRequest.of(update, table or None, gone or None, out), sink)
-        _print_index(changed, as_json=as_json)
+            alone.refuse("--update: name --items that it gets, or items to --remove")
+        with alone.refusing():
+            alone.require_ours(out, Index)
+            changed = stage.UpdateRequest.of(update, table, gone, out)
+        _print_index(_made(changed, stage.update), as_json=as_json)
         return
     if not table:
-        _refuse("--items: missing; name the table of the items")
+        alone.refuse("--items: missing; name the table of the items")
     if remove is not None:
-        _refuse("--remove: goes with --update")
+        alone.refuse("--remove: goes with --update")
+    _refuse_picture(plot)
     config = _index_config("index", kind, given, settings)
-    asked = queries and ItemTable(path=queries, id_column=query_id, vector_column=query_vector, separator=separator)
-    request = stage.TableRequest.of(
-        table, config, out, metric=_metric(metric), seed=seed, queries=asked or None, recall_k=recall_k
-    )
-    with console.progress() as sink:
-        made = stage.run_table(request, sink)
+    asked = None
+    if queries:
+        asked = ItemTable(path=queries, id_column=query_id, vector_column=query_vector, separator=separator)
+    with alone.refusing():
+        alone.require_ours(out, Index)
+        request = stage.TableRequest.of(
+            table, config, out, metric=_metric(metric), seed=seed, queries=asked, recall_k=recall_k
+        )
+    made = _made(request, stage.run_table)
     if plot is not None:
         from recsys_core import plots
         from recsys_core.artifacts import IndexRecall
@@ -172,7 +182,6 @@ def hit_rate(
         str | None, typer.Option(metavar="PATH", help="table to write each request's list and hits to")
     ] = None,
     seed: _Seed = 0,
-    overwrite: _Overwrite = False,
     as_json: _AsJson = False,
 ) -> None:
     """Measure what requests find among items: hit rate, recall and NDCG at every K, by exact search or an index.
@@ -187,18 +196,23 @@ def hit_rate(
     from flows import console
     from recsys_core.retrieval.hit_rate import of_tables
     from recsys_core.retrieval.own_tables import ItemTable, RequestTable
+    from recsys_core.writers import Destination
 
     if num_interests > 1 and num_interests_column is not None:
-        _refuse("--num-interests and --num-interests-column both say how many they are; give one")
+        alone.refuse("--num-interests and --num-interests-column both say how many they are; give one")
     tables = {name: path for name, path in (("--output", output), ("--details", details)) if path is not None}
     if output is not None and output == details:
-        _refuse(f"--output and --details are both {output}; name two tables")
-    _refuse_existing(tables, overwrite=overwrite)
+        alone.refuse(f"--output and --details are both {output}; name two tables")
+    for name, path in tables.items():
+        try:
+            Destination(path).refuse_others()
+        except ValueError as error:
+            alone.refuse(f"{name}: {error}")
     given = {"nlist": nlist, "nprobe": nprobe, "hnsw_m": hnsw_m, "ef_construction": ef_construction}
     given |= {"ef_search": ef_search, "pq_m": pq_m, "factory": factory, "target_recall": target_recall}
     folder = Path(index) if "/" in index or Path(index).is_dir() else None
     if folder is not None and (settings or any(value is not None for value in given.values())):
-        _refuse(f"--index: {folder} is built already, so that no option of a kind has an effect on it")
+        alone.refuse(f"--index: {folder} is built already, so that no option of a kind has an effect on it")
     chosen = {} if folder else {"index": _index_config("hit-rate", index, given, settings)}
     request = of_tables.Request(
         items=ItemTable(path=items, id_column=item_id, vector_column=item_vector, separator=separator),
@@ -220,9 +234,30 @@ def hit_rate(
         details=details,
         **chosen,
     )
-    with console.progress() as sink:
+    with alone.refusing(), console.progress() as sink:
         measured = of_tables.run(request, sink)
     _print(measured, as_json=as_json)
+
+
+def _made(request: "R", work: "Callable[[R, Sink], Index]") -> "Index":
+    """Do the work aside, and put what it makes in the place of what is there."""
+    from flows import console
+
+    with alone.refusing(), alone.making(request.output) as aside, console.progress() as sink:
+        made = work(request.model_copy(update={"output": aside}), alone.paced(sink))
+    return made.model_copy(update={"path": request.output})
+
+
+def _refuse_picture(plot: Path | None) -> None:
+    if plot is None:
+        return
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if plot.suffix[1:] not in known:
+        alone.refuse(f"--plot: {plot} ends in no kind of picture; there are {', '.join(known)}")
+    if not plot.absolute().parent.is_dir():
+        alone.refuse(f"--plot: {plot.absolute().parent} is no folder")
 
 
 def _print_index(made: "Index", *, as_json: bool) -> None:
@@ -239,7 +274,7 @@ def _refuse_of_builds(given: dict[str, Any]) -> None:
     for name, value in given.items():
         if value is not None:
             option = "--set" if name == "settings" else f"--{name.replace('_', '-')}"
-            _refuse(f"{option}: is of an index that is built, and --update changes one that is; leave it out")
+            alone.refuse(f"{option}: is of an index that is built, and --update changes one that is; leave it out")
 
 
 def _print(measured: "Measured", *, as_json: bool) -> None:
@@ -279,14 +314,14 @@ def _index_config(command: str, kind: str, given: dict[str, Any], settings: list
         config = parsing.validate(kinds.Config, section, Path(f"dayline {command}"), applied)
         limits.check(config)
     except ValueError as error:
-        _refuse(str(error))
+        alone.refuse(str(error))
     return config
 
 
 def _ks(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        _refuse(f"--top-k: {text!r}; give whole numbers from 1 on with commas between")
+        alone.refuse(f"--top-k: {text!r}; give whole numbers from 1 on with commas between")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -296,16 +331,5 @@ def _metric(text: str) -> Any:
     from recsys_core.indexes import Metric
 
     if text not in (known := get_args(Metric)):
-        _refuse(f"--metric: {text!r} is none of {', '.join(known)}")
+        alone.refuse(f"--metric: {text!r} is none of {', '.join(known)}")
     return text
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
-
-
-def _refuse_existing(tables: dict[str, str], *, overwrite: bool) -> None:
-    for option, path in tables.items():
-        if not overwrite and "://" not in path and Path(path).exists():
-            _refuse(f"{option}: {path} is there; name another place, or say --overwrite")

@@ -61,11 +61,8 @@ def run_table(request: TableRequest, sink: Sink) -> artifacts.Index:
     """Build the index over every item of a table.
 
     Raises:
-        ValueError: see `own_tables.read_items`; what the kind cannot hold; or something else than an index is there.
+        ValueError: see `own_tables.read_items`, and what the kind cannot hold.
     """
-    there = request.output
-    if there.exists() and not (there / artifacts.MANIFEST).exists():
-        raise ValueError(f"{there}: no index is there, and it would be lost; name another folder")
     items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2")
     queries = items.vectors
     if request.queries is not None:

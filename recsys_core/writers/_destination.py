@@ -16,9 +16,9 @@ from recsys_core.folders import PARTIAL
 from recsys_core.odps import path as odps_path
 from recsys_core.redaction import redact
 from recsys_core.writers import _folder
+from recsys_core.writers._folder import MARK
 
 Format = Literal["parquet", "csv", "orc"]
-MARK = "_manifest.json"
 
 
 class Destination:

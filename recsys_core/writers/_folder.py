@@ -9,9 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from recsys_core import uri
+from recsys_core import integrity, uri
 from recsys_core.artifacts import move_into_place
 from recsys_core.writers import base
+
+MARK = "_manifest.json"
+"""The file that says of a folder that it was written here, and may be replaced."""
 
 
 class Part(base.Writer):
@@ -100,8 +103,11 @@ class Table(base.Table):
             num_rows = self.count(aside / name)
             if num_rows != receipt.num_rows:
                 raise ValueError(f"{aside / name}: {num_rows} rows where {receipt.num_rows} were written; run it again")
+        num_rows = sum(receipt.num_rows for receipt in receipts)
+        parts = {name: receipt.num_rows for name, receipt in sorted(written.items())}
+        integrity.write_text(aside / MARK, integrity.sealed({"num_rows": num_rows, "parts": parts}))
         move_into_place(aside, self._path)
-        return sum(receipt.num_rows for receipt in receipts)
+        return num_rows
 
     def abandon(self, state: dict[str, Any]) -> None:
         """See `base.Table.abandon`."""

@@ -49,7 +49,7 @@ def test_an_index_is_built_and_searched(tables: Path):
     assert pq.read_table(out / "id_map.parquet")["item_id"][7].as_py() == "i7"
     queries = ["--queries", tables / "requests.parquet", "--query-id", "user", "--query-vector", "emb"]
     drawn = ["--recall-k", "7", "--plot", tables / "recall.png"]
-    again = run("index", *of_items(tables), "--out", out, *kind, *queries, *drawn, "--overwrite", "--json")
+    again = run("index", *of_items(tables), "--out", out, *kind, *queries, *drawn, "--json")
     assert json.loads((out / "recall.json").read_text())["k"] == 7
     assert (tables / "recall.png").stat().st_size > 10_000
     assert json.loads(again.stdout)["num_items"] == 50
@@ -71,11 +71,15 @@ def test_an_index_gets_and_loses_items(tables: Path):
     made = run("index", *changed)
     assert made.stdout == f"{updated}: Flat by ip of 50 items, 4 dimensions\n"
     assert "plan: 0 items added, 50 changed, 50 removed" in made.stderr
+    # An index may take its own place.
+    assert run("index", *changed[:-1], out).exit_code == 0
     for options, message in (
         (["--update", out, "--out", "x"], "--update: name --items that it gets, or items to --remove"),
         (["--update", out, "--out", "x", "--nlist", 3], "--nlist: is of an index that is built"),
         (["--remove", "y", "--out", "x", *of_items(tables)], "--remove: goes with --update"),
         (["--out", "x"], "--items: missing"),
+        (["--out", "x", *of_items(tables), "--plot", "p.txt"], "--plot: p.txt ends in no kind of picture"),
+        (["--out", "x", *of_items(tables), "--plot", tables / "no" / "p.png"], f"--plot: {tables / 'no'} is no folder"),
     ):
         refused = run("index", *options)
         assert refused.exit_code == 2
@@ -90,10 +94,19 @@ def test_a_line_says_what_was_found_and_tables_hold_it(tables: Path):
     assert "note: lists of 60 hold all 50 items" in found.stderr
     assert pq.read_table(total).to_pylist()[0]["num_ground_truth"] == 100
     assert len(pq.read_table(details)["topk_ids"][0]) == 50
-    refused = run("hit-rate", *of_requests(tables), *outputs)
+    # What a command of ours wrote is replaced, and nothing else.
+    assert run("hit-rate", *of_requests(tables), "--top-k", "2", *outputs).exit_code == 0
+    assert len(pq.read_table(details)["topk_ids"][0]) == 2
+    (tables / "notes").mkdir()
+    (tables / "notes" / "kept.txt").write_text("mine")
+    for option in ("--output", "--details"):
+        refused = run("hit-rate", *of_requests(tables), option, tables / "notes")
+        assert refused.exit_code == 2
+        assert refused.stderr.startswith(f"error: {option}: {tables / 'notes'}: exists, and no command of Dayline")
+    refused = run("index", *of_items(tables), "--out", tables / "notes")
     assert refused.exit_code == 2
-    assert refused.stderr == f"error: --output: {total} is there; name another place, or say --overwrite\n"
-    assert run("hit-rate", *of_requests(tables), *outputs, "--overwrite").exit_code == 0
+    assert refused.stderr.startswith(f"error: {tables / 'notes'}: exists, and is no Index")
+    assert (tables / "notes" / "kept.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,10 @@ def index(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="picture of recall by what a search visits", show_default=False)
     ] = None,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="build on disk, with at most this much memory", show_default=False),
+    ] = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
     as_json: _AsJson = False,
@@ -105,7 +109,7 @@ def index(
     columns = {"id_column": item_id, "vector_column": item_vector, "separator": separator}
     table = ItemTable(path=items, **columns) if items else None
     if update is not None:
-        _refuse_of_builds(given | {"settings": settings, "queries": queries, "plot": plot})
+        _refuse_of_builds(given | {"settings": settings, "queries": queries, "plot": plot, "memory_gb": memory_gb})
         gone = ItemTable(path=remove, **columns) if remove else None
         if not table and not gone:
             alone.refuse("--update: name --items that it gets, or items to --remove")
@@ -126,7 +130,14 @@ def index(
     with alone.refusing():
         alone.require_ours(out, Index)
         request = stage.TableRequest.of(
-            table, config, out, metric=_metric(metric), seed=seed, queries=asked, recall_k=recall_k
+            table,
+            config,
+            out,
+            metric=_metric(metric),
+            seed=seed,
+            queries=asked,
+            recall_k=recall_k,
+            memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
         )
     made = _made(request, stage.run_table)
     if plot is not None:

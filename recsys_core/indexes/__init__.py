@@ -7,10 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys_core import integrity, lookup
+from recsys_core.indexes import _faiss, _on_disk
+from recsys_core.indexes._on_disk import Plan
 from recsys_core.indexes.base import ID_MAP, SETTINGS, Config, Index, Metric, Settings
 from recsys_core.progress import Sink
 
-__all__ = ["CATALOGUE", "Config", "Index", "Metric", "build", "load"]
+__all__ = ["CATALOGUE", "Config", "Index", "Metric", "Plan", "build", "build_on_disk", "load", "plan_on_disk"]
 
 CATALOGUE = __name__
 
@@ -22,6 +24,38 @@ def build(config: Config, vectors_ID: np.ndarray, ids: pa.Array, metric: Metric,
         ValueError: the kind cannot hold such vectors; names the key.
     """
     return lookup.content(CATALOGUE, config.kind).build(config, vectors_ID, ids, metric, seed, sink)
+
+
+def plan_on_disk(config: Config, num_items: int, dim: int, metric: Metric, id_bytes: int, memory_bytes: int) -> Plan:
+    """Return how `build_on_disk` would go about it; `id_bytes` are those of all ids.
+
+    Raises:
+        ValueError: it needs more memory; says how much. Or the kind has no cells.
+    """
+    return _on_disk.plan(_of_faiss(config), num_items, dim, metric, id_bytes=id_bytes, memory_bytes=memory_bytes)
+
+
+def build_on_disk(
+    config: Config,
+    plan: Plan,
+    vectors_ID: np.ndarray,
+    ids: pa.Array,
+    metric: Metric,
+    seed: int,
+    folder: Path,
+    sink: Sink,
+) -> Index:
+    """Build as `build` does, of vectors that may be mapped, with the memory of `plan`, its cells in `folder`.
+
+    Where training takes as many of the vectors, it is the same index. It is to be saved in the same folder.
+    """
+    return _on_disk.build(_of_faiss(config), plan, vectors_ID, ids, metric, seed, folder, sink)
+
+
+def _of_faiss(config: Config) -> _faiss.Config:
+    if isinstance(config, _faiss.Config):
+        return config
+    raise ValueError(f"index: kind {config.kind} is built in memory only; take ivf_flat or ivf_pq")
 
 
 def load(folder: Path) -> Index:

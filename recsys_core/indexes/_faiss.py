@@ -110,7 +110,8 @@ class Index(base.Index):
         import faiss
 
         try:
-            index = faiss.read_index(str(folder / FILE))
+            # Cells on disk lie beside it, wherever the folder is now.
+            index = faiss.read_index(str(folder / FILE), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise ValueError(f"{folder / FILE}: damaged ({integrity.first_line(error)})") from None
         metric = settings.metric or ("l2" if index.metric_type == faiss.METRIC_L2 else "ip")
@@ -134,6 +135,7 @@ class Index(base.Index):
 
     def add(self, vectors_ID: np.ndarray, ids: pa.Array) -> None:
         """See `base.Index.add`."""
+        self._refuse_on_disk()
         self.faiss.add(normalized(vectors_ID) if self.metric == "cosine" else vectors_ID)
         self.ids = pa.concat_arrays([self.ids, ids])
 
@@ -141,6 +143,7 @@ class Index(base.Index):
         """See `base.Index.remove`. A graph keeps the rows, as ways to others, and finds them no more."""
         import faiss
 
+        self._refuse_on_disk()
         kept = np.ones(len(self.ids), bool)
         kept[rows] = False
         if self.parameter == "ef_search":
@@ -158,6 +161,14 @@ class Index(base.Index):
                     ids = faiss.rev_swig_ptr(cells.get_ids(cell), size)
                     ids -= np.searchsorted(gone, ids)
         self.ids = self.ids.filter(pa.array(kept))
+
+    def _refuse_on_disk(self) -> None:
+        import faiss
+
+        cells = getattr(inner(self.faiss), "invlists", None)
+        is_on_disk = cells is not None and isinstance(faiss.downcast_InvertedLists(cells), faiss.OnDiskInvertedLists)
+        if is_on_disk:
+            raise ValueError(f"an index of {self.layout} whose cells are on disk is not changed; build it anew")
 
     def _there(self, only: np.ndarray | None) -> np.ndarray | None:
         """Return a bit for each row that may be found, of those in `only`; None: all."""

@@ -11,15 +11,26 @@ from recsys_core.indexes.base import Metric
 __all__ = ["Config", "Index"]
 
 
+_ITEMS_AT_ONCE = 1 << 20
+
+
 def search(items_ID: np.ndarray, queries_QD: np.ndarray, k: int, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the search of a flat index of `items_ID` returns, see `base.Index.search`, without making one."""
+    """Return what the search of a flat index of `items_ID` returns, see `base.Index.search`, without making one.
+
+    Items are looked at some at a time: they may be mapped. There are at least `k` of them.
+    """
     import faiss
 
-    if metric == "cosine":
-        items_ID, queries_QD = _faiss.normalized(items_ID), _faiss.normalized(queries_QD)
-    by = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    scores, rows = faiss.knn(queries_QD, items_ID, k, metric=by)
-    return -scores if metric == "l2" else scores, rows
+    queries_QD = _faiss.normalized(queries_QD) if metric == "cosine" else queries_QD
+    best = faiss.ResultHeap(len(queries_QD), k, keep_max=metric != "l2")
+    for start in range(0, len(items_ID), _ITEMS_AT_ONCE):
+        some_ID = items_ID[start : start + _ITEMS_AT_ONCE]
+        some_ID = _faiss.normalized(some_ID) if metric == "cosine" else some_ID
+        by = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        scores, rows = faiss.knn(queries_QD, some_ID, min(k, len(some_ID)), metric=by)
+        best.add_result(scores, rows + start)
+    best.finalize()
+    return -best.D if metric == "l2" else best.D, best.I
 
 
 class Config(_faiss.Config):

@@ -1,5 +1,7 @@
 """The index stage: item vectors in an index, and the map from row to item id; of a day's model, or of any table."""
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -20,6 +22,7 @@ class TableRequest(artifacts.Request):
     """What an index of a table of the user's own needs; `fingerprint` is the table's.
 
     `queries` are those whose exact top `recall_k` shows what the index returns; None: items, which find themselves.
+    With `memory_bytes` it is built on disk, and takes at most that much memory.
     """
 
     items: ItemTable
@@ -29,6 +32,7 @@ class TableRequest(artifacts.Request):
     seed: int
     queries: ItemTable | None = None
     recall_k: int = Field(default=50, ge=1)
+    memory_bytes: int | None = None
 
     @classmethod
     def of(cls, items: ItemTable, config: Indexing, output: Path, **others: Any) -> Self:
@@ -63,18 +67,39 @@ def run_table(request: TableRequest, sink: Sink) -> artifacts.Index:
     Raises:
         ValueError: see `own_tables.read_items`, and what the kind cannot hold.
     """
-    items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2")
-    queries = items.vectors
-    if request.queries is not None:
-        allow_zero = request.metric == "l2"
-        queries = own_tables.read_items(request.queries, sink, allow_zero=allow_zero, unique=False).vectors
-        if queries.shape[1] != items.vectors.shape[1]:
-            raise ValueError(
-                f"{request.queries.path}: vectors of {queries.shape[1]} dimensions where those of {request.items.path} "
-                f"have {items.vectors.shape[1]}"
-            )
-    wanted = _Wanted(request.config, request.metric, request.seed, queries, request.recall_k)
-    return _build(request, items, wanted, sink)
+    with contextlib.ExitStack() as inside:
+        aside = plan = None
+        if request.memory_bytes is not None:
+            request.output.parent.mkdir(parents=True, exist_ok=True)
+            place = tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=request.output.parent)
+            aside = Path(inside.enter_context(place)) / "vectors"
+            # What does not fit is refused before it is read.
+            num_items, dim, id_bytes = own_tables.shape(request.items)
+            plan = indexes.plan_on_disk(request.config, num_items, dim, request.metric, id_bytes, request.memory_bytes)
+            sink(Event(stage="index", total=num_items, message=f"plan: {plan.describe(num_items)}"))
+        items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2", aside=aside)
+        wanted = _Wanted(
+            request.config,
+            request.metric,
+            request.seed,
+            _queries(request, items, sink),
+            request.recall_k,
+            plan,
+        )
+        return _build(request, items, wanted, sink)
+
+
+def _queries(request: TableRequest, items: Items, sink: Sink) -> np.ndarray:
+    if request.queries is None:
+        return items.vectors
+    allow_zero = request.metric == "l2"
+    queries = own_tables.read_items(request.queries, sink, allow_zero=allow_zero, unique=False).vectors
+    if queries.shape[1] != items.vectors.shape[1]:
+        raise ValueError(
+            f"{request.queries.path}: vectors of {queries.shape[1]} dimensions where those of {request.items.path} "
+            f"have {items.vectors.shape[1]}"
+        )
+    return queries
 
 
 class UpdateRequest(artifacts.Request):
@@ -158,15 +183,21 @@ class _Wanted(NamedTuple):
     seed: int
     queries: np.ndarray
     recall_k: int
+    plan: indexes.Plan | None = None
 
 
 def _build(request: artifacts.Request, items: Items, wanted: _Wanted, sink: Sink) -> artifacts.Index:
-    config, metric, seed, queries, recall_k = wanted
-    index = indexes.build(config, items.vectors, items.ids, metric, seed, sink)
-    rows = recall.sample(len(queries), *items.vectors.shape)
-    found = recall.choose(config, index, items.vectors, queries[rows], recall_k, sink)
-    sink(Event(stage="index", done=len(items.ids), total=len(items.ids), message=f"plan: {found.reason}"))
+    config, metric = wanted.config, wanted.metric
     with artifacts.pending(request.output) as aside:
+        if wanted.plan is None:
+            index = indexes.build(config, items.vectors, items.ids, metric, wanted.seed, sink)
+        else:
+            index = indexes.build_on_disk(
+                config, wanted.plan, items.vectors, items.ids, metric, wanted.seed, aside.path, sink
+            )
+        rows = recall.sample(len(wanted.queries), *items.vectors.shape)
+        found = recall.choose(config, index, items.vectors, wanted.queries[rows], wanted.recall_k, sink)
+        sink(Event(stage="index", done=len(items.ids), total=len(items.ids), message=f"plan: {found.reason}"))
         index.save(aside.path)
         artifacts.write_text(aside.path / "recall.json", found.model_dump_json(indent=2))
         return aside.commit(

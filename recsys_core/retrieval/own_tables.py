@@ -5,7 +5,9 @@ lists, as those of a CSV file that was written here, are read as these.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -64,8 +66,12 @@ class Requests(NamedTuple):
     seen: Lists
 
 
-def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool = True) -> Items:
+def read_items(
+    table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool = True, aside: Path | None = None
+) -> Items:
     """Read the vectors of all items; a zero vector, which has no direction, only where `allow_zero`.
+
+    With `aside`, a file to make, they lie there and are mapped: for more of them than fit in memory.
 
     Raises:
         ValueError: no rows, a missing column, an id that is null or there twice, a vector that is null, of another
@@ -80,7 +86,8 @@ def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool =
         what = f"{table.path}: {table.vector_column}"
         numbers, lengths = _numbers(rows.column(table.vector_column), table.separator, what, named)
         if made is None:
-            made = np.empty((reader.num_rows, int(lengths[0])), np.float32)
+            shape = (reader.num_rows, int(lengths[0]))
+            made = np.empty(shape, np.float32) if aside is None else _mapped(aside, shape)
         _refuse(lengths != made.shape[1], named, what, f"a vector of another length than {made.shape[1]}, the first's")
         made[done : done + len(named)] = numbers.reshape(-1, made.shape[1])
         _refuse_unfit(made[done : done + len(named)], named, what, allow_zero=allow_zero)
@@ -90,6 +97,28 @@ def read_items(table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool =
     assert made is not None
     joined = _joined(ids, table.path)
     return Items(vectors.unique(joined, table.path, table.id_column) if unique else joined, made)
+
+
+def shape(table: ItemTable) -> tuple[int, int, int]:
+    """Return how many rows a table has, how long its first vector is, and about how many bytes all ids take.
+
+    Raises:
+        ValueError: see `read_items`.
+    """
+    wanted = [table.id_column, table.vector_column]
+    reader = opened(table.path, wanted)
+    rows = next(_blocks(reader, wanted))
+    named = _ids(rows.column(table.id_column), f"{table.path}: {table.id_column}", 0)
+    what = f"{table.path}: {table.vector_column}"
+    _, lengths = _numbers(rows.column(table.vector_column), table.separator, what, named)
+    return reader.num_rows, int(lengths[0]), named.nbytes * reader.num_rows // len(named)
+
+
+def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
+    free, wanted = shutil.disk_usage(file.parent).free, 4 * shape[0] * shape[1]
+    if free < wanted:
+        raise ValueError(f"{file.parent}: {free:,} bytes are free where the vectors of all items take {wanted:,}")
+    return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def read_ids(table: ItemTable) -> pa.Array:

@@ -20,6 +20,7 @@ _NUM_QUERIES = (100, 1_000)
 _NEARLY = 0.99
 _LARGEST_GRAPH_SEARCH = 8_192
 _ROWS_AT_ONCE = 256
+_NORMS_AT_ONCE = 65_536
 
 
 class _Exact(NamedTuple):
@@ -45,7 +46,7 @@ def choose(
     """
     k = min(k, len(items_ID))
     scores_QK, _ = flat.search(items_ID, queries_QD, k, index.metric)
-    largest = np.linalg.norm(items_ID, axis=1).max(), np.linalg.norm(queries_QD, axis=1)
+    largest = longest(items_ID), np.linalg.norm(queries_QD, axis=1)
     reach = {"ip": largest[0] * largest[1], "cosine": np.ones(len(queries_QD)), "l2": (largest[0] + largest[1]) ** 2}
     cut = Cut(scores_QK[:, -1:], np.full((len(queries_QD), 1), k))
     exact = _Exact(queries_QD, cut, ROUNDING * reach[index.metric])
@@ -75,6 +76,12 @@ def choose(
         reason=reason,
         points=curve,
     )
+
+
+def longest(vectors_ND: np.ndarray) -> np.floating:
+    """Return the length of the longest vector, looking at some at a time: they may be mapped."""
+    starts = range(0, len(vectors_ND), _NORMS_AT_ONCE)
+    return max(np.linalg.norm(vectors_ND[start : start + _NORMS_AT_ONCE], axis=1).max() for start in starts)
 
 
 def _least(config: Config, index: Index, measured: Callable[[int], float]) -> tuple[int, str]:

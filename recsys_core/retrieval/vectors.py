@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from recsys_core import uri
+from recsys_core.features.hashing import hashed
 from recsys_core.metrics.retrieval import NO_ITEM, Lists, blocks, keep_unseen
 
 # Cells of one block's retrieved lists: about 100 bytes a cell with all temporaries, so 200 MB.
@@ -91,10 +92,16 @@ def unique(ids: pa.Array, where: object, column: str) -> pa.Array:
     Raises:
         ValueError: one is there twice; names it.
     """
-    counts = pc.value_counts(ids)
-    if len(counts) < len(ids):
-        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0].as_py()
-        raise ValueError(f"{where}: {column} {twice!r} stands there more than once; an item has one vector")
+    # Sorted, in a fraction of the memory that a table of all ids takes; equal hashes are looked at again.
+    keys = ids.to_numpy() if pa.types.is_integer(ids.type) else hashed(ids.cast(pa.string()), "xxh3")
+    rising = np.sort(keys)
+    if len(again := rising[1:][rising[1:] == rising[:-1]]):
+        counts = pc.value_counts(ids.filter(pa.array(np.isin(keys, again))))
+        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        if len(twice):
+            raise ValueError(
+                f"{where}: {column} {twice[0].as_py()!r} stands there more than once; an item has one vector"
+            )
     return ids
 
 

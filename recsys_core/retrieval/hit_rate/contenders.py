@@ -90,7 +90,7 @@ class Held(NamedTuple):
     @classmethod
     def of(cls, vectors_ID: np.ndarray) -> "Held":
         """Measure the vectors."""
-        return cls(vectors_ID, np.linalg.norm(vectors_ID, axis=1).max())
+        return cls(vectors_ID, recall.longest(vectors_ID))
 
 
 def by_index(index: Index, held: Held, queries_QD: np.ndarray, value: int | None = None) -> Search:

@@ -1,6 +1,9 @@
 """`dayline index` and `dayline hit-rate`: what they print and leave, and that a refusal is one line and no file."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import faiss
@@ -11,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
+from recsys_core.artifacts import Index
 
 RUNNER = CliRunner()
 
@@ -136,3 +140,55 @@ def test_an_option_that_is_none_is_one_line(tables: Path, options: list[str], me
     (line,) = refused.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+# Ends the process as soon as the build says something with these words in it.
+_KILLED_AT = """
+import contextlib, os, signal, sys
+from flows import console
+words = sys.argv.pop(1)
+@contextlib.contextmanager
+def progress():
+    yield lambda event: os.kill(os.getpid(), signal.SIGKILL) if words in (event.message or "") else None
+console.progress = progress
+from flows.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("training", []),
+        ("returns", []),
+        ("filling shard 1", ["--memory-gb", 2]),
+        ("merging", ["--memory-gb", 2]),
+        ("is the least", ["--memory-gb", 2]),
+    ],
+)
+def test_a_build_that_is_killed_leaves_the_index_that_was_there(tables: Path, words: str, options: list[object]):
+    out = tables / "index"
+    run("index", *of_items(tables), "--out", out, "--kind", "flat")
+    before = Index.load(out)
+    again = ["index", *of_items(tables), "--out", out, "--nlist", 5, *options]
+    script = [sys.executable, "-c", _KILLED_AT, words, *map(str, again)]
+    assert subprocess.run(script, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert Index.load(out) == before
+    before.verify_here()
+    assert run(*again).exit_code == 0
+    assert Index.load(out).factory == "IVF5,Flat"
+    assert sorted(path.name for path in tables.iterdir()) == ["index", "items.parquet", "requests.parquet"]
+
+
+@pytest.mark.parametrize("option", ["--output", "--details"])
+def test_a_hit_rate_that_is_killed_leaves_the_tables_that_were_there(tables: Path, option: str):
+    there = tables / "there"
+    run("hit-rate", *of_requests(tables), "--top-k", "3", option, there)
+    before = {file.name: file.read_bytes() for file in there.iterdir()}
+    again = ["hit-rate", *of_requests(tables), "--top-k", "4", option, there]
+    script = [sys.executable, "-c", _KILLED_AT, "flat", *map(str, again)]
+    assert subprocess.run(script, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert {file.name: file.read_bytes() for file in there.iterdir()} == before
+    assert run(*again).exit_code == 0
+    assert {file.name for file in there.iterdir()} == {"_manifest.json", "part-00000.parquet"}
+    assert sorted(path.name for path in tables.iterdir()) == ["items.parquet", "requests.parquet", "there"]

@@ -189,7 +189,8 @@ def export(
     step: _Step = None,
     form: Annotated[Literal["torchscript", "pt2"], typer.Option("--format", help="of the module")] = "torchscript",
     table_dtype: Annotated[
-        Literal["trained", "float16", "int8"], typer.Option(help="of the tables; what it costs is measured on --data")
+        Literal["trained", "float16", "int8", "int4"],
+        typer.Option(help="of the tables; what it costs is measured on --data"),
     ] = "trained",
     data: _Data = None,
     config: _OfConfig = None,

@@ -1,6 +1,9 @@
-"""Tables in fewer bytes: half precision, or int8 with a scale and an offset for each row. Legend: N values, D width."""
+"""Tables in fewer bytes: half precision, or int8 or int4 with a scale and an offset for each row.
 
-from collections.abc import Mapping
+Legend: N values, D width, R rows of a table, B some of them, P bytes of a row.
+"""
+
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +12,8 @@ from recsys_core.exported.lookups import Lookup, PooledLookup
 from recsys_core.features import SparseFeature
 from recsys_core.models.blocks.embeddings import pool
 
-_LEVELS = 255
+_ROWS_AT_ONCE = 65_536
+_HALF_A_BYTE = 4
 
 
 class Int8Table(nn.Module):
@@ -22,11 +26,11 @@ class Int8Table(nn.Module):
     def __init__(self, weight_RD: Tensor) -> None:
         """Round each number to one of 256 between its row's smallest and largest one."""
         super().__init__()
-        weight_RD = weight_RD.float()
-        low_R, high_R = weight_RD.amin(1), weight_RD.amax(1)
-        scale_R = (high_R - low_R) / _LEVELS
-        steps_RD = (weight_RD - low_R[:, None]) / torch.where(scale_R > 0, scale_R, 1.0)[:, None]
-        self.register_buffer("stored", (steps_RD.round() - 128).to(torch.int8))
+        stored_RD = torch.empty(weight_RD.shape, dtype=torch.int8)
+        scale_R, low_R = _fitted(weight_RD, 8)
+        for rows, steps_BD in _steps(weight_RD, scale_R, low_R):
+            stored_RD[rows] = (steps_BD - 128).to(torch.int8)
+        self.register_buffer("stored", stored_RD)
         self.register_buffer("scale", scale_R)
         self.register_buffer("low", low_R)
 
@@ -34,6 +38,48 @@ class Int8Table(nn.Module):
         """Return [N, D], float32."""
         steps_ND = self.stored.index_select(0, ids_N).float() + 128
         return steps_ND * self.scale.index_select(0, ids_N)[:, None] + self.low.index_select(0, ids_N)[:, None]
+
+
+class Int4Table(nn.Module):
+    """Rows of int4, two numbers in a byte: a row's numbers are `low + scale * step`, so that its extremes are kept."""
+
+    stored: Tensor
+    scale: Tensor
+    low: Tensor
+
+    def __init__(self, weight_RD: Tensor) -> None:
+        """Round each number to one of 16 between its row's smallest and largest one."""
+        super().__init__()
+        num_rows, self.dim = weight_RD.shape
+        # The number at 2 i is the lower half of byte i, the one at 2 i + 1 the upper half.
+        stored_RP = torch.empty((num_rows, (self.dim + 1) // 2), dtype=torch.uint8)
+        scale_R, low_R = _fitted(weight_RD, _HALF_A_BYTE)
+        for rows, steps_BD in _steps(weight_RD, scale_R, low_R):
+            pairs_BP2 = nn.functional.pad(steps_BD, (0, self.dim % 2)).to(torch.uint8).view(len(steps_BD), -1, 2)
+            stored_RP[rows] = pairs_BP2[:, :, 0] | (pairs_BP2[:, :, 1] << _HALF_A_BYTE)
+        self.register_buffer("stored", stored_RP)
+        self.register_buffer("scale", scale_R)
+        self.register_buffer("low", low_R)
+
+    def forward(self, ids_N: Tensor) -> Tensor:
+        """Return [N, D], float32."""
+        stored_NP = self.stored.index_select(0, ids_N)
+        steps_ND = torch.stack([stored_NP & 15, stored_NP >> 4], dim=2).flatten(1)[:, : self.dim].float()
+        return steps_ND * self.scale.index_select(0, ids_N)[:, None] + self.low.index_select(0, ids_N)[:, None]
+
+
+def _fitted(weight_RD: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return each row's step and smallest number, float32 [R]."""
+    low_R, high_R = weight_RD.amin(1).float(), weight_RD.amax(1).float()
+    return (high_R - low_R) / (2**bits - 1), low_R
+
+
+def _steps(weight_RD: Tensor, scale_R: Tensor, low_R: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield some rows and how many steps their numbers are above the smallest: a table's float32 is held in chunks."""
+    for start in range(0, len(weight_RD), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        scale_B = torch.where(scale_R[rows] > 0, scale_R[rows], 1.0)
+        yield rows, ((weight_RD[rows].float() - low_R[rows, None]) / scale_B[:, None]).round()
 
 
 class GatheredLookup(Lookup):
@@ -51,9 +97,11 @@ class GatheredLookup(Lookup):
 
 
 def tables_of(weights: Mapping[str, Tensor], dtype: str) -> dict[str, nn.Module]:
-    """Return tables by name: as they were trained, or in `float16` or `int8`."""
+    """Return tables by name: as they were trained, or in `float16`, `int8` or `int4`."""
     if dtype == "int8":
         return {name: Int8Table(weight) for name, weight in weights.items()}
+    if dtype == "int4":
+        return {name: Int4Table(weight) for name, weight in weights.items()}
     if dtype == "float16":
         return {name: nn.Embedding.from_pretrained(weight.half()) for name, weight in weights.items()}
     return {name: nn.Embedding.from_pretrained(weight) for name, weight in weights.items()}

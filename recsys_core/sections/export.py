@@ -17,7 +17,7 @@ class Config(Frozen):
     format: Literal["torchscript", "pt2"] = Field(
         default="torchscript", description="TorchScript, or a program of torch.export"
     )
-    table_dtype: Literal["trained", "float16", "int8"] = Field(
+    table_dtype: Literal["trained", "float16", "int8", "int4"] = Field(
         default="trained",
         description="of the embedding tables; anything but how they were trained costs accuracy, which is measured and "
         "stands in the manifest",

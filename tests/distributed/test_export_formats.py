@@ -14,10 +14,10 @@ from torch import nn
 
 import recsys_core
 from recsys_core.artifacts import ExportedModel
-from recsys_core.exported import modules
+from recsys_core.exported import modules, quantized
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.exported.lookups import PooledLookup
-from recsys_core.exported.quantized import GatheredLookup, Int8Table, pooled_lookup, tables_of
+from recsys_core.exported.quantized import GatheredLookup, Int4Table, Int8Table, pooled_lookup, tables_of
 from recsys_core.features import Engine, SparseFeature
 from recsys_core.progress import silent
 from recsys_core.registry import named
@@ -120,15 +120,15 @@ def test_a_program_of_torch_export_gives_what_the_script_gives(exporting, export
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
-def test_tables_of_fewer_bytes_are_measured(exporting, exported, day, dtype):
-    made = export.run(exporting(config={"table_dtype": dtype}, data=day), silent)
+@pytest.mark.parametrize(("dtype", "form"), [("float16", "torchscript"), ("int8", "torchscript"), ("int4", "pt2")])
+def test_tables_of_fewer_bytes_are_measured(exporting, exported, day, dtype, form):
+    made = export.run(exporting(config={"table_dtype": dtype, "format": form}, data=day), silent)
     assert made.cost is not None
     assert (made.cost.metric, made.cost.num_rows) == ("hit_rate@50", day.num_queries)
     assert 0.5 < made.cost.trained <= 1
     assert abs(made.cost.exported - made.cost.trained) < 0.05
     sizes = [
-        sum(file.num_bytes for file in model.files if file.path.endswith("model.pt")) for model in (made, exported)
+        sum(tensor.nbytes for tensor in modules.load(model.item).state_dict().values()) for model in (made, exported)
     ]
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match=rf"export\.table_dtype: {dtype}, and no data to measure what it costs"):
@@ -172,6 +172,27 @@ def test_int8_keeps_a_rows_extremes_and_rounds_to_the_nearest_of_256():
     assert found[1].tolist() == [-1.0] * 4
     torch.testing.assert_close(found[2], weight[2], rtol=0, atol=0.006)
     assert torch.equal(found[3], found[0])
+
+
+def test_int4_rounds_to_the_nearest_of_16_and_packs_two_in_a_byte(monkeypatch):
+    weight = torch.tensor([[0.0, 15.0, 6.4, 6.6, 3.0], [-1.0, -1.0, -1.0, -1.0, -1.0], [-2.0, 5.5, 0.1, -1.0, 5.4]])
+    table = Int4Table(weight)
+    assert table.stored.shape == (3, 3)
+    assert table.stored[0].tolist() == [0 + 16 * 15, 6 + 16 * 7, 3]
+    found = torch.jit.script(table)(torch.tensor([0, 1, 2, 0]))
+    assert found[0].tolist() == [0.0, 15.0, 6.0, 7.0, 3.0]
+    assert found[1].tolist() == [-1.0] * 5
+    # Steps of a half.
+    assert found[2].tolist() == [-2.0, 5.5, 0.0, -1.0, 5.5]
+    assert torch.equal(found[3], found[0])
+    # A table is rounded some rows at a time, and comes out the same.
+    many = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    for kind in (Int4Table, Int8Table):
+        whole = kind(many).state_dict()
+        monkeypatch.setattr(quantized, "_ROWS_AT_ONCE", 2)
+        for name, stored in kind(many).state_dict().items():
+            assert torch.equal(stored, whole[name])
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max", "tile"])

@@ -126,6 +126,8 @@ def recall(measured: IndexRecall, layout: str) -> Figure:
     if measured.value is not None:
         axes.plot([measured.value], [measured.ann_recall], "o", color=_CONTENDERS["exact"][1], label="chosen")
         axes.set_xscale("log", base=2)
+        axes.set_xticks([value for value, _ in points], [str(value) for value, _ in points])
+        axes.minorticks_off()
     axes.axhline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel=f"{named} (more is slower)", ylabel="ANN recall (overlap with exact top K)")
     _share(axes, at_least=1.0)

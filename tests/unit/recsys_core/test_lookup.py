@@ -125,4 +125,7 @@ def test_bad_sections_name_the_key():
 
 def test_the_json_schema_lists_the_kinds():
     properties = Run.model_json_schema()["properties"]
-    assert [entry["properties"]["kind"]["const"] for entry in properties["sampler"]["oneOf"]] == ["impressions", "weighted"]
+    assert [entry["properties"]["kind"]["const"] for entry in properties["sampler"]["oneOf"]] == [
+        "impressions",
+        "weighted",
+    ]

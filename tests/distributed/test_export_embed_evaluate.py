@@ -4,15 +4,16 @@ import json
 import subprocess
 import sys
 
-import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from recsys_core import indexes
 from recsys_core.artifacts import Checkpoint, Embeddings, HeldOut
 from recsys_core.exported.inputs import tower_inputs
 from recsys_core.features import Engine
+from recsys_core.indexes import flat
 from recsys_core.progress import silent
 from recsys_core.retrieval import embed, evaluate, export, train
 from recsys_core.serving import Recommender
@@ -133,10 +134,11 @@ def test_weights_maxima_and_tiles_go_from_two_ranks_to_the_service(rich_day, tra
     items, queries = (
         np.stack(pq.read_table(path)["embedding"].to_numpy()) for path in (vectors.items, vectors.queries)
     )
-    index = faiss.IndexFlatIP(16)
-    index.add(items)
+    index = indexes.build(
+        flat.Config(), items, pq.read_table(vectors.items)["item_id"].combine_chunks(), "ip", 0, silent
+    )
     engine, tower = Engine.load(model.engine), torch.jit.load(str(model.query / "model.pt"))
-    bundle = Recommender(engine, tower, Search(index, pq.read_table(vectors.items)["item_id"]))
+    bundle = Recommender(engine, tower, Search(index))
     rows = pq.read_table(rich_day.ground_truth).to_pylist()
     table = bundle.table({name: [row[name] for row in rows] for name in engine.columns("query")})
     np.testing.assert_allclose(bundle.embed(table), queries, atol=1e-6)

@@ -153,7 +153,7 @@ def test_an_exported_model_is_evaluated_as_its_checkpoint(exported, trained, day
 
 def test_the_model_before_its_export_gives_a_served_rows_vector(exported, trained, day, sections):
     rows = pq.read_table(day.ground_truth)
-    of_training = named.Trained(trained, "retrieval", sections["model"], trained.engine)
+    of_training = named.Trained(trained, "retrieval", sections["model"].model_dump(mode="json"), trained.engine)
     engine, tower = Engine.load(exported.engine), modules.load(exported.query)
     for some in (rows, rows.slice(3, 2)):
         found = eager.vectors(of_training, some)

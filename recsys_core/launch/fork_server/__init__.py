@@ -3,7 +3,7 @@
 It is found through a socket in a folder of the user's own (`folder`), whose name says what was imported, and under
 which circumstances: code, environment, working directory, limits. A command with others gets a process of its own. What
 a command asks for is a process with given arguments, environment and streams; the fork server itself has none of the
-credentials among the variables. The connection stays open as long as both live: when the one who asked dies, what was
+credentials among the variables. The connection stays open as long as both live: when the client dies, what was
 forked is killed; when the fork server dies, what it has forked gets a signal. It ends when no command has used it for a
 while, or is asked to.
 
@@ -245,7 +245,8 @@ def _circumstances(environment: Mapping[str, str]) -> Iterator[object]:
     yield [resource.getrlimit(number) for number in range(resource.RLIMIT_NICE)]
     yield [str(path.readlink()) for path in sorted(Path("/proc/self/ns").iterdir())]
     yield Path("/proc/self/cgroup").read_text()
-    yield [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask")]
+    # A process that was started with signals ignored, by nohup for one, hands that on.
+    yield [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(("Umask", "SigIgn"))]
 
 
 def _connection(what: str, command: Sequence[str], environment: Mapping[str, str]) -> socket.socket | None:

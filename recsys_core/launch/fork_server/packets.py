@@ -1,4 +1,4 @@
-"""What goes through the connection between a fork server and who asks it for a process."""
+"""What goes through the connection between a fork server and a client that asks it for a process."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ def is_readable(connection: socket.socket, seconds: float | None) -> bool:
 
 def say(connection: socket.socket, said: dict[str, Any]) -> None:
     """Send a packet."""
-    # One who is gone needs no answer.
+    # A client that is gone needs no answer.
     with contextlib.suppress(OSError):
         connection.send(json.dumps(said).encode())
 

@@ -18,7 +18,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class ForkServer:
-    """The process itself: it waits, forks, and says how what it has forked has ended."""
+    """The process itself: it waits, forks, and reports how each forked process has ended."""
 
     def __init__(self, listening: int, path: Path, idle_seconds: float, ends_with: signal.Signals) -> None:
         """Take the socket that the starter listens at; `ends_with` is what forked processes get if this one dies."""
@@ -36,7 +36,7 @@ class ForkServer:
         self._stopping = False
 
     def serve(self, mind: Callable[[], str | None] = lambda: None) -> Asked | None:
-        """Fork until nobody has used it for long; return None then, and in each forked process what that is to be.
+        """Fork until it has been idle for long; return None then, and in each forked process what that is to be.
 
         `mind` is called about every second; what it returns is shown by the commands that use the server.
         """
@@ -81,7 +81,7 @@ class ForkServer:
         self._ready.register(connection, selectors.EVENT_READ)
 
     def _receive(self, connection: socket.socket) -> Asked | None:
-        """Take what a connection brings: a process to fork (returned in it), the wish to stop, or its end."""
+        """Take what a connection brings: a process to fork (returned in it), the request to stop, or its end."""
         try:
             packet, streams, _, _ = socket.recv_fds(connection, PACKET_BYTES, 3)
         except ConnectionError:
@@ -128,7 +128,7 @@ class ForkServer:
         self._let_go(connection)
 
     def _let_go(self, connection: socket.socket) -> None:
-        with contextlib.suppress(KeyError):  # of one who is gone it was before
+        with contextlib.suppress(KeyError):  # a client that is gone was unregistered before
             self._ready.unregister(connection)
         self._waiting.discard(connection)
         connection.close()
@@ -144,7 +144,7 @@ class ForkServer:
 
 
 def _become(asked: Asked, streams: Sequence[int], parent: int, ends_with: signal.Signals) -> None:
-    """Make the process what it would be if it had been started by the one who asked."""
+    """Make the process what it would be if the client had started it."""
     os.setsid()
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, ends_with)
     if os.getppid() != parent:

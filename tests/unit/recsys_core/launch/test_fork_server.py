@@ -29,7 +29,7 @@ does, = sys.argv
 if does == "sleep":
     time.sleep(600)
 if does == "die":
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGUSR1)
 sys.exit(int(does))
 """
 _SHORT = 0.2
@@ -75,7 +75,7 @@ def test_one_process_forks_for_one_command_after_another(
     monkeypatch.chdir(tmp_path)
     first, (server, place, secret, _) = fork("3", SECRET_KEY="s3cret")
     second, other = fork("die", TERM="dumb")
-    assert (first.wait(), second.wait()) == (3, -signal.SIGINT)
+    assert (first.wait(), second.wait()) == (3, -signal.SIGUSR1)
     assert (place, secret) == (str(tmp_path), "s3cret")
     assert other == [server, place, "None", "dumb"]
     kept = psutil.Process(int(server))

@@ -275,7 +275,7 @@ def test_what_is_live_is_followed_and_fetched_whole(shop, tmp_path):
     assert integrity.verify_sealed(first.release.folder)
     assert (missing.release, missing.error) == (
         None,
-        f"ValueError: {shop.name} has no version 7; there are: 2, 1",
+        f"{shop.name} has no version 7; there are: 2, 1",
     )
     registry.rollback(shop.uri, shop.name)
     back = next(lines)

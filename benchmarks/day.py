@@ -104,6 +104,10 @@ class Bench:
 
     def run(self, *arguments: str, keep: bool = False) -> Timed:
         """Run `dayline ARGUMENTS --json`, sampled; `keep`: processes for the next command, and use what there is."""
+        for path in self._samples.iterdir():
+            # What one was doing when it ended would else count for as long as it is read.
+            if not psutil.pid_exists(int(path.name)):
+                path.unlink()
         before, started = _cpu_seconds() + self._kept_cpu_seconds(), time.time()
         command = [_DAYLINE, *arguments, "--json"]
         environment = self._environment | {"DAYLINE_KEEP_SECONDS": "600" if keep else "0"}

@@ -20,7 +20,7 @@ from recsys_core.retrieval.requests import HitRateConfig as HitRate
 from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
 
-_WIDTH = 4  # FBGEMM's kernels read so many numbers of a row at a time.
+_WIDTH = 4  # FBGEMM's kernels read rows four numbers at a time.
 
 
 def check(features: Features, model: ComponentConfig, train: Train, launch: Launch) -> None:

@@ -59,7 +59,7 @@ class _Counts:
 
 
 def newest(log: str, num_requests: int) -> tuple[tuple[str, str], ...]:
-    """Return a log's newest files, the newest first: as many as hold so many requests; none where there is no log.
+    """Return a log's newest files, newest first, that together hold `num_requests`; an absent log has none.
 
     Raises:
         ValueError: a file is none of a log.

@@ -142,6 +142,15 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return shares * mask.to(scores.dtype)
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor) -> Tensor:
+    """Return each head's scaled dot-product attention [B, H, T, D / H] of [B, T, D]; `mask` [B, T]: what there is."""
+    shape = (query.shape[0], query.shape[1], num_heads, query.shape[2] // num_heads)
+    query_BHTD, key_BHTD = query.view(shape).transpose(1, 2), key.view(shape).transpose(1, 2)
+    scores = torch.matmul(query_BHTD, key_BHTD.transpose(2, 3)) / shape[3] ** 0.5
+    shares = masked_softmax(scores, mask.unsqueeze(1).unsqueeze(1))
+    return torch.matmul(shares, value.view(shape).transpose(1, 2))
+
+
 def refuse_undivided(kind: str, width: int, num_heads: int) -> None:
     """Check that an element's width is divided evenly among the heads.
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig, Frozen
 
 
 class Tower(Frozen):
@@ -30,3 +30,14 @@ class Behaviours(Frozen):
         if not any(self.targets):
             raise ValueError("targets: all are null, so the sequences are compared with nothing; name a target")
         return self
+
+
+class Sequential(ComponentConfig):
+    """What every model has that pads its one set of behaviour sequences: a section `model`, without its `kind`."""
+
+    behaviours: Behaviours = Field(description="the sequences, and what each is compared with")
+    max_length: int = Field(
+        ge=1, description="places of a sequence; its features keep at most as many elements (features, max_length)"
+    )
+    hidden: tuple[PositiveInt, ...] = Field(default=(128, 64), description="hidden widths of the MLP over everything")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the MLP")

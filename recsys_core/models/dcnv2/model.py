@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import layout
 from recsys_core.models.blocks.crosses import Crossed, of_crossed
-from recsys_core.models.blocks.embeddings import Embeddings
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.dcnv2 import Config
 
 
@@ -71,36 +69,19 @@ class MixedCross(nn.Module):
         return mixed
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
-
-        Raises:
-            ValueError: a sequence that is not pooled.
-        """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("dcnv2")
-        self._dense = (*query.dense, *item.dense)
-        num_inputs = sum(self.tables.pooled_widths) + query.num_dense + item.num_dense
-        crosses = [_cross(num_inputs, config) for _ in range(config.num_crosses)]
-        self.head = Crossed(num_inputs, crosses, config.structure, config.hidden, config.dropout)
+    def make_head(self, config: Config) -> nn.Module:
+        """See the base class."""
+        crosses = [_cross(self.num_inputs, config) for _ in range(config.num_crosses)]
+        return Crossed(self.num_inputs, crosses, config.structure, config.hidden, config.dropout)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""
         head = self.head
         assert isinstance(head, Crossed)
-        inputs = layout.pooled(self.tables.pooled_features, self.tables.pooled_widths) + layout.numbers(self._dense)
+        inputs = self.inputs()
         found = of_crossed("head", head, inputs)
         for number, cross in enumerate(head.crosses):
             for name, part in cross.named_modules():

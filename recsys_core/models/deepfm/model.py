@@ -1,14 +1,11 @@
 """DeepFM's modules. Legend: B examples, P pooled widths, F dense fields, K vectors, D their width."""
 
-import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import fields, layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.factorization import pairs_sum, require_factors, weights_and_factors
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.deepfm import Config
 
 
@@ -28,30 +25,18 @@ class Head(nn.Module):
         return linear_B + pairs_sum(factors_BKD) + self.deep(factors_BKD.flatten(1)).squeeze(1)
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+    def make_head(self, config: Config) -> nn.Module:
+        """See the base class.
 
         Raises:
-            ValueError: embeddings of different widths or without factors, or a sequence that is not pooled.
+            ValueError: embeddings of different widths or without factors.
         """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("deepfm")
-        self._dense = (*query.dense, *item.dense)
-        inputs = fields.Fields("deepfm", self.tables, self._dense)
-        require_factors("deepfm", inputs.dim)
-        self.head = Head(inputs, config)
+        inputs = fields.Fields(config.kind, self.tables, self._dense)
+        require_factors(config.kind, inputs.dim)
+        return Head(inputs, config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""

@@ -1,15 +1,11 @@
 """DIEN's modules. Legend: B examples, N elements, T places, D an element's width, which is that of states too."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import behaviours, layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import BehaviourModel
 from recsys_core.models.dien import Config
 
 
@@ -69,38 +65,15 @@ class Head(nn.Module):
         return self.deep(torch.cat([inputs, evolved_BTD[:, -1]], dim=1)).squeeze(1)
 
 
-class Model(base.RankingModel):
-    """Features of query and item alike, and one set of behaviour sequences."""
+class Model(BehaviourModel[Config]):
+    """See `BehaviourModel`."""
 
-    reads_number_sequences: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
-
-        Raises:
-            ValueError: a sequence or a target is not there or not of its kind.
-        """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self._dense, numbers = (*query.dense, *item.dense), (*query.numbers, *item.numbers)
-        places = behaviours.places("model.behaviours", config.behaviours, self.tables, self._dense, numbers)
-        behaviours.refuse_unread("model.behaviours", config.behaviours.sequences, self.tables, numbers)
-        self.head = Head(places, config)
+    def make_head(self, places: behaviours.Places, config: Config) -> nn.Module:
+        """See the base class."""
+        return Head(places, config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""
         head = self.head
         assert isinstance(head, Head)
-        inputs = layout.pooled(self.tables.pooled_features, self.tables.pooled_widths) + layout.numbers(self._dense)
-        # A behaviour's numbers are read together from the first layer on: they mean the same as long as all do.
-        return behaviours.of_hidden("head", head, "deep") | layout.of_mlp(
-            "head.deep", head.deep, inputs + layout.units("evolved interest", head.compare.in_features)
-        )
+        return self.of_head(layout.units("evolved interest", head.compare.in_features))

@@ -9,21 +9,14 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from recsys_core.artifacts import ComponentConfig
-from recsys_core.models.blocks.sections import Behaviours
+from recsys_core.models.blocks.sections import Sequential
 
 
-class Config(ComponentConfig):
+class Config(Sequential):
     """YAML section `model`."""
 
     kind: Literal["dmin"] = "dmin"
-    behaviours: Behaviours = Field(description="the sequences, and what each is compared with")
-    max_length: int = Field(
-        ge=1, description="places of a sequence; its features keep at most as many elements (features, max_length)"
-    )
     num_heads: int = Field(default=4, ge=1, description="interests; they divide an element's width")
     attention_hidden: tuple[PositiveInt, ...] = Field(
         default=(32,), description="hidden widths of the MLP that compares behaviours with the target"
     )
-    hidden: tuple[PositiveInt, ...] = Field(default=(128, 64), description="hidden widths of the MLP over everything")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the MLP")

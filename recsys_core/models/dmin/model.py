@@ -1,15 +1,11 @@
 """DMIN's modules. Legend: B examples, N elements, T places, D an element's width, H heads."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import behaviours, layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import BehaviourModel
 from recsys_core.models.dmin import Config
 
 
@@ -19,23 +15,13 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         """`dim` is D."""
         super().__init__()
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.num_heads = num_heads
         self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
 
     def forward(self, elements: Tensor, mask: Tensor) -> Tensor:
         """Return the heads' vectors; `mask` [B, T] says which elements there are."""
-        query, key, value = (
-            self._by_head(self.query(elements)),
-            self._by_head(self.key(elements)),
-            self._by_head(self.value(elements)),
-        )
-        scores = torch.matmul(query, key.transpose(2, 3)) / self.head_dim**0.5
-        return torch.matmul(behaviours.masked_softmax(scores, mask.unsqueeze(1).unsqueeze(1)), value)
-
-    def _by_head(self, wide: Tensor) -> Tensor:
-        """[B, T, D] → [B, H, T, D / H]."""
-        return wide.view(wide.shape[0], wide.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
+        return behaviours.attended(self.query(elements), self.key(elements), self.value(elements), self.num_heads, mask)
 
 
 class Head(nn.Module):
@@ -71,39 +57,20 @@ class Head(nn.Module):
         return self.deep(torch.cat([inputs, interests_BD], dim=1)).squeeze(1)
 
 
-class Model(base.RankingModel):
-    """Features of query and item alike, and one set of behaviour sequences."""
+class Model(BehaviourModel[Config]):
+    """See `BehaviourModel`."""
 
-    reads_number_sequences: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+    def make_head(self, places: behaviours.Places, config: Config) -> nn.Module:
+        """See the base class.
 
         Raises:
-            ValueError: a sequence or a target is not there or not of its kind, or heads that do not divide an element.
+            ValueError: heads that do not divide an element.
         """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self._dense, numbers = (*query.dense, *item.dense), (*query.numbers, *item.numbers)
-        places = behaviours.places("model.behaviours", config.behaviours, self.tables, self._dense, numbers)
-        behaviours.refuse_unread("model.behaviours", config.behaviours.sequences, self.tables, numbers)
-        behaviours.refuse_undivided("dmin", len(places.target_columns), config.num_heads)
-        self.head = Head(places, config)
+        behaviours.refuse_undivided(config.kind, len(places.target_columns), config.num_heads)
+        return Head(places, config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""
         head = self.head
         assert isinstance(head, Head)
-        inputs = layout.pooled(self.tables.pooled_features, self.tables.pooled_widths) + layout.numbers(self._dense)
-        # A behaviour's numbers are read together from the first layer on: they mean the same as long as all do.
-        return behaviours.of_hidden("head", head, "deep") | layout.of_mlp(
-            "head.deep", head.deep, inputs + layout.units("interests", head.norm.normalized_shape[0])
-        )
+        return self.of_head(layout.units("interests", head.norm.normalized_shape[0]))

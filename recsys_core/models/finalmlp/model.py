@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.blocks.towers import columns_of, refuse_unknown
 from recsys_core.models.finalmlp import Config
 from recsys_core.models.finalmlp import Stream as StreamConfig
@@ -78,42 +76,29 @@ class Head(nn.Module):
         return (self.of_first(first) + self.of_second(second)).squeeze(1) + fused
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+    def make_head(self, config: Config) -> nn.Module:
+        """See the base class.
 
         Raises:
-            ValueError: a sequence that is not pooled, or a gate names a feature that is not there.
+            ValueError: a gate names a feature that is not there.
         """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("finalmlp")
         columns = columns_of(self.tables)
         gates: list[list[int]] = []
         for name, stream in (("first", config.first), ("second", config.second)):
             refuse_unknown(f"model.{name}.gate", stream.gate, columns)
             gates.append([column for feature in stream.gate for column in columns[feature]])
-        self._config, self._dense = config, (*query.dense, *item.dense)
-        self.head = Head(
-            sum(self.tables.pooled_widths) + query.num_dense + item.num_dense, (gates[0], gates[1]), config
-        )
+        self._config = config
+        return Head(self.num_inputs, (gates[0], gates[1]), config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""
         head = self.head
         assert isinstance(head, Head)
         pooled = layout.pooled(self.tables.pooled_features, self.tables.pooled_widths)
-        inputs = pooled + layout.numbers(self._dense)
+        inputs = self.inputs()
         found: layout.Layout = {}
         outputs: list[layout.Axis] = []
         streams = (("first", head.first, self._config.first), ("second", head.second, self._config.second))

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import fields, layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.linear import Numbers, of_numbers
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.lr import Config
 
 
@@ -25,28 +23,12 @@ class Head(nn.Module):
         return pooled.sum(dim=1) + self.numbers(dense) + self.bias
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        _config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
-
-        Raises:
-            ValueError: a sequence that is not pooled.
-        """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("lr")
-        self._dense = (*query.dense, *item.dense)
-        self.head = Head(query.num_dense + item.num_dense)
+    def make_head(self, config: Config) -> nn.Module:  # noqa: ARG002 - it has no settings
+        """See the base class."""
+        return Head(self.num_dense)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""

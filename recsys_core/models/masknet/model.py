@@ -4,11 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import fields, layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.masknet import Config
 
 
@@ -61,28 +59,16 @@ class Head(nn.Module):
         return self.deep(torch.cat(outputs, dim=1) if self.is_parallel else made).squeeze(1)
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+    def make_head(self, config: Config) -> nn.Module:
+        """See the base class.
 
         Raises:
-            ValueError: embeddings of different widths, or a sequence that is not pooled.
+            ValueError: embeddings of different widths.
         """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("masknet")
-        self._dense = (*query.dense, *item.dense)
-        self.head = Head(fields.Fields("masknet", self.tables, self._dense), config)
+        return Head(fields.Fields(config.kind, self.tables, self._dense), config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""

@@ -7,24 +7,17 @@ history by, which in the paper has a loss of its own, makes a vector that the ML
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from recsys_core.artifacts import ComponentConfig
-from recsys_core.models.blocks.sections import Behaviours
+from recsys_core.models.blocks.sections import Sequential
 
 
-class Config(ComponentConfig):
+class Config(Sequential):
     """YAML section `model`."""
 
     kind: Literal["sim"] = "sim"
-    behaviours: Behaviours = Field(description="the sequences, and what each is compared with")
-    max_length: int = Field(
-        ge=1, description="places of a sequence; its features keep at most as many elements (features, max_length)"
-    )
     num_found: int = Field(default=32, ge=1, description="behaviours that the search finds; at most `max_length`")
     num_heads: int = Field(default=2, ge=1, description="heads of attention to what is found")
-    hidden: tuple[PositiveInt, ...] = Field(default=(128, 64), description="hidden widths of the MLP over everything")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of the MLP")
 
     @model_validator(mode="after")
     def _finds_some_of_all(self) -> Self:

@@ -3,13 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from recsys_core.features import TableSpec
-from recsys_core.models import base
 from recsys_core.models.blocks import layout
-from recsys_core.models.blocks.embeddings import Embeddings
 from recsys_core.models.blocks.factorization import require_factors
 from recsys_core.models.blocks.linear import Numbers, of_numbers
 from recsys_core.models.blocks.mlp import mlp
+from recsys_core.models.blocks.shared import PooledModel
 from recsys_core.models.blocks.towers import columns_of, refuse_unknown
 from recsys_core.models.wide_and_deep import Config
 
@@ -36,27 +34,15 @@ class Head(nn.Module):
         return wide + self.deep(deep).squeeze(1)
 
 
-class Model(base.RankingModel):
-    """Pooled features and dense fields of query and item alike."""
+class Model(PooledModel[Config]):
+    """See `PooledModel`."""
 
-    def __init__(
-        self,
-        config: Config,
-        tables: tuple[TableSpec, ...],
-        query: base.TowerInputs,
-        item: base.TowerInputs,
-        *,
-        tables_device: torch.device,
-    ) -> None:
-        """Build on the CPU; tables on `tables_device` (`meta` where they are to be sharded).
+    def make_head(self, config: Config) -> nn.Module:
+        """See the base class.
 
         Raises:
-            ValueError: a sequence that is not pooled, `wide_only` names a feature that is not there or leaves none, or
-                embeddings of one number.
+            ValueError: `wide_only` names a feature that is not there or leaves none, or embeddings of one number.
         """
-        super().__init__()
-        self.tables = Embeddings(tables, {"query": query.sparse, "item": item.sparse}, tables_device)
-        self.tables.require_pooled("wide_and_deep")
         columns = columns_of(self.tables)
         refuse_unknown("model.wide_only", config.wide_only, columns)
         wide = [column for name in config.wide_only for column in columns[name]]
@@ -71,11 +57,11 @@ class Model(base.RankingModel):
         for feature, repeats in self._read:
             own = columns[feature.name]
             width = len(own) // repeats
-            require_factors("wide_and_deep", width)
+            require_factors(config.kind, width)
             wide += own[::width]
             deep += [column for number, column in enumerate(own) if number % width]
-        self._columns, self._dense = columns, (*query.dense, *item.dense)
-        self.head = Head(wide, deep, query.num_dense + item.num_dense, config)
+        self._columns = columns
+        return Head(wide, deep, self.num_dense, config)
 
     def layout(self) -> layout.Layout:
         """See `base.RetrievalModel.layout`."""

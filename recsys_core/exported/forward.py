@@ -11,6 +11,7 @@ from torch import Tensor
 from recsys_core.artifacts import ExportedModel, ExportedRanker
 from recsys_core.exported import modules
 from recsys_core.exported.inputs import ranker_inputs, tower_inputs
+from recsys_core.exported.probabilities import probabilities
 from recsys_core.features import Engine, RowError, Side, counting_from
 from recsys_core.loading.prefetch import half_of_the_cores, prefetch
 from recsys_core.loading.rank_batches import Rows
@@ -85,8 +86,8 @@ class Scorer(Forward):
         with torch.no_grad():
             logits = self._module(inputs)
         # Side by side: each task's logits, then its probabilities.
-        values = torch.stack([logits, logits.sigmoid()], dim=-1).flatten(1).T.contiguous().numpy()
-        return [pa.array(column, pa.float32()) for column in values]
+        both = torch.stack([logits, torch.from_numpy(probabilities(logits))], dim=-1)
+        return [pa.array(column, pa.float32()) for column in both.flatten(1).T.contiguous().numpy()]
 
 
 def added(

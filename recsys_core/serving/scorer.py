@@ -57,6 +57,7 @@ class Scorer(base.Service):
         import torch
 
         from recsys_core.exported.inputs import filled, ranker_inputs
+        from recsys_core.exported.probabilities import probabilities
 
         query, item = (self.engine.transform(table, side) for side in _SIDES)
         with torch.inference_mode():
@@ -65,7 +66,7 @@ class Scorer(base.Service):
         answers: dict[str, np.ndarray] = {}
         for (score, probability), logits_B in zip(self.columns, by_task, strict=True):
             tables.refuse_infinite(logits_B.numpy(), score)
-            answers |= {probability: logits_B.sigmoid().numpy(), score: logits_B.numpy()}
+            answers |= {probability: probabilities(logits_B), score: logits_B.numpy()}
         return tables.with_left_out(pa.table(answers), self.engine, {"query": query, "item": item})
 
     def check_kept(self, directory: Path) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
+from recsys_core.exported.probabilities import probabilities
 from recsys_core.features import Engine
 from recsys_core.features.columns import types
 from recsys_core.loading.batch import dense, jagged, numbers
@@ -60,7 +61,7 @@ def scores(trained: Trained, columns: Sequence[tuple[str, str]], rows: pa.Table)
         logits_TB = logits.reshape(num_rows, len(columns)).T.contiguous()
     found: dict[str, np.ndarray] = {}
     for (score, probability), logits_B in zip(columns, logits_TB, strict=True):
-        found |= {probability: logits_B.sigmoid().numpy(), score: logits_B.numpy()}
+        found |= {probability: probabilities(logits_B), score: logits_B.numpy()}
     return found
 
 

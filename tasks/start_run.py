@@ -322,16 +322,19 @@ def contender(
     """
     measured = holdout.held_out(held_out, day)
     known = {info.version: info for info in releases}
-    info = next((info for info in releases if info.live), None)
-    while info is not None and (
-        info.last_learned > day
-        or (info.learned is not None and holdout.has_learned(info.learned, measured))
-        or info.run_id == run_id
-        or info.version == as_it_is
-        or info.rolled_back
-    ):
-        info = known.get(info.replaced or 0)
-    return info
+    live = next((info for info in releases if info.live), None)
+
+    def is_left_out(info: ReleaseInfo) -> bool:
+        return (
+            info.last_learned > day
+            or (info.learned is not None and holdout.has_learned(info.learned, measured))
+            or info.run_id == run_id
+            or info.version == as_it_is
+            or info.rolled_back
+        )
+
+    candidates = registry.history(live, known) if live is not None else []
+    return next((info for info in candidates if not is_left_out(info)), None)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from recsys_core.retrieval.export import ExportedTower
 
 DIM, K, NUM_USERS, BATCH, CONNECTIONS = 64, 20, 2_048, 4_096, 32
 _MOST_SECONDS, _STEP = 0.05, 1.25
+_ANSWER_SECONDS = 60  # what takes longer has failed
 FEATURES = {
     "embedding_dim": 32,
     "query": [
@@ -205,8 +206,9 @@ class Load:
             user = number % len(self._requests)
             try:
                 writer.write(self._requests[user])
-                status, body = await _response(reader)
-            except (OSError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    status, body = await _response(reader)
+            except (OSError, asyncio.IncompleteReadError):  # a timeout is an OSError
                 # It counts as failed, and the others go on.
                 status, body = 0, b""
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)

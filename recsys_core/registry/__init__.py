@@ -4,7 +4,7 @@ Every version that went live names the one it replaced (a tag, written before th
 following a chain, however often and from wherever it is done. What a version holds is its product's to say.
 """
 
-from recsys_core.registry.aliases import make_live, promote, rollback
+from recsys_core.registry.aliases import history, make_live, promote, rollback
 from recsys_core.registry.listing import listed
 from recsys_core.registry.versions import (
     CHALLENGER,
@@ -30,6 +30,7 @@ __all__ = [
     "base_release",
     "champion",
     "connect",
+    "history",
     "listed",
     "load_checkpoint",
     "load_model",

@@ -4,7 +4,7 @@ A process that moves them without the lock (another tool, or one that was taken 
 compared with what was read, right before it is replaced and once more after it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from recsys_core.registry import versions
@@ -61,7 +61,7 @@ def _against(version: int, known: _Known) -> str | None:
         return f"not live: version {live.version} of the later day {live.day} stays live"
     if live.last_learned > release.last_learned:
         return f"not live: version {live.version} of {live.day} has learned from {live.last_learned} too and stays live"
-    if release in _history(live, known):
+    if release in history(live, known):
         return f"not live: version {live.version} of {live.day} has replaced it"
     return None
 
@@ -69,7 +69,7 @@ def _against(version: int, known: _Known) -> str | None:
 def _overtaken(release: ReleaseInfo, known: _Known) -> str | None:
     """Return what took the place of `release` at the moment it went live, but for a version that names it."""
     live = _live(known.values())
-    if live is not None and known[release.version] in _history(live, known):
+    if live is not None and known[release.version] in history(live, known):
         return None
     found = f"version {live.version}" if live else "nothing"
     return f"not live: {found} is, by a process that did not wait for the lock"
@@ -110,7 +110,9 @@ def _rolled_back(client: "MlflowClient", name: str, version: int | None) -> Rele
         tag(client, info, rolled_back=True)
     tag(client, target, rolled_back=False)
     if target.replaced is None:
-        behind = next((info.version for info in chain if info not in left), 0)
+        # Behind what lies at the end of the history there is nothing, least of all what has replaced it.
+        is_last = target in history(live, known)
+        behind = 0 if is_last else next((info.version for info in chain if info not in left), 0)
         tag(client, target, replaced=behind)
     moved = make_live(client, target, live)
     now = _live(_known(client, name).values())
@@ -153,15 +155,18 @@ def _named(info: ReleaseInfo | None) -> str:
     return f"version {info.version} of {info.day}" if info else "nothing"
 
 
-def _history(live: ReleaseInfo, known: _Known) -> list[ReleaseInfo]:
-    """Return `live` and what it replaced, what that replaced, and so on."""
-    history = [live]
-    while (before := known.get(history[-1].replaced or 0)) is not None:
-        history.append(before)
-    return history
+def history(info: ReleaseInfo, known: Mapping[int, ReleaseInfo]) -> list[ReleaseInfo]:
+    """Return `info`, what it replaced, what that replaced, and so on; `known` are all releases by version.
+
+    It ends where it comes back to one of them, as tags that were changed by hand may let it.
+    """
+    found = [info]
+    while (before := known.get(found[-1].replaced or 0)) is not None and before not in found:
+        found.append(before)
+    return found
 
 
 def _chain(live: ReleaseInfo, known: _Known) -> list[ReleaseInfo]:
     """Return the history of `live` without what was rolled back."""
-    first, *rest = _history(live, known)
+    first, *rest = history(live, known)
     return [first, *(info for info in rest if not info.rolled_back)]

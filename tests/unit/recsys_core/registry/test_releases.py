@@ -174,6 +174,39 @@ def test_a_first_release_that_replaces_none(shop):
     assert shop.marks() == {2: "R", 1: "L"}
 
 
+def test_what_another_tool_made_live_is_gone_back_to_as_the_first(shop):
+    first = shop.register(1)
+    shop.client.set_registered_model_alias(shop.name, registry.CHAMPION, "1")
+    shop.go_live(2)
+    assert registry.rollback(shop.uri, shop.name).version == 1
+    assert shop.marks() == {2: "R", 1: "L"}
+    assert shop.chain() == [1]
+    third = shop.register(3)
+    assert registry.promote(shop.client, third) is None
+    assert shop.chain() == [3, 1]
+    assert registry.rollback(shop.uri, shop.name).version == first.version
+    # What was rolled back to once, and stands at the end of the history again.
+    registry.rollback(shop.uri, shop.name, 2)
+    shop.client.delete_model_version_tag(shop.name, "1", "dayline.replaced")
+    registry.tag(shop.client, first, rolled_back=True)
+    shop.go_live(4)
+    assert registry.rollback(shop.uri, shop.name, 1).version == 1
+    assert shop.chain() == [1]
+
+
+def test_tags_that_go_round_in_a_circle_end_the_history(shop):
+    for day in (1, 2, 3):
+        shop.go_live(day)
+    known = {info.version: info for info in registry.releases(shop.uri, shop.name)}
+    registry.tag(shop.client, known[1], replaced=3)
+    known = {info.version: info for info in registry.releases(shop.uri, shop.name)}
+    assert [info.version for info in registry.history(known[2], known)] == [2, 1, 3]
+    assert registry.rollback(shop.uri, shop.name).version == 2
+    fourth = shop.register(4)
+    assert registry.promote(shop.client, fourth) is None
+    assert shop.marks() == {4: "L", 3: "R", 2: "P", 1: ""}
+
+
 def test_what_cannot_be_chosen_is_said(shop):
     shop.go_live(1)
     shop.go_live(2)

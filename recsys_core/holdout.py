@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core import columns, uri
-from recsys_core.artifacts import Holdout, Learned, NextDay, Rows, Tail
+from recsys_core.artifacts import Holdout, Learned, NextDay, Rows, Split, Tail
 from recsys_core.columns import RowError
 from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, days_before
 from recsys_core.features.hashing import hashed
@@ -46,10 +46,13 @@ class Plan(NamedTuple):
 def selected(holdout: Holdout, table: pa.Table, day: datetime.date, time_column: str | None) -> np.ndarray:
     """Return bool [N]: which rows of `day` a holdout selects. Of a column `by`, null is a value that is never selected.
 
+    What a `Split` selects follows from no day alone: see `splits.divide`.
+
     Raises:
         RowError: a time is null, or not of the day.
         ValueError: a column is missing, or holds neither times nor keys.
     """
+    assert not isinstance(holdout, Split), "of a whole log"
     if isinstance(holdout, Tail):
         assert time_column is not None, "config asks for it"
         seconds = of_day(_column(table, time_column, "data.time_column"), time_column, day)
@@ -187,7 +190,7 @@ def absorb(learned: Learned, day: datetime.date, there: Collection[datetime.date
 
 def _withheld(holdout: Holdout, at: datetime.date, day: datetime.date) -> Holdout | None:
     """Return which rows of the day `at` a run of `day` does not learn from."""
-    if isinstance(holdout, Rows) or (isinstance(holdout, Tail) and at == day):
+    if isinstance(holdout, Rows | Split) or (isinstance(holdout, Tail) and at == day):
         return holdout
     return None
 
@@ -205,7 +208,7 @@ def _learned(holdout: Holdout, new: Sequence[datetime.date], base: Learned | Non
     first, since = known.first_day, new[0]
     if isinstance(known.withheld, Rows) and known.withheld == holdout:
         since = known.withheld_since or since
-    elif isinstance(known.withheld, Rows):
+    elif isinstance(known.withheld, Rows | Split):
         # What another holdout withheld stays unlearned, and a record names one: it begins anew.
         first = new[0]
     if isinstance(holdout, NextDay):

@@ -16,7 +16,17 @@ from recsys_core.artifacts.core import (
     pending,
 )
 from recsys_core.artifacts.difference import Cost, Difference
-from recsys_core.artifacts.holdout import Holdout, Learned, NextDay, Rows, Tail
+from recsys_core.artifacts.holdout import (
+    DayHoldout,
+    Holdout,
+    Learned,
+    LeaveOneOut,
+    NextDay,
+    Rows,
+    Split,
+    Tail,
+    Temporal,
+)
 from recsys_core.artifacts.log import DataCheck, Dataset, DayCount, ExampleLog, LabelledDay, LabelledLog, Measurement
 from recsys_core.artifacts.ranking import (
     ExportedRanker,
@@ -72,6 +82,7 @@ __all__ = [
     "DataCheck",
     "Dataset",
     "DayCount",
+    "DayHoldout",
     "Difference",
     "Embeddings",
     "Evaluation",
@@ -92,6 +103,7 @@ __all__ = [
     "LabelledSlice",
     "LabelledSplit",
     "Learned",
+    "LeaveOneOut",
     "Measurement",
     "NextDay",
     "Pending",
@@ -105,8 +117,10 @@ __all__ = [
     "RetrievalMetrics",
     "RetrievalSlice",
     "Rows",
+    "Split",
     "TableRows",
     "Tail",
+    "Temporal",
     "TrainedModel",
     "TrainingData",
     "code_version",

@@ -29,7 +29,52 @@ class Rows(Frozen):
     by: str = Field(min_length=1, description="column whose values are either measured on or learned from as a whole")
 
 
-Holdout = Annotated[NextDay | Tail | Rows, Field(discriminator="kind")]
+class Split(Frozen):
+    """Of all of a log up to the run's day, some rows are for validation and some for testing, and one part is measured.
+
+    When it is `validation`, the test rows are neither learned from nor known.
+    """
+
+    part: Literal["test", "validation"] = Field(default="test", description="which of the two is measured on")
+    learns_validation: bool = Field(
+        default=False,
+        description="for part: test: validation rows are learned from too, and not only known as what was seen before",
+    )
+
+    @model_validator(mode="after")
+    def _measures_on_others(self) -> Self:
+        if self.learns_validation and self.part == "validation":
+            raise ValueError("learns_validation: part: validation is measured on these rows; remove one of the two")
+        return self
+
+
+class LeaveOneOut(Split):
+    """Of each user with three interactions or more, the last one is the test's, and the one before it validation's."""
+
+    kind: Literal["leave_one_out"] = "leave_one_out"
+
+
+class Temporal(Split):
+    """The newest interactions of all users are the test's, and those just before them validation's."""
+
+    kind: Literal["temporal"] = "temporal"
+    share: float = Field(gt=0, lt=1, description="of all interactions, the newest ones, that are for testing")
+    validation_share: float = Field(default=0.0, ge=0, lt=1, description="likewise of those just before them")
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.share + self.validation_share >= 1:
+            raise ValueError("share and validation_share: they leave nothing to learn from; lower one of them")
+        if self.part == "validation" and not self.validation_share:
+            raise ValueError("validation_share: 0, and part: validation is measured on these rows; raise it")
+        return self
+
+
+DayHoldout = Annotated[NextDay | Tail | Rows, Field(discriminator="kind")]
+"""What a day at a time is held out by."""
+
+Holdout = Annotated[NextDay | Tail | Rows | LeaveOneOut | Temporal, Field(discriminator="kind")]
+"""That, or a split of a whole log."""
 
 
 class Learned(Frozen):

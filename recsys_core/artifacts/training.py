@@ -22,7 +22,8 @@ class TrainingData(Artifact):
 
     `num_rows` counts the examples. `first_day`..`day` are the days the examples come from; `ground_truth_day` is
     the day whose interactions are to be predicted. `learned` is what a state has learned from once it has been trained
-    on them, null in records of before.
+    on them, null in records of before. Of a split of a whole log, `num_tied` counts the items of the ground truth that
+    would be others if the log's files had another order among interactions of one second.
     """
 
     stage: ClassVar[str] = "preprocess"
@@ -35,6 +36,7 @@ class TrainingData(Artifact):
     num_ground_truth: int
     engine_digest: str
     learned: Learned | None = None
+    num_tied: int | None = None
 
     @property
     def examples(self) -> Path:

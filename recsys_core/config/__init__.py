@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Rows, digest_of
+from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Rows, Split, digest_of
 from recsys_core.config import agreement, limits, parsing, products, reading, tables
 from recsys_core.config.overrides import override
 from recsys_core.config.ranking import RankingConfig
@@ -82,6 +82,8 @@ class RunConfig(Frozen):
                 f"holdout.by: {self.holdout.by}, and what a user took later is no past that the same user's measured "
                 "rows may know; hold out by user_id"
             )
+        if isinstance(self.holdout, Split):
+            self._starts_cold(self.holdout.kind)
         if self.examples is not None and "negatives" in self.examples.source and self.preprocess.sampling != Sampling():
             raise ValueError(
                 "preprocess.sampling: items are drawn by the weights of data.source.negatives, so nothing reads it; "
@@ -102,6 +104,15 @@ class RunConfig(Frozen):
         agreement.check_measured(self.gate, self.hitrate, self.index)
         agreement.check(self.features, self.model, self.train, self.launch)
         return self
+
+    def _starts_cold(self, split: str) -> None:
+        lie = f"holdout.kind: {split} holds out rows of any day"
+        if self.train.warm_start:
+            raise ValueError(
+                f"train.warm_start: true, and {lie}, which a release of an earlier day has learned; set it to false"
+            )
+        if self.publish.absorb:
+            raise ValueError(f"publish.absorb: true, and {lie}, which are not those of a day; set it to false")
 
     @property
     def examples(self) -> examples.Config | None:

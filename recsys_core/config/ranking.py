@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from recsys_core.artifacts import ComponentConfig, Frozen, Holdout, NextDay, Tail, digest_of
+from recsys_core.artifacts import ComponentConfig, DayHoldout, Frozen, NextDay, Tail, digest_of
 from recsys_core.config import agreement, limits, products, tables
 from recsys_core.contract import Config as Contract
 from recsys_core.datasets.labelled import base, labelled_days
@@ -38,7 +38,7 @@ class RankingConfig(Frozen):
     seed: int = Field(default=0, ge=0)
     data: Data
     contract: Contract = Contract()
-    holdout: Holdout = Field(default=NextDay(), description="the rows that a day's model is measured on")
+    holdout: DayHoldout = Field(default=NextDay(), description="the rows that a day's model is measured on")
     prepare: Prepare = Prepare()
     ranking: Ranking
     features: Features

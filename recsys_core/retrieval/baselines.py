@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from recsys_core import holdout
-from recsys_core.artifacts import Dataset, Holdout, NextDay
+from recsys_core import holdout, splits
+from recsys_core.artifacts import Dataset, Holdout, NextDay, Split
 from recsys_core.datasets import _rows, daily
 
 _NEXT_DAY = NextDay()
@@ -177,31 +177,44 @@ def read_history(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the log's most recent interactions up to the end of `day` but those that are held out, oldest first.
 
-    Whole days are read, newest first, until there are `max_interactions`; items outside `items` are left out.
+    Whole days are read, newest first, until there are `max_interactions`; items outside `items` are left out. Where a
+    split of the whole log holds out, all of it is read, and the newest of what is left are returned.
 
     Returns:
         users and items, int [N]: users as codes from 0, items as positions in `items`.
     """
     tables, num_rows = [], 0
     files = daily.partitions(dataset.root, "interactions")
+    split = held_out if isinstance(held_out, Split) else None
     for partition in sorted(dataset.days, key=lambda count: count.day, reverse=True):
-        if partition.day > day or num_rows >= max_interactions or not partition.num_interactions:
+        enough = num_rows >= max_interactions and split is None
+        if partition.day > day or enough or not partition.num_interactions:
             continue
         columns = ["user_id", "item_id", "timestamp"]
         paths = files.get(partition.day, [])
         read = [rows for path in paths for rows in _rows.read(dataset.root, "interactions", path, columns)]
         table = pa.concat_tables(read) if read else pa.table({name: [] for name in columns})
         daily.require_rows(dataset, "interactions", partition, table.num_rows)
-        if partition.day == day and not isinstance(held_out, NextDay):
+        if partition.day == day and split is None and not isinstance(held_out, NextDay):
             table = table.filter(pa.array(~holdout.selected(held_out, table, day, "timestamp")))
-        tables.append(table.take(pc.sort_indices(table["timestamp"])).select(["user_id", "item_id"]))
+        tables.append(table.take(pc.sort_indices(table["timestamp"])))
         num_rows += len(table)
     if not tables:
         raise ValueError(f"{dataset.root}: no interactions up to {day}, so there is no history to compare with")
     log = pa.concat_tables(tables[::-1])
+    if split is not None:
+        log = _known(split, log)
+        log = log.slice(max(len(log) - max_interactions, 0))
     if log["item_id"].type != items.type:
         raise ValueError(f"{dataset.root}: item_id is {log['item_id'].type} where the item table has {items.type}")
     at = pc.index_in(log["item_id"], value_set=items)
     known = pc.is_valid(at)
     users = log["user_id"].filter(known).combine_chunks().dictionary_encode().indices
     return users.to_numpy().astype(np.int64), at.filter(known).to_numpy().astype(np.int64)
+
+
+def _known(split: Split, log: pa.Table) -> pa.Table:
+    """Return what of a whole log, oldest first, is known when it is measured on the rest."""
+    users, items = (log[name].combine_chunks().dictionary_encode().indices for name in ("user_id", "item_id"))
+    roles, _ = splits.divide(split, log["timestamp"].to_numpy(), users.to_numpy(), items.to_numpy())
+    return log.filter(pa.array((roles == splits.LEARNED) | (roles == splits.KNOWN)))

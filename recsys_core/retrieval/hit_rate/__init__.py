@@ -9,7 +9,7 @@ import json
 import numpy as np
 
 from recsys_core import artifacts, indexes, readers
-from recsys_core.artifacts import Evaluation, Index, TrainingData
+from recsys_core.artifacts import Evaluation, Index, Split, TrainingData
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
@@ -79,7 +79,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             num_queries=num_queries,
             num_ground_truth=len(queries.truth.values),
             num_items=num_items,
-            protocol=protocol(day, request.index.factory, learned_from),
+            protocol=protocol(day, _split(request), request.index.factory, learned_from),
             exact=exact.metrics(),
             approximate=approximate.metrics(),
             popularity=popularity.metrics(),
@@ -137,6 +137,18 @@ def _approximate(day: Day, index: indexes.Index, items: Items, exact: Tally, cut
         return exact, np.ones((num_queries, len(day.ks)))
     return day.compare(
         _day.by_index(index, _day.Held.of(items.vectors), day.queries.vectors), cut, "approximate search"
+    )
+
+
+def _split(request: Request) -> str:
+    held_out, num_tied = request.holdout, request.data.num_tied
+    if not isinstance(held_out, Split):
+        return ""
+    learned = "learned from" if held_out.learns_validation else "known, but not learned from"
+    validation = f"; validation rows are {learned}" if held_out.part == "test" else ", and test rows are left out"
+    return (
+        f"Split of the whole log ({held_out.kind}): measured on its {held_out.part} rows{validation}; {num_tied} of "
+        "them would be others in another order of the log's files among interactions of one second. "
     )
 
 

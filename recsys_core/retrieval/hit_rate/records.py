@@ -71,12 +71,15 @@ def ground_truth_digest(folder: Path) -> str:
     return content.hexdigest()
 
 
-def protocol(day: Day, search: str, item_item: str) -> str:
-    """Say how the figures were measured, in words that can stand beside them; `item_item` says it of that baseline."""
+def protocol(day: Day, split: str, search: str, item_item: str) -> str:
+    """Say how the figures were measured, in words that can stand beside them.
+
+    `split` says how the ground truth was divided from what was learned, `item_item` what that baseline has learned.
+    """
     truth = day.queries.truth
     masked = "items that the user interacted with before are masked" if len(day.mask.values) else "nothing is masked"
     return (
-        f"Full ranking over {len(day.items)} items; {masked}. {len(truth.values)} ground-truth items of "
+        f"{split}Full ranking over {len(day.items)} items; {masked}. {len(truth.values)} ground-truth items of "
         f"{len(day.queries.users)} queries, of which {int((truth.values < 0).sum())} are not in the item table and "
         f"{day.num_masked} are masked: they stay in the denominators and cannot be found. Ties count against the "
         f"model: an item's rank is the last among its equals. hit rate: hits over ground-truth items, both summed; "

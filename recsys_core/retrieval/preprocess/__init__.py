@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts, holdout
-from recsys_core.artifacts import HISTORY, Dataset, Frozen, Holdout, Learned, NextDay, TrainingData
+from recsys_core.artifacts import HISTORY, Dataset, Frozen, Holdout, Learned, NextDay, Split, TrainingData
 from recsys_core.datasets import _ids
 from recsys_core.datasets.base import day_number, day_of, days_before
 from recsys_core.features import Config as Features
@@ -31,7 +31,7 @@ from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.preprocess import division, fitting
 from recsys_core.retrieval.preprocess.fitting import CHUNK_ROWS, counted, written
-from recsys_core.retrieval.preprocess.log import Items, Log, Users
+from recsys_core.retrieval.preprocess.log import Items, Log, Mode, Users
 from recsys_core.samplers import _weights, impressions
 
 _STAGE = fitting.STAGE
@@ -40,11 +40,12 @@ _STAGE = fitting.STAGE
 class History(Frozen):
     """Which of a user's interactions an example may know: the last `max_length`, oldest first.
 
-    `before`: of those strictly earlier than the example's own second. `others`, for logs without real times: of all
-    of the user's interactions but those with the example's own item.
+    `before`: of those strictly earlier than the example's own second. `preceding`: of those before it in the order of
+    time and, within its second, of the log's files. `others`, for logs without real times: of all of the user's
+    interactions but those with the example's own item.
     """
 
-    mode: Literal["before", "others"] = "before"
+    mode: Mode = "before"
     max_length: PositiveInt = 50
 
 
@@ -131,8 +132,8 @@ def run(request: Request, sink: Sink) -> TrainingData:
     for name, values in request.sliced_by.items():
         table = users.schema if values.column in sliced else items.table.schema
         values.require(table.field(values.column).type, f"gate.slices.{name}")
-    truth = division.truth(held_out, users)
-    log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, truth)
+    divide = division.of(held_out, users)
+    log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, divide)
     rows = division.examples(log, users, parts)
     num_rows = len(rows)
     if held_out is not None:
@@ -160,7 +161,22 @@ def run(request: Request, sink: Sink) -> TrainingData:
             num_ground_truth=num_ground_truth,
             engine_digest=engine.digest,
             learned=learned,
+            num_tied=_tied(request, log, num_ground_truth, sink),
         )
+
+
+def _tied(request: Request, log: Log, num_ground_truth: int, sink: Sink) -> int | None:
+    """Return, and say, how much of the ground truth depends on the order of files; None where none can."""
+    if request.measured is not None:
+        return request.measured.num_tied
+    if not isinstance(request.holdout, Split):
+        return None
+    message = (
+        f"{request.holdout.kind}: {num_ground_truth:,} {request.holdout.part} items are measured on, of which "
+        f"{log.num_tied:,} would be others in another order of files, as the log has several of one time"
+    )
+    sink(Event(stage=_STAGE, message=message))
+    return log.num_tied
 
 
 def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]:

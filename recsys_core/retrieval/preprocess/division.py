@@ -1,32 +1,37 @@
 """Which interactions of a log are measured on, and which of the others are learned from."""
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 
-from recsys_core import holdout
-from recsys_core.artifacts import Dataset, Holdout, Learned, NextDay, Tail
+from recsys_core import holdout, splits
+from recsys_core.artifacts import Dataset, Holdout, Learned, LeaveOneOut, NextDay, Split, Tail
 from recsys_core.datasets._rows import TIME
 from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, days_before
 from recsys_core.holdout import Part
-from recsys_core.retrieval.preprocess.log import Log, Users
+from recsys_core.retrieval.preprocess.log import Divide, Log, Users
+from recsys_core.splits import Division
 
-Mask = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
+def of(part: Part | None, users: Users) -> Divide:
+    """Return what says what rows are for, by seconds, users and items [R] in the order of time.
 
-def truth(part: Part | None, users: Users) -> Mask:
-    """Return what says which rows, by seconds [R] and users [R], in the order of time, are of the part; None: none."""
+    Those of the part are measured on (None: none is), and all others may be learned from, unless a split of the whole
+    log says otherwise.
+    """
 
-    def mask(seconds: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        chosen = np.zeros(len(seconds), dtype=bool)
+    def divide(seconds: np.ndarray, codes: np.ndarray, items: np.ndarray) -> Division:
+        if part is not None and isinstance(part.only, Split):
+            return splits.divide(part.only, seconds, codes, items)
+        roles = np.full(len(seconds), splits.LEARNED, dtype=np.int8)
         if part is not None:
             first, stop = np.searchsorted(seconds, [_begin(part.day), _begin(part.day) + DAY_SECONDS])
-            chosen[first:stop] = _kept(part, seconds[first:stop], codes[first:stop], users)
-        return chosen
+            roles[first:stop][_kept(part, seconds[first:stop], codes[first:stop], users)] = splits.MEASURED
+        return Division(roles, 0)
 
-    return mask
+    return divide
 
 
 def examples(log: Log, users: Users, parts: Iterable[Part]) -> np.ndarray:
@@ -34,7 +39,11 @@ def examples(log: Log, users: Users, parts: Iterable[Part]) -> np.ndarray:
     found = [np.zeros(0, dtype=np.int64)]
     for part in parts:
         rows = np.arange(log.first_row(part.day), log.first_row(day_after(part.day)))
-        found.append(rows if part.is_whole else rows[_kept(part, log.seconds[rows], log.users[rows], users)])
+        if isinstance(part.but, Split):
+            rows = rows[log.learnable[rows]]
+        elif not part.is_whole:
+            rows = rows[_kept(part, log.seconds[rows], log.users[rows], users)]
+        found.append(rows)
     return np.sort(np.concatenate(found))
 
 
@@ -76,9 +85,17 @@ def require_rows(log: Log, rows: np.ndarray, kind: Holdout, day: datetime.date) 
     Raises:
         ValueError: says which, and what to change.
     """
-    limit = "holdout.hours" if isinstance(kind, Tail) else "holdout.share"
     if isinstance(kind, NextDay):
         return
+    if isinstance(kind, LeaveOneOut):
+        if log.num_past == len(log.seconds):
+            raise ValueError(
+                f"day {day}: no user has {splits.FEWEST} interactions, of which holdout.kind: leave_one_out could hold "
+                "out the last; take a later day, or another holdout"
+            )
+        assert len(rows), "and one of them is learned from"
+        return
+    limit = "holdout.hours" if isinstance(kind, Tail) else "holdout.share"
     if log.num_past == len(log.seconds):
         raise ValueError(f"day {day}: no interaction is held out, on which the run is to be measured; raise {limit}")
     if not len(rows):

@@ -12,11 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_core import splits
 from recsys_core.artifacts import Dataset
 from recsys_core.datasets import _rows, daily
 from recsys_core.datasets.base import DAY_SECONDS, day_number, day_of
 from recsys_core.features.base import Jagged, ids
 from recsys_core.features.columns.flat import spans
+from recsys_core.splits import Division
+
+Mode = Literal["before", "preceding", "others"]
+Divide = Callable[[np.ndarray, np.ndarray, np.ndarray], Division]
 
 
 class Users:
@@ -81,6 +86,8 @@ class Log:
         users, items: int32 [R] codes.
         seconds: int64 [R], Unix time.
         num_past: how many interactions, from the first one on, are the past; the rest are the ground truth.
+        learnable: bool [num_past], which of the past may be learned from.
+        num_tied: how many of the ground truth stand there by the order of files among equal times.
     """
 
     def __init__(
@@ -89,28 +96,30 @@ class Log:
         until: datetime.date,
         users: Users,
         items: Items,
-        mode: Literal["before", "others"],
+        mode: Mode,
         max_length: int,
-        truth: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        divide: Divide,
     ) -> None:
         """Read the partitions up to and with `until`, and sort.
 
-        `mode` and `max_length` say what a history is, see `preprocess.History`; `truth` says which rows are the ground
-        truth, bool [R], of seconds [R] and users [R] in the order of time.
+        `mode` and `max_length` say what a history is, see `preprocess.History`; `divide` says what each row is for, of
+        seconds, users and items [R] in the order of time.
 
         Raises:
             ValueError: an interaction's user or item is not in the log's users or items.
         """
         rows, _ = _read(dataset, "interactions", until, ["user_id", "item_id", "timestamp"])
         seconds, codes = rows["timestamp"].to_numpy(), _codes(rows["user_id"], users.ids, "users")
+        taken = _codes(rows["item_id"], items.ids, "items")
         order = np.argsort(seconds, kind="stable")
-        is_truth = truth(seconds[order], codes[order])
-        order = np.concatenate([order[~is_truth], order[is_truth]])
-        self.num_past = len(order) - int(is_truth.sum())
-        self.seconds, self.users = seconds[order], codes[order]
-        self.items = _codes(rows["item_id"], items.ids, "items")[order]
+        roles, self.num_tied = divide(seconds[order], codes[order], taken[order])
+        is_past = (roles == splits.LEARNED) | (roles == splits.KNOWN)
+        self.learnable = roles[is_past] == splits.LEARNED
+        order = np.concatenate([order[is_past], order[roles == splits.MEASURED]])
+        self.num_past = len(self.learnable)
+        self.seconds, self.users, self.items = seconds[order], codes[order], taken[order]
         # Half of what is held here, and not needed while sorting.
-        del rows, seconds, codes, order
+        del rows, seconds, codes, taken, order, roles, is_past
         self._mode, self._max_length = mode, max_length
         self._num_items = items.table.num_rows
         self._sort_by_user(len(users.ids))
@@ -126,7 +135,7 @@ class Log:
     def before(self, rows: np.ndarray) -> Jagged:
         """Return the histories, item codes, that the examples of these rows [B] may know."""
         users = self.users[rows]
-        if self._mode == "before":
+        if self._mode != "others":
             return self._last(self._starts[users], self._ends[rows])
         # What the others are depends on user and item only, so that each pair is looked at once. Of the user's last
         # max_length + c interactions at most the c with the example's item drop out.
@@ -179,6 +188,10 @@ class Log:
             _, pair, counts = np.unique(pairs, return_inverse=True, return_counts=True)
             self._repeats = counts[pair]
             return
+        self._ends = np.empty(len(order), dtype=np.int64)
+        if self._mode == "preceding":
+            self._ends[order] = np.arange(len(order))
+            return
         # A history ends where the run of the user's rows of the same second begins:
         #
         #     user      7  7  7  7  8  8
@@ -187,7 +200,6 @@ class Log:
         users, seconds = users[order], seconds[order]
         begins = np.ones(len(order), dtype=bool)
         begins[1:] = (users[1:] != users[:-1]) | (seconds[1:] != seconds[:-1])
-        self._ends = np.empty(len(order), dtype=np.int64)
         self._ends[order] = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
 
 

@@ -65,3 +65,14 @@ def test_the_schema_offers_every_kind_of_a_catalogue() -> None:
     assert {"daily", "movielens_100k", "taobao_ad", "synthetic"} <= kinds
     assert "$ref" not in str(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("split", ["{kind: leave_one_out}", "{kind: temporal, share: 0.1}"])
+def test_a_split_of_the_whole_log_continues_no_release(split: str) -> None:
+    path = ROOT / "configs" / "demo.yaml"
+    with pytest.raises(ValueError, match=r"train\.warm_start: true, and holdout\.kind: .* set it to false"):
+        configs.load(path, [f"holdout={split}"])
+    cold = [f"holdout={split}", "train.warm_start=false"]
+    with pytest.raises(ValueError, match=r"publish\.absorb: true, and holdout\.kind: .* set it to false"):
+        configs.load(path, [*cold, "publish.absorb=true"])
+    assert configs.load(path, [*cold, "publish.absorb=false"]).holdout.kind in split

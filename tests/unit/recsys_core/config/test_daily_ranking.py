@@ -61,6 +61,7 @@ def test_it_is_shown_and_read_back_with_its_own_sections(tmp_path: Path) -> None
         ("holdout={kind: tail, hours: 24}", "holdout.hours: input should be less than 24, found 24"),
         ("holdout={kind: rows, share: 1, by: user}", "holdout.share: input should be less than 1, found 1"),
         ("holdout={kind: next_week}", "holdout"),
+        ("holdout={kind: leave_one_out}", "holdout"),
         ("data.source=s3://bucket/log", "write {day} where the day stands"),
         ("data.source=odps://p/tables/t", "name the partition that is the day's at its end"),
         ("data.source=odps://p/tables/t/ds={day}/hour=1", "name the partition that is the day's at its end"),

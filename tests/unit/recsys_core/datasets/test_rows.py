@@ -52,7 +52,7 @@ def _seen(root: Path) -> tuple[Any, ...]:
     """Return what preprocess, the baselines and the contract make of a log."""
     dataset = _dataset(root)
     users, items = Users(dataset, DAYS[1], ["city"]), Items(dataset, DAYS[0], DAYS[1])
-    log = Log(dataset, DAYS[1], users, items, "before", 5, division.truth(Part(DAYS[1]), users))
+    log = Log(dataset, DAYS[1], users, items, "before", 5, division.of(Part(DAYS[1]), users))
     everyone = users.on(np.arange(3), np.full(3, 19_723))
     history = baselines.read_history(dataset, DAYS[0], items.ids, 1_000)
     paths = sorted((root / "interactions" / "ds=2024-01-01").iterdir())

@@ -14,7 +14,18 @@ import pytest
 from pydantic import ValidationError
 
 from recsys_core import artifacts
-from recsys_core.artifacts import Dataset, DayCount, Embeddings, Evaluation, RetrievalSlice, TrainingData
+from recsys_core.artifacts import (
+    Dataset,
+    DayCount,
+    Embeddings,
+    Evaluation,
+    Holdout,
+    LeaveOneOut,
+    NextDay,
+    RetrievalSlice,
+    Temporal,
+    TrainingData,
+)
 from recsys_core.gate import Part
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import hit_rate as hitrate
@@ -205,6 +216,23 @@ def world(tmp_path: Path) -> World:
 
 def exact_scores(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     return np.einsum("qd,id->qi", users.astype(np.float64), items.astype(np.float64))
+
+
+def test_a_split_of_the_whole_log_stands_in_the_protocol(world: World):
+    asked = world.request()
+    asked = asked.model_copy(update={"data": asked.data.model_copy(update={"num_tied": 3})})
+
+    def protocol(held_out: Holdout, output: str) -> str:
+        changed = {"holdout": held_out, "output": world.root / output, "dataset": None}
+        return hitrate.run(asked.model_copy(update=changed), silent).protocol
+
+    tested = protocol(LeaveOneOut(), "tested")
+    assert "(leave_one_out): measured on its test rows; validation rows are known, but not learned from; 3 of" in tested
+    learned = protocol(Temporal(share=0.1, learns_validation=True), "learned")
+    assert "(temporal): measured on its test rows; validation rows are learned from; 3 of them would be" in learned
+    validated = protocol(LeaveOneOut(part="validation"), "validated")
+    assert "measured on its validation rows, and test rows are left out; 3 of them would be others in an" in validated
+    assert protocol(NextDay(), "next").startswith("Full ranking")
 
 
 @pytest.mark.parametrize("mask_seen", [True, False])

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt, model_validator
 
 from recsys_core import artifacts, holdout, readers
-from recsys_core.artifacts import Frozen, Holdout, LabelledData, LabelledLog, LabelledSplit, Learned, NextDay, Tail
+from recsys_core.artifacts import DayHoldout, Frozen, LabelledData, LabelledLog, LabelledSplit, Learned, NextDay, Tail
 from recsys_core.datasets import _ids, base
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
@@ -51,7 +51,7 @@ class Request(artifacts.Request):
     features: Features
     log: LabelledLog
     day: datetime.date
-    holdout: Holdout
+    holdout: DayHoldout
     time_column: str | None
     base_learned: Learned | None = None
     base_engine: Path | None = None

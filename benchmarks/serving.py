@@ -6,7 +6,8 @@
 The release is made up: towers of random weights over features as a shop has them, and an IVF index of random vectors.
 
 - `embed`: rows of raw columns to vectors, against the scripted tower on tensors that lie in memory.
-- `hit_rate`: what `dayline hit-rate` does, from tables to figures, against FAISS's flat search of vectors in memory.
+- `hit_rate`: what `dayline hit-rate` does, from tables to figures, against FAISS's flat search of vectors in memory; of
+  5,000 requests first, and then of all. How far it is stands on stderr.
 - `details`: the lists of requests, written to a table.
 - `serve`: `dayline serve` in a process of its own, asked by this one at a fixed rate; a request's time counts from when
   it was due. Against a loop of the scripted tower and `search` of bare FAISS over the same rows, without HTTP and raw
@@ -54,7 +55,10 @@ def main() -> None:
             for one in CASES[name](folder, arguments):
                 rows.append(one)
                 beside = "" if one["ratio"] is None else f"{one['reference']:>12,.2f} {one['ratio']:>8.2f}"
-                print(f"{one['case']:<36} {one['figure']:<32} {one['value']:>12,.2f} {one['unit']:<16} {beside}")
+                print(
+                    f"{one['case']:<36} {one['figure']:<44} {one['value']:>12,.2f} {one['unit']:<16} {beside}",
+                    flush=True,
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 
 DIM, K = 64, 200
 _TRUTH = 3
+_FEW = 5_000  # requests of a first row, which comes within minutes
+_AT_ONCE = 16_384  # FAISS itself takes 4,096 at a time
+_SAID_EVERY_SECONDS = 10
 
 
 def hit_rate(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:  # noqa: ARG001 - as other cases
@@ -52,15 +55,34 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
+class _Said:
+    """Says on stderr how far a phase is: once in some seconds, and at its end."""
+
+    def __init__(self, phase: str) -> None:
+        self._phase, self._started, self._next = phase, time.monotonic(), time.monotonic() + _SAID_EVERY_SECONDS
+
+    def far(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _SAID_EVERY_SECONDS
+            print(f"{self._phase}: {done:,} of {total or 0:,}, {now - self._started:.0f} s", file=sys.stderr)
+
+
 def _measure_hit_rate(folder: Path, num_items: int, num_requests: int) -> list[dict[str, Any]]:
+    sizes = sorted({min(_FEW, num_requests), num_requests})
+    return [row for size in sizes for row in _against_bare(folder, num_items, size)]
+
+
+def _against_bare(folder: Path, num_items: int, num_requests: int) -> list[dict[str, Any]]:
     import faiss
 
-    from recsys_core.progress import silent
+    from recsys_core.progress import Event
     from recsys_core.retrieval.hit_rate import of_tables
     from recsys_core.retrieval.own_tables import ItemTable, RequestTable
 
     rng = np.random.default_rng(0)
     items, queries = _vectors(rng, num_items), _vectors(rng, num_requests)
+    size = f"{num_requests:,} x {num_items:,}"
     truth = rng.integers(num_items - _TRUTH, size=(num_requests, 1)) + np.arange(_TRUTH)
     pq.write_table(pa.table({"item_id": np.arange(num_items), "embedding": _column(items)}), folder / "items.parquet")
     requests = pa.table({"request_id": np.arange(num_requests), "gt_items": list(truth), "embedding": _column(queries)})
@@ -70,18 +92,27 @@ def _measure_hit_rate(folder: Path, num_items: int, num_requests: int) -> list[d
         requests=RequestTable(path=str(folder / "requests.parquet")),
         ks=(20, 50, K),
     )
-    with_details = request.model_copy(update={"details": str(folder / "details")})
+    with_details = request.model_copy(update={"details": str(folder / f"details-{num_requests}")})
 
     def bare() -> None:
+        said = _Said(f"bare, {size}")
         index = faiss.IndexFlatIP(DIM)
         index.add(items)
-        index.search(queries, K)
+        for start in range(0, num_requests, _AT_ONCE):
+            index.search(queries[start : start + _AT_ONCE], K)
+            said.far(min(start + _AT_ONCE, num_requests), num_requests)
+
+    def measure(asked: of_tables.Request, called: str) -> dict[str, Any]:
+        said = _Said(f"{called}, {size}")
+
+        def receive(event: Event) -> None:
+            if event.stage == "hit rate":
+                said.far(event.done, event.total)
+
+        return _row(f"{called}, {size}", num_requests / _seconds(lambda: of_tables.run(asked, receive)), reference)
 
     reference = num_requests / _seconds(bare)
-    return [
-        _row("figures", num_requests / _seconds(lambda: of_tables.run(request, silent)), reference),
-        _row("figures and details", num_requests / _seconds(lambda: of_tables.run(with_details, silent)), reference),
-    ]
+    return [measure(request, "figures"), measure(with_details, "figures and details")]
 
 
 def _measure_details(folder: Path, num_items: int, num_requests: int) -> list[dict[str, Any]]:

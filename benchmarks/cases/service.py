@@ -323,6 +323,7 @@ async def _while_swapping(load: Load, client: Any, arguments: argparse.Namespace
         else:
             await asyncio.to_thread(client.set_registered_model_alias, "shop", "champion", str(2 - number % 2))
             done += 1
+        print(f"swap: {done} swaps and {back} rollbacks of {moves}, {len(load.answers):,} answers", file=sys.stderr)
     await asking
     return done, back
 

@@ -68,7 +68,7 @@ def index(
     ] = None,
     query_id: Annotated[str, typer.Option(metavar="COL", help="their column of ids")] = "request_id",
     query_vector: Annotated[str, typer.Option(metavar="COL", help="their column of vectors")] = "embedding",
-    recall_k: Annotated[int, typer.Option(min=1, help="length of the exact lists that are compared")] = 50,
+    recall_k: Annotated[str, typer.Option(metavar="K,K", help="lengths of the exact lists that are compared")] = "50",
     update: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="an index that gets --items, and is not built again", show_default=False),
@@ -136,7 +136,7 @@ def index(
             metric=_metric(metric),
             seed=seed,
             queries=asked,
-            recall_k=recall_k,
+            recall_ks=_ks(recall_k, "--recall-k"),
             memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
         )
     made = _made(request, stage.run_table)
@@ -237,7 +237,7 @@ def hit_rate(
             interests_column=num_interests_column,
             separator=separator,
         ),
-        ks=_ks(top_k),
+        ks=_ks(top_k, "--top-k"),
         metric=_metric(metric),
         folder=folder,
         seed=seed,
@@ -329,10 +329,10 @@ def _index_config(command: str, kind: str, given: dict[str, Any], settings: list
     return config
 
 
-def _ks(text: str) -> tuple[int, ...]:
+def _ks(text: str, option: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        alone.refuse(f"--top-k: {text!r}; give whole numbers from 1 on with commas between")
+        alone.refuse(f"{option}: {text!r}; give whole numbers from 1 on with commas between")
     return tuple(sorted({int(part) for part in parts}))
 
 

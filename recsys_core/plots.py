@@ -118,15 +118,18 @@ def ann_recall(evaluation: Evaluation, parameter: str) -> Figure:
 
 
 def recall(measured: IndexRecall, layout: str) -> Figure:
-    """ANN recall against how much a search visits, as it was measured of one K, and what was chosen."""
+    """ANN recall against how much a search visits, as it was measured at each K, and what was chosen."""
     named = "queries" if measured.parameter is None else measured.parameter
     figure, axes = _figure(f"ANN recall of {layout}", measured.reason)
-    points = [(point.value or 1, point.ann_recall) for point in measured.points]
-    axes.plot(*zip(*points, strict=True), color=_CONTENDERS["approximate"][1], marker="s", label=f"K = {measured.k}")
+    values = [point.value or 1 for point in measured.points]
+    for k, shade, marker in zip(measured.ks, _spread(len(measured.ks)), "sD^v" * len(measured.ks), strict=False):
+        axes.plot(
+            values, [point.by_k[str(k)] for point in measured.points], color=shade, marker=marker, label=f"K = {k}"
+        )
     if measured.value is not None:
         axes.plot([measured.value], [measured.ann_recall], "o", color=_CONTENDERS["exact"][1], label="chosen")
         axes.set_xscale("log", base=2)
-        axes.set_xticks([value for value, _ in points], [str(value) for value, _ in points])
+        axes.set_xticks(values, [str(value) for value in values])
         axes.minorticks_off()
     axes.axhline(1.0, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel=f"{named} (more is slower)", ylabel="ANN recall (overlap with exact top K)")

@@ -17,7 +17,7 @@ def index(run: Run, embeddings: Embeddings) -> Index:
         config=run.config.index,
         embeddings=embeddings,
         seed=run.config.seed,
-        recall_k=run.config.gate.k,
+        recall_ks=run.config.hitrate.ks,
     )
     work = partial(launch.run, "index", Index, config=launch.alone(run.config.launch))
     return perform(run, "index", Index, request, work)

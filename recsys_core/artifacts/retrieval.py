@@ -105,20 +105,24 @@ class Index(Artifact):
 
 
 class RecallPoint(Frozen):
-    """How much of the exact lists is returned where the search parameter has this value (None: there is none)."""
+    """How much of the exact lists is returned where the search parameter has this value (None: there is none).
+
+    `by_k`: by the lists' length; `ann_recall` is the smallest of them.
+    """
 
     value: int | None
     ann_recall: float
+    by_k: dict[str, float]
 
 
 class IndexRecall(Frozen):
-    """What an index returns of exact search's lists: of the top `k` of `num_queries` queries the mean share, by value.
+    """What an index returns of exact search's lists: of `num_queries` queries the mean share, by value and by `ks`.
 
-    `value` is the one that was chosen, with its `ann_recall`, and `reason` says why.
+    `value` is the one that was chosen, with its `ann_recall`, the smallest of `ks`, and `reason` says why.
     """
 
     parameter: str | None
-    k: int
+    ks: tuple[int, ...]
     num_queries: int
     value: int | None
     ann_recall: float

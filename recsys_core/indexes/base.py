@@ -183,6 +183,11 @@ class Index(ABC):
         return None
 
     @property
+    def nests(self) -> bool:
+        """Whether a shorter list is the start of a longer one, where both visit the same."""
+        return False
+
+    @property
     def is_lossy(self) -> bool:
         """Whether its scores are of something else than the vectors that it was built of, such as of their codes."""
         return True

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
-from pydantic import Field
 
 from recsys_core import artifacts, indexes, readers
 from recsys_core.indexes import Config as Indexing
@@ -21,7 +20,8 @@ from recsys_core.retrieval.vectors import Items
 class TableRequest(artifacts.Request):
     """What an index of a table of the user's own needs; `fingerprint` is the table's.
 
-    `queries` are those whose exact top `recall_k` shows what the index returns; None: items, which find themselves.
+    `queries` are those whose exact lists, of each length of `recall_ks`, show what the index returns; None: items,
+    which find themselves.
     With `memory_bytes` it is built on disk, and takes at most that much memory.
     """
 
@@ -31,7 +31,7 @@ class TableRequest(artifacts.Request):
     metric: indexes.Metric
     seed: int
     queries: ItemTable | None = None
-    recall_k: int = Field(default=50, ge=1)
+    recall_ks: tuple[int, ...] = (50,)
     memory_bytes: int | None = None
 
     @classmethod
@@ -58,7 +58,7 @@ def run(request: Request, sink: Sink) -> artifacts.Index:
     queries = items.vectors
     if request.embeddings.num_queries:
         queries = vectors.read_vectors(request.embeddings.queries, "user_id")
-    return _build(request, items, _Wanted(request.config, "ip", request.seed, queries, request.recall_k), sink)
+    return _build(request, items, _Wanted(request.config, "ip", request.seed, queries, request.recall_ks), sink)
 
 
 def run_table(request: TableRequest, sink: Sink) -> artifacts.Index:
@@ -83,7 +83,7 @@ def run_table(request: TableRequest, sink: Sink) -> artifacts.Index:
             request.metric,
             request.seed,
             _queries(request, items, sink),
-            request.recall_k,
+            request.recall_ks,
             plan,
         )
         return _build(request, items, wanted, sink)
@@ -182,7 +182,7 @@ class _Wanted(NamedTuple):
     metric: indexes.Metric
     seed: int
     queries: np.ndarray
-    recall_k: int
+    recall_ks: tuple[int, ...]
     plan: indexes.Plan | None = None
 
 
@@ -196,7 +196,7 @@ def _build(request: artifacts.Request, items: Items, wanted: _Wanted, sink: Sink
                 config, wanted.plan, items.vectors, items.ids, metric, wanted.seed, aside.path, sink
             )
         rows = recall.sample(len(wanted.queries), *items.vectors.shape)
-        found = recall.choose(config, index, items.vectors, wanted.queries[rows], wanted.recall_k, sink)
+        found = recall.choose(config, index, items.vectors, wanted.queries[rows], wanted.recall_ks, sink)
         sink(Event(stage="index", done=len(items.ids), total=len(items.ids), message=f"plan: {found.reason}"))
         index.save(aside.path)
         artifacts.write_text(aside.path / "recall.json", found.model_dump_json(indent=2))

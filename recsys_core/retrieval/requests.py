@@ -120,12 +120,12 @@ class EmbedRequest(artifacts.Request):
 
 
 class IndexRequest(artifacts.Request):
-    """What building an index needs; what it returns is measured of the queries' exact top `recall_k`."""
+    """What building an index needs; what it returns is measured of the queries' exact lists, of each length."""
 
     config: Annotated[Indexing, OneOf("recsys_core.indexes")]
     embeddings: Embeddings
     seed: int
-    recall_k: int = 50
+    recall_ks: tuple[int, ...] = (50,)
 
 
 class HitRateConfig(Frozen):

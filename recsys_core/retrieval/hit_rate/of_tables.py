@@ -122,7 +122,7 @@ def _index(request: Request, items: Items, sink: Sink) -> Index:
             allow_zero = request.metric == "l2"
             some = next(own_tables.read_requests(request.requests, items, allow_zero=allow_zero)).vectors
             rows = recall.sample(len(some), *items.vectors.shape)
-            found = recall.choose(request.index, index, items.vectors, some[rows], max(request.ks), sink)
+            found = recall.choose(request.index, index, items.vectors, some[rows], request.ks, sink)
             sink(Event(stage="index", done=index.num_rows, total=index.num_rows, message=f"plan: {found.reason}"))
         return index
     index = indexes.load(request.folder)

@@ -52,9 +52,9 @@ def test_an_index_is_built_and_searched(tables: Path):
     assert faiss.read_index(str(out / "index.faiss")).nprobe == 5
     assert pq.read_table(out / "id_map.parquet")["item_id"][7].as_py() == "i7"
     queries = ["--queries", tables / "requests.parquet", "--query-id", "user", "--query-vector", "emb"]
-    drawn = ["--recall-k", "7", "--plot", tables / "recall.png"]
+    drawn = ["--recall-k", "7,2", "--plot", tables / "recall.png"]
     again = run("index", *of_items(tables), "--out", out, *kind, *queries, *drawn, "--json")
-    assert json.loads((out / "recall.json").read_text())["k"] == 7
+    assert json.loads((out / "recall.json").read_text())["ks"] == [2, 7]
     assert (tables / "recall.png").stat().st_size > 10_000
     assert json.loads(again.stdout)["num_items"] == 50
     found = run("hit-rate", *of_requests(tables), "--index", out, "--top-k", "2,1", "--json")

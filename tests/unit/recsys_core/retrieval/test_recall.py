@@ -37,7 +37,7 @@ def overlap(index: indexes.Index, items: np.ndarray, value: int | None) -> float
 @pytest.mark.parametrize("kind", ["ivf_flat", "ivf_pq", "hnsw"])
 def test_the_least_that_returns_enough_is_chosen_and_stays_with_the_index(kind: str, metric: indexes.Metric, tmp_path):
     config, index, items = made(kind, metric, **KEYS.get(kind, {}))
-    found = recall.choose(config, index, items, QUERIES, K, silent)
+    found = recall.choose(config, index, items, QUERIES, (K,), silent)
     assert found.value is not None
     measured = {point.value: point.ann_recall for point in found.points}
     goal = 0.95 if kind != "ivf_pq" else 0.99 * measured[index.whole]
@@ -49,8 +49,9 @@ def test_the_least_that_returns_enough_is_chosen_and_stays_with_the_index(kind: 
     below = max((value for value in measured if value < found.value), default=0)
     assert all(rate < goal for value, rate in measured.items() if value < found.value)
     assert found.value - below <= max(1, found.value // 8) or found.value == min(measured)
-    assert (found.k, found.num_queries, found.parameter) == (K, len(QUERIES), index.parameter)
+    assert (found.ks, found.num_queries, found.parameter) == ((K,), len(QUERIES), index.parameter)
     assert f"{index.parameter} {found.value} is the least that returns {goal:.4f}, " in found.reason
+    assert found.reason.endswith(f"of the exact top {K} of 60 queries: {found.ann_recall:.4f}")
     index.save(tmp_path)
     loaded = indexes.load(tmp_path)
     assert loaded.value == found.value
@@ -60,16 +61,38 @@ def test_the_least_that_returns_enough_is_chosen_and_stays_with_the_index(kind: 
 @pytest.mark.parametrize(("kind", "keys"), [("ivf_flat", {"nprobe": 3}), ("sq8", {}), ("flat", {})])
 def test_what_is_stated_or_cannot_be_chosen_is_measured(kind: str, keys: dict):
     config, index, items = made(kind, **keys)
-    found = recall.choose(config, index, items, QUERIES, K, silent)
+    found = recall.choose(config, index, items, QUERIES, (K,), silent)
     assert (found.value, index.value) == (keys.get("nprobe"), keys.get("nprobe"))
     assert found.ann_recall == pytest.approx(overlap(index, items, found.value), abs=0.005)
     assert len(found.points) == 1
 
 
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_pq", "hnsw"])
+def test_lists_of_every_length_that_is_asked_for_reach_the_target(kind: str):
+    config, index, items = made(kind, **KEYS.get(kind, {}))
+    found = recall.choose(config, index, items, QUERIES, (50, 1, K), silent)
+    assert found.value is not None
+    alone = {k: recall.choose(config, index, items, QUERIES, (k,), silent) for k in (1, K, 50)}
+    assert found.ks == (1, K, 50)
+    measured = {point.value: point.by_k for point in found.points}
+    for k, one in alone.items():
+        # Each as a search for lists of this length finds them, and no part of a longer list that found more.
+        for point in one.points:
+            if point.value in measured:
+                assert measured[point.value][str(k)] == pytest.approx(point.ann_recall, abs=1e-12)
+    assert found.value >= max(one.value or 0 for one in alone.values()) * 7 // 8
+    assert found.ann_recall == min(measured[found.value].values())
+    if kind != "ivf_pq":
+        assert found.ann_recall >= 0.95
+    assert "of the exact top 1, 10 and 50 of 60 queries: " in found.reason
+
+
 def test_what_no_search_reaches_is_refused():
     config, index, items = made("ivf_pq", pq_m=1, pq_bits=4, target_recall=0.9)
-    with pytest.raises(ValueError, match=r"target_recall: 0\.9 is not reached: nprobe 15 returns 0\.\d+; lower"):
-        recall.choose(config, index, items, QUERIES, K, silent)
+    with pytest.raises(
+        ValueError, match=r"target_recall: 0\.9 is not reached: nprobe 15 returns 0\.\d+ of the exact top 10; lower"
+    ):
+        recall.choose(config, index, items, QUERIES, (K,), silent)
 
 
 def test_a_target_beside_what_it_would_choose_is_refused():
@@ -90,5 +113,5 @@ def test_fewer_items_than_asked_for_are_all_there_is_to_return():
     config, index, items = made("ivf_flat")
     few = items[:4]
     index = indexes.build(config, few, pa.array(range(4)), "ip", 0, silent)
-    found = recall.choose(config, index, few, QUERIES, K, silent)
-    assert (found.k, found.ann_recall) == (4, 1.0)
+    found = recall.choose(config, index, few, QUERIES, (K,), silent)
+    assert (found.ks, found.ann_recall) == ((4,), 1.0)

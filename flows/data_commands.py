@@ -197,9 +197,15 @@ def _write_impressions(
 
 @app.command("import")
 def import_(
-    kind: Annotated[str, typer.Argument(help="movielens-100k, movielens-1m, taobao-ad or tables", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="interactions, sequences, lightgcn, recbole, movielens-100k, movielens-1m, taobao-ad or tables",
+            show_default=False,
+        ),
+    ],
     source: Annotated[
-        str, typer.Argument(help="zip, folder, or http(s) URL of a zip; of tables a mapping", show_default=False)
+        str, typer.Argument(help="file, folder, zip, or http(s) URL of a zip; of tables a mapping", show_default=False)
     ],
     out: _Out,
     day: Annotated[
@@ -222,6 +228,17 @@ def import_(
     data/ml-1m`
 
     `dayline data import taobao-ad raw/ --out data/taobao --set clicks_only=false`
+
+    `dayline data import interactions ratings.csv --out data/mine --set header=true`
+
+    **interactions**: text or CSV with a line for each, `user item [rating] timestamp`; `--set
+    columns=[user_id,item_id,-,timestamp]` says what else its fields are, `--set delimiter=';'` what is between them.
+
+    **sequences**: text with a line for each user, `user item item …`, in the order in which they were taken.
+
+    **lightgcn**: a folder with train.txt and test.txt, each with a line `user item item …` for each user.
+
+    **recbole**: NAME.inter with NAME.user and NAME.item, or their folder (atomic files).
 
     **movielens-100k**, **movielens-1m**: the published archive, or its tables as Parquet. Every rating is an
     interaction; `--set min_rating=4` keeps the better ones.

@@ -119,11 +119,16 @@ class LogWriter:
     Interactions may come in any order: they are collected by day and by `slices_per_day` equal stretches of it, spilt
     to disk when they are many, and sorted when the day is closed. So memory holds one slice of one day, and each slice
     becomes one file, in the order of time.
+
+    Of one second they are sorted by user and item, or `keeps_order`: they stand as they came.
     """
 
-    def __init__(self, root: Path, slices_per_day: int = 1) -> None:
+    def __init__(self, root: Path, slices_per_day: int = 1, *, keeps_order: bool = False) -> None:
         """`root` is an empty or absent directory."""
         self.root = root
+        self._sorted_by = [("timestamp", "ascending")]
+        if not keeps_order:
+            self._sorted_by += [("user_id", "ascending"), ("item_id", "ascending")]
         self.slices_per_day = slices_per_day
         self.scratch = root / ".scratch"
         self.scratch.mkdir(parents=True)
@@ -165,7 +170,8 @@ class LogWriter:
         for number, key in enumerate(keys):
             table = pa.concat_tables([*self._unspill(key), *self._buffers.pop(key, [])])
             self._buffered_bytes = sum(kept.nbytes for tables in self._buffers.values() for kept in tables)
-            ordered = table.sort_by([("timestamp", "ascending"), ("user_id", "ascending"), ("item_id", "ascending")])
+            # Arrow's sort is stable.
+            ordered = table.sort_by(self._sorted_by)
             path = self.root / "interactions" / partition(day) / f"part-{number:05d}.parquet"
             num_rows += write_parquet(path, [ordered])
         if num_rows:

@@ -44,7 +44,8 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
     Raises:
         ValueError: a file is missing, damaged or of another format, or rates what is not in its tables.
     """
-    log = base.LogWriter(root)
+    # Many ratings are of one second, and each user's stand in an order.
+    log = base.LogWriter(root, keeps_order=True)
     with _archive.opened(config.source, config.checksum, log.scratch, sink) as archive:
         if archive.holds("interactions.parquet"):
             if config.min_rating is not None:

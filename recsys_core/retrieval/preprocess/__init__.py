@@ -147,6 +147,10 @@ def run(request: Request, sink: Sink) -> TrainingData:
         assert num_rows or request.base_engine, "only where a release is continued there can be no examples"
         engine = fitting.fitted(engine, examples, ranked, features, None if num_rows else request.base_engine)
         num_queries, num_ground_truth = _write_ground_truth(request, log, tables, last, out.path / "ground_truth")
+        num_tied = None if request.measured is None else request.measured.num_tied
+        if held_out is not None and isinstance(request.holdout, Split):
+            num_tied = log.num_tied
+            sink(Event(stage=_STAGE, message=division.in_words(request.holdout, num_ground_truth, num_tied)))
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
         sink(Event(stage=_STAGE, done=num_rows, total=num_rows, metrics=filled))
         return out.commit(
@@ -161,22 +165,8 @@ def run(request: Request, sink: Sink) -> TrainingData:
             num_ground_truth=num_ground_truth,
             engine_digest=engine.digest,
             learned=learned,
-            num_tied=_tied(request, log, num_ground_truth, sink),
+            num_tied=num_tied,
         )
-
-
-def _tied(request: Request, log: Log, num_ground_truth: int, sink: Sink) -> int | None:
-    """Return, and say, how much of the ground truth depends on the order of files; None where none can."""
-    if request.measured is not None:
-        return request.measured.num_tied
-    if not isinstance(request.holdout, Split):
-        return None
-    message = (
-        f"{request.holdout.kind}: {num_ground_truth:,} {request.holdout.part} items are measured on, of which "
-        f"{log.num_tied:,} would be others in another order of files, as the log has several of one time"
-    )
-    sink(Event(stage=_STAGE, message=message))
-    return log.num_tied
 
 
 def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys_core import holdout, splits
-from recsys_core.artifacts import Dataset, Holdout, Learned, LeaveOneOut, NextDay, Split, Tail
+from recsys_core.artifacts import Dataset, Holdout, Learned, LeaveOneOut, NextDay, Split, Tail, Temporal
 from recsys_core.datasets._rows import TIME
 from recsys_core.datasets.base import DAY_SECONDS, day_after, day_number, days_before
 from recsys_core.holdout import Part
@@ -100,6 +100,15 @@ def require_rows(log: Log, rows: np.ndarray, kind: Holdout, day: datetime.date) 
         raise ValueError(f"day {day}: no interaction is held out, on which the run is to be measured; raise {limit}")
     if not len(rows):
         raise ValueError(f"day {day}: all interactions are held out, so that none is left to learn from; lower {limit}")
+
+
+def in_words(split: LeaveOneOut | Temporal, num_ground_truth: int, num_tied: int) -> str:
+    """Return what a split of the whole log measures on, and how much of that depends on the order of files."""
+    message = (
+        f"{split.kind}: {num_ground_truth:,} {split.part} items are measured on, of which {num_tied:,} would be others "
+        "in another order of files, as the log has several of one time"
+    )
+    return f"warning: {message}" if num_tied else message
 
 
 def _kept(part: Part, seconds: np.ndarray, codes: np.ndarray, users: Users) -> np.ndarray:

@@ -57,6 +57,24 @@ def test_generate_ctr_makes_days_of_impressions_and_says_what_can_be_attained(tm
     assert "goes with --days" in _unwrapped(alone.output)
 
 
+def test_import_takes_plain_text_and_leaves_nothing_of_a_bad_file(tmp_path: Path):
+    source, out = tmp_path / "lines.txt", tmp_path / "log"
+    source.write_text("1 5 946684800\n2 x 946684801\n")
+    arguments = ["import", "interactions", str(source), "--out", str(out)]
+    made = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert f"{out}: 2 interactions on 1 days from 2000-01-01 to 2000-01-01, 2 rows of users, 2 of items" in made.stdout
+    again = CliRunner().invoke(app, arguments)
+    assert "exists; name another folder" in str(again.exception)
+    source.write_text("1 5 946684800\n2 x\n")
+    refused = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert "lines.txt: line 2: 2 values where there are 3 columns" in str(refused.exception)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", "log"]
+    assert pq.ParquetFile(out / "items" / "ds=2000-01-01" / "part-00000.parquet").read()["item_id"].to_pylist() == [
+        "5",
+        "x",
+    ]
+
+
 def _unwrapped(message: str) -> str:
     return " ".join(message.replace("│", " ").split())
 

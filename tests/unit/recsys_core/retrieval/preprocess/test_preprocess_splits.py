@@ -89,7 +89,7 @@ def test_a_log_that_is_left_one_out(log: Path) -> None:
     assert (data.num_rows, data.num_queries, data.num_ground_truth, data.num_tied) == (6, 2, 2, 1)
     (message,) = [event.message for event in events if event.message]
     assert message.startswith(
-        "leave_one_out: 2 test items are measured on, of which 1 would be others in another order"
+        "warning: leave_one_out: 2 test items are measured on, of which 1 would be others in another order"
     )
     assert data.learned is not None
     assert data.learned.withheld == LeaveOneOut()

@@ -74,14 +74,20 @@ def _save_script(module: nn.Module, path: Path) -> None:
     whole = path.with_name(f".{path.name}.whole")
     with _first_names():
         torch.jit.script(module).save(str(whole))
-    reader = torch._C.PyTorchFileReader(str(whole))  # noqa: SLF001
+    records = modules.Records(whole)
     writer = torch._C.PyTorchFileWriter(str(path))  # noqa: SLF001
-    for name in reader.get_all_records():
-        if not name.endswith(_DEBUG) and not name.startswith(".data/"):
-            # torch has the constants of a class in a set, so in another order in each process.
-            held = reader.get_record(name)
-            held = _CONSTANTS.sub(_sorted_lines, held) if name.endswith(".py") else held
-            writer.write_record(name, held, len(held))
+    for name in records.names:
+        if name.endswith(_DEBUG) or name.startswith(".data/"):
+            continue
+        if records.is_table(name):
+            # From file to file: no copy of a table is in memory.
+            first, num_bytes = records.place(name)
+            writer.write_record(name, records.bytes.data_ptr() + first, num_bytes)
+            continue
+        # torch has the constants of a class in a set, so in another order in each process.
+        held = records.read(name)
+        held = _CONSTANTS.sub(_sorted_lines, held) if name.endswith(".py") else held
+        writer.write_record(name, held, len(held))
     writer.write_end_of_file()
     whole.unlink()
 

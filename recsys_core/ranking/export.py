@@ -90,12 +90,12 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
     if not is_trained and (request.data is None or request.ranking is None):
         raise ValueError(f"export.table_dtype: {config.table_dtype}, and no data to measure what it costs; name some")
     engine, rows = Engine.load(folder), _rows(request)
-    model = restored.whole(request.model, engine, RankingModel, request.checkpoint)
     query, item = engine.transform(rows, "query"), engine.transform(rows, "item")
-    with torch.no_grad():
-        expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
-    weights = scripted.table_weights(model.tables)
     with artifacts.pending(request.output) as aside:
+        model = restored.whole(request.model, engine, RankingModel, request.checkpoint, aside.path)
+        with torch.no_grad():
+            expected = model(jagged(query, item, rows.num_rows), dense(query, item), numbers(query, item))
+        weights = scripted.table_weights(model.tables)
         inputs = ranker_inputs(query, item)
         sequences = [*query.numbers, *item.numbers]
         ranker = Ranker(model, weights, sequences, config.table_dtype)

@@ -68,9 +68,9 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
     if config.table_dtype != "trained" and request.data is None:
         raise ValueError(f"export.table_dtype: {config.table_dtype}, and no data to measure what it costs; name some")
     engine, rows = Engine.load(folder), _rows(request)
-    model = restored.whole(request.model, engine, RetrievalModel, request.checkpoint)
-    weights = scripted.table_weights(model.tables)
     with artifacts.pending(request.output) as aside:
+        model = restored.whole(request.model, engine, RetrievalModel, request.checkpoint, aside.path)
+        weights = scripted.table_weights(model.tables)
         differences: list[float] = []
         expected = _eager(model, engine, rows)
         for side, pooled in zip(_SIDES, model.tables.pooled, strict=True):

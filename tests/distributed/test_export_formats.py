@@ -1,6 +1,7 @@
 """What is exported of a checkpoint: without data, in either format, in fewer bytes, and the same bytes each time."""
 
 import json
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -24,6 +25,7 @@ from recsys_core.registry import named
 from recsys_core.retrieval import evaluate, export
 from recsys_core.serving import Recommender
 from recsys_core.serving.service import eager
+from recsys_core.training import restored
 
 COMMON = {"config_hash": "c" * 32, "code_version": "tests"}
 
@@ -73,6 +75,41 @@ def test_a_killed_export_leaves_nothing_and_another_process_makes_the_same_bytes
     assert codes == [0], log
     here = export.run(exporting("here", config={"format": form}), silent)
     assert _digests(request.output) == _digests(here.path)
+
+
+@pytest.mark.parametrize("table_dtype", ["trained", "int8"])
+def test_large_tables_stay_in_files_and_come_to_the_same(exporting, day, table_dtype, tmp_path, monkeypatch):
+    asked = {"config": {"table_dtype": table_dtype}} | ({} if table_dtype == "trained" else {"data": day})
+    plain = export.run(exporting("plain", **asked), silent)
+    in_memory = modules.load(plain.query)
+    monkeypatch.setattr(restored, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(modules, "MAPPED_BYTES", 0)
+    monkeypatch.setattr(modules, "_TABLE_BYTES", 1_000)
+    made = export.run(exporting("mapped", **asked), silent)
+    assert _digests(made.path) == _digests(plain.path)
+    assert sorted(file.name for file in made.path.iterdir()) == ["features", "item", "manifest.json", "query"]
+    mapped = modules.load(made.query)
+    inputs = tower_inputs(Engine.load(made.engine).transform(pq.read_table(day.ground_truth), "query"))
+    torch.testing.assert_close(mapped(inputs), in_memory(inputs), rtol=0, atol=0)
+    # Every table is where the file is, and none was copied.
+    tables = [one for one in mapped.state_dict().values() if one.untyped_storage().nbytes() > 1_000]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(made.query) in line]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+    assert len(tables) >= 3
+    for table in tables:
+        assert any(first <= table.data_ptr() < last for first, last in ranges)
+
+
+def test_a_table_for_which_there_is_no_room_is_refused(exporting, tmp_path, monkeypatch):
+    monkeypatch.setattr(restored, "MAPPED_BYTES", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, before[1]))
+    try:
+        with pytest.raises(ValueError, match=r"no room for a table of \d+,\d+ bytes \(.*File too large"):
+            export.run(exporting(), silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_the_signature_has_types_and_a_row_that_can_be_sent(exported, exporting, day):

@@ -329,10 +329,13 @@ def _flows(
 
 def _import_flows(loaded: "RunConfig | RankingConfig") -> None:
     """Import what the flow is going to need, which takes seconds, as Prefect's server does to start."""
-    from flows import daily, daily_ranking, ranking  # noqa: F401
-    from recsys_core import tracking
+    from recsys_core.imports import importing
 
-    tracking.import_client(tracking.location(loaded.tracking, loaded.run_root))
+    with importing():
+        from flows import daily, daily_ranking, ranking  # noqa: F401
+        from recsys_core import tracking
+
+        tracking.import_client(tracking.location(loaded.tracking, loaded.run_root))
 
 
 def _flow_of_a_day(loaded: "RunConfig | RankingConfig") -> "Callable[..., DayResult | RankingDay | RankingResult]":

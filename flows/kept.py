@@ -7,7 +7,6 @@ second one begins at once. The command that the user has started waits, and hand
 """
 
 import argparse
-import gc
 import importlib
 import os
 import resource
@@ -108,6 +107,7 @@ def main() -> None:
     global _lent  # noqa: PLW0603 - what a process has from its parent
     from flows import cli
     from recsys_core import tracking
+    from recsys_core.imports import importing
     from recsys_core.launch.fork_server.server import ForkServer
 
     parser = argparse.ArgumentParser()
@@ -117,11 +117,11 @@ def main() -> None:
     # A command that is cut off by the end of this process ends in good order.
     forking = ForkServer(given.listening, given.path, fork_server.keep_seconds(), signal.SIGTERM)
     started = server.Server()
-    for module in _MODULES:
-        importlib.import_module(module)
-    tracking.import_client("sqlite:///")
     # Looking through what was imported for what can be freed would copy it in each command.
-    gc.freeze()
+    with importing():
+        for module in _MODULES:
+            importlib.import_module(module)
+        tracking.import_client("sqlite:///")
     try:
         asked = forking.serve(started.mind)
     except RuntimeError as error:

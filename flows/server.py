@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from recsys_core.imports import importing
 from recsys_core.launch import exit_with_starter
 from recsys_core.variables import without_credentials
 
@@ -330,9 +331,11 @@ def _require_clients() -> None:
 
 
 def _serve(listening: int) -> None:
-    import uvicorn
-
     threading.Thread(target=exit_with_starter, daemon=True).start()
+    with importing():
+        import prefect.server.api.server  # noqa: F401 - sooner than uvicorn does
+        import uvicorn
+
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
 

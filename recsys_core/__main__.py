@@ -6,7 +6,6 @@ can go on later with 75, anything else with a traceback; what no code expected w
 """
 
 import argparse
-import gc
 import importlib
 import logging
 import os
@@ -19,6 +18,7 @@ from typing import Any
 
 from recsys_core import fault, launch, progress, stage_loop
 from recsys_core.artifacts import Request
+from recsys_core.imports import importing
 from recsys_core.launch import fork_server, kept
 from recsys_core.launch.fork_server.server import ForkServer
 
@@ -75,13 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
         _watch()
     if chosen.stage is not None:
         return _do(chosen.stage, chosen.request, chosen.events)
-    for stage in kept.GROUPS[chosen.group]:
-        _module(stage)
-    for module in _LATER:
-        importlib.import_module(module)
+    # What has been imported is not looked through for what can be freed: that would copy it in each process.
+    with importing():
+        for stage in kept.GROUPS[chosen.group]:
+            _module(stage)
+        for module in _LATER:
+            importlib.import_module(module)
     if chosen.socket is None:
-        # What has been imported is not looked through for what can be freed: that would copy it in each process.
-        gc.freeze()
         server = ForkServer(chosen.listening, chosen.path, fork_server.keep_seconds(), signal.SIGKILL)
         asked = server.serve()
         # What was asked is what would follow `python`.
@@ -107,7 +107,8 @@ def _module(stage: str) -> Any:
 def _do(stage: str, request: Path, events: Path | None) -> int:
     """Run a stage; return the exit code, whose process raises what this raises."""
     sink = progress.to_file(events) if events else progress.silent
-    module = _module(stage)
+    with importing():
+        module = _module(stage)
     request_type: type[Request] = module.Request
     try:
         module.run(request_type.model_validate_json(request.read_text()), sink)

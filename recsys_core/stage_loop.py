@@ -7,7 +7,6 @@ that did not end well: with its exit code, or by its signal.
 
 import contextlib
 import ctypes
-import gc
 import os
 import resource
 import signal
@@ -30,8 +29,6 @@ def serve(name: str, do: Callable[[str, Path, Path], int]) -> int:
     Returns, in a rank, the exit code of `do`, which takes a stage, its request and the file for its events; and in the
     process itself that of the rank that did not end well, or 0.
     """
-    # Looking through what was imported for what can be freed would copy it in each rank.
-    gc.freeze()
     with socket.socket(socket.AF_UNIX) as launcher:
         launcher.connect(f"\0{name}")
         for number, line in enumerate(launcher.makefile("r", encoding="utf-8")):

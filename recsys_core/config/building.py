@@ -1,6 +1,6 @@
 """Whether a config's model can be built, and trained on this machine: what takes torch to find out.
 
-`python -m recsys_core.config.building` answers a question of `model_check`, which needs no torch.
+`python -m recsys_core.config` answers a question of `model_check`, which needs no torch.
 """
 
 import json
@@ -143,7 +143,3 @@ def main() -> None:
     sys.stdout.flush()
     # Without taking torch apart, which takes a while.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -33,7 +33,7 @@ class Asked:
         """Start it; `more` is part of the question."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "recsys_core.config.building"],
+            [sys.executable, "-m", "recsys_core.config"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

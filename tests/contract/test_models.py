@@ -27,6 +27,19 @@ pytestmark = pytest.mark.usefixtures("own_package")
 # What a kind needs to be built at all.
 NEEDED = {
     "shared_bottom": {"hidden": [8, 6], "tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": []}}},
+    "mmoe": {"num_experts": 3, "hidden": [6], "tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": []}}},
+    "ple": {
+        "layers": [{"num_shared": 1, "hidden": [6]}, {"num_own": 1, "hidden": [5]}],
+        "tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": []}},
+    },
+    "esmm": {"tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": [6]}}},
+    "dbmtl": {"hidden": [8], "tasks": {"click": {"hidden": [4]}, "conversion": {"hidden": [6], "reads": ["click"]}}},
+    "pepnet": {
+        "domain": ["kind"],
+        "prior": ["user", "item"],
+        "gate_hidden": 5,
+        "tasks": {"click": {"hidden": [6, 4]}, "conversion": {"hidden": [4]}},
+    },
     "multi_tower_din": {
         "attention": [{"sequences": ["clicked", "clicked_kind"], "targets": ["item", "kind"], "hidden": [8, 4]}],
         "towers": [{"hidden": [8, 4]}, {"features": ["user", "item"], "dense": False, "hidden": [4]}],

@@ -41,3 +41,16 @@ class Sequential(ComponentConfig):
     )
     hidden: tuple[PositiveInt, ...] = Field(default=(128, 64), description="hidden widths of the MLP over everything")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of the MLP")
+
+
+class TaskTower(Frozen):
+    """One task's part."""
+
+    hidden: tuple[PositiveInt, ...] = Field(default=(32,), description="hidden widths of the task's tower")
+
+
+class Tasks(ComponentConfig):
+    """What models of several tasks have: a section `model`, without its `kind`."""
+
+    tasks: dict[str, TaskTower] = Field(min_length=2, description="each task's tower, by the names of ranking.tasks")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of all hidden layers")

@@ -5,71 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from references import DIM, FEATURES, check, mlp, model, norm, relu, sigmoid, softmax
 
 from recsys_core import lookup
-from recsys_core.features import NumberFeature, SparseFeature, TableSpec
+from recsys_core.features import SparseFeature, TableSpec
 from recsys_core.models.base import TowerInputs
 from recsys_core.models.blocks.factorization import pairs_sum
-
-DIM, FEATURES = 4, ("user", "city", "item")
-DENSE = (NumberFeature("age", 1), NumberFeature("place", 2))
-
-
-def _model(kind, dim=DIM, dense=DENSE, **config):
-    sides = {"user": "query", "city": "query", "item": "item"}
-    tables = tuple(
-        TableSpec(name=name, num_embeddings=8, embedding_dim=dim, features=((name, sides[name]),)) for name in FEATURES
-    )
-    inputs = {
-        side: tuple(SparseFeature(name, name, "mean") for name in FEATURES if sides[name] == side)
-        for side in ("query", "item")
-    }
-    torch.manual_seed(0)
-    model = lookup.content("recsys_core.models", kind)(
-        lookup.component("recsys_core.models", kind).Config.model_validate({"kind": kind} | config),
-        tables,
-        query=TowerInputs(inputs["query"], sum(one.dim for one in dense), dense),
-        item=TowerInputs(inputs["item"], 0),
-        tables_device=torch.device("cpu"),
-    )
-    # Every parameter counts: none is zero, or one.
-    for parameter in model.head.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
-
-
-def _check(kind, reference, **config):
-    model = _model(kind, **config)
-    pooled, dense = torch.randn(5, len(FEATURES) * DIM), torch.randn(5, 3)
-    weights = {name: weight.detach().double().numpy() for name, weight in model.head.named_parameters()}
-    found = model.head(pooled, dense, [], [])
-    expected = [reference(weights, *row) for row in zip(pooled.double().numpy(), dense.double().numpy(), strict=True)]
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=2e-4, atol=2e-4)
-
-
-def _relu(values):
-    return np.maximum(values, 0)
-
-
-def _sigmoid(values):
-    return 1 / (1 + np.exp(-values))
-
-
-def _softmax(values):
-    return np.exp(values) / np.exp(values).sum()
-
-
-def _norm(values, weights, name):
-    scaled = (values - values.mean()) / np.sqrt(values.var() + 1e-5)
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def _mlp(weights, name, values, *, activated=False):
-    numbers = sorted({int(key[len(name) + 1 :].split(".")[0]) for key in weights if key.startswith(f"{name}.")})
-    for number in numbers:
-        values = weights[f"{name}.{number}.weight"] @ values + weights[f"{name}.{number}.bias"]
-        values = _relu(values) if activated or number != numbers[-1] else values
-    return values
 
 
 def _vectors(weights, pooled, dense):
@@ -85,7 +26,7 @@ def test_logistic_regression():
     def reference(w, pooled, dense):
         return w["bias"][0] + sum(pooled) + sum(w["numbers.weight"] * dense)
 
-    _check("lr", reference)
+    check("lr", reference)
 
 
 def _fm(w, pooled, dense):
@@ -95,7 +36,7 @@ def _fm(w, pooled, dense):
 
 
 def test_a_factorisation_machine():
-    _check("fm", lambda w, *row: w["bias"][0] + _fm(w, *row))
+    check("fm", lambda w, *row: w["bias"][0] + _fm(w, *row))
 
 
 def test_pairs_by_hand():
@@ -106,18 +47,18 @@ def test_pairs_by_hand():
 def test_deepfm():
     def reference(w, *row):
         deep = np.concatenate([vector[1:] for vector in _vectors(w, *row)])
-        return _fm(w, *row) + _mlp(w, "deep", deep)[0]
+        return _fm(w, *row) + mlp(w, "deep", deep)[0]
 
-    _check("deepfm", reference, hidden=[5, 3])
+    check("deepfm", reference, hidden=[5, 3])
 
 
 def test_wide_and_deep():
     def reference(w, pooled, dense):
         user, city, item = np.split(pooled, 3)
         wide = user[0] + item[0] + sum(city) + sum(w["numbers.weight"] * dense)
-        return wide + _mlp(w, "deep", np.concatenate([user[1:], item[1:], dense]))[0]
+        return wide + mlp(w, "deep", np.concatenate([user[1:], item[1:], dense]))[0]
 
-    _check("wide_and_deep", reference, hidden=[5], wide_only=["city"])
+    check("wide_and_deep", reference, hidden=[5], wide_only=["city"])
 
 
 def _crossed(w, pooled, dense, cross, structure):
@@ -126,8 +67,8 @@ def _crossed(w, pooled, dense, cross, structure):
     for number in range(2):
         crossed = cross(f"crosses.{number}", first, crossed)
     if structure == "stacked":
-        return _mlp(w, "deep", crossed)[0]
-    return w["output.weight"][0] @ crossed + _mlp(w, "deep", first)[0]
+        return mlp(w, "deep", crossed)[0]
+    return w["output.weight"][0] @ crossed + mlp(w, "deep", first)[0]
 
 
 @pytest.mark.parametrize("structure", ["parallel", "stacked"])
@@ -138,7 +79,7 @@ def test_dcn(structure):
 
         return _crossed(w, *row, cross, structure)
 
-    _check("dcn", reference, num_crosses=2, hidden=[5], structure=structure)
+    check("dcn", reference, num_crosses=2, hidden=[5], structure=structure)
 
 
 @pytest.mark.parametrize(("rank", "num_experts"), [(None, 1), (3, 1), (3, 2)])
@@ -150,7 +91,7 @@ def test_dcnv2(rank, num_experts):
             if num_experts == 1:
                 low = w[f"{name}.down.weight"] @ crossed
                 return first * (w[f"{name}.up.weight"] @ low + w[f"{name}.up.bias"]) + crossed
-            shares, made = _softmax(w[f"{name}.gate.weight"] @ crossed), crossed
+            shares, made = softmax(w[f"{name}.gate.weight"] @ crossed), crossed
             for number, share in enumerate(shares):
                 own = f"{name}.experts.{number}"
                 low = np.tanh(w[f"{own}.middle.weight"] @ np.tanh(w[f"{own}.down.weight"] @ crossed))
@@ -159,18 +100,18 @@ def test_dcnv2(rank, num_experts):
 
         return _crossed(w, *row, cross, "parallel")
 
-    _check("dcnv2", reference, num_crosses=2, rank=rank, num_experts=num_experts, hidden=[5])
+    check("dcnv2", reference, num_crosses=2, rank=rank, num_experts=num_experts, hidden=[5])
 
 
 def test_gdcn():
     def reference(w, *row):
         def cross(name, first, crossed):
-            passed = _sigmoid(w[f"{name}.gate.weight"] @ crossed)
+            passed = sigmoid(w[f"{name}.gate.weight"] @ crossed)
             return first * (w[f"{name}.cross.weight"] @ crossed + w[f"{name}.cross.bias"]) * passed + crossed
 
         return _crossed(w, *row, cross, "stacked")
 
-    _check("gdcn", reference, num_crosses=2, hidden=[5], structure="stacked")
+    check("gdcn", reference, num_crosses=2, hidden=[5], structure="stacked")
 
 
 def test_xdeepfm():
@@ -186,9 +127,9 @@ def test_xdeepfm():
             before = made
             sums += [sum(vector) for vector in made]
         linear = sum(vector[0] for vector in vectors)
-        return linear + w["output.weight"][0] @ sums + _mlp(w, "deep", np.concatenate(first))[0]
+        return linear + w["output.weight"][0] @ sums + mlp(w, "deep", np.concatenate(first))[0]
 
-    _check("xdeepfm", reference, interactions=[3, 2], hidden=[5])
+    check("xdeepfm", reference, interactions=[3, 2], hidden=[5])
 
 
 @pytest.mark.parametrize("hidden", [[], [5]])
@@ -201,15 +142,15 @@ def test_autoint(hidden):
                 heads = []
                 for head in (slice(0, 3), slice(3, 6)):
                     query = w[f"{name}.query.weight"][head] @ vector
-                    shares = _softmax(np.array([query @ (w[f"{name}.key.weight"][head] @ other) for other in vectors]))
+                    shares = softmax(np.array([query @ (w[f"{name}.key.weight"][head] @ other) for other in vectors]))
                     values = [w[f"{name}.value.weight"][head] @ other for other in vectors]
                     heads.append(sum(share * value for share, value in zip(shares, values, strict=True)))
-                made.append(_relu(np.concatenate(heads) + w[f"{name}.residual.weight"] @ vector))
+                made.append(relu(np.concatenate(heads) + w[f"{name}.residual.weight"] @ vector))
             vectors = made
         logit = w["output.weight"][0] @ np.concatenate(vectors) + w["output.bias"][0]
-        return logit + (_mlp(w, "deep", np.concatenate(first))[0] if hidden else 0)
+        return logit + (mlp(w, "deep", np.concatenate(first))[0] if hidden else 0)
 
-    _check("autoint", reference, num_layers=2, num_heads=2, head_dim=3, hidden=hidden)
+    check("autoint", reference, num_layers=2, num_heads=2, head_dim=3, hidden=hidden)
 
 
 @pytest.mark.parametrize("kind", ["all", "each", "interaction"])
@@ -218,16 +159,16 @@ def test_fibinet(kind):
         vectors = _vectors(w, *row)
         linear, vectors = sum(vector[0] for vector in vectors), [vector[1:] for vector in vectors]
         means = np.array([vector.mean() for vector in vectors])
-        shares = _relu(w["senet.excite.weight"] @ _relu(w["senet.squeeze.weight"] @ means))
+        shares = relu(w["senet.excite.weight"] @ relu(w["senet.squeeze.weight"] @ means))
         weighed = [share * vector for share, vector in zip(shares, vectors, strict=True)]
         products = []
         for part, read in (("plain", vectors), ("weighed", weighed)):
             for number, (i, j) in enumerate(_pairs(read)):
                 matrix = w[f"{part}.weight"][{"all": 0, "each": i, "interaction": number}[kind]]
                 products.append((read[i] @ matrix) * read[j])
-        return linear + _mlp(w, "deep", np.concatenate(products))[0]
+        return linear + mlp(w, "deep", np.concatenate(products))[0]
 
-    _check("fibinet", reference, bilinear=kind, hidden=[5])
+    check("fibinet", reference, bilinear=kind, hidden=[5])
 
 
 @pytest.mark.parametrize("structure", ["parallel", "serial"])
@@ -235,25 +176,25 @@ def test_masknet(structure):
     def reference(w, *row):
         vectors = _vectors(w, *row)
         features = np.concatenate(vectors)
-        normed = np.concatenate([_norm(vector, w, "norm") for vector in vectors])
+        normed = np.concatenate([norm(vector, w, "norm") for vector in vectors])
         outputs, read = [], normed
         for number in range(2):
             name = f"blocks.{number}"
-            masked = _mlp(w, f"{name}.mask", features) * (normed if structure == "parallel" else read)
-            read = _relu(_norm(w[f"{name}.linear.weight"] @ masked, w, f"{name}.norm"))
+            masked = mlp(w, f"{name}.mask", features) * (normed if structure == "parallel" else read)
+            read = relu(norm(w[f"{name}.linear.weight"] @ masked, w, f"{name}.norm"))
             outputs.append(read)
-        return _mlp(w, "deep", np.concatenate(outputs) if structure == "parallel" else read)[0]
+        return mlp(w, "deep", np.concatenate(outputs) if structure == "parallel" else read)[0]
 
-    _check("masknet", reference, blocks=[6, 5], structure=structure, hidden=[4])
+    check("masknet", reference, blocks=[6, 5], structure=structure, hidden=[4])
 
 
 def test_finalmlp():
     def reference(w, pooled, dense):
         inputs = np.concatenate([pooled, dense])
         # The first gate depends on `item`, the third feature.
-        gates = _mlp(w, "first.gate", pooled[2 * DIM :]), w["second.gate.weight"]
+        gates = mlp(w, "first.gate", pooled[2 * DIM :]), w["second.gate.weight"]
         first, second = (
-            _mlp(w, f"{name}.layers.0", inputs * 2 * _sigmoid(gate), activated=True)
+            mlp(w, f"{name}.layers.0", inputs * 2 * sigmoid(gate), activated=True)
             for name, gate in zip(("first", "second"), gates, strict=True)
         )
         logit = w["of_first.weight"][0] @ first + w["of_first.bias"][0] + w["of_second.weight"][0] @ second
@@ -262,7 +203,7 @@ def test_finalmlp():
         return logit
 
     streams = {"first": {"hidden": [5, 6], "gate": ["item"], "gate_hidden": [3]}, "second": {"hidden": [4]}}
-    _check("finalmlp", reference, num_heads=2, **streams)
+    check("finalmlp", reference, num_heads=2, **streams)
 
 
 @pytest.mark.parametrize("num_kept", [2, 4])
@@ -273,16 +214,16 @@ def test_wukong(num_kept):
             name = f"layers.{number}"
             compared = w[f"{name}.compared.weight"] @ vectors
             products = np.array([[one @ other for other in compared] for one in vectors])
-            made = _mlp(w, f"{name}.machine", _norm(products.flatten(), w, f"{name}.products_norm"))
+            made = mlp(w, f"{name}.machine", norm(products.flatten(), w, f"{name}.products_norm"))
             kept = w[f"{name}.kept.weight"] @ vectors
             # As many vectors as there were need no weights to be added.
             residual = w.get(f"{name}.residual.weight", np.eye(len(vectors))) @ vectors
             summed = np.concatenate([made.reshape(2, DIM), kept]) + residual
-            vectors = np.array([_norm(vector, w, f"{name}.norm") for vector in summed])
-        return _mlp(w, "deep", vectors.flatten())[0]
+            vectors = np.array([norm(vector, w, f"{name}.norm") for vector in summed])
+        return mlp(w, "deep", vectors.flatten())[0]
 
     sizes = {"machine_vectors": 2, "kept_vectors": num_kept, "rank": 3, "machine_hidden": [5]}
-    _check("wukong", reference, num_layers=2, hidden=[5], **sizes)
+    check("wukong", reference, num_layers=2, hidden=[5], **sizes)
 
 
 @pytest.mark.parametrize("kind", ["fm", "deepfm", "xdeepfm", "fibinet", "autoint", "masknet", "wukong"])
@@ -309,7 +250,7 @@ def test_what_is_compared_is_as_wide_and_more_than_one(kind):
 @pytest.mark.parametrize("kind", ["fm", "deepfm", "xdeepfm", "fibinet", "wide_and_deep"])
 def test_an_embedding_has_factors_behind_its_weight(kind):
     with pytest.raises(ValueError, match=f"{kind}: an embedding is a weight and the factors .* is 1; make it 4"):
-        _model(kind, dim=1)
+        model(kind, dim=1)
 
 
 @pytest.mark.parametrize(
@@ -324,4 +265,4 @@ def test_an_embedding_has_factors_behind_its_weight(kind):
 )
 def test_what_cannot_be_built_says_what_to_do(kind, config, message):
     with pytest.raises(ValueError, match=message):
-        _model(kind, **config)
+        model(kind, **config)

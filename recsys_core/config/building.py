@@ -60,6 +60,11 @@ def _ranking(config: RankingConfig, engine: Engine) -> RankingModel:
             )
     model = models.build(config.model, engine, RankingModel, tables_device="meta")
     _has_tasks(config, model.tasks)
+    if model.learns_over_all_rows and all(task.space == "given" for task in config.ranking.tasks.values()):
+        raise ValueError(
+            f"model.kind {config.model.kind}: no task learns over all rows; set `space: all` in ranking.tasks of those "
+            "that have a `given`, such as conversions given clicks, or take a model of another kind"
+        )
     return model
 
 
@@ -70,7 +75,7 @@ def _has_tasks(config: RankingConfig, built: tuple[str, ...]) -> None:
         gives = f"gives {', '.join(built)}" if built else "gives one logit a row"
         raise ValueError(
             f"model.kind {config.model.kind}: {gives}, and {named}; name the same tasks in the same order in both, or "
-            f"take a model of {'several tasks, such as shared_bottom' if tasks else 'one'}"
+            f"take a model of {'several tasks, such as shared_bottom, mmoe or ple' if tasks else 'one'}"
         )
 
 

@@ -74,11 +74,13 @@ class RankingModel(nn.Module, ABC):
             `tables.unpooled_features`, the query's dense fields before the item's. Behind the unpooled features come
             the sequences of numbers [N, D], the query's first.
         reads_number_sequences: whether it takes sequences of numbers; if not, a config with one is refused.
+        learns_over_all_rows: whether a task with a `given` is to learn over all rows; a config without one is refused.
     """
 
     DOES: ClassVar[str] = "scores labelled rows"
 
     reads_number_sequences: ClassVar[bool] = False
+    learns_over_all_rows: ClassVar[bool] = False
 
     tasks: tuple[str, ...] = ()
     tables: Embeddings

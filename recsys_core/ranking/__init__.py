@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -25,9 +25,17 @@ class Task(Frozen):
         description="an earlier task: the rows of this one are the positive ones of that, and in others its label may "
         "be null",
     )
+    space: Literal["given", "all"] = Field(
+        default="given",
+        description="rows that a task with a `given` learns from: its own, or `all`, by the chance that what it is "
+        "given happens and it too (Ma et al. 2018, ESMM, section 2.2); it is measured on its own",
+    )
     weight: float = Field(default=1.0, gt=0, description="of its loss in the sum of all")
     loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="binary_cross_entropy")] | None = Field(
         default=None, description="null: the section `loss`"
+    )
+    sample_weight: str | None = Field(
+        default=None, description="column of weights ≥ 0 of rows in this task; null: ranking.sample_weight"
     )
 
 
@@ -42,6 +50,11 @@ class Config(Frozen):
         default={},
         description="several labels, by the names that the model's outputs have; by the first one training is stopped, "
         "and the gate decides unless `gate.task` names another; {}: the one `label`",
+    )
+    task_weights: Literal["fixed", "uncertainty"] = Field(
+        default="fixed",
+        description="how the tasks' losses are added up: each times its `weight`, or each over a variance that is "
+        "learned with the model, so that a noisier task counts less (Kendall et al. 2018, section 3.2)",
     )
     sample_weight: str | None = Field(
         default=None, description="column of weights ≥ 0 of training rows; null: rows count alike"
@@ -74,6 +87,16 @@ class Config(Frozen):
             if task.given is not None and task.given not in earlier:
                 known = f"those before it are {', '.join(earlier)}" if earlier else "it is the first, of all rows"
                 raise ValueError(f"tasks.{name}.given: {task.given!r} is no earlier task ({known}); name one, or null")
+            if task.space == "all" and task.given is None:
+                raise ValueError(f"tasks.{name}.space: all, and given is null; name a task there, or leave it out")
+            if task.weight != 1 and self.task_weights == "uncertainty":
+                raise ValueError(
+                    f"tasks.{name}.weight: {task.weight}, and task_weights: uncertainty learns it; leave one out"
+                )
+        if self.task_weights == "uncertainty" and not self.tasks:
+            raise ValueError(
+                "task_weights: uncertainty, and there is one label; name several in tasks, or leave it out"
+            )
         if self.tasks and self.label != self.named[next(iter(self.tasks))].label:
             raise ValueError(f"label: {self.label!r}, and tasks have labels of their own; leave it out")
         return self
@@ -87,6 +110,17 @@ class Config(Frozen):
     def label_columns(self) -> tuple[str, ...]:
         """The columns of all labels, each once."""
         return tuple(dict.fromkeys(task.label for task in self.named.values()))
+
+    @property
+    def weight_columns(self) -> dict[str, str]:
+        """The columns of sample weights, each once, with the key of the config that names it."""
+        found = {task.sample_weight: f"ranking.tasks.{name}.sample_weight" for name, task in self.tasks.items()}
+        found |= {self.sample_weight: "ranking.sample_weight"}
+        return {column: key for column, key in found.items() if column is not None}
+
+    def weight_column(self, task: str) -> str | None:
+        """Return the column of a task's sample weights, None where its rows count alike."""
+        return self.named[task].sample_weight or self.sample_weight
 
     def label_key(self, task: str) -> str:
         """Return the key of the config that names a task's label."""

@@ -80,7 +80,7 @@ def _opened(request: Request, engine: Engine, world: World) -> Reader:
         return opened(request.data, request.config.split)
     assert request.source is not None, "one of both is there"
     reader = applied.opened(request.source, request.csv, engine, world)
-    used = [*request.ranking.label_columns, *filter(None, [request.ranking.sample_weight, request.ranking.group])]
+    used = [*request.ranking.label_columns, *request.ranking.weight_columns, *filter(None, [request.ranking.group])]
     names = [*used, *engine.columns("query"), *engine.columns("item")]
     if missing := [name for name in dict.fromkeys(names) if name not in reader.schema.names]:
         raise ValueError(

@@ -31,7 +31,7 @@ class LabelledFeed(Source[LabelledBatch]):
         columns = engine.training_columns if training else engine.columns
         used = [*columns("query"), *columns("item")]
         if config is not None:
-            used += [*config.label_columns, *filter(None, [config.sample_weight, self._group])]
+            used += [*config.label_columns, *config.weight_columns, *filter(None, [self._group])]
         self.columns = list(dict.fromkeys(used))
 
     def batch(self, rows: Rows, *, epoch: int = 0, step: int = 0) -> LabelledBatch:  # noqa: ARG002 - nothing is drawn here
@@ -53,17 +53,17 @@ class LabelledFeed(Source[LabelledBatch]):
 def labelled(table: pa.Table, config: Config) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """Return each task's labels and weights [B], of rows that were looked at when the data was prepared."""
     labels = {name: _floats(table, task.label) for name, task in config.named.items()}
-    weights_B = _floats(table, config.sample_weight) if config.sample_weight else None
     weights: dict[str, Tensor | None] = {}
     positive = {name: labels_B > 0.5 for name, labels_B in labels.items()} if config.tasks else {}
     for name, labels_B in labels.items():
-        rows_B = config.rows_of(name, positive)
+        rows_B, column = config.rows_of(name, positive), config.weight_column(name)
+        weights[name] = weights_B = _floats(table, column) if column else None
         if rows_B is None:
-            weights[name] = weights_B
             continue
-        # A label outside of the task's rows may be null, and counts for nothing.
+        # A label outside of the task's rows may be null. It counts for nothing, or over all rows as a negative.
         labels[name] = torch.where(rows_B, labels_B, 0.0)
-        weights[name] = rows_B.float() if weights_B is None else weights_B * rows_B
+        if config.named[name].space == "given":
+            weights[name] = rows_B.float() if weights_B is None else weights_B * rows_B
     return labels, weights
 
 

@@ -160,8 +160,8 @@ def _version(data: labelled_days.Config) -> str:
 def _num_positives(request: Request, day: datetime.date, reader: readers.Reader) -> int:
     config, time = request.config, request.data.time_column
     keys: dict[str | None, str] = {task.label: config.label_key(name) for name, task in config.named.items()}
+    keys |= config.weight_columns
     keys |= {
-        config.sample_weight: "ranking.sample_weight",
         config.group: "ranking.group",
         config.item: "ranking.item",
         time: "data.time_column",

@@ -97,7 +97,7 @@ class _Rows(NamedTuple):
 
 def columns(ranking: Ranking, parts: dict[str, gate.Part]) -> tuple[str, ...]:
     """Return the columns of the rows that are needed beside their scores."""
-    named = (*ranking.label_columns, ranking.sample_weight, ranking.group, ranking.item)
+    named = (*ranking.label_columns, *ranking.weight_columns, ranking.group, ranking.item)
     return tuple(dict.fromkeys(filter(None, (*named, *(part.column for part in parts.values())))))
 
 
@@ -142,7 +142,7 @@ def loss(ranking: Ranking, predictions: Predictions) -> float:
     reader = readers.opened(predictions.rows)
     names = [score_columns(name)[0] for name in ranking.named]
     table = readers.read_all(reader, [*columns(ranking, {}), *names])
-    by_task = (rows for _, rows in _by_task(table, past.weights_of(table, ranking), None, ranking))
+    by_task = (rows for _, rows in _by_task(table, None, ranking))
     return sum(rows.metrics().logloss for rows in by_task if rows.weights.sum())
 
 
@@ -170,7 +170,7 @@ def _rows(request: Request) -> tuple[_Rows, dict[str, LabelledMetrics | None]]:
             f"the champion scored {tables[1].num_rows:,} rows and the model {tables[0].num_rows:,}, which are not the "
             "same in the same order; run again"
         )
-    labels, weights = past.positive(kept[0], ranking.named[task].label), past.weights_of(kept[0], ranking)
+    labels, weights = past.positive(kept[0], ranking.named[task].label), past.weights_of(kept[0], ranking, task)
     units, groups = np.arange(len(labels)), None
     if ranking.group is not None:
         units = groups = _codes(past.by_id(kept[0].column(ranking.group)))
@@ -226,18 +226,17 @@ def _scores(columns: Sequence[str], ranking: Ranking, compared: str) -> list[str
 def _tasks(table: pa.Table, rows: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
     """Return each task's metrics; None where it has no rows, as conversions on a day without clicks.
 
-    Of `rows`, scored by whichever task, the weights and groups count.
+    Of `rows`, scored by whichever task, the groups count.
     """
-    by_task = _by_task(table, rows.weights, rows.groups, request.ranking)
+    by_task = _by_task(table, rows.groups, request.ranking)
     return {name: rows.metrics(request.metrics) if rows.weights.sum() else None for name, rows in by_task}
 
 
-def _by_task(
-    table: pa.Table, weights: np.ndarray, groups: np.ndarray | None, ranking: Ranking
-) -> Iterator[tuple[str, Scored]]:
+def _by_task(table: pa.Table, groups: np.ndarray | None, ranking: Ranking) -> Iterator[tuple[str, Scored]]:
     """Yield each task's name, and its rows with their scores."""
     positive = {name: past.positive(table, task.label) for name, task in ranking.named.items()}
     for name, labels in positive.items():
+        weights = past.weights_of(table, ranking, name)
         rows = Scored(table[score_columns(name)[0]].to_numpy().astype(np.float64), labels, weights, groups)
         kept = ranking.rows_of(name, positive)
         yield name, rows if kept is None else rows.taken(kept)

@@ -1,6 +1,6 @@
 """Labelled rows: a loss of their logits, and exact metrics over rows that are not trained on. Legend: B examples."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from recsys_core.losses.base import RankingLoss
 from recsys_core.metrics.ranking import Scored
 from recsys_core.metrics.streaming import Histogram, auc_of_counts
 from recsys_core.models.base import RankingModel
-from recsys_core.models.blocks.layout import Layout
+from recsys_core.models.blocks.layout import Block, Layout, Weight
 from recsys_core.ranking import ONLY, Config, opened
 from recsys_core.ranking.feed import LabelledFeed, group_numbers
 from recsys_core.readers.base import Reader
@@ -51,6 +51,10 @@ class Ranking(Objective[LabelledBatch]):
         self.reader = opened(data, "train")
         torch.manual_seed(seed)
         ranker = models.build(model, self.engine, RankingModel, tables_device="meta")
+        self._log_variances = nn.Parameter(torch.zeros(len(config.tasks)))
+        if config.task_weights == "uncertainty":
+            # Of the model, so that they are trained, kept and continued with it; nothing that is exported reads them.
+            ranker.log_variances = self._log_variances
         self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
         self._seen = {name: Histogram() for name in config.named}
@@ -59,21 +63,35 @@ class Ranking(Objective[LabelledBatch]):
 
     def layout(self, engine: Engine | None = None) -> Layout:
         """See `Objective.layout`."""
-        if engine is None:
-            return self._ranker.layout()
-        return models.build(self._model, engine, RankingModel, tables_device="meta").layout()
+        ranker = self._ranker
+        if engine is not None:
+            ranker = models.build(self._model, engine, RankingModel, tables_device="meta")
+        found = ranker.layout()
+        # What is continued without a layout is taken over by name and shape.
+        if self._config.task_weights == "uncertainty" and found:
+            tasks = tuple(Block(label=name, width=1) for name in self._config.tasks)
+            found = found | {"log_variances": Weight(place="log variances", axes=(tasks,))}
+        return found
 
     def loss(self, model: Callable[..., Any], batch: LabelledBatch, world: World) -> dict[str, Tensor]:
         """See `Objective.loss`."""
         found: dict[str, Tensor] = {}
-        for name, logits_B in by_task(self._config, model(batch.sparse, batch.dense_BF, batch.numbers)).items():
+        logits = by_task(self._config, model(batch.sparse, batch.dense_BF, batch.numbers))
+        positive = {name: labels_B > 0.5 for name, labels_B in batch.labels.items()} if self._config.tasks else {}
+        for name, logits_B in logits.items():
             labels_B, weights_B = batch.labels[name], batch.weights[name]
-            self._seen[name].add(logits_B, labels_B, weights_B)
-            losses_B = _losses(self._losses[name], logits_B, labels_B, weights_B, batch.groups_B)
+            self._seen[name].add(logits_B, labels_B, _weights_of(self._config, name, positive, weights_B))
+            learned_B = learned(self._config, name, logits)
+            losses_B = _losses(self._losses[name], learned_B, labels_B, weights_B, batch.groups_B)
             total = weighted_sum(losses_B, weights_B, batch.global_rows, world)
             weight = self._config.named[name].weight
             found[name] = total if weight == 1 else weight * total
-        return found
+        return self._by_uncertainty(found, logits) if self._config.task_weights == "uncertainty" else found
+
+    def _by_uncertainty(self, losses: dict[str, Tensor], logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses over their variances exp(s), plus s/2 for each row (Kendall et al. 2018, equation 10)."""
+        by_task = zip(losses.items(), self._log_variances.unbind(), strict=True)
+        return {name: total * (-one).exp() + one / 2 * len(logits[name]) for (name, total), one in by_task}
 
     def figures(self, world: World) -> dict[str, float | None]:
         """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them.
@@ -84,6 +102,10 @@ class Ranking(Objective[LabelledBatch]):
             name: {"auc": auc_of_counts(world.sum(seen.take(world.device)).cpu().numpy())}
             for name, seen in self._seen.items()
         }
+        if self._config.task_weights == "uncertainty":
+            shares = (-self._log_variances.detach()).exp().tolist()
+            for name, share in zip(found, shares, strict=True):
+                found[name]["task_weight"] = share
         return _named(found)
 
     def validate(self, model: nn.Module, world: World) -> dict[str, float]:
@@ -95,6 +117,28 @@ class Ranking(Objective[LabelledBatch]):
             )
         rows = gathered(model, self.engine, self._config, self._valid, world, batch_size=self._batch_size)
         return _named({name: scored.metrics().figures() for name, scored in rows.items() if scored.weights.sum()})
+
+
+def learned(config: Config, task: str, logits: Mapping[str, Tensor]) -> Tensor:
+    """Return the logits [B] that a task's loss reads: its own, or over all rows those of it and all that it is given.
+
+    Of logits x and y it is -log(e^-x + e^-y + e^-(x + y)): that of the product of their probabilities.
+    """
+    if config.named[task].space == "given":
+        return logits[task]
+    own, *others = (logits[name] for name in config.given(task))
+    for x in others:
+        own = -torch.stack([-x, -own, -(x + own)]).logsumexp(dim=0)
+    return own
+
+
+def _weights_of(config: Config, task: str, positive: Mapping[str, Tensor], weights_B: Tensor | None) -> Tensor | None:
+    """Return the weights of the rows that a task is measured on, of those that it learns from."""
+    if config.named[task].space == "given":
+        return weights_B
+    rows_B = config.rows_of(task, positive)
+    assert rows_B is not None, "it is given another task"
+    return rows_B.float() if weights_B is None else weights_B * rows_B
 
 
 def _losses(

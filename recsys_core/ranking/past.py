@@ -64,10 +64,10 @@ def read(tables: Iterable[readers.Reader], config: Config, task: str) -> Past:
     totals, keys = np.zeros(2), {"group": config.group, "item": config.item}
     found: dict[str, list[pa.Table]] = {name: [] for name, column in keys.items() if column is not None}
     labels_of_it = (config.named[name].label for name in config.given(task))
-    used = list(dict.fromkeys(filter(None, (*labels_of_it, config.sample_weight, config.group, config.item))))
+    used = list(dict.fromkeys(filter(None, (*labels_of_it, config.weight_column(task), config.group, config.item))))
     for reader in tables:
         for block, table in enumerate(blocks(reader, used)):
-            labels, weights = positive(table, config.named[task].label), weights_of(table, config)
+            labels, weights = positive(table, config.named[task].label), weights_of(table, config, task)
             if (kept := kept_for(table, config, task)) is not None:
                 # Without a weight a row makes no rate, and its group and its item have been seen all the same.
                 weights = weights * kept
@@ -92,11 +92,11 @@ def kept_for(table: pa.Table, config: Config, task: str) -> np.ndarray | None:
     return config.rows_of(task, {name: positive(table, config.named[name].label) for name in config.given(task)})
 
 
-def weights_of(table: pa.Table, config: Config) -> np.ndarray:
-    """Return the weights, float64 [B], of rows that ingest has checked."""
-    if config.sample_weight is None:
+def weights_of(table: pa.Table, config: Config, task: str) -> np.ndarray:
+    """Return the weights in a task, float64 [B], of rows that ingest has checked."""
+    if (column := config.weight_column(task)) is None:
         return np.ones(table.num_rows)
-    return columns.by_chunk(columns.plain, table.column(config.sample_weight)).cast(pa.float64()).to_numpy()
+    return columns.by_chunk(columns.plain, table.column(column)).cast(pa.float64()).to_numpy()
 
 
 def by_id(column: pa.ChunkedArray) -> pa.Array:

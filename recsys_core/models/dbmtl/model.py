@@ -19,10 +19,12 @@ def _layers(num_inputs: int, hidden: Sequence[int], dropout: float) -> nn.Sequen
 class Task(nn.Module):
     """(shared [B, S], [B, H] of each earlier task) → the task's last hidden layer [B, H], and its logits [B, 1]."""
 
+    places: list[int]
+
     def __init__(self, num_shared: int, places: list[int], widths: list[int], config: Node, dropout: float) -> None:
         """`places` are those of the tasks that it reads, `widths` their Hs."""
         super().__init__()
-        self.places: list[int] = places
+        self.places = places
         self.own = _layers(num_shared, config.hidden, dropout)
         read = config.hidden[-1] + sum(widths)
         self.relation = _layers(read, config.relation, dropout) if places else nn.Identity()

@@ -1,6 +1,7 @@
 """PEPNet's modules. Legend: B examples, P pooled widths, F dense fields, X = P + F, T tasks, H a layer's width."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,12 @@ class Gate(nn.Module):
 class Tower(nn.Module):
     """(inputs [B, X], factors of all hidden layers [B, sum of H]) → logits [B, 1]."""
 
+    widths: list[int]
+
     def __init__(self, num_inputs: int, hidden: Sequence[int], dropout: float) -> None:
         """`hidden` are the Hs."""
         super().__init__()
-        self.widths: list[int] = list(hidden)
+        self.widths = list(hidden)
         pairs = zip([num_inputs, *hidden], hidden, strict=False)
         self.layers = nn.ModuleList(nn.Linear(width, after) for width, after in pairs)
         self.dropout = nn.Dropout(dropout)
@@ -55,10 +58,12 @@ class Tower(nn.Module):
 class Head(nn.Module):
     """(pooled [B, P], dense [B, F], unused lists) → logits [B, T], in the order of `model.tasks`."""
 
+    has_domain: Final[bool]  # TorchScript compiles the branch that is taken alone
+
     def __init__(self, num_inputs: int, domain: list[int], prior: list[int], config: Config) -> None:
         """`domain` and `prior` are the columns of [B, X] that the gates depend on."""
         super().__init__()
-        self.has_domain: bool = bool(domain)
+        self.has_domain = bool(domain)
         hidden = config.gate_hidden
         self.domain = Gate(domain, num_inputs, hidden, num_inputs) if domain else nn.Identity()
         self.gates = nn.ModuleDict(

@@ -1,5 +1,7 @@
 """PLE's modules. Legend: B examples, P pooled widths, F dense fields, T tasks, X inputs, E experts, H their width."""
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,8 @@ class Layer(nn.Module):
     The last layer makes nothing for all together: what it returns there is what it was given.
     """
 
+    is_last: Final[bool]  # TorchScript compiles the branch that is taken alone
+
     def __init__(
         self, num_inputs: int, names: list[str], config: LayerConfig, dropout: float, *, is_last: bool
     ) -> None:
@@ -38,7 +42,7 @@ class Layer(nn.Module):
         self.shared = Experts(num_inputs, config.num_shared, config.hidden, dropout)
         self.tasks = nn.ModuleDict({name: Own(num_inputs, config, dropout) for name in names})
         num_experts = config.num_shared + len(names) * config.num_own
-        self.is_last: bool = is_last
+        self.is_last = is_last
         self.gate = nn.Identity() if is_last else Gate(num_inputs, num_experts)
         self.dropout = nn.Dropout(dropout)
 
@@ -53,7 +57,7 @@ class Layer(nn.Module):
             experts.append(own)
         if self.is_last:
             return outputs, together
-        else:  # noqa: RET505 - TorchScript compiles a branch that is not taken unless it is an `else`
+        else:  # noqa: RET505 - unless it is no `else`
             return outputs, self.dropout(self.gate(together, torch.cat(experts, dim=1)))
 
 

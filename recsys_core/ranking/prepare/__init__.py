@@ -64,7 +64,7 @@ def run(request: Request, sink: Sink) -> LabelledData:
     for name, reader in tables.items():
         require_ids(_where(places[name], reader, request.data), reader, engine)
         where, num_positives, num_rows = _where(places[name], reader, request.data), 0, 0
-        used = [*request.config.label_columns, *filter(None, [request.config.sample_weight])]
+        used = [*request.config.label_columns, *request.config.weight_columns]
         for block, table in enumerate(blocks(reader, used)):
             num_positives += positives(where(block), table, request.config)
             num_rows += table.num_rows

@@ -58,7 +58,7 @@ def require_columns(
     """
     asked = {
         **{config.label_key(name): task.label for name, task in config.named.items()},
-        "ranking.sample_weight": config.sample_weight,
+        **{key: column for column, key in config.weight_columns.items()},
         "ranking.group": config.group,
         "ranking.item": config.item,
         **(sliced or {}),

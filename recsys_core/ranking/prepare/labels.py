@@ -48,13 +48,12 @@ def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
             remedy += f", or null where {task.given} is not 1"
         _require(where, labels, held, f"{task.label!r}", remedy)
         positive[name] = labels.cast(pa.float64()).fill_null(0).to_numpy() > 0.5
-    if config.sample_weight is not None:
-        weights = columns.by_chunk(columns.plain, table.column(config.sample_weight))
+    for column, key in config.weight_columns.items():
+        weights = columns.by_chunk(columns.plain, table.column(column))
         held = None
         if columns.is_number(weights.type):
             held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0).cast(weights.type)))
-        remedy = "a weight is a number from 0 on (ranking.sample_weight)"
-        _require(where, weights, held, f"{config.sample_weight!r}", remedy)
+        _require(where, weights, held, f"{column!r}", f"a weight is a number from 0 on ({key})")
     return int(next(iter(positive.values())).sum())
 
 

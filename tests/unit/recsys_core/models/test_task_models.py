@@ -124,6 +124,12 @@ def test_pepnet(domain):
     check("pepnet", reference, domain=domain, prior=["item", "user"], gate_hidden=6, tasks=tasks)
 
 
+def test_pepnet_of_one_domain_is_scripted():
+    head = model("pepnet", prior=["user"], tasks={"click": {}, "sale": {}}).head
+    inputs = torch.randn(5, 12), torch.randn(5, 3), list[torch.Tensor](), list[torch.Tensor]()
+    torch.testing.assert_close(torch.jit.script(head)(*inputs), head(*inputs))
+
+
 def test_no_gradient_goes_through_what_a_gate_of_pepnet_is_made_of():
     made = model("pepnet", domain=["city"], prior=["user"], tasks=TASKS | {"sale": {"hidden": [4]}}).head
     # With all features scaled alike nothing but the gates is left that depends on the item.

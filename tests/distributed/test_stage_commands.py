@@ -74,6 +74,9 @@ def test_from_prepared_data_to_vectors_command_by_command(command, config, day, 
     figures = ("--data", day.path, "--config", config, "--json")
     of_state = _json(command("evaluate", "--checkpoint", copied, *figures, "--out", tmp_path / "held_out"))
     assert HeldOut.load(tmp_path / "held_out").loss == of_state["metrics"]["loss"]
+    result = command("evaluate", "--checkpoint", copied, *figures[:-1])
+    assert f"loss {of_state['metrics']['loss']:.4f}, sampled_recall@1 " in result.stdout, result.output
+    assert f" on {of_state['num_rows']:,} rows in " in result.stdout
 
     exported = tmp_path / "exported"
     said = _json(command("export", "--checkpoint", copied, "--out", exported, "--parity-rows", 50, "--json"))
@@ -107,6 +110,8 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_leaves_nothing(command, c
         (("embed", "--model", exported.path, *items, *out, "--reserved-columns", "a,a"), "name each column once"),
         (("embed", "--model", exported.path, *items, *out, "--reserved-columns", "a"), "no column a, which the model"),
         (("embed", "--model", exported.path, *items, *out, "--csv", '{"delimeter": ";"}'), "--csv: damaged"),
+        (("embed", "--model", exported.path, *items, *out, "--csv", "{"), "--csv '{': not JSON"),
+        (("embed", "--model", exported.path, *items, *out, "--csv", "[]"), "--csv '[]': not a JSON object of options"),
         (
             ("embed", "--model", exported.path, "--side", "item", "--input", tmp_path / "no", *out),
             "no such file or directory",
@@ -120,6 +125,13 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_leaves_nothing(command, c
         (
             ("evaluate", "--model", exported.path, "--step", 3, "--data", day.path),
             "--model is what is measured; leave",
+        ),
+        (("evaluate", "--checkpoint", "7", "--step", 7, "--run", taken, "--data", day.path), "names the step already"),
+        (("evaluate", "--checkpoint", taken, "--run", taken, "--data", day.path), "name the state by one of"),
+        (("evaluate", "--checkpoint", "7", "--release", "shop", "--data", day.path), "shop: no mlflow.db in runs"),
+        (
+            ("evaluate", "--model", exported.path, "--config", config, "--input", day.items),
+            "--input and --split are of ranking",
         ),
         (
             ("train", config, "--data", exported.path, "--out", tmp_path / "out"),

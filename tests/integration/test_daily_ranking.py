@@ -5,7 +5,7 @@ A model of two labels is retrained for two days.
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from flows import cli
 from flows.daily_ranking import backfill, daily_ranking
 from recsys_core import tracking
-from recsys_core.artifacts import Checkpoint
+from recsys_core.artifacts import Checkpoint, ReplayedLog
+from recsys_core.serving.service.recorder import Options, Recorder
 from tasks.report_ranking_day import RankingDay
 
 ROWS = 4_000
@@ -85,13 +86,55 @@ def test_what_was_done_is_not_done_again(days: list[RankingDay], config: Path) -
     assert (again.metrics, again.release, again.run_id) == (days[-1].metrics, days[-1].release, days[-1].run_id)
 
 
+def test_a_model_that_answers_logged_requests_otherwise_than_the_live_one_is_turned_down(
+    days: list[RankingDay], config: Path, ctr: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(ctr / "ds=2024-01-02").slice(0, 60).to_pylist()
+    columns = {"user": ("user_id", "age", "gender"), "items": ("item_id", "category", "brand")}
+    answer = json.dumps({"version": "tiny_ctr/1", "probability": [0.5] * len(rows)}).encode()
+    recorder = Recorder(Options(folder=tmp_path / "log", share=1))
+    for row in rows[:20]:
+        user = {name: row[name] for name in columns["user"]}
+        items = [{name: other[name] for name in columns["items"]} for other in rows]
+        recorder.offer("/rank", "tiny_ctr/1", {"user": user, "items": items}, answer, 0.01, "a")
+    recorder.close()
+    changes = [f"gate.replay.log={tmp_path / 'log'}", "gate.replay.maximum_changed=0"]
+    result = daily_ranking(str(config), FIRST, changes)
+    assert [name for name, stage in result.stages.items() if not stage.cached] == [
+        "score_champion",
+        "evaluate",
+        "replay",
+        "publish",
+    ]
+    found = ReplayedLog.load(result.artifacts["replay"])
+    assert (found.num_rows, found.unanswered, found.compared) == (20, 0, 20)
+    assert found.champion == f"tiny_ctr/{days[-1].release}"
+    assert found.changed > 0
+    assert (result.decision, result.release) == ("rejected", None)
+    assert "of the answers have another best item, over 20 logged requests" in " ".join(result.gate.reasons)
+    where = ["--run-root", str(config.parent / "runs"), "--json"]
+    live = _json("replay", str(tmp_path / "log"), "--release", "tiny_ctr@champion", *where)
+    assert (live["release"], live["total"]["num_requests"], live["total"]["identical"]) == (found.champion, 20, 0)
+
+
+def test_a_release_answers_as_the_state_that_it_was_exported_from(days: list[RankingDay], config: Path) -> None:
+    where = ["--run-root", str(config.parent / "runs"), "--json"]
+    found = _json("check-serving", "--release", "tiny_ctr@champion", *where)
+    assert found["left_out"] == {"service": "no --url"}
+    assert found["release"] == f"tiny_ctr/{days[-1].release}"
+    for way in ("measured", "together"):
+        assert found["ways"]["probability"][way]["identical"] == found["num_rows"] == 4
+    eager = found["ways"]["probability"]["eager"]
+    assert eager["max_difference"] <= eager["tolerance"]
+
+
 def test_the_newest_day_that_can_be_run_needs_the_day_after(prefect_server: None, ctr: Path, config: Path) -> None:
     shutil.copytree(ctr / "ds=2024-01-05", config.parent / "later" / "ds=2024-01-05")
     with pytest.raises(ValueError, match="there are no two days in a row"):
         daily_ranking(str(config), None, [f"data.source={config.parent / 'later'}"])
 
 
-def _json(*command: str) -> Sequence[dict[str, Any]]:
+def _json(*command: str) -> Any:
     invoke: Callable[..., Any] = CliRunner().invoke
     done = invoke(cli.app, list(command), catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -24,7 +24,7 @@ def start(
 ) -> Callable[..., subprocess.Popen[str]]:
     config = write_config(tmp_path)
     shutil.copytree(prefect_home, tmp_path / "prefect")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environment = dict(os.environ)
     environment |= {
         "DAYLINE_KEEP_SECONDS": "600",
         "PREFECT_API_URL": "",

@@ -1,19 +1,26 @@
 """The whole flow, day after day, on planted structure: what is learnt, kept, refused and remembered."""
 
+import contextlib
 import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
+import pyarrow.parquet as pq
 import pytest
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.states import StateType
+from prefect.states import Cancelling, Completed, Running, StateType
 
+from flows import liveness
 from flows.daily import backfill, daily_retrain
 from recsys_core import config as configs
+from recsys_core import liveness as process
 from recsys_core import registry, tracking
-from recsys_core.artifacts import Checkpoint, TrainingData
+from recsys_core.artifacts import Checkpoint, ReplayedLog, TrainingData
+from recsys_core.serving.service.recorder import Options, Recorder
 from tasks.report import DayResult
 from tasks.start_run import start_run
 
@@ -111,6 +118,26 @@ def test_a_failed_gate_is_a_completed_run_that_leaves_yesterday_live(days: list[
     assert client.get_run(result.mlflow_run_id).data.tags["decision"] == "rejected"
 
 
+def test_a_model_that_answers_logged_requests_otherwise_than_the_live_one_is_turned_down(
+    days: list[DayResult], config: Path, tmp_path: Path
+) -> None:
+    live = next(info for info in releases(config) if info.live)
+    columns = ["history__item_id", "history__category", "interests", "age"]
+    users = pq.read_table(TrainingData.load(days[1].artifacts["preprocess"]).ground_truth, columns=columns)
+    recorder = Recorder(Options(folder=tmp_path / "log", share=1))
+    for user in users.slice(0, 20).to_pylist():
+        recorder.offer("/recommend", "tiny/1", {"user": user, "k": 5}, b"{}", 0.01, "a")
+    recorder.close()
+    changes = [f"gate.replay.log={tmp_path / 'log'}", "gate.replay.minimum_overlap=1"]
+    result = daily_retrain(str(config), DAYS[0], changes)
+    found = ReplayedLog.load(result.artifacts["replay"])
+    assert (found.num_rows, found.unanswered, found.compared) == (20, 0, 20)
+    assert found.champion == f"tiny/{live.version}"
+    assert found.overlap < 1
+    assert (result.decision, result.release) == ("rejected", None)
+    assert "items come again, over 20 logged requests" in " ".join(result.gate.reasons)
+
+
 def test_the_flow_page_shows_runs_by_day_and_the_result(days: list[DayResult]) -> None:
     with get_client(sync_client=True) as client:
         of_day = [run for run in client.read_flow_runs() if run.name == f"tiny {DAYS[0]}"]
@@ -173,3 +200,38 @@ def test_a_change_of_features_tables_and_layers_is_taken_over_refused_or_starts_
     assert "carried.txt" in [file.path for file in client.list_artifacts(result.mlflow_run_id)]
     tags = client.get_run(result.mlflow_run_id).data.tags
     assert tags["warm_start"].startswith(f"release tiny version 2 of {DAYS[1]} is continued with changes: feature")
+
+
+def test_flow_runs_whose_process_died_are_ended_and_those_of_others_stay(tmp_path: Path) -> None:
+    @flow
+    def nothing() -> None: ...
+
+    @task
+    def work() -> None: ...
+
+    began = {"dead": Running(), "asked to end": Cancelling(), "done": Completed(), "alive": Running()}
+    with get_client(sync_client=True) as client, contextlib.ExitStack() as living:
+        runs = {name: client.create_flow_run(nothing, state=state).id for name, state in began.items()}
+        within = client.create_task_run(work, runs["dead"], "0", state=Running()).id
+        for name, run in [*runs.items(), ("of another server", uuid4())]:
+            with contextlib.ExitStack() as held:
+                held.enter_context(process.held(tmp_path / str(run)))
+                if name == "alive":
+                    living.push(held.pop_all())
+        (tmp_path / ".hidden").touch()
+        liveness.end_dead(client, tmp_path)
+        ended = {name: client.read_flow_run(run).state for name, run in runs.items()}
+        assert {name: state and state.type.value for name, state in ended.items()} == {
+            "dead": "CRASHED",
+            "asked to end": "CANCELLED",
+            "done": "COMPLETED",
+            "alive": "RUNNING",
+        }
+        assert "was killed" in str(ended["dead"] and ended["dead"].message)
+        state = client.read_task_run(within).state
+        assert state is not None
+        assert state.is_crashed()
+        left = {path.name for path in tmp_path.iterdir()}
+        assert {str(runs["alive"]), ".hidden"} <= left
+        assert not left & {str(runs[name]) for name in ("dead", "asked to end", "done")}
+        assert len(left) == 3

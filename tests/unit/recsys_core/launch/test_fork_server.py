@@ -40,7 +40,6 @@ Fork = Callable[..., tuple[fork_server.Forked, list[str]]]
 def _kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv(fork_server.KEEP_SECONDS, "600")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     yield
     fork_server.stop()
 

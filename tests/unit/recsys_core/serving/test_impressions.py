@@ -368,5 +368,10 @@ def test_the_command_says_what_became_of_days_and_clicks(tmp_path):
     days = json.loads(again.stdout)["days"]
     assert [(day["day"], day["state"]) for day in days] == [("2024-01-02", "kept"), ("2024-01-03", "waiting")]
     assert days[0]["counts"]["clicks"]["joined"] == 1
+    pq.write_table(pa.table({"item_id": [7], "weight": [1.5]}), tmp_path / "items.parquet")
+    named = [*arguments[:-1], str(tmp_path / "named"), "--items", str(tmp_path / "items.parquet")]
+    result = CliRunner().invoke(app, named, catch_exceptions=False)
+    assert result.stdout.startswith(first)
+    assert "note: 2024-01-02: 1 rows are of items that the item table does not have" in result.stderr
     bad = CliRunner().invoke(app, [*arguments, "--type", "age"])
     assert "give COL=TYPE" in bad.output

@@ -6,6 +6,9 @@
 which `--ids` ids have rows; it is trained on all of them. `row_wise`: a table of fixed size, `--static-gb`, row-wise on
 two ranks, all of it drawn and a part of it trained. The plan's bound of a rank is what its tables and batches take,
 what the process had before, and the reserve; `full` is what its tables may come to take. A ratio below 1 stays under.
+
+What `row_wise` has trained is exported then, by a process that is allowed half as much memory without files as the
+table takes, over what it had reserved before.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ import pyarrow.parquet as pq
 NUM_RANKS, DIM, IDS_PER_ROW = 2, 16, 20
 BYTES_PER_ROW = 4 * DIM + 4  # weights, and row-wise adagrad's number
 CASES = ("dynamic", "row_wise")
+_LOOK_SECONDS = 0.01
 _COMMON = {"config_hash": "benchmark", "code_version": "benchmark"}
 
 
@@ -109,6 +114,65 @@ def work_as_rank(request: Path) -> None:
     request.with_name(f"peak-{os.environ['RANK']}").write_text(str(peak))
 
 
+def work_as_exporter(training: Path) -> None:
+    """Export what was trained, and leave beside it the peak of this process's memory that is of no file."""
+    from recsys_core.artifacts import Checkpoint
+    from recsys_core.progress import silent
+    from recsys_core.ranking import export
+    from recsys_core.ranking import train as rank_train
+
+    trained = rank_train.Request.model_validate_json(training.read_text())
+    request = export.Request(
+        output=training.with_name("export"),
+        config=export.Config(parity_rows=100),
+        checkpoint=Checkpoint.load(trained.output),
+        model=trained.model,
+        ranking=trained.ranking,
+        data=trained.data,
+        **_COMMON,
+    )
+    before, ended, peak = _of_status("RssAnon"), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            peak[0] = max(peak[0], _of_status("RssAnon"))
+
+    table_bytes = sum(part.stat().st_size for part in trained.output.rglob("*.distcp"))
+    resource.setrlimit(resource.RLIMIT_DATA, (_of_status("VmData") + table_bytes // 2,) * 2)
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        export.run(request, silent)
+    finally:
+        ended.set()
+        watching.join()
+    training.with_name("exported").write_text(json.dumps({"before": before, "peak": peak[0]}))
+
+
+def _of_status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1_024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _exported(request: Path, arguments: argparse.Namespace, environment: dict[str, str]) -> list[dict[str, Any]]:
+    command = [sys.executable, "-W", "ignore", __file__, "--exporter", str(request)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"export failed:\n{done.stderr}")
+    found, table = json.loads(request.with_name("exported").read_text()), arguments.static_gb * 1e9
+    size = (request.with_name("export") / "model.pt").stat().st_size
+    values = {
+        "peak without files": found["peak"],
+        "the same, over before": found["peak"] - found["before"],
+        "file": size,
+    }
+    rows: list[dict[str, Any]] = []
+    for figure, value in values.items():
+        row = {"case": "row_wise, export", "figure": f"{figure} of the table", "value": value, "unit": "bytes"}
+        rows.append(row | {"reference": table, "ratio": value / table})
+    return rows
+
+
 def measure(case: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a case, print its plan, and return its rows."""
     from recsys_core.sharding.plans import Plan
@@ -134,7 +198,7 @@ def measure(case: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             for name, bound in bounds.items():
                 figure = {"case": f"{case}, rank {rank}", "figure": f"peak resident {name}", "value": peak}
                 rows.append(figure | {"unit": "bytes", "reference": bound, "ratio": peak / bound})
-        return rows
+        return rows + (_exported(request, arguments, environment) if case == "row_wise" else [])
 
 
 def main() -> None:
@@ -147,9 +211,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for data and checkpoints; by default the temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--exporter", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work_as_rank(arguments.worker)
+        return
+    if arguments.exporter:
+        work_as_exporter(arguments.exporter)
         return
     rows = [row for case in arguments.cases for row in measure(case, arguments)]
     print(f"{'case':<18} {'figure':<36} {'GB':>8} {'reference':>10} {'ratio':>6}")

@@ -14,6 +14,7 @@ The release is made up: towers of random weights over features as a shop has the
   features.
 - `swap`: a registry of two versions, whose alias moves while requests are answered, the last times by a rollback; every
   answer is compared with what the version that it names has to answer.
+- `replay`: requests as `dayline serve --log` keeps them, which `dayline replay` asks the same release and another for.
 """
 
 import argparse
@@ -29,8 +30,9 @@ CASES = {
     "details": search.details,
     "serve": service.serve,
     "swap": service.swap,
+    "replay": service.replay,
 }
-_OF_A_RELEASE = {"embed", "serve", "swap"}
+_OF_A_RELEASE = {"embed", "serve", "swap", "replay"}
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each load")
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--rollbacks", type=int, default=2)
+    parser.add_argument("--replayed", type=int, default=10_000, help="requests of replay")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the release is made, or was made before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()

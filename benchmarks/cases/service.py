@@ -261,9 +261,7 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Count the failed and the mixed answers while an alias moves between two versions."""
     from mlflow import MlflowClient
 
-    other = folder.with_name(f"{folder.name}-other")
-    if not other.is_dir():
-        release(other, arguments.items, 1)
+    other = _other(folder, arguments)
     users = users_of(folder).slice(0, 64).to_pylist()
     torch.set_num_threads(1)
     expected = {}
@@ -304,6 +302,39 @@ def swap(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         row(case, "changes seen", len(seen) - 2, "changes", None),
         row(case, "p99", p99, "ms", None),
     ]
+
+
+def replay(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Log requests as a service answers them, and ask the same release and another for all of them again."""
+    users, rows = users_of(folder).to_pylist(), list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as aside:
+        log = f"{aside}/log"
+        with served("--release", str(folder), "--log", log, "--log-share", "1") as service:
+            load = Load(service.port, users)
+            asyncio.run(load.run(arguments.rate, arguments.replayed / arguments.rate))
+        if load.answers:
+            raise SystemExit(f"replay: {len(load.answers):,} requests were not answered; ask at a lower --rate")
+        for called, bundle in (("the same release", folder), ("another release", _other(folder, arguments))):
+            print(f"replay: {len(load.seconds):,} requests asked of {called}", file=sys.stderr)
+            command = [sys.executable, "-c", "from flows import cli; cli.main()", "replay", log]
+            ended = subprocess.run([*command, "--release", str(bundle), "--json"], stdout=subprocess.PIPE, check=True)
+            total = json.loads(ended.stdout)["total"]
+            case = f"replay of {total['num_requests']:,}, {called}"
+            rows += [
+                row(case, "identical answers", total["identical"], "answers", total["num_requests"]),
+                row(case, "items that come again", total["overlap"], "of those logged", None),
+                row(case, "first item stays first", total["first"], "of the answers", None),
+                row(case, "largest difference of a score", total["max_difference"] or 0.0, "", None),
+                row(case, "an answer", total["replayed_seconds"] * 1e3, "ms", total["logged_seconds"]["p50"] * 1e3),
+            ]
+    return rows
+
+
+def _other(folder: Path, arguments: argparse.Namespace) -> Path:
+    other = folder.with_name(f"{folder.name}-other")
+    if not other.is_dir():
+        release(other, arguments.items, 1)
+    return other
 
 
 async def _while_swapping(load: Load, client: Any, arguments: argparse.Namespace) -> tuple[int, int]:

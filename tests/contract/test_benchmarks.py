@@ -29,7 +29,10 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     ),
     "reading": ("--rows 4096 --files 1 --batch-size 512", "lists, shuffled"),
     "retrieval": ("--items 500 --queries 50 --dim 8", "item_item_cosine"),
-    "serving": ("--cases embed hit_rate details --items 500 --requests 200", "hit rate"),
+    "serving": (
+        "--cases embed hit_rate details replay --items 500 --requests 200 --replayed 40",
+        "replay of 40, the same release",
+    ),
     "training": ("DATA --cases dlrm two_tower --ranks 1 --precision float32 --steps 1", "two_tower, 1 rank(s)"),
     "warm_start": ("--cases city --scale 0.05", "feature removed: city, carried"),
 }

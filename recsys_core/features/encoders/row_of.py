@@ -48,17 +48,22 @@ class RowOf:
             if self._slots is not None:
                 found = self._slots.find(numbers)
                 return np.where(found < 0, 0, self.rows[found])
+            if self._direct is not None:
+                # Seen as unsigned, what is below the first is among the largest; a difference that overflows, too.
+                places = (numbers - self._ids[0]).view(np.uint64)
+                if places.max() < len(self._direct):
+                    return self._direct.take(places.view(np.int64))
+                inside = places < len(self._direct)
+                return self._direct.take(np.where(inside, places, 0).view(np.int64)) * inside
             inside = (numbers >= self._ids[0]) & (numbers <= self._ids[-1])
             places = np.where(inside, numbers, self._ids[0])
-            if self._direct is not None:
-                return self._direct[places - self._ids[0]] * inside
             found = np.searchsorted(self._ids, places)
             return np.where(self._ids[found] == numbers, self.rows[found], 0)
         # Looked up in a dict, not by Arrow's index_in, which would hash the whole vocabulary again for every batch.
         distinct = values.dictionary_encode()
         texts = distinct.dictionary.to_pylist()
         rows = np.fromiter((self._by_text.get(text, 0) for text in texts), dtype=np.int64, count=len(texts))
-        return rows[distinct.indices.to_numpy(zero_copy_only=False)]
+        return rows.take(distinct.indices.to_numpy(zero_copy_only=False))
 
     def of_any(self, ids: pa.Array) -> np.ndarray:
         """int64 [N]: as `find`, also of ids of the other type, by their texts; -1 for ids that are not known."""

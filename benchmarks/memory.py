@@ -8,10 +8,12 @@ two ranks, all of it drawn and a part of it trained. The plan's bound of a rank 
 what the process had before, and the reserve; `full` is what its tables may come to take. A ratio below 1 stays under.
 
 What `row_wise` has trained is exported then, by a process that is allowed half as much memory without files as the
-table takes, over what it had reserved before.
+table takes, over what it had reserved before. `index` builds an index on disk, as `dayline index --memory-gb` does, and
+measures a hit rate over it, as `dayline hit-rate` does, in a process each.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,8 @@ import pyarrow.parquet as pq
 
 NUM_RANKS, DIM, IDS_PER_ROW = 2, 16, 20
 BYTES_PER_ROW = 4 * DIM + 4  # weights, and row-wise adagrad's number
-CASES = ("dynamic", "row_wise")
+CASES = ("dynamic", "row_wise", "index")
+INDEX_DIM = 64
 _LOOK_SECONDS = 0.01
 _COMMON = {"config_hash": "benchmark", "code_version": "benchmark"}
 
@@ -131,22 +135,84 @@ def work_as_exporter(training: Path) -> None:
         data=trained.data,
         **_COMMON,
     )
-    before, ended, peak = _of_status("RssAnon"), threading.Event(), [0]
+    before = _of_status("RssAnon")
+    table_bytes = sum(part.stat().st_size for part in trained.output.rglob("*.distcp"))
+    resource.setrlimit(resource.RLIMIT_DATA, (_of_status("VmData") + table_bytes // 2,) * 2)
+    with _watched() as peak:
+        export.run(request, silent)
+    training.with_name("exported").write_text(json.dumps({"before": before, "peak": peak[0]}))
+
+
+def work_as_indexer(work: Path, index_gb: float) -> None:
+    """Build an index of the items, or where there is one measure a hit rate over it; leave the peak as above."""
+    from recsys_core.indexes import ivf_flat
+    from recsys_core.progress import silent
+    from recsys_core.retrieval import index
+    from recsys_core.retrieval.hit_rate import of_tables
+    from recsys_core.retrieval.own_tables import ItemTable, RequestTable
+
+    items, memory = ItemTable(path=str(work / "items.parquet")), int(index_gb * 1e9)
+    config = ivf_flat.Config(nlist=1_000, nprobe=8)
+    with _watched() as peak:
+        if (work / "index").is_dir():
+            requests = RequestTable(path=str(work / "requests.parquet"))
+            asked = of_tables.Request(items=items, requests=requests, ks=(20, 50), folder=work / "index")
+            of_tables.run(asked, silent)
+        else:
+            index.run_table(
+                index.TableRequest.of(items, config, work / "index", metric="ip", seed=0, memory_bytes=memory), silent
+            )
+    (work / "peak").write_text(str(peak[0]))
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[list[int]]:
+    """Yield the peak of this process's memory that is of no file, once the block has ended."""
+    ended, peak = threading.Event(), [0]
 
     def watch() -> None:
         while not ended.wait(_LOOK_SECONDS):
             peak[0] = max(peak[0], _of_status("RssAnon"))
 
-    table_bytes = sum(part.stat().st_size for part in trained.output.rglob("*.distcp"))
-    resource.setrlimit(resource.RLIMIT_DATA, (_of_status("VmData") + table_bytes // 2,) * 2)
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        export.run(request, silent)
+        yield peak
     finally:
         ended.set()
         watching.join()
-    training.with_name("exported").write_text(json.dumps({"before": before, "peak": peak[0]}))
+
+
+def _indexed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    table_bytes = arguments.index_items * INDEX_DIM * 4
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        work = Path(folder)
+        _vectors(work / "items.parquet", "item_id", arguments.index_items, rng)
+        _vectors(work / "requests.parquet", "request_id", 1_000, rng)
+        for case, bound in (("index", arguments.index_gb * 1e9), ("hit rate over it", table_bytes)):
+            command = [sys.executable, "-W", "ignore", __file__, "--indexer", folder]
+            subprocess.run([*command, "--index-gb", str(arguments.index_gb)], check=True)
+            peak = int((work / "peak").read_text())
+            for name, reference in (("of the bound", bound), ("of the vectors", table_bytes)):
+                row = {"case": case, "figure": f"peak without files {name}", "value": peak, "unit": "bytes"}
+                rows.append(row | {"reference": reference, "ratio": peak / reference})
+    return rows[:-1]
+
+
+def _vectors(file: Path, name: str, num_rows: int, rng: np.random.Generator) -> None:
+    kind = pa.list_(pa.float32(), INDEX_DIM)
+    schema = pa.schema([(name, pa.int64()), ("embedding", kind), ("gt_items", pa.list_(pa.int64()))])
+    with pq.ParquetWriter(file, schema, compression="none") as writer:
+        for start in range(0, num_rows, 65_536):
+            ids = np.arange(start, min(start + 65_536, num_rows))
+            vectors = pa.array(rng.normal(size=len(ids) * INDEX_DIM).astype(np.float32))
+            columns = [
+                pa.array(ids),
+                pa.FixedSizeListArray.from_arrays(vectors, INDEX_DIM),
+                pa.array([[one] for one in ids]),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def _of_status(name: str) -> int:
@@ -175,6 +241,8 @@ def _exported(request: Path, arguments: argparse.Namespace, environment: dict[st
 
 def measure(case: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a case, print its plan, and return its rows."""
+    if case == "index":
+        return _indexed(arguments)
     from recsys_core.sharding.plans import Plan
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -208,16 +276,22 @@ def main() -> None:
     parser.add_argument("--virtual-gb", type=float, default=20.0, help="what the dynamic table may come to take")
     parser.add_argument("--ids", type=int, default=6_000_000, help="ids in the data, all of them distinct")
     parser.add_argument("--static-gb", type=float, default=4.0, help="what the table of fixed size takes")
+    parser.add_argument("--index-items", type=int, default=4_000_000, help=f"of {INDEX_DIM} numbers each")
+    parser.add_argument("--index-gb", type=float, default=0.8, help="memory that the index is built with")
     parser.add_argument("--folder", type=Path, help="for data and checkpoints; by default the temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--exporter", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--indexer", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work_as_rank(arguments.worker)
         return
     if arguments.exporter:
         work_as_exporter(arguments.exporter)
+        return
+    if arguments.indexer:
+        work_as_indexer(arguments.indexer, arguments.index_gb)
         return
     rows = [row for case in arguments.cases for row in measure(case, arguments)]
     print(f"{'case':<18} {'figure':<36} {'GB':>8} {'reference':>10} {'ratio':>6}")

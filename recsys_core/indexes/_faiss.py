@@ -163,11 +163,7 @@ class Index(base.Index):
         self.ids = self.ids.filter(pa.array(kept))
 
     def _refuse_on_disk(self) -> None:
-        import faiss
-
-        cells = getattr(inner(self.faiss), "invlists", None)
-        is_on_disk = cells is not None and isinstance(faiss.downcast_InvertedLists(cells), faiss.OnDiskInvertedLists)
-        if is_on_disk:
+        if self.is_on_disk:
             raise ValueError(f"an index of {self.layout} whose cells are on disk is not changed; build it anew")
 
     def _there(self, only: np.ndarray | None) -> np.ndarray | None:
@@ -242,6 +238,14 @@ class Index(base.Index):
         if self.parameter is None:
             return None
         return inner(self.faiss).nlist if self.parameter == "nprobe" else self.faiss.ntotal
+
+    @property
+    def is_on_disk(self) -> bool:
+        """See `base.Index.is_on_disk`."""
+        import faiss
+
+        cells = getattr(inner(self.faiss), "invlists", None)
+        return cells is not None and isinstance(faiss.downcast_InvertedLists(cells), faiss.OnDiskInvertedLists)
 
     @property
     def nests(self) -> bool:

@@ -183,6 +183,11 @@ class Index(ABC):
         return None
 
     @property
+    def is_on_disk(self) -> bool:
+        """Whether a search reads its items from the disk, as there may be more of them than there is memory."""
+        return False
+
+    @property
     def nests(self) -> bool:
         """Whether a shorter list is the start of a longer one, where both visit the same."""
         return False

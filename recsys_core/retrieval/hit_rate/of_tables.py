@@ -7,6 +7,7 @@ Shapes: Q requests, V vectors of all of them, J most interests of a request, B r
 """
 
 import contextlib
+import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,9 +88,21 @@ def run(request: Request, sink: Sink) -> Measured:
     Raises:
         ValueError: a table, an index or a vector that cannot be measured, see `own_tables`; names it.
     """
+    with contextlib.ExitStack() as inside:
+        loaded, aside = None, None
+        if request.folder is not None:
+            loaded = indexes.load(request.folder)
+            if loaded.is_on_disk:
+                # Of so many items the vectors are no more to be held in memory than those of the index.
+                place = tempfile.TemporaryDirectory(prefix=f".{request.folder.name}.", dir=request.folder.parent)
+                aside = Path(inside.enter_context(place)) / "vectors"
+        items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2", aside=aside)
+        index = _built(request, items, sink) if loaded is None else _checked(request, items, loaded)
+        return _measured(request, items, index, sink)
+
+
+def _measured(request: Request, items: Items, index: Index, sink: Sink) -> Measured:
     allow_zero = request.metric == "l2"
-    items = own_tables.read_items(request.items, sink, allow_zero=allow_zero)
-    index = _index(request, items, sink)
     rows, held = _rows(index, items), Held.of(items.vectors)
     total = own_tables.num_rows(request.requests.path, [request.requests.id_column])
     sums = _Sums(request.ks)
@@ -115,17 +128,18 @@ def run(request: Request, sink: Sink) -> Measured:
     return Measured(figures, len(items.ids), sums.num_unknown, sums.num_empty, index.layout)
 
 
-def _index(request: Request, items: Items, sink: Sink) -> Index:
-    if request.folder is None:
-        index = indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
-        if index.parameter is not None and request.index.value is None:
-            allow_zero = request.metric == "l2"
-            some = next(own_tables.read_requests(request.requests, items, allow_zero=allow_zero)).vectors
-            rows = recall.sample(len(some), *items.vectors.shape)
-            found = recall.choose(request.index, index, items.vectors, some[rows], request.ks, sink)
-            sink(Event(stage="index", done=index.num_rows, total=index.num_rows, message=f"plan: {found.reason}"))
-        return index
-    index = indexes.load(request.folder)
+def _built(request: Request, items: Items, sink: Sink) -> Index:
+    index = indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
+    if index.parameter is not None and request.index.value is None:
+        allow_zero = request.metric == "l2"
+        some = next(own_tables.read_requests(request.requests, items, allow_zero=allow_zero)).vectors
+        rows = recall.sample(len(some), *items.vectors.shape)
+        found = recall.choose(request.index, index, items.vectors, some[rows], request.ks, sink)
+        sink(Event(stage="index", done=index.num_rows, total=index.num_rows, message=f"plan: {found.reason}"))
+    return index
+
+
+def _checked(request: Request, items: Items, index: Index) -> Index:
     if index.metric != request.metric:
         raise ValueError(f"{request.folder}: an index by {index.metric}, not by {request.metric}; ask for that metric")
     if index.dim != items.vectors.shape[1]:

@@ -13,7 +13,10 @@ from recsys_core import indexes, lookup
 from recsys_core.artifacts import Index
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import index as stage
-from recsys_core.retrieval.own_tables import ItemTable
+from recsys_core.retrieval import own_tables
+from recsys_core.retrieval.hit_rate import of_tables
+from recsys_core.retrieval.own_tables import ItemTable, RequestTable
+from recsys_core.retrieval.vectors import Items
 
 NUM, DIM = 900, 8
 KINDS = {
@@ -105,6 +108,37 @@ def test_what_does_not_fit_is_refused_before_it_is_read(
     with pytest.raises(ValueError, match=message):
         stage.run_table(request, silent)
     assert [path.name for path in tmp_path.iterdir()] == ["items.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_pq"])
+def test_a_hit_rate_over_cells_on_disk_holds_no_vectors_of_items(kind: str, tmp_path: Path, monkeypatch):
+    items, found = table(tmp_path), list[Items]()
+    wanted = [[f"i{row}"] for row in range(len(QUERIES))]
+    asked = pa.table({"request_id": np.arange(len(QUERIES)), "gt_items": wanted, "embedding": list(QUERIES)})
+    pq.write_table(asked, tmp_path / "requests.parquet")
+    for name, memory in (("on_disk", ENOUGH), ("in_memory", None)):
+        config = config_of(kind, nprobe=4)
+        request = stage.TableRequest.of(items, config, tmp_path / name, metric="ip", seed=0, memory_bytes=memory)
+        stage.run_table(request, silent)
+    read = own_tables.read_items
+
+    def seen(*arguments, **options):
+        found.append(read(*arguments, **options))
+        return found[-1]
+
+    monkeypatch.setattr(own_tables, "read_items", seen)
+    requests = RequestTable(path=str(tmp_path / "requests.parquet"))
+    figures = [
+        of_tables.run(
+            of_tables.Request(items=items, requests=requests, ks=(10, 50), folder=tmp_path / name), silent
+        ).figures
+        for name in ("on_disk", "in_memory")
+    ]
+    assert figures[0] == figures[1]
+    assert [isinstance(one.vectors, np.memmap) for one in found] == [True, False]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "in_memory", "items.parquet", "on_disk", "requests.parquet"
+    ]  # fmt: skip
 
 
 def test_the_less_memory_the_more_shards_and_less_is_never_allowed():

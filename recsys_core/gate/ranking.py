@@ -45,7 +45,9 @@ class Config(limits.Common):
         "(ranking.item)",
     )
     calibration: Annotated[tuple[float, float] | None, AfterValidator(_rising)] = Field(
-        default=None, description="least and most of predicted positives over actual ones, such as [0.8, 1.25]"
+        default=None,
+        description="least and most of predicted positives over actual ones, such as [0.8, 1.25]; above 1 where a "
+        "feature has a value at_serving",
     )
     # Records are frozen, so a narrower slice is one of those of both products.
     slices: Annotated[dict[str, Slice], AfterValidator(limits.named)] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -49,13 +49,19 @@ def _components() -> Iterator[str]:
 
 
 def _configuration(schema: dict[str, Any]) -> Iterator[str]:
-    sections = schema["properties"]
+    sections = {name: _if_given(section) for name, section in schema["properties"].items()}
     plain = {name: section for name, section in sections.items() if not _nested(section)}
     yield from _table({"properties": plain, "required": [name for name in plain if "default" not in plain[name]]}, "")
     for name, section in sections.items():
         if name not in plain:
             yield from ("", f"### `{name}`", "")
             yield from _section(section, f"{name}.")
+
+
+def _if_given(section: dict[str, Any]) -> dict[str, Any]:
+    """Return a section that may be left out as one that is there."""
+    given = [choice for choice in section.get("anyOf", ()) if choice.get("type") != "null"]
+    return given[0] if len(given) == 1 and _nested(given[0]) else section
 
 
 def _section(schema: dict[str, Any], prefix: str) -> Iterator[str]:

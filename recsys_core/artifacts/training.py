@@ -12,6 +12,8 @@ from recsys_core.integrity import digest_of, read_record
 
 # A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
 HISTORY = "history__"
+# Of an example that is a whole sequence: its items that are to be found, and what of its history comes before each.
+TARGETS, KNOWN = "targets", "known"
 STATE = "state"
 # What a training's weights mean nothing without, kept beside them.
 FEATURES, MODEL, SAMPLE = "features", "model.json", "sample"
@@ -20,7 +22,8 @@ FEATURES, MODEL, SAMPLE = "features", "model.json", "sample"
 class TrainingData(Artifact):
     """What one day's training and evaluation read: `examples/`, `items/`, `ground_truth/`, `features/`.
 
-    `num_rows` counts the examples. `first_day`..`day` are the days the examples come from; `ground_truth_day` is
+    `num_rows` counts the examples. Where these are whole sequences, they have `num_targets` targets together, and one
+    of them `most_targets`. `first_day`..`day` are the days the examples come from; `ground_truth_day` is
     the day whose interactions are to be predicted. `learned` is what a state has learned from once it has been trained
     on them, null in records of before. Of a split of a whole log, `num_tied` counts the items of the ground truth that
     would be others if the log's files had another order among interactions of one second.
@@ -37,10 +40,16 @@ class TrainingData(Artifact):
     engine_digest: str
     learned: Learned | None = None
     num_tied: int | None = None
+    num_targets: int | None = None
+    most_targets: int | None = None
 
     @property
     def examples(self) -> Path:
-        """Parquet folder: user_id, item_id, timestamp, the query's columns, and history__item_id and its like."""
+        """Parquet folder: user_id, item_id, timestamp, the query's columns, and history__item_id and its like.
+
+        Of whole sequences: `targets`, a list of items, in place of item_id, and `known`, how many entries of the row's
+        history come before each.
+        """
         return self.path / "examples"
 
     @property

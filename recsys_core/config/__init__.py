@@ -48,7 +48,7 @@ class RunConfig(Frozen):
     preprocess: Preprocess = Preprocess()
     features: Features
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")] | None = None
     loss: Annotated[ComponentConfig, OneOf("recsys_core.losses", default="sampled_softmax")] = SampledSoftmax()
     train: Annotated[Train, products.RETRIEVAL] = Train()
     evaluate: Evaluate = Evaluate()
@@ -103,6 +103,8 @@ class RunConfig(Frozen):
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
         agreement.check(self.features, self.model, self.train, self.launch)
+        agreement.check_sampler(self.loss, self.sampler)
+        agreement.check_order(self.features, self.model, self.preprocess)
         return self
 
     def _starts_cold(self, split: str) -> None:

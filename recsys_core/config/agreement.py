@@ -14,8 +14,9 @@ from recsys_core.launch import Config as Launch
 from recsys_core.loading import embedding_files
 from recsys_core.metrics.ranking import always
 from recsys_core.models import bst, dien, dmin, multi_tower_din, sim
-from recsys_core.models.blocks.sections import Behaviours
+from recsys_core.models.blocks.sections import Behaviours, Ordered
 from recsys_core.ranking import Config as Ranking
+from recsys_core.retrieval.preprocess import Config as Preprocess
 from recsys_core.retrieval.requests import HitRateConfig as HitRate
 from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
@@ -34,9 +35,9 @@ def check(features: Features, model: ComponentConfig, train: Train, launch: Laun
     engine = Engine.build(features)
     embedding_files.check(engine)
     for where, behaviours, max_length in _behaviours(model):
-        _check_side_by_side(where, behaviours, engine)
+        _check_side_by_side(f"{where}.sequences", behaviours.sequences, engine)
         if max_length is not None:
-            _check_lengths(where, behaviours, max_length, engine)
+            _check_lengths(f"{where}.sequences", behaviours.sequences, max_length, engine)
     for table in engine.tables:
         if table.embedding_dim % _WIDTH:
             raise ValueError(
@@ -63,6 +64,62 @@ def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
         raise ValueError(
             f"hitrate.sweep: index.kind {index.kind} has nothing to sweep; remove it, or use another kind of index"
         )
+
+
+def check_sampler(loss: ComponentConfig, sampler: ComponentConfig | None) -> None:
+    """Check that there is a sampler where the loss has negatives drawn, and none where all items are its negatives.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    over_catalogue = getattr(loss, "over_catalogue", False)
+    if over_catalogue and sampler is not None:
+        raise ValueError(
+            f"sampler: loss.kind {loss.kind} compares queries with all items, so that nothing is drawn; remove it"
+        )
+    if not over_catalogue and sampler is None:
+        raise ValueError(
+            f"sampler: missing, and loss.kind {loss.kind} compares queries with items that are drawn; say how, such as "
+            "sampler: {kind: weighted}, or use loss.kind: full_cross_entropy"
+        )
+
+
+def check_order(features: Features, model: ComponentConfig, preprocess: Preprocess) -> None:
+    """Check that a model that reads sequences in their order gets some, and that no other one gets whole ones.
+
+    Raises:
+        ValueError: says what the model needs.
+    """
+    whole = preprocess.examples == "sequences"
+    if not isinstance(model, Ordered):
+        if whole and "." not in model.kind:
+            raise ValueError(
+                f"preprocess.examples: sequences, and model.kind {model.kind} has no states behind their entries to "
+                "train; set preprocess.examples: interactions, or use a model that has, such as sasrec"
+            )
+        return
+    engine = Engine.build(features)
+    names = [feature.name for feature in engine.sparse_features("query") if feature.pooling == "none"]
+    if not names:
+        raise ValueError(
+            f"features.query: no sequence that is not pooled, and model.kind {model.kind} reads one in its order; give "
+            "it one of kind sequence with pooling: none, or use model.kind: two_tower"
+        )
+    _check_side_by_side("features.query", names, engine)
+    _check_lengths("features.query", names, model.max_length, engine)
+    history = preprocess.history
+    if whole and history.mode == "others":
+        raise ValueError(
+            f"preprocess.history.mode: {history.mode} knows what came after an interaction, and preprocess.examples: "
+            "sequences has each found with what came before it; use mode: before or preceding, or interactions"
+        )
+    for feature in engine.features["query"]:
+        name, kept = feature.config.name, getattr(feature.config, "max_length", None) or model.max_length
+        if whole and name in names and kept < history.max_length:
+            raise ValueError(
+                f"preprocess.history.max_length: {history.max_length}, and feature {name!r} keeps {kept} of these "
+                "entries, so that targets would be found with others than theirs; set both alike"
+            )
 
 
 def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentConfig]) -> None:
@@ -105,31 +162,31 @@ def _behaviours(model: ComponentConfig) -> Iterator[tuple[str, Behaviours, int |
         yield "model.behaviours", model.behaviours, model.max_length
 
 
-def _check_side_by_side(where: str, behaviours: Behaviours, engine: Engine) -> None:
+def _check_side_by_side(where: str, names: Sequence[str], engine: Engine) -> None:
     """Check that sequences which are read side by side are of one group: else no one compares their lengths."""
     groups = {
         feature.config.name: (side, feature.config.group)
         for side, features in engine.features.items()
         for feature in features
     }
-    first, *others = (name for name in behaviours.sequences if name in groups)
+    first, *others = (name for name in names if name in groups)
     for other in others:
         if groups[other] != groups[first] or groups[first][1] is None:
             raise ValueError(
-                f"{where}.sequences: {first!r} and {other!r} stand entry by entry for the same "
+                f"{where}: {first!r} and {other!r} stand entry by entry for the same "
                 "behaviours, which is checked of the features of one group and one side; give both the same group "
                 "(features, group: NAME), or attend to each on its own"
             )
 
 
-def _check_lengths(where: str, behaviours: Behaviours, max_length: int, engine: Engine) -> None:
+def _check_lengths(where: str, names: Sequence[str], max_length: int, engine: Engine) -> None:
     """Check that no sequence has more elements than the model has places: the feature says which of them are kept."""
     kept = {f.config.name: getattr(f.config, "max_length", None) for own in engine.features.values() for f in own}
-    for name in behaviours.sequences:
+    for name in names:
         most = kept.get(name, max_length)
         if most is None or most > max_length:
             raise ValueError(
-                f"{where}.sequences: {name!r} has up to {most or 'any number of'} elements, and model.max_length is "
+                f"{where}: {name!r} has up to {most or 'any number of'} elements, and model.max_length is "
                 f"{max_length}; give the feature max_length: {max_length}, which keeps the last ones, or raise that of "
                 "the model"
             )

@@ -35,7 +35,9 @@ def without(dumped: dict[str, Any], remedies: Remedies) -> dict[str, Any]:
     """Return a config as it was dumped without the keys."""
     left = {key: value for key, value in dumped.items() if (key,) not in remedies}
     inner = {key: {rest[1:]: "" for rest in remedies if len(rest) > 1 and rest[0] == key} for key in left}
-    return {key: without(value, inner[key]) if inner[key] else value for key, value in left.items()}
+    return {
+        key: without(value, inner[key]) if inner[key] and value is not None else value for key, value in left.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ _NO_LOG = "ready-made examples (data.kind: examples) are as they are, and nothin
 _NO_BASELINE = "ready-made examples (data.kind: examples) have no log, and so no item-item baseline; remove it"
 EXAMPLES: Remedies = {
     ("holdout",): _NO_HOLDOUT,
-    **{("preprocess", key): _NO_LOG for key in ("history", "catalogue", "popularity_days")},
+    **{("preprocess", key): _NO_LOG for key in ("history", "catalogue", "popularity_days", "examples")},
     ("sampler", "weights"): "the negatives of ready-made examples (data.kind: examples) are data.source.negatives",
     **{("hitrate", key): _NO_BASELINE for key in ("item_item_history", "item_item_interactions")},
     ("publish", "absorb"): "nothing is learned from evaluation rows, which data.kind: examples has; remove it",

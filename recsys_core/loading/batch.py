@@ -1,6 +1,7 @@
 """What a training step gets: encoded rows of queries and of items, or labelled rows that have both, as tensors.
 
-Legend: B queries, M items (the B positives, then the N negatives), S ≥ M rows of the jagged tensor, F dense fields.
+Legend: B queries, M items (the positives, then the N negatives), S ≥ B, M rows of the jagged tensor, F dense fields, T
+targets.
 
 One KeyedJaggedTensor carries both towers, so that one sharded collection serves tables that both use. Its features all
 have S rows, as many on every rank (row-wise sharding needs that); rows that a feature does not have are empty.
@@ -25,27 +26,50 @@ from recsys_core.features import Encoded
 from recsys_core.features.columns.flat import ones
 
 
+class Targets(NamedTuple):
+    """What is to be found behind which entries, of queries that are whole sequences; int64 [T] each.
+
+    Target t is item `item_T[t]` of M, and is to be found with the first `known_T[t]` entries of row `row_T[t]`.
+    """
+
+    row_T: Tensor
+    known_T: Tensor
+    item_T: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
-    """`item_rows_M` are rows of the item table; `global_rows` is the sum of B over all ranks."""
+    """`item_rows_M` are rows of the item table; `global_rows` is the sum of B over all ranks.
+
+    Without `targets` the first B items are the queries' positives, and else distinct ones of them; negatives follow.
+    """
 
     sparse: KeyedJaggedTensor
     query_dense_BF: Tensor
     item_dense_MF: Tensor
     item_rows_M: Tensor
     global_rows: int
+    targets: Targets | None = None
 
     @classmethod
     def build(
-        cls, query: Encoded, items: Encoded, item_rows: np.ndarray, *, num_rows: int, global_rows: int
+        cls,
+        query: Encoded,
+        items: Encoded,
+        item_rows: np.ndarray,
+        *,
+        num_rows: int,
+        global_rows: int,
+        targets: Targets | None = None,
     ) -> "Batch":
-        """Join B encoded queries with M ≥ B encoded items; item i < B is the positive of query i; S is `num_rows`."""
+        """Join B encoded queries with M encoded items; S is `num_rows`."""
         return cls(
             sparse=jagged(query, items, num_rows),
             query_dense_BF=torch.from_numpy(query.dense),
             item_dense_MF=torch.from_numpy(items.dense),
             item_rows_M=torch.from_numpy(item_rows),
             global_rows=global_rows,
+            targets=targets,
         )
 
     def each(self, copied: Callable[[Any], Any]) -> "Batch":
@@ -56,6 +80,7 @@ class Batch:
             item_dense_MF=copied(self.item_dense_MF),
             item_rows_M=copied(self.item_rows_M),
             global_rows=self.global_rows,
+            targets=self.targets if self.targets is None else Targets(*map(copied, self.targets)),
         )
 
 

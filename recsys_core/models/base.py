@@ -63,6 +63,35 @@ class RetrievalModel(nn.Module, ABC):
         """Return the embeddings (query [B, D], item [M, D]) of a batch laid out as in `batch`."""
 
 
+class SequenceModel(RetrievalModel):
+    """One whose query tower reads sequences in their order, and has a state behind each of their entries.
+
+    A state knows the entries up to its own, the query's features, and nothing behind: all the states of a row are
+    trained on at once.
+
+    Attributes:
+        query: scriptable module, (pooled [B, P], dense [B, F], a list of unpooled features' embeddings [N, E], a list
+            of their lengths [B]) → [B, D], the states behind the last entries; the features stand as in `tables.pooled`
+            and `tables.unpooled_features`.
+    """
+
+    DOES: ClassVar[str] = "reads sequences in their order"
+
+    @abstractmethod
+    def forward(
+        self,
+        sparse: KeyedJaggedTensor,
+        query_dense_BF: Tensor,
+        item_dense_MF: Tensor,
+        rows_T: Tensor | None = None,
+        known_T: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `RetrievalModel.forward` does.
+
+        With `rows_T` and `known_T` the first of both is [T, D]: of each row the state that knows as many first entries.
+        """
+
+
 class RankingModel(nn.Module, ABC):
     """A logit per example and task; an example has the features of a query and of an item.
 

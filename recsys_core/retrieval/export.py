@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from recsys_core import artifacts
 from recsys_core.exported import modules, quantized, scripted
 from recsys_core.exported.inputs import tower_inputs
+from recsys_core.exported.lookups import Lookup
 from recsys_core.exported.parity import engine_of, first_rows, kept_rows
 from recsys_core.exported.signature import columns, described
 from recsys_core.features import Engine, Side, SparseFeature
 from recsys_core.loading.batch import jagged
-from recsys_core.models.base import RetrievalModel
+from recsys_core.models.base import RetrievalModel, SequenceModel
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.found import hit_rate
 from recsys_core.retrieval.requests import Export as Config
@@ -58,6 +59,46 @@ class ExportedTower(nn.Module):
         return self.tower(torch.cat(pooled, dim=1), inputs["dense"])
 
 
+class ExportedSequenceTower(nn.Module):
+    """A query tower that reads sequences in their order, over the tensors of `inputs.tower_inputs`."""
+
+    unpooled_names: list[str]
+
+    def __init__(self, model: SequenceModel, weights: Mapping[str, Tensor], table_dtype: str = "trained") -> None:
+        """`weights` as those of `ExportedTower`."""
+        super().__init__()
+        self.tower = model.query
+        tables = quantized.tables_of(weights, table_dtype)
+        pooled, unpooled = model.tables.pooled[0].features, model.tables.unpooled_features
+        self.pooled = nn.ModuleList(quantized.pooled_lookup(feature, tables[feature.table]) for feature in pooled)
+        self.unpooled = nn.ModuleList(Lookup(feature, tables[feature.table]) for feature in unpooled)
+        self.unpooled_names = [feature.name for feature in unpooled]
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Look each feature's rows up and run the tower; [rows, D]."""
+        dense = inputs["dense"]
+        pooled: list[Tensor] = [dense[:, :0]]
+        for feature in self.pooled:
+            pooled.append(feature(inputs))  # noqa: PERF401 - TorchScript has no comprehension over modules
+        unpooled: list[Tensor] = []
+        lengths: list[Tensor] = []
+        for i, feature in enumerate(self.unpooled):
+            unpooled.append(feature(inputs))
+            lengths.append(inputs[self.unpooled_names[i] + ".lengths"])
+        return self.tower(torch.cat(pooled, dim=1), dense, unpooled, lengths)
+
+
+def towers(model: RetrievalModel, weights: Mapping[str, Tensor], table_dtype: str = "trained") -> dict[Side, nn.Module]:
+    """Return both towers over the tensors of `inputs.tower_inputs`; see `ExportedTower`."""
+    of_query, of_item = model.tables.pooled
+    return {
+        "query": ExportedSequenceTower(model, weights, table_dtype)
+        if isinstance(model, SequenceModel)
+        else ExportedTower(model.query, of_query.features, weights, table_dtype),
+        "item": ExportedTower(model.item, of_item.features, weights, table_dtype),
+    }
+
+
 def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
     """Export both towers, save them, load them back and compare with the checkpoint on real rows.
 
@@ -73,9 +114,8 @@ def run(request: Request, sink: Sink) -> artifacts.ExportedModel:
         weights = scripted.table_weights(model.tables)
         differences: list[float] = []
         expected = _eager(model, engine, rows)
-        for side, pooled in zip(_SIDES, model.tables.pooled, strict=True):
+        for side, tower in towers(model, weights, config.table_dtype).items():
             inputs = tower_inputs(engine.transform(rows[side], side))
-            tower = ExportedTower(getattr(model, side), pooled.features, weights, config.table_dtype)
             difference = scripted.save(
                 tower,
                 aside.path / side,
@@ -115,10 +155,7 @@ def _cost(
 ) -> artifacts.Cost:
     """Measure the towers with their tables as they were trained, and as they are exported."""
     assert request.data is not None, "checked at the start"
-    pairs = zip(_SIDES, model.tables.pooled, strict=True)
-    trained: dict[Side, modules.Module] = {
-        side: ExportedTower(getattr(model, side), pooled.features, weights) for side, pooled in pairs
-    }
+    trained: dict[Side, modules.Module] = {**towers(model, weights)}
     found: dict[Side, modules.Module] = {side: modules.load(exported / side) for side in _SIDES}
     data, k = request.data, min(_COST_K, request.data.num_items)
     (before, num_rows), (after, _) = (hit_rate(towers, engine, data, k) for towers in (trained, found))

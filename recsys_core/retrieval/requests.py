@@ -36,7 +36,7 @@ class TrainRequest(artifacts.Request):
 
     config: Train
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")] | None
     loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
     num_ranks: int
     seed: int
@@ -63,7 +63,7 @@ class EvaluateRequest(artifacts.Request):
 
     config: EvaluateConfig
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
-    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")]
+    sampler: Annotated[ComponentConfig, OneOf("recsys_core.samplers", default="weighted")] | None
     loss: Annotated[ComponentConfig, OneOf("recsys_core.losses")]
     sharding: Sharding
     num_ranks: int

@@ -18,7 +18,7 @@ from recsys_core.features import Engine
 from recsys_core.loading.batch import dense, jagged, numbers
 from recsys_core.models.base import RankingModel, RetrievalModel
 from recsys_core.ranking.export import Ranker
-from recsys_core.retrieval.export import ExportedTower
+from recsys_core.retrieval.export import towers
 from recsys_core.training import compiling
 
 # The last one is the model of one's own in docs/components.md.
@@ -70,7 +70,8 @@ NEEDED |= {
 }
 # Of these the graphs become C++, up to half a minute for each; of the others they are traced and derived alike.
 TO_CPP = ("dien", "dlrm", "multi_tower", "multi_tower_din", "shared_bottom", "shop.crossed", "two_tower")
-POOLING = dict.fromkeys(("multi_tower_din", "bst", "dien", "dmin", "sim"), "none")
+NEEDED |= {"sasrec": {"output_dim": 6, "max_length": 3, "num_heads": 2, "forward_dim": 5, "dropout": 0.0}}
+POOLING = dict.fromkeys(("multi_tower_din", "bst", "dien", "dmin", "sim", "sasrec"), "none")
 ROWS = pa.table(
     {
         "user": ["a", "b", None, "a"],
@@ -210,10 +211,9 @@ def test_scripted_equals_eager(built):
     outputs = _outputs(model, engine)
     query, item = _encoded(engine)
     if isinstance(model, RetrievalModel):
-        for output, tower, encoded in zip(outputs, (model.query, model.item), (query, item), strict=True):
-            pooled = torch.randn(4, next(tower.parameters()).shape[1] - encoded.dense.shape[1])
-            inputs = pooled, torch.from_numpy(encoded.dense)
-            torch.testing.assert_close(torch.jit.script(tower)(*inputs), tower(*inputs))
+        sides = zip(outputs, towers(model, scripted.table_weights(model.tables)).values(), (query, item), strict=True)
+        for output, tower, encoded in sides:
+            torch.testing.assert_close(torch.jit.script(tower)(tower_inputs(encoded)), output)
             assert output.shape == (4, model.embedding_dim)
         return
     weights = {name.split(".")[-2]: weight for name, weight in model.tables.state_dict().items()}
@@ -228,10 +228,10 @@ def _program_equals_eager(model, engine, rows, folder):
     if isinstance(model, RankingModel):
         parts = [(Ranker(model, weights), ranker_inputs(query, item))]
     else:
-        sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
-        parts = [(ExportedTower(tower, of.features, weights), tower_inputs(encoded)) for tower, of, encoded in sides]
+        sides = zip(towers(model, weights).values(), (query, item), strict=True)
+        parts = [(tower, tower_inputs(encoded)) for tower, encoded in sides]
     for (module, inputs), expected in zip(parts, outputs, strict=True):
-        size = max(1.0, float(expected.abs().max()))
+        size = max(1.0, float(expected.detach().abs().max()))
         scripted.save(module, folder, inputs, expected, 1e-4 * size, called="part", signature={}, form="pt2")
 
 
@@ -343,11 +343,8 @@ def test_weights_maxima_and_tiles_script_as_they_are(rich):
     if isinstance(model, RankingModel):
         results = [torch.jit.script(Ranker(model, weights))(ranker_inputs(query, item))]
     else:
-        sides = zip((model.query, model.item), model.tables.pooled, (query, item), strict=True)
-        results = [
-            torch.jit.script(ExportedTower(tower, pooled.features, weights))(tower_inputs(encoded))
-            for tower, pooled, encoded in sides
-        ]
+        sides = zip(towers(model, weights).values(), (query, item), strict=True)
+        results = [torch.jit.script(tower)(tower_inputs(encoded)) for tower, encoded in sides]
     for found, expected in zip(results, eager, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 

@@ -79,7 +79,8 @@ class Embeddings(nn.Module):
         """`features` by side; those of side `query` are found in a batch under `query.<name>`.
 
         Raises:
-            ValueError: no feature is pooled; every model reads at least one (with `apart`, of each side).
+            ValueError: no feature is pooled; every model reads at least one. With `apart` a side without one has a
+                sequence that is not pooled.
         """
         super().__init__()
         keys = {feature.name: f"{side}.{feature.name}" for side, own in features.items() for feature in own}
@@ -141,7 +142,7 @@ class Embeddings(nn.Module):
                 for side, own in features.items()
             }
         for place, group in groups.items():
-            if not any(group):
+            if not any(group) and not (apart and any(f.pooling == "none" for f in features[place[1:]])):
                 raise ValueError(
                     f"features{place}: none of ids that is pooled, and a model needs one; name a feature of kind id"
                 )
@@ -180,15 +181,17 @@ class Embeddings(nn.Module):
         """Look up the first `num_examples` rows of `sparse`, which may have empty ones after them."""
         bags, rows = self._looked_up(sparse)
         (pooled_BP,) = self._all_pooled(bags, rows, sparse, [num_examples])
-        return Found(
-            pooled_BP,
-            [self._values(feature, rows, sparse) for feature in self.unpooled_features],
-            [_first(rows[self._keys[feature.name]].lengths(), num_examples) for feature in self.unpooled_features],
-        )
+        return Found(pooled_BP, *self._unpooled(rows, sparse, num_examples))
 
     def by_side(self, sparse: KeyedJaggedTensor, counts: Sequence[int]) -> list[Tensor]:
         """Return each side's pooled features apart, [count, P] of its first `count` rows."""
         return self._all_pooled(*self._looked_up(sparse), sparse, counts)
+
+    def by_side_and_row(self, sparse: KeyedJaggedTensor, counts: Sequence[int]) -> tuple[list[Tensor], Found]:
+        """Return what `by_side` does, and the first side's features with what of it is not pooled."""
+        bags, rows = self._looked_up(sparse)
+        pooled = self._all_pooled(bags, rows, sparse, counts)
+        return pooled, Found(pooled[0], *self._unpooled(rows, sparse, counts[0]))
 
     def send(self, sparse: KeyedJaggedTensor) -> None:
         """Start to send the ids to the ranks that have their rows; the look-up of this `sparse` will find them there.
@@ -250,8 +253,19 @@ class Embeddings(nn.Module):
             if group.bagged:
                 parts.append(self._averaged(_first(next(of_group), count).float(), sparse, group))
             parts += [self._pooled(feature, rows, sparse, count) for feature in group.others]
+            if not parts:
+                parts.append(torch.zeros(count, 0, device=sparse.device()))
             found.append(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
         return found
+
+    def _unpooled(
+        self, rows: dict[str, JaggedTensor], sparse: KeyedJaggedTensor, num_rows: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the embeddings and the lengths of what is not pooled, which is of the first `num_rows` rows."""
+        return (
+            [self._values(feature, rows, sparse) for feature in self.unpooled_features],
+            [_first(rows[self._keys[feature.name]].lengths(), num_rows) for feature in self.unpooled_features],
+        )
 
     def _values(self, feature: SparseFeature, rows: dict[str, JaggedTensor], sparse: KeyedJaggedTensor) -> Tensor:
         """Return the feature's embeddings [N, D], times their weights."""

@@ -1,6 +1,6 @@
 """Sections of the config that several models have. Free of torch."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -54,3 +54,14 @@ class Tasks(ComponentConfig):
 
     tasks: dict[str, TaskTower] = Field(min_length=2, description="each task's tower, by the names of ranking.tasks")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="of all hidden layers")
+
+
+class Ordered(ComponentConfig):
+    """What every retrieval model has that reads sequences in their order: a section `model`, without its `kind`."""
+
+    output_dim: int = Field(default=64, ge=1, description="width D of states, and of the embeddings that meet")
+    max_length: int = Field(
+        ge=1, description="entries of a sequence at most; its features keep at most as many (features, max_length)"
+    )
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="of entries, and of what each layer adds to them")
+    similarity: Literal["cosine", "inner_product"] = "inner_product"

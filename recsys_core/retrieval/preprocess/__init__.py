@@ -31,7 +31,7 @@ from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval.preprocess import division, fitting
 from recsys_core.retrieval.preprocess.fitting import CHUNK_ROWS, counted, written
-from recsys_core.retrieval.preprocess.log import Items, Log, Mode, Users
+from recsys_core.retrieval.preprocess.log import Items, Log, Mode, Segments, Users
 from recsys_core.samplers import _weights, impressions
 
 _STAGE = fitting.STAGE
@@ -62,6 +62,10 @@ class Config(Frozen):
     A cold start's examples are those of the last `window_days` days; `num_interactions` counts the last
     `popularity_days`; null means all. `catalogue: known` recommends the items known when the day ends, `all` also
     those first known on the ground truth's day. Its users count in either case, as do the items that they took.
+
+    `examples`: one of each interaction, with the user's history before it; or `sequences`, for models that read a
+    history in its order: one of up to `history.max_length` of a user's interactions in a row, each of which is to be
+    found with what came before it.
     """
 
     window_days: PositiveInt | None = None
@@ -69,6 +73,7 @@ class Config(Frozen):
     history: History = History()
     sampling: Sampling = Sampling()
     catalogue: Literal["known", "all"] = "known"
+    examples: Literal["interactions", "sequences"] = "interactions"
 
 
 class Request(artifacts.Request):
@@ -135,14 +140,16 @@ def run(request: Request, sink: Sink) -> TrainingData:
     divide = division.of(held_out, users)
     log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, divide)
     rows = division.examples(log, users, parts)
-    num_rows = len(rows)
+    segments = log.segments(rows) if config.examples == "sequences" else None
+    num_rows = len(rows) if segments is None else len(segments.users)
     if held_out is not None:
         division.require_rows(log, rows, request.holdout, day)
     ranked = _ranked_items(items, log, request)
     tables = _Tables(log, users, items, columns)
     with artifacts.pending(request.output) as out:
         num_items = sum(table.num_rows for table in written([ranked], out.path / "items"))
-        examples = written(counted(tables.examples(rows), num_rows, sink), out.path / "examples")
+        made = tables.examples(rows) if segments is None else tables.sequences(segments)
+        examples = written(counted(made, num_rows, sink), out.path / "examples")
         features = out.path / "features"
         assert num_rows or request.base_engine, "only where a release is continued there can be no examples"
         engine = fitting.fitted(engine, examples, ranked, features, None if num_rows else request.base_engine)
@@ -166,6 +173,8 @@ def run(request: Request, sink: Sink) -> TrainingData:
             engine_digest=engine.digest,
             learned=learned,
             num_tied=num_tied,
+            num_targets=None if segments is None else len(rows),
+            most_targets=None if segments is None else int(segments.lengths.max(initial=0)),
         )
 
 
@@ -219,6 +228,25 @@ class _Tables:
             query = self._query(log.users[chunk], log.days(chunk), log.before(chunk))
             query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[chunk])))
             yield query.add_column(2, "timestamp", pa.array(log.seconds[chunk]))
+
+    def sequences(self, segments: Segments) -> Iterator[pa.Table]:
+        """Yield user_id, timestamp, the query's columns, targets and known; users as on the day of the first target.
+
+        There is one table at least, which may be empty.
+        """
+        log, lengths = self._log, segments.lengths
+        for start in range(0, max(len(lengths), 1), CHUNK_ROWS):
+            chunk = np.arange(start, min(start + CHUNK_ROWS, len(lengths)))
+            targets = Jagged(segments.rows, lengths).take(chunk)
+            ends = np.cumsum(targets.lengths)
+            days = log.days(targets.values[ends - targets.lengths])
+            query = self._query(segments.users[chunk], days, log.histories(segments, chunk))
+            query = query.add_column(1, "timestamp", pa.array(log.seconds[targets.values[ends - 1]]))
+            items = targets._replace(values=log.items[targets.values])
+            query = query.append_column(artifacts.TARGETS, _gather(self._ids, items))
+            places = pa.array(np.concatenate([[0], ends]), pa.int32())
+            known = pa.array(Jagged(segments.known, lengths).take(chunk).values, pa.int32())
+            yield query.append_column(artifacts.KNOWN, pa.ListArray.from_arrays(places, known))
 
     def ground_truth(self, users: np.ndarray, truth: Jagged, day: datetime.date) -> Iterator[pa.Table]:
         """Yield user_id, the query's columns at the end of the past, users as on `day`, gt_items and seen_items."""

@@ -6,7 +6,7 @@ a code: its row in `Users.ids` or in the table of items.
 
 import datetime
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,22 @@ class Items:
         self.num_known = tables[0].num_rows
         self.table = pa.concat_tables([tables[0], tables[1].filter(new)]).combine_chunks()
         self.ids = self.table["item_id"].combine_chunks()
+
+
+class Segments(NamedTuple):
+    """Parts of users' pasts, G of them, whose interactions are to be found with what came before them.
+
+    The history of segment g are the interactions of `users[g]` from `starts[g]` up to `ends[g]`, places in the past
+    laid out by user. It has `lengths[g]` of the targets, rows of the log in `rows` [E], one segment's after another;
+    target e is to be found with the first `known[e]` entries of its segment's history.
+    """
+
+    users: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    rows: np.ndarray
+    known: np.ndarray
+    lengths: np.ndarray
 
 
 class Log:
@@ -152,6 +168,40 @@ class Log:
         others = window != self.items[rows][example]
         lengths = np.bincount(example[others], minlength=len(rows)).astype(np.int32)
         return Jagged(window[others], lengths).last(self._max_length).take(pair)
+
+    def segments(self, rows: np.ndarray) -> Segments:
+        """Return segments with histories of up to `max_length` that have each of these rows [E] as a target once.
+
+        A user's last segment ends before the last target, and those before it where the one behind begins:
+
+            user's past    0 1 2 3 4 5 6         of which 2 to 6 are to be found, max_length = 3
+            history              3 4 5           of 4, 5 and 6, which know 1, 2 and 3 entries of it
+            history        0 1 2                 of 2 and 3, which know 2 and 3
+        """
+        assert self._mode != "others", "what comes after an interaction is no history that has an order"
+        order = np.lexsort((rows, self.users[rows]))
+        left, users = rows[order], self.users[rows][order]
+        ends = self._ends[left]
+        parts = [(np.zeros(0, np.int64),) * 5]
+        while len(left):
+            last = np.append(users[1:] != users[:-1], True)
+            stops = np.repeat(ends[last], np.diff(np.flatnonzero(last), prepend=-1))
+            starts = np.maximum(self._starts[users], stops - self._max_length)
+            # One that is where the history begins knows more in the segment before, if there is something before it.
+            inside = (ends > starts) | (starts == self._starts[users])
+            parts.append((users[inside], starts[inside], stops[inside], left[inside], (ends - starts)[inside]))
+            left, users, ends = left[~inside], users[~inside], ends[~inside]
+        users, starts, stops, targets, known = (np.concatenate(own) for own in zip(*parts, strict=True))
+        order = np.lexsort((targets, starts, users))
+        users, starts, stops, targets, known = (own[order] for own in (users, starts, stops, targets, known))
+        first = np.ones(len(users), dtype=bool)
+        first[1:] = (users[1:] != users[:-1]) | (starts[1:] != starts[:-1])
+        lengths = np.diff(np.flatnonzero(first), append=len(users)).astype(np.int32)
+        return Segments(users[first], starts[first], stops[first], targets, known, lengths)
+
+    def histories(self, segments: Segments, chunk: np.ndarray) -> Jagged:
+        """Return the histories, item codes, of these [B] of the segments."""
+        return self._last(segments.starts[chunk], segments.ends[chunk])
 
     def at_end(self, users: np.ndarray) -> Jagged:
         """Return the histories of users [B] when the past has ended."""

@@ -122,3 +122,35 @@ def test_agrees_with_a_slow_oracle(
     assert by("user_id", unordered) == by("user_id", expected_truths)
     assert data.num_ground_truth == sum(len(row["gt_items"]) for row in truths)
     assert np.all(np.diff([row["timestamp"] for row in examples]) >= 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=logs(), max_length=st.integers(1, 4), window_days=st.one_of(st.none(), st.integers(1, 3)))
+def test_each_interaction_is_a_target_once_with_the_end_of_its_history(
+    rows: tuple[Rows, Rows, Rows], max_length: int, window_days: int | None
+) -> None:
+    fields = {"window_days": window_days, "history": preprocess.History(max_length=max_length)}
+    config = preprocess.Config(examples="sequences", **fields)
+    with tempfile.TemporaryDirectory() as scratch:
+        dataset = make_log(Path(scratch) / "log", *rows)
+        data = preprocess.run(make_request(dataset, 2, Path(scratch) / "out", config=config), silent)
+        found = read(data.examples)
+    longest = preprocess.Config(window_days=window_days, history=preprocess.History(max_length=1000))
+    examples, _, _ = oracle(rows, longest, first=0 if window_days is None else 3 - window_days)
+    left = [(one["user_id"], one["item_id"], one["history__item_id"]) for one in examples]
+    for row in found:
+        history = row["history__item_id"]
+        assert len(history) <= max_length
+        assert max(row["known"]) == len(history)
+        for item, known in zip(row["targets"], row["known"], strict=True):
+            match = next(
+                one
+                for one in left
+                if one[:2] == (row["user_id"], item)
+                # What is known is the end of all that was before it, and something where there was something.
+                and (one[2][len(one[2]) - known :] == history[:known])
+                and (known or not one[2])
+            )
+            left.remove(match)
+    assert not left
+    assert data.num_targets == len(examples)

@@ -271,3 +271,19 @@ def test_the_base_engine_counts_by_its_digest_not_by_where_it_lies(small: Datase
 
     assert key("here", "d") == key("there", "d")
     assert key("here", "d") != key("here", "e")
+
+
+def test_sequences_by_hand(small: Dataset, tmp_path: Path) -> None:
+    config = preprocess.Config.model_validate({"examples": "sequences", "history": {"max_length": 3}})
+    data = preprocess.run(make_request(small, 1, tmp_path / "out", config=config), silent)
+    rows = read(data.examples)
+    # User 1 took a b, then c and a in one second, which know neither each other, then b.
+    assert [(row["user_id"], row["history__item_id"], row["targets"], row["known"]) for row in rows] == [
+        (1, ["a"], ["a", "b"], [0, 1]),
+        (1, ["b", "c", "a"], ["c", "a", "b"], [1, 1, 3]),
+        (2, [], ["a"], [0]),
+    ]
+    # Fields are those of the first target's day, and the time is that of the last.
+    assert [(row["segment"], row["timestamp"] - MIDNIGHT) for row in rows] == [("x", 20), ("z", 86_409), ("y", 20)]
+    assert rows[1]["history__price"] == [7, None, 5]
+    assert (data.num_rows, data.num_targets, data.most_targets) == (3, 6, 3)

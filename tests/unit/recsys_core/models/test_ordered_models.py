@@ -1,0 +1,178 @@
+"""Models that read sequences in their order, against references that know one row and one token at a time."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchrec import KeyedJaggedTensor
+
+from recsys_core.features import SparseFeature, TableSpec
+from recsys_core.models.base import TowerInputs
+from recsys_core.models.blocks import packing
+from recsys_core.models.sasrec import Config
+from recsys_core.models.sasrec.model import Model
+
+DIM = 4
+TABLES = (
+    TableSpec(name="item", num_embeddings=9, embedding_dim=DIM, features=(("clicked", "query"), ("item", "item"))),
+    TableSpec(name="city", num_embeddings=3, embedding_dim=2, features=(("city", "query"),)),
+)
+CLICKED, CITY = SparseFeature("clicked", "item", "none"), SparseFeature("city", "city", "sum")
+ITEM = SparseFeature("item", "item", "mean")
+ROWS = [[3, 1, 2], [], [4, 4], [5, 6, 7], [8]]
+CITIES = [0, 1, 2, 1, 0]
+
+
+def _model(query=(CLICKED,), item=(ITEM,), num_dense=0, **config):
+    torch.manual_seed(0)
+    section = Config(output_dim=DIM, max_length=3, num_blocks=2, num_heads=2, forward_dim=5, **config)
+    tables = tuple(table for table in TABLES if any(one.table == table.name for one in (*query, *item)))
+    model = Model(
+        section,
+        tables,
+        query=TowerInputs(query, num_dense),
+        item=TowerInputs(item, 0),
+        tables_device=torch.device("cpu"),
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def _batch(rows, cities=None):
+    lengths = torch.tensor([*map(len, rows), *([1] * len(rows))])
+    values = [id_ for row in rows for id_ in row]
+    items = [number % 9 for number in range(len(rows))]
+    if cities is None:
+        return KeyedJaggedTensor(["query.clicked", "item.item"], torch.tensor(values + items), lengths=lengths)
+    keys = ["query.clicked", "query.city", "item.item"]
+    lengths = torch.cat([lengths, torch.ones(len(rows), dtype=lengths.dtype)])
+    return KeyedJaggedTensor(keys, torch.tensor(values + cities + items), lengths=lengths)
+
+
+def _norm(layer, vector):
+    mean = sum(vector.tolist()) / DIM
+    variance = sum((number - mean) ** 2 for number in vector.tolist()) / DIM
+    return (vector - mean) / math.sqrt(variance + 1e-5) * layer.weight + layer.bias
+
+
+def _affine(layer, vector):
+    return layer.weight @ vector + layer.bias
+
+
+def _attended(queries, keys, values, place):
+    """Softmax attention of one token with two heads, of half the width each, to those up to it."""
+    made = []
+    for head in (slice(0, 2), slice(2, 4)):
+        scores = [float(queries[place][head] @ keys[at][head]) / math.sqrt(2) for at in range(place + 1)]
+        total = sum(map(math.exp, scores))
+        made.append(sum(math.exp(s) / total * values[at][head] for at, s in enumerate(scores)))
+    return torch.cat(made)
+
+
+def sasrec(model, row, first):
+    """Return the state behind each token of one row."""
+    encoder, table = model.query.encoder, model.tables.state_dict()["rows.0.embeddings.item.weight"]
+    tokens = [2 * vector + encoder.positions[place] for place, vector in enumerate([first, *(table[i] for i in row)])]
+    for block in encoder.blocks:
+        read = [_affine(block.read[0], _norm(block.attention_norm, token)) for token in tokens]
+        queries, keys, values = ([one[at : at + 4] for one in read] for at in (0, 4, 8))
+        found = [_attended(queries, keys, values, place) for place in range(len(tokens))]
+        tokens = [token + _affine(block.write[0], one) for token, one in zip(tokens, found, strict=True)]
+        wide, narrow = block.feed_forward[0], block.feed_forward[2]
+        normal = [_norm(block.forward_norm, token) for token in tokens]
+        tokens = [t + _affine(narrow, _affine(wide, n).clamp(min=0)) for t, n in zip(tokens, normal, strict=True)]
+    return [_norm(encoder.norm, token) for token in tokens]
+
+
+def test_sasrec_is_that_of_one_row_and_one_token_at_a_time():
+    model = _model(query=(CLICKED, CITY), num_dense=1)
+    dense = torch.tensor([[1.0], [2.0], [0.5], [0.0], [3.0]])
+    with torch.no_grad():
+        found, items = model(_batch(ROWS, CITIES), dense, torch.zeros(5, 0))
+        cities = model.tables.state_dict()["bags.embedding_bags.city.weight"]
+        for number, row in enumerate(ROWS):
+            fields = torch.cat([cities[CITIES[number]], dense[number]])
+            first = model.query.start + model.query.fields.weight @ fields
+            torch.testing.assert_close(found[number], sasrec(model, row, first)[-1])
+    # An item is the row that the sequence reads too.
+    torch.testing.assert_close(items, model.tables.state_dict()["rows.0.embeddings.item.weight"][:5])
+
+
+def test_each_state_of_a_whole_sequence_is_that_of_its_beginning_alone():
+    model = _model(similarity="cosine")
+    wanted = [(row, known) for row, ids in enumerate(ROWS) for known in range(len(ids) + 1)]
+    rows_T, known_T = (torch.tensor(own) for own in zip(*wanted, strict=True))
+    none = torch.zeros(len(ROWS), 0)
+    with torch.no_grad():
+        states, _ = model(_batch(ROWS), none, none, rows_T, known_T)
+        beginnings = [ROWS[row][:known] for row, known in wanted]
+        empty = torch.zeros(len(wanted), 0)
+        expected, _ = model(_batch(beginnings), empty, empty)
+    torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(states.norm(dim=1), torch.ones(len(wanted)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=8))
+def test_packed_rows_attend_as_each_alone(lengths):
+    starts, rows, widths = packing.pack(torch.tensor(lengths), 6)
+    assert widths == sorted(set(lengths), reverse=True)
+    assert packing.total(packing.sizes(rows, widths)) == sum(lengths)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(sum(lengths), 4) for _ in range(3))
+    found = packing.causal_attention(query, key, value, 2, rows, widths)
+    places = packing.places(rows, widths, query.device)
+    taken = []
+    for start, length in zip(starts.tolist(), lengths, strict=True):
+        own = slice(start, start + length)
+        taken += range(own.start, own.stop)
+        assert places[own].tolist() == list(range(length))
+        for place in range(length):
+            expected = _attended(query[own], key[own], value[own], place)
+            torch.testing.assert_close(found[start + place], expected)
+    assert sorted(taken) == list(range(sum(lengths)))
+
+
+def test_what_knows_no_lengths_has_one_block_as_wide_as_rows_may_be():
+    def starts(lengths):
+        starts, rows, widths = packing.pack(lengths, 4)
+        return starts, torch.tensor([rows[0], *widths])
+
+    compiled = torch.compile(starts, backend="eager")
+    found, block = compiled(torch.tensor([2, 4, 1]))
+    assert found.tolist() == [0, 4, 8]
+    assert block.tolist() == [3, 4]
+
+
+def test_features_that_stand_beside_others_go_through_one_layer():
+    both = (CLICKED, SparseFeature("again", "item", "none"))
+    assert _model(query=both).query.entries.weight.shape == (DIM, 2 * DIM)
+    city = (ITEM, SparseFeature("home", "city", "sum"))
+    assert _model(item=city).item.fields.weight.shape == (DIM, DIM + 2)
+
+
+@pytest.mark.parametrize(
+    ("query", "item", "message"),
+    [
+        ((CITY,), (ITEM,), r"features\.query: no sequence that is not pooled, and model\.kind sasrec reads one in its"),
+        ((CLICKED,), (ITEM, CLICKED), "feature 'clicked': pooling none, and sasrec reads sequences of queries, not of"),
+        ((CLICKED,), (), r"features\.item: none of ids that is pooled, and a model needs one"),
+    ],
+)
+def test_a_model_without_its_sequence_is_refused(query, item, message):
+    with pytest.raises(ValueError, match=message):
+        _model(query=query, item=item)
+
+
+def test_heads_divide_a_state():
+    with pytest.raises(ValueError, match=r"model\.num_heads: 3 heads, and model\.output_dim is 64"):
+        Model(
+            Config(max_length=3, num_heads=3),
+            TABLES,
+            query=TowerInputs((CLICKED,), 0),
+            item=TowerInputs((ITEM,), 0),
+            tables_device=torch.device("cpu"),
+        )

@@ -105,17 +105,18 @@ def _least(config: Config, index: Index, measured: Callable[[int], _ByK]) -> tup
     assert whole is not None, "what has a search parameter has a value of it that is all"
     most = whole if index.parameter == "nprobe" else min(whole, _LARGEST_GRAPH_SEARCH)
     target = config.target
-    goal = {k: _NEARLY * rate if target is None else target for k, rate in measured(most).items()}
+    # A search of all takes long: it is done where it is the goal, or nothing less reaches it.
+    goal = {k: _NEARLY * rate for k, rate in measured(most).items()} if target is None else {}
 
     def reaches(value: int) -> bool:
-        return all(rate >= goal[k] for k, rate in measured(value).items())
+        return all(rate >= (goal[k] if target is None else target) for k, rate in measured(value).items())
 
     low, value = 0, 1 if index.parameter == "nprobe" else min(16, most)
     while not reaches(value):
         if value == most:
             raise ValueError(
                 f"index.target_recall: {target} is not reached: {index.parameter} {most:,} returns "
-                f"{_said(measured(most))} of the exact top {_said([*map(int, goal)])}; lower it, or state "
+                f"{_said(measured(most))} of the exact top {_said([*map(int, measured(most))])}; lower it, or state "
                 f"{index.parameter} yourself; {config.lacks}"
             )
         low, value = value, min(2 * value, most)

@@ -4,12 +4,13 @@ PYTHON ?= python3.11 python3
 DEVICE ?= cpu
 JOBS ?= 2
 INSTALLER ?= uv
+SEEDS ?= 0
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format reference docs lock clean
+.PHONY: help install demo test lint format reference quality docs lock clean
 
 # Nothing phones home, unless you say so.
 export DO_NOT_TRACK ?= true
@@ -40,6 +41,8 @@ help:
 	@echo '  make lint      ruff, pyright, import-linter'
 	@echo '  make format    let ruff format and mend what it can'
 	@echo '  make reference write the tables of keys and kinds in docs/ again, from the code'
+	@echo '  make quality   train every shipped config that has a published figure, and print ours beside it; minutes to an'
+	@echo '                 hour for each, on one core, with research data in ../shared/data; SEEDS="0 1 2" trains each thrice'
 	@echo '  make docs      the same, and build the documentation into site/'
 	@echo '  make install   only .venv, with what running needs'
 	@echo '  make lock      pin every package again in requirements/; UPGRADE=1 takes newer ones where pyproject.toml allows'
@@ -74,6 +77,9 @@ format: .venv/.installed-dev
 
 reference: .venv/.installed
 	$(BIN)/python docs/reference.py
+
+quality: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py --all --seeds $(SEEDS) --json quality.json
 
 # What its theme announces and what libraries deprecate are no faults of these pages.
 docs: export NO_MKDOCS_2_WARNING := true

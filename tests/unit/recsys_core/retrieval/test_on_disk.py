@@ -1,5 +1,6 @@
 """An index whose cells are on disk: built in shards, it answers as one that was built in memory, wherever it lies."""
 
+import ctypes
 import shutil
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_shards_answer_as_an_index_in_memory(kind: str, metric: indexes.Metric, 
             change()
 
 
-def test_a_table_is_built_with_the_memory_that_is_allowed(tmp_path: Path):
+def test_a_table_is_built_with_the_memory_that_is_allowed(tmp_path: Path, capfd):
     items, config, said = table(tmp_path), config_of("ivf_flat"), list[Event]()
     request = stage.TableRequest.of(items, config, tmp_path / "out", metric="ip", seed=0, memory_bytes=ENOUGH)
     made = stage.run_table(request, said.append)
@@ -84,6 +85,11 @@ def test_a_table_is_built_with_the_memory_that_is_allowed(tmp_path: Path):
     assert "of disk while it is built" in said[0].message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "items.parquet", "out"]
     Index.load(tmp_path / "out").verify_here()
+    # What FAISS says of its files is among no results.
+    ctypes.CDLL(None).fflush(None)
+    said_here = capfd.readouterr()
+    assert said_here.out == ""
+    assert "resizing" in said_here.err
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ They wait at the steps at which they are disturbed until they are, so that no tr
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
+import itertools
 import json
 import os
 import random
@@ -100,19 +101,21 @@ def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
         raise DisturbedError
 
     cases = [
-        (lambda found: found[1].send_signal(signal.SIGINT), Stopped, "train: stopped at step"),
-        (disturb, DisturbedError, None),
-        (lambda found: found[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
+        # Who is asked to stop is not started again.
+        (3, lambda found: found[1].send_signal(signal.SIGTERM), Stopped, "train: stopped at step"),
+        (0, disturb, DisturbedError, None),
+        (0, lambda found: found[0].send_signal(signal.SIGKILL), RuntimeError, "exitcode: -9"),
     ]
-    for do, ends, words in cases:
+    for max_restarts, do, ends, words in cases:
         begun = _step_of(request.output)
         at = At(request, begun + 10, do)
         with pytest.raises(ends, match=words):
-            launch.run("train", Checkpoint, request, at, _RANKS)
+            launch.run("train", Checkpoint, request, at, _RANKS.model_copy(update={"max_restarts": max_restarts}))
         assert set(at.processes) == {-1, 0, 1}
         _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
         assert not alive
         assert at.steps[0] > begun
+        assert at.steps == sorted(at.steps)
         if ends is not RuntimeError:
             # The step that they agreed on, not the last one that a checkpoint was due at; and none was made after it.
             assert begun < _step_of(request.output) == at.steps[-1] < _NUM_STEPS
@@ -122,57 +125,54 @@ def test_below_torchrun_it_stops_in_good_order_and_no_process_is_left(
 
 
 @pytest.mark.usefixtures("_holding")
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_is_started_again_with_its_group_and_training_goes_on(
-    make_train_request, assert_undisturbed, tmp_path, victim
+def test_killed_ranks_are_started_again_with_their_group_and_training_goes_on(
+    make_train_request, assert_undisturbed, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    text: list[str | None] = []
-    at = At(request, 40, lambda found: found[victim].send_signal(signal.SIGKILL))
+    kills: list[At] = []
+    messages: list[str] = []
+    steps: list[int] = []
+
+    def kill(victim: int, step: int) -> None:
+        kills.append(At(request, step, lambda found: found[victim].send_signal(signal.SIGKILL)))
 
     def receive(event: Event) -> None:
-        text.append(event.message)
-        at(event)
+        if event.message:
+            messages.append(event.message)
+        if event.step is not None:
+            steps.append(event.step)
+        kills[-1](event)
+        if len(kills) == 1 and kills[0].processes:
+            kill(1, 110)
 
-    restarting = _RANKS.model_copy(update={"max_restarts": 1})
-    made = launch.run("train", Checkpoint, request, receive, restarting)
-    assert_undisturbed(made)
-    (line,) = [message for message in text if message and "a process was lost" in message]
-    last = int(line.rpartition(" ")[2])
-    assert line == f"a process was lost; restart 1 goes on from step {last}"
-    assert last >= 25
-    assert last % 25 == 0
+    kill(0, 40)
+    restarting = _RANKS.model_copy(update={"max_restarts": 2})
+    assert_undisturbed(launch.run("train", Checkpoint, request, receive, restarting))
+    lines = [message for message in messages if "a process was lost" in message]
+    lasts = [int(line.rpartition(" ")[2]) for line in lines]
+    assert lines == [f"a process was lost; restart {n} goes on from step {last}" for n, last in enumerate(lasts, 1)]
+    assert 25 <= lasts[0] <= 50
+    assert lasts[1] >= 100
+    assert not any(last % 25 for last in lasts)
     # Steps after the last checkpoint are reported again, as they are made again; none is left out.
-    back = next(place for place, step in enumerate(at.steps) if place and step <= at.steps[place - 1])
-    assert last < at.steps[back] <= last + 2
-    assert at.steps[-1] == _NUM_STEPS
-    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
+    again = [step for before, step in itertools.pairwise(steps) if step <= before]
+    assert [last < step <= last + 2 for last, step in zip(lasts, again, strict=True)] == [True, True]
+    assert steps[-1] == _NUM_STEPS
+    started = {process for at in kills for process in at.processes.values()}
+    # torchrun and two ranks of each time.
+    assert len(started) == 5
+    _, alive = psutil.wait_procs(started, timeout=300)
     assert not alive
-
-
-@pytest.mark.usefixtures("_holding")
-def test_a_rank_that_is_asked_to_stop_is_not_started_again(make_train_request, tmp_path) -> None:
-    request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    at = At(request, 10, lambda found: found[1].send_signal(signal.SIGTERM))
-    restarting = _RANKS.model_copy(update={"max_restarts": 3})
-    with pytest.raises(Stopped, match="train: stopped at step"):
-        launch.run("train", Checkpoint, request, at, restarting)
-    _, alive = psutil.wait_procs(list(at.processes.values()), timeout=300)
-    assert not alive
-    assert at.steps == sorted(at.steps)
-    assert 10 <= _step_of(request.output) == at.steps[-1] < _NUM_STEPS
 
 
 def test_a_rank_that_is_asked_to_stop_stops_the_others(
     make_train_request, assert_undisturbed, ranks, signalled, tmp_path
 ) -> None:
     request = make_train_request(tmp_path / "train", config=_CONFIG, num_ranks=2)
-    for victim in (0, 1):
+    for victim, number in ((0, signal.SIGTERM), (1, signal.SIGINT)):
         begun = _step_of(request.output)
-        assert (
-            signalled("train", request, 2, step=begun + 30, victim=victim, number=signal.SIGTERM)
-            == [STOPPED_EXIT_CODE] * 2
-        )
+        codes = signalled("train", request, 2, step=begun + 30, victim=victim, number=number)
+        assert codes == [STOPPED_EXIT_CODE] * 2
         assert begun + 30 <= _step_of(request.output) < _NUM_STEPS
     codes, log = ranks.stage("train", request, 2)
     assert codes == [0, 0], log

@@ -62,7 +62,9 @@ test: MEASURED := $(if $(COVERAGE)$(HTML),--cov --cov-report=term --cov-fail-und
 test: .venv/.installed-dev
 	@rm -f .coverage .coverage.*
 	@# Tests that run beside each other share the cores: threads of one that spin while they wait would slow the others.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(MEASURED)
+	@# Nor is it measured, and traced for nothing, what others' modules do when they are imported.
+	$(if $(MEASURED),PYTHONPATH=$(CURDIR)/.ci/measuring$(addprefix :,$(PYTHONPATH))) \
+	    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(MEASURED)
 	@$(if $(MEASURED),$(BIN)/python .ci/branch_coverage.py 90 recsys_core tasks flows)
 
 lint: .venv/.installed-dev

@@ -64,7 +64,7 @@ def _step_of(output) -> int:
 def _holding(monkeypatch) -> None:
     """Let the launcher start ranks that can be held."""
     monkeypatch.setattr(processes, "MODULE", "holding")
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{Path.cwd()}", prepend=os.pathsep)
 
 
 class At:

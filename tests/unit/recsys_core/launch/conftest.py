@@ -76,7 +76,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code.mkdir()
     (code / "stand_in_stage.py").write_text(_STAGE)
     (code / "obeying.py").symlink_to(_OBEYING)
-    monkeypatch.setenv("PYTHONPATH", f"{code}{os.pathsep}{Path.cwd()}")
+    monkeypatch.setenv("PYTHONPATH", f"{code}{os.pathsep}{Path.cwd()}", prepend=os.pathsep)
     monkeypatch.setattr(processes, "MODULE", "stand_in_stage")
     monkeypatch.setitem(kept.GROUPS, "notes", ("note",))
     return tmp_path / "run"

@@ -231,7 +231,7 @@ def import_(
 
     `dayline data import interactions ratings.csv --out data/mine --set header=true`
 
-    **interactions**: text or CSV with a line for each, `user item [rating] timestamp`; `--set
+    **interactions**: text or CSV with a line for each, `user item [rating] timestamp` or `user item`; `--set
     columns=[user_id,item_id,-,timestamp]` says what else its fields are, `--set delimiter=';'` what is between them.
 
     **sequences**: text with a line for each user, `user item item …`, in the order in which they were taken.

@@ -1,7 +1,9 @@
 """Logs of which there are interactions and nothing else: users and items are the ids that act."""
 
+import datetime
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,6 +13,8 @@ from recsys_core.progress import Event, Sink
 from recsys_core.readers import Reader
 
 ACTING = ("user_id", "item_id", "timestamp")
+FIRST_DAY = datetime.date(2000, 1, 1)
+"""What lines without times are dated from, if nothing else is said."""
 RATING = "rating"
 
 
@@ -55,27 +59,61 @@ class Bare:
         return self.log.close()
 
 
-def read(bare: Bare, reader: Reader, names: Mapping[str, str], min_rating: float | None, sink: Sink) -> None:
+class Places:
+    """Where interactions stand in their users' order; memory is one number per distinct user."""
+
+    def __init__(self) -> None:
+        """No user has any."""
+        self._counts: dict[int | str, int] = {}
+
+    def of(self, users: pa.ChunkedArray) -> np.ndarray:
+        """Return int64 [N], how many interactions each one's user [N] had before it; they count from now on."""
+        encoded = users.combine_chunks().dictionary_encode()
+        codes, known = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        counts = np.bincount(codes, minlength=len(known))
+        before = np.array([self._counts.get(user, 0) for user in known], np.int64)
+        order = np.argsort(codes, kind="stable")
+        found = np.empty(len(codes), np.int64)
+        found[order] = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts - before, counts)
+        self._counts.update(zip(known, (before + counts).tolist(), strict=True))
+        return found
+
+
+def read(
+    bare: Bare,
+    reader: Reader,
+    names: Mapping[str, str],
+    min_rating: float | None,
+    sink: Sink,
+    first_day: datetime.date = FIRST_DAY,
+) -> None:
     """Pass the rows of `reader` to `bare`; `names` are its columns that are read, and what they are in the log.
+
+    Without a time, each user's stand in their order, and follow from midnight of `first_day` on, a second apart.
 
     Raises:
         ValueError: a row has no id or time, or its rating is no number, or no row is left; names the file and the row.
     """
     notes, done, left = _rows.Notes(), 0, 0
+    places = None if "timestamp" in names.values() else Places()
+    first = base.day_number(first_day)
     for block in range(len(reader.block_rows)):
         place = reader.place(block)
         rows = reader.read(block, list(names)).rename_columns(list(names.values()))
         done += rows.num_rows
         rows = _rows.converted(rows, "interactions", place.path, place.first_row, notes)
-        for name in ACTING:
+        for name in (name for name in ACTING if name in rows.column_names):
             _refuse_null(rows[name], name, place.path, place.first_row)
+        if places is not None:
+            times = pa.array(places.of(rows["user_id"]) + first * base.DAY_SECONDS)
+            rows = rows.append_column("timestamp", times)
         if RATING in rows.column_names:
             rating = _rows.of_column(_number, rows[RATING], RATING, place.path, place.first_row)
             rows = rows.set_column(rows.column_names.index(RATING), RATING, rating)
         if min_rating is not None:
             _refuse_null(rows[RATING], RATING, place.path, place.first_row)
             rows = rows.filter(pc.greater_equal(rows[RATING], min_rating))
-        bare.add(rows)
+        bare.add(rows, known_on=None if places is None else first)
         left += rows.num_rows
         sink(Event(stage=base.STAGE, done=done, total=reader.num_rows, message="reading interactions"))
     if done and not left:

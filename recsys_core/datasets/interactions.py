@@ -2,9 +2,13 @@
 
 Interactions of one second stay in the order of the file. Users and items are known from the day on which they first
 act. Ids are whole numbers if all of a column are, and else text; times are Unix seconds, a finer unit, or ISO 8601.
+
+Lines may lack the time, as in `user item`: then each user's stand in their order, and are dated from `first_day` on, a
+second apart; all users and items are known from that day on.
 """
 
 import csv as fields_of
+import datetime
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -19,7 +23,7 @@ from recsys_core.progress import Sink
 from recsys_core.readers import _csv_text, csv
 
 _DELIMITERS = ("\t", "::", ",", ";", "|", " ")
-_BY_WIDTH = {3: _bare.ACTING, 4: ("user_id", "item_id", _bare.RATING, "timestamp")}
+_BY_WIDTH = {2: ("user_id", "item_id"), 3: _bare.ACTING, 4: ("user_id", "item_id", _bare.RATING, "timestamp")}
 _QUOTED = ","
 _LEFT_OUT = "-"
 # Where columns are not named, a rating must not pass for a time: of this size it would be of January 1970.
@@ -35,7 +39,10 @@ class Config(base.Config):
     columns: tuple[str, ...] | None = Field(
         default=None,
         description="what the fields are, in order: user_id, item_id, timestamp, rating, any other name, or - for one "
-        "that is left out; null: as the header says, or user_id, item_id, rating if there are four, and timestamp",
+        "that is left out; null: as the header says, or user_id, item_id, and of 3 fields timestamp, of 4 rating too",
+    )
+    first_day: datetime.date | None = Field(
+        default=None, description="of each user's first line, where lines have no time; null: 2000-01-01"
     )
     header: bool = Field(default=False, description="whether the first line names the columns")
     delimiter: str | None = Field(
@@ -58,8 +65,10 @@ class Config(base.Config):
         if self.columns is None:
             return self
         columns.refuse_twice("columns", [name for name in self.columns if name != _LEFT_OUT])
-        if missing := [name for name in _bare.ACTING if name not in self.columns]:
+        if missing := [name for name in ("user_id", "item_id") if name not in self.columns]:
             raise ValueError(f"columns: {', '.join(self.columns)} lacks {missing[0]}; say which field it is")
+        if "timestamp" in self.columns and self.first_day is not None:
+            raise ValueError("first_day: columns has a timestamp, so nothing reads it; leave it out")
         if self.min_rating is not None and _bare.RATING not in self.columns:
             raise ValueError(
                 "min_rating: there is no rating among columns; say which field it is, or remove min_rating"
@@ -87,10 +96,10 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
     """
     form = _form(config)
     reader = csv.Reader(csv.Config(path=config.source, options=form.options))
-    if config.columns is None and not config.header:
+    if config.columns is None and not config.header and "timestamp" in form.names.values():
         _refuse_small_times(reader, form)
     bare = _bare.Bare(base.LogWriter(root, keeps_order=True))
-    _bare.read(bare, reader, form.names, config.min_rating, sink)
+    _bare.read(bare, reader, form.names, config.min_rating, sink, config.first_day or _bare.FIRST_DAY)
     return bare.close()
 
 
@@ -106,8 +115,8 @@ def _form(config: Config) -> _Form:
     named = config.columns or (None if config.header else _BY_WIDTH.get(len(fields)))
     if delimiter is None or (named is None and not config.header):
         raise ValueError(
-            f"{path}: line 1: {line[:_MAX_SHOWN]!r} has {len(fields)} fields, where user item [rating] timestamp has 3 "
-            "or 4; say in delimiter what is between them, or in columns what they are"
+            f"{path}: line 1: {line[:_MAX_SHOWN]!r} has {len(fields)} fields, where user item [rating] [timestamp] has "
+            "2 to 4; say in delimiter what is between them, or in columns what they are"
         )
     own = fields if config.header else [f"field {at}" for at in range(len(fields))]
     named = named or tuple(own)
@@ -115,10 +124,14 @@ def _form(config: Config) -> _Form:
         raise ValueError(
             f"{path}: line 1: {len(own)} fields, where columns names {len(named)}; name each, - for one to leave out"
         )
-    needed = (*_bare.ACTING, *([_bare.RATING] if config.min_rating is not None else []))
+    # Times under another name must not pass for none.
+    needed = [*(_bare.ACTING if config.header and config.columns is None else ("user_id", "item_id"))]
+    needed += [] if config.min_rating is None else [_bare.RATING]
     if missing := [name for name in needed if name not in named]:
         raise ValueError(f"{path}: line 1: no {missing[0]} among {', '.join(named)}; say in columns what each field is")
-    if not config.header and not re.search(r"\d", fields[named.index("timestamp")]):
+    if "timestamp" in named and config.first_day is not None:
+        raise ValueError(f"{path}: line 1: has a time, so nothing reads first_day; leave it out")
+    if not config.header and "timestamp" in named and not re.search(r"\d", fields[named.index("timestamp")]):
         raise ValueError(
             f"{path}: line 1: {line[:_MAX_SHOWN]!r} has no time; if it names the columns, say header: true"
         )

@@ -24,7 +24,7 @@ class Config(base.Config):
 
     kind: Literal["lightgcn"] = "lightgcn"
     source: str
-    first_day: datetime.date = datetime.date(2000, 1, 1)
+    first_day: datetime.date = _bare.FIRST_DAY
 
 
 def write(config: Config, root: Path, sink: Sink) -> base.Counts:

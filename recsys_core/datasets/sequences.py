@@ -21,7 +21,7 @@ class Config(base.Config):
 
     kind: Literal["sequences"] = "sequences"
     source: str
-    first_day: datetime.date = datetime.date(2000, 1, 1)
+    first_day: datetime.date = _bare.FIRST_DAY
 
 
 def write(config: Config, root: Path, sink: Sink) -> base.Counts:

@@ -76,6 +76,18 @@ def test_ids_are_text_if_one_is_and_files_may_be_several_and_gzipped(tmp_path: P
     assert [len(rows) for rows in read_log(tmp_path / "log", "users").values()] == [1, 1]
 
 
+@pytest.mark.parametrize("block_bytes", [8, 1 << 20])
+def test_lines_without_times_keep_each_user_s_order(
+    block_bytes: int, tmp_path: Path, read_log: ReadLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_csv_text, "BLOCK_BYTES", block_bytes)
+    (tmp_path / "ml.txt").write_text("7 30\n7 20\n8 30\n7 30\n8 10\n9 10\n")
+    wrote(interactions, tmp_path / "log", source=str(tmp_path / "ml.txt"), first_day="1970-01-02")
+    assert triples(read_log(tmp_path / "log", "interactions")) == [
+        (7, 30, 86_400), (8, 30, 86_400), (9, 10, 86_400), (7, 20, 86_401), (8, 10, 86_401), (7, 30, 86_402),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "config", "message"),
     [
@@ -86,7 +98,10 @@ def test_ids_are_text_if_one_is_and_files_may_be_several_and_gzipped(tmp_path: P
         (f"1 2 good {THEN}\n", {}, "source: column 'rating', row 0: 'good' is no number"),
         (f"1 2.5 3 {THEN}\n", {}, "column 'item_id', row 0: id 2.5 is no whole number"),
         ("1 2 5\n1 3 4\n", {}, "source: the last of 3 fields is 5 at most in its first rows, which is no time"),
-        ("1 2\n", {}, "line 1: '1 2' has 2 fields, where user item [rating] timestamp has 3 or 4"),
+        ("1 2 3 4 5\n", {}, "line 1: '1 2 3 4 5' has 5 fields, where user item [rating] [timestamp] has 2 to 4"),
+        ("1 2\n3\n", {}, "source: line 2: 1 values where there are 2 columns"),
+        (f"1 2 {THEN}\n", {"first_day": "2001-01-01"}, "line 1: has a time, so nothing reads first_day"),
+        ("user_id,item_id,when\n1,2,5\n", {"header": True}, "line 1: no timestamp among user_id, item_id, when"),
         ("12\n", {}, "line 1: '12' has 1 fields, where"),
         ("", {}, "source: is empty"),
         ("user,item,time\n", {}, "line 1: 'user,item,time' has no time; if it names the columns, say header: true"),
@@ -112,6 +127,7 @@ def test_lines_that_are_none_are_refused(text: str, config: dict[str, Any], mess
     ("config", "message"),
     [
         ({"columns": ["user_id", "timestamp"]}, "columns: user_id, timestamp lacks item_id"),
+        ({"columns": ["user_id", "item_id", "timestamp"], "first_day": "2001-01-01"}, "first_day: columns has a times"),
         ({"columns": ["user_id", "user_id"]}, "user_id"),
         ({"columns": ["user_id", "item_id", "timestamp"], "min_rating": 3}, "min_rating: there is no rating among"),
         ({"delimiter": ",;"}, "delimiter: ',;' has several characters"),

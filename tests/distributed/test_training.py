@@ -18,6 +18,7 @@ from recsys_core.features import Engine
 from recsys_core.models.base import RetrievalModel
 from recsys_core.progress import Stopped, silent
 from recsys_core.retrieval import train
+from recsys_core.samplers import impressions
 from recsys_core.training import loop
 from recsys_core.training.config import Config as TrainingConfig
 from recsys_core.training.trainer import Trainer
@@ -32,8 +33,13 @@ def test_the_loss_falls_and_the_artifact_says_what_was_done(trained, day):
     assert not list(trained.path.rglob("steps"))
 
 
-def test_two_ranks_learn_the_planted_groups(train_request, ranks, events):
+@pytest.mark.parametrize("sampler", ["weighted", "impressions"])
+def test_two_ranks_learn_the_planted_groups(train_request, ranks, events, sampler):
     request = train_request(num_ranks=2, config={"num_epochs": 8, "batch_size": 64})
+    if sampler == "impressions":
+        # What is shown was mixed into the weights of the items before.
+        shown = impressions.Config(source="shown/ds={day}", num_negatives=64)
+        request = request.model_copy(update={"sampler": shown})
     codes, log = ranks.stage("train", request, 2)
     assert not any(codes), log
     made = Checkpoint.load(request.output)

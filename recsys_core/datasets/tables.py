@@ -108,7 +108,7 @@ def write(config: Config, root: Path, sink: Sink) -> base.Counts:
         ValueError: a table that cannot be opened or lacks a column, a day that is none, an interaction that is not of
             its partition's day.
     """
-    log = base.LogWriter(root)
+    log = base.LogWriter(root, keeps_order=True)
     _fill(config, config.source, log, sink)
     if (counts := log.close_any()) is None:
         raise ValueError(f"{config.source['interactions']}: holds no interactions that are imported; is it complete?")
@@ -121,7 +121,7 @@ def write_day(config: Config, parts: dict[str, readers.Part], root: Path, sink: 
     Raises:
         ValueError: see `write`.
     """
-    log = base.LogWriter(root)
+    log = base.LogWriter(root, keeps_order=True)
     _fill(config, {name: part.path for name, part in parts.items()}, log, sink)
     return log.close_any()
 

@@ -54,6 +54,20 @@ def test_each_day_holds_its_rows_in_order_however_they_came(
     assert not (root / ".scratch").exists()
 
 
+@pytest.mark.parametrize("spill_bytes", [1, 1 << 30])
+def test_of_one_second_interactions_stand_as_they_came_where_the_order_is_kept(
+    spill_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(base, "_SPILL_BYTES", spill_bytes)
+    log = base.LogWriter(tmp_path, slices_per_day=2, keeps_order=True)
+    for rows in ([(2, 9, 5), (1, 3, 5), (2, 8, 4)], [(2, 7, 5), (1, 9, 4)], [(1, 1, 5)]):
+        log.add_interactions(table(rows))
+    log.close()
+    assert read(tmp_path)["ds=1970-01-01"] == [
+        (4, 2, 8), (4, 1, 9), (5, 2, 9), (5, 1, 3), (5, 2, 7), (5, 1, 1),
+    ]  # fmt: skip
+
+
 def test_a_day_that_is_closed_leaves_the_memory(tmp_path: Path):
     log = base.LogWriter(tmp_path)
     log.add_interactions(table([(1, 1, 5), (1, 2, base.DAY_SECONDS)]))

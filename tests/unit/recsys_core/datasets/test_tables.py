@@ -44,6 +44,14 @@ def test_days_become_partitions_of_the_daily_layout(config: tables.Config, tmp_p
     assert read_log(tmp_path / "log", "items") == {"2024-01-01": [{"item_id": 7}], "2024-01-02": [{"item_id": 8}]}
 
 
+def test_of_one_second_interactions_stand_as_in_the_table(config: tables.Config, tmp_path: Path, read_log: Any) -> None:
+    rows = {"uid": [2, 1, 1], "item_id": [7, 8, 7], "timestamp": [NOON] * 3}
+    pq.write_table(pa.table(rows), Path(config.source["interactions"]) / "ds=2024-01-01" / "a.parquet")
+    ingest.import_log(config, tmp_path / "log", silent)
+    found = read_log(tmp_path / "log", "interactions")["2024-01-01"]
+    assert [(row["user_id"], row["item_id"]) for row in found] == [(2, 7), (1, 8), (1, 7)]
+
+
 def test_an_unchanged_source_is_imported_once(config: tables.Config, tmp_path: Path) -> None:
     before = ingest.prepare(config, tmp_path / "imports", silent)
     assert ingest.prepare(config, tmp_path / "imports", silent) == before

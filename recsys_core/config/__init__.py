@@ -103,7 +103,7 @@ class RunConfig(Frozen):
         tables.check(self.features, self.train)
         agreement.check_measured(self.gate, self.hitrate, self.index)
         agreement.check(self.features, self.model, self.train, self.launch)
-        agreement.check_sampler(self.loss, self.sampler)
+        agreement.check_loss(self.loss, self.model, self.sampler)
         agreement.check_order(self.features, self.model, self.preprocess)
         return self
 

@@ -66,12 +66,18 @@ def check_measured(gate: Gate, hitrate: HitRate, index: Index) -> None:
         )
 
 
-def check_sampler(loss: ComponentConfig, sampler: ComponentConfig | None) -> None:
-    """Check that there is a sampler where the loss has negatives drawn, and none where all items are its negatives.
+def check_loss(loss: ComponentConfig, model: ComponentConfig, sampler: ComponentConfig | None) -> None:
+    """Check that a loss fits the model's similarity, and has a sampler where it has negatives drawn, and only there.
 
     Raises:
         ValueError: says what to do.
     """
+    wanted, found = getattr(loss, "similarity", None), getattr(model, "similarity", None)
+    if wanted is not None and found is not None and wanted != found:
+        raise ValueError(
+            f"model.similarity: {found}, and loss.kind {loss.kind} is of {wanted}; set model.similarity: {wanted}, or "
+            "use loss.kind: sampled_softmax"
+        )
     over_catalogue = getattr(loss, "over_catalogue", False)
     if over_catalogue and sampler is not None:
         raise ValueError(

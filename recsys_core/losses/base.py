@@ -51,12 +51,14 @@ class RetrievalLoss(nn.Module, ABC):
     Attributes:
         in_batch_negatives: whether other rows' positives are negatives too.
         logq_correction: whether log of each item's expected count is subtracted from its logit.
+        num_items: of the item table, set before the first batch.
     """
 
     DOES: ClassVar[str] = "compares queries with items"
 
     in_batch_negatives: bool
     logq_correction: bool
+    num_items: int = 0
 
     @abstractmethod
     def logits(

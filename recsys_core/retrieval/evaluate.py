@@ -93,6 +93,7 @@ def sums(
     size = request.config.batch_size
     shard = RankBatches.in_order(reader, feed.columns, batch_size=size, rank=world.rank, num_ranks=world.num_ranks)
     loss = losses.build(request.loss, RetrievalLoss)
+    loss.num_items = request.data.num_items
     log_expected = feed.log_expected(size, in_batch=False).to(world.device)
     totals = torch.zeros(2 + len(request.config.ks), dtype=torch.float64, device=world.device)
     done = 0

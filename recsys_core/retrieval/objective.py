@@ -50,6 +50,7 @@ class Retrieval(Objective[Batch]):
         self._towers = towers
         self.model, self.tables, self.dense = towers, towers.tables, (towers.query, towers.item)
         self._loss, self._model = losses.build(loss, RetrievalLoss), model
+        self._loss.num_items = len(items.ids)
         num_queries = batch_size * self._targets_per_row
         expected = feed.log_expected(num_queries, in_batch=self._loss.in_batch_negatives)
         self._log_expected = expected.to(world.device)

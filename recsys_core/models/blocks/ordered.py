@@ -176,3 +176,16 @@ class OrderedModel(base.SequenceModel, Generic[Settings]):
         (_, item_MP), found = self.tables.by_side_and_row(sparse, (len(query_dense_BF), len(item_dense_MF)))
         queries = self.query(found.pooled_BP, query_dense_BF, found.unpooled_ND, found.lengths_B, rows_T, known_T)
         return queries, self.item(item_MP, item_dense_MF)
+
+
+def require_heads(dim: int, num_heads: int) -> None:
+    """Check that the width of states is divided evenly among the heads.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if dim % num_heads:
+        raise ValueError(
+            f"model.num_heads: {num_heads} heads, and model.output_dim is {dim}, of which each has the same part; take "
+            "a number that divides it"
+        )

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.blocks.ordered import OrderedModel
+from recsys_core.models.blocks.ordered import OrderedModel, require_heads
 from recsys_core.models.blocks.packing import causal_attention, places
 from recsys_core.models.sasrec import Config
 
@@ -63,9 +63,5 @@ class Model(OrderedModel[Config]):
         Raises:
             ValueError: heads that do not divide a state.
         """
-        if config.output_dim % config.num_heads:
-            raise ValueError(
-                f"model.num_heads: {config.num_heads} heads, and model.output_dim is {config.output_dim}, of which "
-                "each has the same part; take a number that divides it"
-            )
+        require_heads(config.output_dim, config.num_heads)
         return Encoder(config)

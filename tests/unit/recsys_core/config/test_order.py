@@ -60,6 +60,10 @@ def _query(*sequences: dict[str, Any]) -> dict[str, Any]:
             "sampler: loss.kind full_cross_entropy compares queries with all items, so that nothing is drawn; remove",
         ),
         (
+            {"loss": {"kind": "ccl"}, "sampler": {"kind": "weighted"}},
+            "model.similarity: inner_product, and loss.kind ccl is of cosine; set model.similarity: cosine, or use",
+        ),
+        (
             {"loss": {"kind": "sampled_softmax"}},
             "sampler: missing, and loss.kind sampled_softmax compares queries with items that are drawn; say how",
         ),

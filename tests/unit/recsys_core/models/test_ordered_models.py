@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrec import KeyedJaggedTensor
 
+from recsys_core import lookup
 from recsys_core.features import SparseFeature, TableSpec
 from recsys_core.models.base import TowerInputs
 from recsys_core.models.blocks import packing
-from recsys_core.models.sasrec import Config
-from recsys_core.models.sasrec.model import Model
 
 DIM = 4
 TABLES = (
@@ -25,12 +24,21 @@ ROWS = [[3, 1, 2], [], [4, 4], [5, 6, 7], [8]]
 CITIES = [0, 1, 2, 1, 0]
 
 
-def _model(query=(CLICKED,), item=(ITEM,), num_dense=0, **config):
+SECTIONS = {
+    "gru4rec": {"num_layers": 2},
+    "hstu": {"num_blocks": 2, "num_heads": 2},
+    "sasrec": {"num_blocks": 2, "num_heads": 2, "forward_dim": 5},
+}
+KINDS = tuple(SECTIONS)
+
+
+def _model(kind="sasrec", query=(CLICKED,), item=(ITEM,), num_dense=0, **changes):
     torch.manual_seed(0)
-    section = Config(output_dim=DIM, max_length=3, num_blocks=2, num_heads=2, forward_dim=5, **config)
+    section = {"kind": kind, "output_dim": DIM, "max_length": 3, **SECTIONS[kind], **changes}
+    config = lookup.component("recsys_core.models", kind).Config.model_validate(section)
     tables = tuple(table for table in TABLES if any(one.table == table.name for one in (*query, *item)))
-    model = Model(
-        section,
+    model = lookup.content("recsys_core.models", kind)(
+        config,
         tables,
         query=TowerInputs(query, num_dense),
         item=TowerInputs(item, 0),
@@ -72,10 +80,9 @@ def _attended(queries, keys, values, place):
     return torch.cat(made)
 
 
-def sasrec(model, row, first):
+def sasrec(encoder, tokens):
     """Return the state behind each token of one row."""
-    encoder, table = model.query.encoder, model.tables.state_dict()["rows.0.embeddings.item.weight"]
-    tokens = [2 * vector + encoder.positions[place] for place, vector in enumerate([first, *(table[i] for i in row)])]
+    tokens = [2 * vector + encoder.positions[place] for place, vector in enumerate(tokens)]
     for block in encoder.blocks:
         read = [_affine(block.read[0], _norm(block.attention_norm, token)) for token in tokens]
         queries, keys, values = ([one[at : at + 4] for one in read] for at in (0, 4, 8))
@@ -87,22 +94,67 @@ def sasrec(model, row, first):
     return [_norm(encoder.norm, token) for token in tokens]
 
 
-def test_sasrec_is_that_of_one_row_and_one_token_at_a_time():
-    model = _model(query=(CLICKED, CITY), num_dense=1)
+def _silu(numbers):
+    return numbers / (1 + torch.exp(-numbers))
+
+
+def hstu(encoder, tokens):
+    """Likewise. Rows have four tokens at most."""
+    tokens = [2 * vector for vector in tokens]
+    for block in encoder.blocks:
+        read = [_silu(_affine(block.read[0], _norm(block.norm, token))) for token in tokens]
+        gates, values, queries, keys = ([one[at : at + 4] for one in read] for at in (0, 4, 8, 12))
+        made = []
+        for place, token in enumerate(tokens):
+            parts = []
+            for head in (slice(0, 2), slice(2, 4)):
+                scores = [queries[place][head] @ keys[at][head] + block.bias[place - at] for at in range(place + 1)]
+                parts.append(sum(_silu(score) / 4 * values[at][head] for at, score in enumerate(scores)))
+            made.append(token + _affine(block.write[0], _norm(block.found_norm, torch.cat(parts)) * gates[place]))
+        tokens = made
+    return [_norm(encoder.norm, token) for token in tokens]
+
+
+def gru4rec(encoder, tokens):
+    """Likewise."""
+    tokens = [2 * vector for vector in tokens]
+    for layer in range(2):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        of_input, of_state, input_bias, state_bias = (getattr(encoder.layers, f"{name}_l{layer}") for name in names)
+        state, states = torch.zeros(DIM), []
+        for token in tokens:
+            reset_x, update_x, new_x = (of_input @ token + input_bias).chunk(3)
+            reset_h, update_h, new_h = (of_state @ state + state_bias).chunk(3)
+            reset, update = torch.sigmoid(reset_x + reset_h), torch.sigmoid(update_x + update_h)
+            state = (1 - update) * torch.tanh(new_x + reset * new_h) + update * state
+            states.append(state)
+        tokens = states
+    return [_affine(encoder.write, token) for token in tokens]
+
+
+REFERENCES = {"gru4rec": gru4rec, "hstu": hstu, "sasrec": sasrec}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_that_of_one_row_and_one_token_at_a_time(kind):
+    model = _model(kind, query=(CLICKED, CITY), num_dense=1)
     dense = torch.tensor([[1.0], [2.0], [0.5], [0.0], [3.0]])
     with torch.no_grad():
         found, items = model(_batch(ROWS, CITIES), dense, torch.zeros(5, 0))
         cities = model.tables.state_dict()["bags.embedding_bags.city.weight"]
+        table = model.tables.state_dict()["rows.0.embeddings.item.weight"]
         for number, row in enumerate(ROWS):
             fields = torch.cat([cities[CITIES[number]], dense[number]])
             first = model.query.start + model.query.fields.weight @ fields
-            torch.testing.assert_close(found[number], sasrec(model, row, first)[-1])
+            states = REFERENCES[kind](model.query.encoder, [first, *(table[one] for one in row)])
+            torch.testing.assert_close(found[number], states[-1], rtol=1e-4, atol=1e-5)
     # An item is the row that the sequence reads too.
-    torch.testing.assert_close(items, model.tables.state_dict()["rows.0.embeddings.item.weight"][:5])
+    torch.testing.assert_close(items, table[:5])
 
 
-def test_each_state_of_a_whole_sequence_is_that_of_its_beginning_alone():
-    model = _model(similarity="cosine")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_state_of_a_whole_sequence_is_that_of_its_beginning_alone(kind):
+    model = _model(kind, similarity="cosine")
     wanted = [(row, known) for row, ids in enumerate(ROWS) for known in range(len(ids) + 1)]
     rows_T, known_T = (torch.tensor(own) for own in zip(*wanted, strict=True))
     none = torch.zeros(len(ROWS), 0)
@@ -111,7 +163,7 @@ def test_each_state_of_a_whole_sequence_is_that_of_its_beginning_alone():
         beginnings = [ROWS[row][:known] for row, known in wanted]
         empty = torch.zeros(len(wanted), 0)
         expected, _ = model(_batch(beginnings), empty, empty)
-    torch.testing.assert_close(states, expected)
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(states.norm(dim=1), torch.ones(len(wanted)))
 
 
@@ -167,12 +219,7 @@ def test_a_model_without_its_sequence_is_refused(query, item, message):
         _model(query=query, item=item)
 
 
-def test_heads_divide_a_state():
-    with pytest.raises(ValueError, match=r"model\.num_heads: 3 heads, and model\.output_dim is 64"):
-        Model(
-            Config(max_length=3, num_heads=3),
-            TABLES,
-            query=TowerInputs((CLICKED,), 0),
-            item=TowerInputs((ITEM,), 0),
-            tables_device=torch.device("cpu"),
-        )
+@pytest.mark.parametrize("kind", ["hstu", "sasrec"])
+def test_heads_divide_a_state(kind):
+    with pytest.raises(ValueError, match=r"model\.num_heads: 3 heads, and model\.output_dim is 4, of which each has"):
+        _model(kind, num_heads=3)

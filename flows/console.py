@@ -99,6 +99,7 @@ def ranking_table(result: "RankingResult") -> None:
         "logloss": _figure(found.logloss),
         "NE": _figure(found.normalized_entropy),
         "calibration": _figure(found.calibration),
+        **{kind.replace("_", " "): _figure(value) for kind, value in found.others.items()},
     }
     for name in figures:
         shown.add_column(name, justify="left" if name == "day" else "right", no_wrap=True)

@@ -78,6 +78,7 @@ def labelled_rows(result: RankingDay) -> list[dict[str, Any]]:
             "logloss": _rounded(one.logloss),
             "NE": _rounded(one.normalized_entropy),
             "calibration": _rounded(one.calibration),
+            **{kind: _rounded(value) for kind, value in one.others.items()},
         }
         for name, one in found.items()
         if one is not None
@@ -93,9 +94,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _losses(result: DayResult | RankingDay) -> str:
-    held_out = result.metrics.held_out_loss if isinstance(result, DayResult) else result.metrics.logloss
-    where = "the next day's rows" if isinstance(result, DayResult) else "the held-out rows"
-    return f"loss {result.metrics.loss:.4f}, on {where} {held_out:.4f}"
+    if isinstance(result, DayResult):
+        return f"loss {result.metrics.loss:.4f}, on the next day's rows {result.metrics.held_out_loss:.4f}"
+    if (held_out := result.metrics.logloss) is None:
+        return f"loss {result.metrics.loss:.4f}"
+    return f"loss {result.metrics.loss:.4f}, on the held-out rows {held_out:.4f}"
 
 
 def absorbed(result: DayResult | RankingDay) -> list[str]:

@@ -225,6 +225,8 @@ def export(
             "data": named.find(folder=data).data() if data is not None else None,
             **engine_of(trained),
         }
+        if is_ranking:
+            fields["predicts"] = trained.predicts
         if is_ranking and table_dtype != "trained":
             loaded = load(named_by.config_of(found), None)
             fields["ranking"] = getattr(loaded, "ranking", None)

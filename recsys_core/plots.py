@@ -152,12 +152,17 @@ def roc(evaluation: RankingEvaluation) -> Figure:
 
 
 def calibration(evaluation: RankingEvaluation) -> Figure:
-    """Share of positives against mean prediction, in bins of equally many rows."""
+    """Share of positives (or mean label) against mean prediction, in bins of equally many rows."""
     figure, axes = _figure(f"Calibration on {evaluation.split}", _measured(evaluation))
     points = pq.read_table(evaluation.path / "calibration.parquet")
     axes.plot(points["predicted"], points["observed"], color=_CONTENDERS["exact"][1], marker="o", label="model")
-    axes.plot([0, 1], [0, 1], ":", color=_GREY, label="as predicted")
-    axes.set(xlabel="mean predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1.02))
+    if evaluation.metrics.logloss is None:
+        most = max(points["predicted"].to_numpy().max(), points["observed"].to_numpy().max())
+        axes.plot([0, most], [0, most], ":", color=_GREY, label="as predicted")
+        axes.set(xlabel="mean predicted value", ylabel="mean label")
+    else:
+        axes.plot([0, 1], [0, 1], ":", color=_GREY, label="as predicted")
+        axes.set(xlabel="mean predicted probability", ylabel="share of positives", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")
     return figure
 
@@ -201,6 +206,9 @@ def _figure_of(metrics: RetrievalMetrics | LabelledMetrics, name: str) -> float 
 
 def _measured(evaluation: RankingEvaluation) -> str:
     found = evaluation.metrics
+    if found.logloss is None:
+        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in found.others.items() if value)
+        return f"{found.num_rows:,} rows; {errors}"
     auc = "no AUC" if found.auc is None else f"AUC {found.auc:.4f}"
     return f"{found.num_rows:,} rows, {found.num_positives:,} positive; {auc}, logloss {found.logloss:.4f}"
 

@@ -17,6 +17,7 @@ def export_ranker(run: RankingRun, data: LabelledData, checkpoint: Checkpoint) -
         "export",
         config=config.export,
         ranking=config.ranking,
+        predicts=config.ranking.outputs,
         model=config.model,
         data=data,
         checkpoint=checkpoint.at(config.use_step),

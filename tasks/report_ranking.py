@@ -73,7 +73,8 @@ def report_ranking(
 
         run.tracker.log_metrics(records.ranking_metrics(data, checkpoint, evaluation))
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
-        run.tracker.log_figure(plots.roc(evaluation), "roc")
+        if evaluation.metrics.logloss is not None:
+            run.tracker.log_figure(plots.roc(evaluation), "roc")
         run.tracker.log_figure(plots.calibration(evaluation), "calibration")
     write_text(written, result.model_dump_json(indent=2))
     return result

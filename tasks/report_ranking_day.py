@@ -89,5 +89,6 @@ def _track(run: RankingRun, data: LabelledData, checkpoint: Checkpoint, evaluati
         run.tracker.log_figure(plots.loss_curve(checkpoint, run.config.loss.kind.replace("_", " ")), "loss")
     if evaluation.differences:
         run.tracker.log_figure(plots.differences(evaluation, run.config.gate.metric), "difference")
-    run.tracker.log_figure(plots.roc(evaluation), "roc")
+    if evaluation.metrics.logloss is not None:
+        run.tracker.log_figure(plots.roc(evaluation), "roc")
     run.tracker.log_figure(plots.calibration(evaluation), "calibration")

@@ -1,7 +1,7 @@
 """What the stages of ranking leave behind."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -27,17 +27,20 @@ class LabelledMetrics(Frozen):
         section 6.2).
     logloss: the mean binary cross-entropy in nats.
     normalized_entropy: logloss over that of always predicting the share of positives (He et al. 2014, section 3).
-    calibration: predicted positives over actual ones.
+    calibration: predicted positives over actual ones; of values their sum over that of the labels.
     accuracy: the share of rows, by weight, whose label is what a probability of at least .5 predicts; None in records
         of before it was measured.
-    others: by the kind of a metric of `evaluate.metrics`.
+    others: by the kind of a metric of `evaluate.metrics`, and of a task of values those of its own.
+
+    Of a task of values (see `ranking.Task.predicts`) only `calibration` and `others` are there; positive are labels
+    above 0.
     """
 
     num_rows: int
     num_positives: int
     auc: float | None
     gauc: float | None
-    logloss: float
+    logloss: float | None
     normalized_entropy: float | None
     calibration: float | None
     accuracy: float | None = None
@@ -93,15 +96,21 @@ ONLY = ""
 """The name of the task of a model that has one."""
 
 
-def score_columns(task: str) -> tuple[str, str]:
-    """Return what the columns of a task's logit and of its probability are called."""
-    return ("score", "probability") if task == ONLY else (f"score_{task}", f"probability_{task}")
+Predicts = Literal["probability", "value", "amount"]
+"""What a model's output s stands for: the probability sigmoid(s), the value s, or the amount exp(s)."""
+
+
+def score_columns(task: str, predicts: Predicts = "probability") -> tuple[str, str]:
+    """Return what the columns of a task's output and of what it predicts are called."""
+    names = "score", "probability" if predicts == "probability" else "value"
+    return names if task == ONLY else (f"{names[0]}_{task}", f"{names[1]}_{task}")
 
 
 class ExportedRanker(Artifact):
     """`model.pt` with `signature.json`: one scripted module; `features/` is the fitted engine.
 
-    `tasks` are the names of its output's columns; none where it has one score. In the format `pt2` the module is
+    `tasks` are the names of its output's columns, none where it has one score, and `predicts` says what each stands
+    for; none where all are logits of probabilities. In the format `pt2` the module is
     `model.pt2`. `cost` is that of tables that are not as they were trained.
     """
 
@@ -109,6 +118,7 @@ class ExportedRanker(Artifact):
 
     parity_max_abs_difference: float
     tasks: tuple[str, ...] = ()
+    predicts: tuple[Predicts, ...] = ()
     format: str = "torchscript"
     table_dtype: str = "trained"
     cost: Cost | None = None
@@ -120,8 +130,13 @@ class ExportedRanker(Artifact):
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """What the columns of logits and probabilities are called, by the output's columns."""
-        return [score_columns(task) for task in self.tasks or (ONLY,)]
+        """What the columns of scores and of what they predict are called, by the output's columns."""
+        return [score_columns(*column) for column in zip(self.tasks or (ONLY,), self.predicted, strict=True)]
+
+    @property
+    def predicted(self) -> tuple[Predicts, ...]:
+        """What each of the output's columns stands for."""
+        return self.predicts or ("probability",) * max(len(self.tasks), 1)
 
 
 class Predictions(Artifact):

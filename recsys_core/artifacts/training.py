@@ -8,6 +8,7 @@ from pydantic import Field
 
 from recsys_core.artifacts.core import Artifact, Frozen
 from recsys_core.artifacts.holdout import Learned
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.integrity import digest_of, read_record
 
 # A query's column `history__price` holds what column `price` of the item table is of each item it has seen.
@@ -115,10 +116,14 @@ class LabelledData(Artifact):
 
 
 class TrainedModel(Frozen):
-    """What the weights of a training are of, `model.json` beside them: the section `model` of whose config."""
+    """What the weights of a training are of, `model.json` beside them: the section `model` of whose config.
+
+    `predicts` says what the outputs of a ranker stand for; none: all are logits of probabilities.
+    """
 
     product: Literal["retrieval", "ranking"]
     model: dict[str, Any]
+    predicts: tuple[Predicts, ...] = ()
 
 
 class KeptState(Frozen):

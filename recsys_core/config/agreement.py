@@ -12,7 +12,7 @@ from recsys_core.gate import RankingConfig as RankingGate
 from recsys_core.indexes import Config as Index
 from recsys_core.launch import Config as Launch
 from recsys_core.loading import embedding_files
-from recsys_core.metrics.ranking import always
+from recsys_core.metrics.ranking import all_of, always
 from recsys_core.models import bst, dien, dmin, multi_tower_din, sim
 from recsys_core.models.blocks.sections import Behaviours, Ordered
 from recsys_core.ranking import Config as Ranking
@@ -128,6 +128,20 @@ def check_order(features: Features, model: ComponentConfig, preprocess: Preproce
             )
 
 
+def check_best(metric: str, ranking: Ranking) -> None:
+    """Check that the first task, by which the best state is chosen, is measured by `metric`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    predicts = next(iter(ranking.named.values())).predicts
+    if metric not in (fit := all_of(values=predicts != "probability")):
+        raise ValueError(
+            f"train.best_metric: {metric} is not measured of a task that predicts: {predicts}; set it to one of "
+            f"{', '.join(kind for kind in fit if kind != 'calibration')}"
+        )
+
+
 def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentConfig]) -> None:
     """Check that what a gate of ranking needs is named; `metrics` are measured beside those of every evaluation.
 
@@ -138,10 +152,17 @@ def check_gate(gate: RankingGate, ranking: Ranking, metrics: Sequence[ComponentC
     if gate.task is not None and gate.task not in ranking.tasks:
         known = f"ranking.tasks has {', '.join(ranking.tasks)}" if ranking.tasks else "ranking has one label"
         raise ValueError(f"gate.task: {gate.task!r} is no task ({known}); name one of them, or leave it out")
-    if gate.metric not in (*always(), *(metric.kind for metric in metrics)):
+    task = gate.task or next(iter(ranking.named))
+    predicts = ranking.named[task].predicts
+    if gate.metric not in (*always(), *all_of(metrics), *all_of(metrics, values=True)):
         raise ValueError(
             f"gate.metric: {gate.metric} is not measured; add {{kind: {gate.metric}}} to evaluate.metrics, or name "
             "another metric"
+        )
+    if gate.metric not in (fit := all_of(metrics, values=predicts != "probability")):
+        raise ValueError(
+            f"gate.metric: {gate.metric} is not measured of a task that predicts: {predicts}; name one of "
+            f"{', '.join(kind for kind in fit if kind != 'calibration')}"
         )
     needs = {
         "ranking.group": {

@@ -20,9 +20,11 @@ from recsys_core.config import RankingConfig, RunConfig, continuing, limits
 from recsys_core.features import Engine
 from recsys_core.losses.base import RankingLoss, RetrievalLoss
 from recsys_core.models.base import RankingModel, RetrievalModel
+from recsys_core.ranking import ONLY
 from recsys_core.sections.optim import refuse_unfit
 from recsys_core.training.config import Config as Train
 
+_LOSSES = {"probability": "binary_cross_entropy", "value": "huber", "amount": "tweedie"}
 # What a rank takes before it has a table: the interpreter, torch and its kernels.
 _RANK_BYTES = 300 << 20
 
@@ -52,11 +54,20 @@ def _retrieval(config: RunConfig, engine: Engine) -> RetrievalModel:
 
 
 def _ranking(config: RankingConfig, engine: Engine) -> RankingModel:
-    for loss in (config.loss, *(task.loss for task in config.ranking.named.values())):
-        if loss is not None and losses.build(loss, RankingLoss).reads_groups and config.ranking.group is None:
+    losses.build(config.loss, RankingLoss)
+    for name, task in config.ranking.named.items():
+        loss = task.loss or config.loss
+        built = losses.build(loss, RankingLoss)
+        if built.reads_groups and config.ranking.group is None:
             raise ValueError(
                 f"loss.kind {loss.kind}: compares rows of one group, and ranking.group is null; name the column of "
                 "their user or request there, or take a loss of single rows, such as binary_cross_entropy"
+            )
+        if built.learns != task.predicts:
+            key = "ranking.predicts" if name == ONLY else f"ranking.tasks.{name}.predicts"
+            raise ValueError(
+                f"loss.kind {loss.kind}: the model learns a {built.learns} by it, and {key} is {task.predicts}; set "
+                f"that to {built.learns}, or take a loss such as {_LOSSES[task.predicts]}"
             )
     model = models.build(config.model, engine, RankingModel, tables_device="meta")
     _has_tasks(config, model.tasks)

@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys_core.artifacts import ExportedModel, ExportedRanker
 from recsys_core.exported import modules
 from recsys_core.exported.inputs import ranker_inputs, tower_inputs
-from recsys_core.exported.probabilities import probabilities
+from recsys_core.exported.predictions import predictions
 from recsys_core.features import Engine, RowError, Side, counting_from
 from recsys_core.loading.prefetch import half_of_the_cores, prefetch
 from recsys_core.loading.rank_batches import Rows
@@ -70,10 +70,11 @@ class Tower(Forward):
 
 
 class Scorer(Forward):
-    """A ranker: each task's logit, then its probability."""
+    """A ranker: each task's output, then what it predicts: the probability or the value."""
 
     def __init__(self, model: ExportedRanker) -> None:
         """Load it."""
+        self._predicted = model.predicted
         fields = [pa.field(name, pa.float32()) for names in model.columns for name in names]
         super().__init__(Engine.load(model.engine), _SIDES, modules.load(model.path), fields)
 
@@ -85,9 +86,10 @@ class Scorer(Forward):
         """See `Forward.added`."""
         with torch.no_grad():
             logits = self._module(inputs)
-        # Side by side: each task's logits, then its probabilities.
-        both = torch.stack([logits, torch.from_numpy(probabilities(logits))], dim=-1)
-        return [pa.array(column, pa.float32()) for column in both.flatten(1).T.contiguous().numpy()]
+        found: list[pa.Array] = []
+        for output_B, predicts in zip(logits.reshape(len(logits), -1).unbind(1), self._predicted, strict=True):
+            found += [pa.array(output_B.numpy(), pa.float32()), pa.array(predictions(output_B, predicts), pa.float32())]
+        return found
 
 
 def added(

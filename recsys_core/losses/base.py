@@ -10,21 +10,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from recsys_core.artifacts.ranking import Predicts
+
 
 class RankingLoss(nn.Module, ABC):
     """How far the logits of labelled rows are off.
 
     Attributes:
         reads_groups: whether rows are compared with others of their group; if not, `of_groups` is `forward`.
+        learns: what the model's output stands for, see `ranking.Task.predicts`.
     """
 
     DOES: ClassVar[str] = "judges the logits of labelled rows"
 
     reads_groups: bool = False
+    learns: Predicts = "probability"
 
     @abstractmethod
     def forward(self, logits_B: Tensor, labels_B: Tensor) -> Tensor:
-        """Return each row's loss [B], differentiable; labels are 0 or 1. Weights are the caller's."""
+        """Return each row's loss [B], differentiable; labels are those that it `learns` of."""
 
     def of_groups(self, logits_B: Tensor, labels_B: Tensor, groups_B: Tensor) -> Tensor:  # noqa: ARG002
         """Return each row's loss [B], rows of the same number in `groups_B` (int64) being of one group."""

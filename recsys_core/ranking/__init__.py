@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from recsys_core import readers
 from recsys_core.artifacts import ComponentConfig, Frozen, LabelledData
-from recsys_core.artifacts.ranking import ONLY, score_columns
+from recsys_core.artifacts.ranking import ONLY, Predicts, score_columns
 from recsys_core.lookup import OneOf
 
 _M = TypeVar("_M")
@@ -19,7 +19,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 class Task(Frozen):
     """One of several labels, and what is learned of it."""
 
-    label: str = Field(description="column of 0 and 1 (or booleans) that is to be predicted")
+    label: str = Field(description="column of what is to be predicted, 0 and 1 (or booleans) unless `predicts` differs")
+    predicts: Predicts = Field(
+        default="probability",
+        description="what the label is and what is learned of it: `probability` of 0 and 1 (or booleans), `value` of "
+        "any number, `amount` of a number from 0 on; the loss is one of that",
+    )
     given: str | None = Field(
         default=None,
         description="an earlier task: the rows of this one are the positive ones of that, and in others its label may "
@@ -44,8 +49,9 @@ class Config(Frozen):
 
     label: str = Field(
         default="label",
-        description="column of 0 and 1 (or booleans) that is to be predicted; with `tasks` it is the first one's",
+        description="column of what is to be predicted; with `tasks` it is the first one's",
     )
+    predicts: Predicts = Field(default="probability", description="see tasks.NAME.predicts; of the one `label`")
     tasks: dict[str, Task] = Field(
         default={},
         description="several labels, by the names that the model's outputs have; by the first one training is stopped, "
@@ -80,31 +86,41 @@ class Config(Frozen):
     def _tasks_agree(self) -> Self:
         if len(self.tasks) == 1:
             raise ValueError("tasks: there is one; name its column in label, and leave tasks out")
-        for number, (name, task) in enumerate(self.tasks.items()):
-            earlier = [*self.tasks][:number]
-            if not _NAME.fullmatch(name):
-                raise ValueError(f"tasks: {name!r} is to be part of columns' names; use a to z, 0 to 9 and _")
-            if task.given is not None and task.given not in earlier:
-                known = f"those before it are {', '.join(earlier)}" if earlier else "it is the first, of all rows"
-                raise ValueError(f"tasks.{name}.given: {task.given!r} is no earlier task ({known}); name one, or null")
-            if task.space == "all" and task.given is None:
-                raise ValueError(f"tasks.{name}.space: all, and given is null; name a task there, or leave it out")
-            if task.weight != 1 and self.task_weights == "uncertainty":
-                raise ValueError(
-                    f"tasks.{name}.weight: {task.weight}, and task_weights: uncertainty learns it; leave one out"
-                )
+        for name in self.tasks:
+            self._agrees(name)
         if self.task_weights == "uncertainty" and not self.tasks:
             raise ValueError(
                 "task_weights: uncertainty, and there is one label; name several in tasks, or leave it out"
             )
+        if self.tasks and self.predicts != "probability":
+            raise ValueError(f"predicts: {self.predicts}, and tasks have their own; leave it out")
         if self.tasks and self.label != self.named[next(iter(self.tasks))].label:
             raise ValueError(f"label: {self.label!r}, and tasks have labels of their own; leave it out")
         return self
 
+    def _agrees(self, name: str) -> None:
+        """Check one task, and that those it builds on stand before it."""
+        task, earlier = self.tasks[name], [*self.tasks][: [*self.tasks].index(name)]
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"tasks: {name!r} is to be part of columns' names; use a to z, 0 to 9 and _")
+        if task.given is not None and task.given not in earlier:
+            known = f"those before it are {', '.join(earlier)}" if earlier else "it is the first, of all rows"
+            raise ValueError(f"tasks.{name}.given: {task.given!r} is no earlier task ({known}); name one, or null")
+        if task.given is not None and self.tasks[task.given].predicts != "probability":
+            raise ValueError(f"tasks.{name}.given: {task.given!r} predicts no probability, so nothing is given it")
+        if task.space == "all" and task.predicts != "probability":
+            raise ValueError(f"tasks.{name}.space: all, and it predicts no probability; leave it out")
+        if task.space == "all" and task.given is None:
+            raise ValueError(f"tasks.{name}.space: all, and given is null; name a task there, or leave it out")
+        if task.weight != 1 and self.task_weights == "uncertainty":
+            raise ValueError(
+                f"tasks.{name}.weight: {task.weight}, and task_weights: uncertainty learns it; leave one out"
+            )
+
     @property
     def named(self) -> dict[str, Task]:
         """The tasks by name, the first one first; of a config with one label it is called `ONLY`."""
-        return self.tasks or {ONLY: Task(label=self.label)}
+        return self.tasks or {ONLY: Task(label=self.label, predicts=self.predicts)}
 
     @property
     def label_columns(self) -> tuple[str, ...]:
@@ -125,6 +141,16 @@ class Config(Frozen):
     def label_key(self, task: str) -> str:
         """Return the key of the config that names a task's label."""
         return "ranking.label" if task == ONLY else f"ranking.tasks.{task}.label"
+
+    @property
+    def outputs(self) -> tuple[Predicts, ...]:
+        """What each output of a model stands for; none where all are logits of probabilities."""
+        found: tuple[Predicts, ...] = tuple(task.predicts for task in self.named.values())
+        return found if {*found} != {"probability"} else ()
+
+    def columns_of(self, task: str) -> tuple[str, str]:
+        """Return what the columns of a task's output and of what it predicts are called."""
+        return score_columns(task, self.named[task].predicts)
 
     def given(self, task: str) -> tuple[str, ...]:
         """Return a task with those that it is given, directly or not, the earliest one first."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recsys_core import artifacts, readers
 from recsys_core.artifacts import Cost, ExportedRanker, LabelledData
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.distributed import World
 from recsys_core.exported import modules, quantized, scripted
 from recsys_core.exported.as_model import RankerAsModel
@@ -106,7 +107,7 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
             expected if is_trained else scripted.eager(ranker, inputs),
             config.parity_tolerance,
             called="ranker",
-            signature=_signature(engine, model, rows, inputs, expected),
+            signature=_signature(engine, model, request.predicts, rows, inputs, expected),
             form=config.format,
         )
         cost = None if is_trained else _cost(request, engine, Ranker(model, weights, sequences), aside.path)
@@ -118,6 +119,7 @@ def run(request: Request, sink: Sink) -> ExportedRanker:
             num_rows=rows.num_rows,
             parity_max_abs_difference=difference,
             tasks=model.tasks,
+            predicts=request.predicts,
             format=config.format,
             table_dtype=config.table_dtype,
             cost=cost,
@@ -141,10 +143,19 @@ def _measured(data: LabelledData) -> str:
 
 
 def _signature(
-    engine: Engine, model: RankingModel, rows: pa.Table, inputs: Mapping[str, Tensor], expected: Tensor
+    engine: Engine,
+    model: RankingModel,
+    predicts: Sequence[Predicts],
+    rows: pa.Table,
+    inputs: Mapping[str, Tensor],
+    expected: Tensor,
 ) -> dict[str, object]:
     shape = ["rows", *expected.shape[1:]]
-    output = {"name": "score", "dtype": "float32", "shape": shape, "probability": "sigmoid(score)"}
+    formulas = {"probability": "sigmoid(score)", "value": "score", "amount": "exp(score)"}
+    found = {"probability" if one == "probability" else "value": formulas[one] for one in predicts or ("probability",)}
+    if len({*predicts}) > 1:
+        found = {"predictions": [formulas[one] for one in predicts]}
+    output = {"name": "score", "dtype": "float32", "shape": shape, **found}
     return {
         **columns(engine, _SIDES, [rows]),
         "inputs": described(inputs),
@@ -153,18 +164,22 @@ def _signature(
 
 
 def _cost(request: Request, engine: Engine, trained: Ranker, exported: Path) -> Cost:
-    """Measure the model with its tables as they were trained, and as they are exported, by the first task's AUC."""
+    """Measure the model with its tables as they were trained, and as they are exported, on the first task's rows."""
     config, data = request.ranking, request.data
     assert config is not None, "checked at the start"
     assert data is not None, "likewise"
     reader = opened(data, _measured(data))
     alone = World(0, 1, 1, torch.device("cpu"))
+    is_value = next(iter(config.named.values())).predicts != "probability"
     found: list[float | None] = []
     for module in (trained.eval(), modules.load(exported)):
         batches = scored(RankerAsModel(module, engine), engine, config, reader, alone, batch_size=_BATCH_ROWS)
         rows = joined([part for part, _ in batches])
-        found.append(next(iter(rows.values())).metrics().auc)
+        metrics = next(iter(rows.values())).metrics()
+        found.append(metrics.others["mean_squared_error"] if is_value else metrics.auc)
     before, after = found
     if before is None or after is None:
         raise ValueError(f"{data.root}: the rows of {_measured(data)} have one label only, so they measure nothing")
-    return Cost(metric="auc", num_rows=reader.num_rows, trained=before, exported=after)
+    return Cost(
+        metric="mean_squared_error" if is_value else "auc", num_rows=reader.num_rows, trained=before, exported=after
+    )

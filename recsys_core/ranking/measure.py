@@ -90,7 +90,7 @@ class _Rows(NamedTuple):
                 metric.resampled(self.model, self.units, self.num_units),
                 metric.resampled(self.champion, self.units, self.num_units),
             )
-            for kind, metric in all_of(request.metrics).items()
+            for kind, metric in all_of(request.metrics, values=self.model.values).items()
         }
         return bootstrap.differences(pairs, self.num_units, request.confidence)
 
@@ -132,18 +132,23 @@ def run(request: Request, sink: Sink) -> Evaluation:
             slices=slices,
             rows_digest=digest(whole.table),
         )
-    figures = {name: value for name in ("auc", "logloss") if (value := getattr(evaluation.metrics, name)) is not None}
+    named = evaluation.metrics.figures()
+    figures = {name: named[name] for name in ("auc", "logloss", "mean_squared_error") if name in named}
     sink(Event(stage=_STAGE, done=evaluation.num_rows, total=evaluation.num_rows, metrics=figures))
     return evaluation
 
 
 def loss(ranking: Ranking, predictions: Predictions) -> float:
-    """Return the mean binary cross-entropy, in nats, of rows that were scored; of several tasks, the sum of theirs."""
+    """Return the mean binary cross-entropy, in nats, of rows that were scored; of several tasks, the sum of theirs.
+
+    Of a task of values it is the mean squared error.
+    """
     reader = readers.opened(predictions.rows)
-    names = [score_columns(name)[0] for name in ranking.named]
+    names = [_score(ranking, name) for name in ranking.named]
     table = readers.read_all(reader, [*columns(ranking, {}), *names])
     by_task = (rows for _, rows in _by_task(table, None, ranking))
-    return sum(rows.metrics().logloss for rows in by_task if rows.weights.sum())
+    measured = (rows.metrics() for rows in by_task if rows.weights.sum())
+    return sum(found.figures()["mean_squared_error" if found.logloss is None else "logloss"] for found in measured)
 
 
 def _past(request: Request) -> Iterator[readers.Reader]:
@@ -170,13 +175,18 @@ def _rows(request: Request) -> tuple[_Rows, dict[str, LabelledMetrics | None]]:
             f"the champion scored {tables[1].num_rows:,} rows and the model {tables[0].num_rows:,}, which are not the "
             "same in the same order; run again"
         )
-    labels, weights = past.positive(kept[0], ranking.named[task].label), past.weights_of(kept[0], ranking, task)
+    labels, weights = past.labels_of(kept[0], ranking, task), past.weights_of(kept[0], ranking, task)
+    values = _is_value(ranking, task)
     units, groups = np.arange(len(labels)), None
     if ranking.group is not None:
         units = groups = _codes(past.by_id(kept[0].column(ranking.group)))
     scored = [
         Scored(
-            table[_scores(table.column_names, ranking, task)[0]].to_numpy().astype(np.float64), labels, weights, groups
+            table[_scores(table.column_names, ranking, task)[0]].to_numpy().astype(np.float64),
+            labels,
+            weights,
+            groups,
+            values,
         )
         for table in tables
     ]
@@ -204,15 +214,16 @@ def _compared(request: Request, rows: _Rows) -> _Rows:
 
 
 def _scores(columns: Sequence[str], ranking: Ranking, compared: str) -> list[str]:
-    """Return which of `columns` are the tasks' logits, the compared one's first.
+    """Return which of `columns` are the tasks' logits or values, the compared one's first.
 
     A champion may have one task alone, which counts as the first.
 
     Raises:
         ValueError: the task that is compared has none.
     """
-    first, own = next(iter(ranking.named)), score_columns(compared)[0]
-    (only, _), found = score_columns(ONLY), [score_columns(name)[0] for name in ranking.named]
+    first, own = next(iter(ranking.named)), _score(ranking, compared)
+    only = score_columns(ONLY, ranking.named[compared].predicts)[_is_value(ranking, compared)]
+    found = [_score(ranking, name) for name in ranking.named]
     if own in columns:
         return [own, *(name for name in found if name in columns and name != own)]
     if compared == first and only in columns:
@@ -221,6 +232,15 @@ def _scores(columns: Sequence[str], ranking: Ranking, compared: str) -> list[str
         f"the champion has no task {compared!r}, by which it is compared; let the gate decide by a task that the "
         "release has, or give the model another name"
     )
+
+
+def _is_value(ranking: Ranking, task: str) -> bool:
+    return ranking.named[task].predicts != "probability"
+
+
+def _score(ranking: Ranking, task: str) -> str:
+    """Return the column by which a task is measured: its logit, or the value that it predicts."""
+    return ranking.columns_of(task)[_is_value(ranking, task)]
 
 
 def _tasks(table: pa.Table, rows: Scored, request: Request) -> dict[str, LabelledMetrics | None]:
@@ -235,9 +255,10 @@ def _tasks(table: pa.Table, rows: Scored, request: Request) -> dict[str, Labelle
 def _by_task(table: pa.Table, groups: np.ndarray | None, ranking: Ranking) -> Iterator[tuple[str, Scored]]:
     """Yield each task's name, and its rows with their scores."""
     positive = {name: past.positive(table, task.label) for name, task in ranking.named.items()}
-    for name, labels in positive.items():
-        weights = past.weights_of(table, ranking, name)
-        rows = Scored(table[score_columns(name)[0]].to_numpy().astype(np.float64), labels, weights, groups)
+    for name in positive:
+        labels, weights = past.labels_of(table, ranking, name), past.weights_of(table, ranking, name)
+        scores = table[_score(ranking, name)].to_numpy().astype(np.float64)
+        rows = Scored(scores, labels, weights, groups, _is_value(ranking, name))
         kept = ranking.rows_of(name, positive)
         yield name, rows if kept is None else rows.taken(kept)
 
@@ -252,14 +273,19 @@ def _baselines(request: Request, rows: _Rows, before: Past) -> Iterator[tuple[st
     """Yield what needs no model; nothing where there is no past."""
     if not before.rows:
         return
-    yield "rate", rows.model._replace(logits=np.full(rows.table.num_rows, _logit(before.rate)))
+    as_scored = _as_value if rows.model.values else _logit
+    yield "rate", rows.model._replace(logits=np.full(rows.table.num_rows, as_scored(before.rate)))
     if request.ranking.item is not None:
         rates = before.item_rates(past.by_id(rows.table.column(request.ranking.item)))
-        yield "item_rate", rows.model._replace(logits=_logit(rates))
+        yield "item_rate", rows.model._replace(logits=as_scored(rates))
 
 
 def _logit(rate: np.ndarray | float) -> np.ndarray:
     return np.log(rate) - np.log1p(-np.asarray(rate))
+
+
+def _as_value(rate: np.ndarray | float) -> np.ndarray:
+    return np.asarray(rate)
 
 
 def _kept(request: Request, name: str, part: gate.Part, rows: _Rows, before: Past) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recsys_core import losses, models
 from recsys_core.artifacts import ComponentConfig, LabelledData
 from recsys_core.distributed import World
+from recsys_core.exported.predictions import predictions
 from recsys_core.features import Engine
 from recsys_core.loading.batch import LabelledBatch, moved
 from recsys_core.loading.prefetch import half_of_the_cores, prefetch
@@ -57,7 +58,8 @@ class Ranking(Objective[LabelledBatch]):
             ranker.log_variances = self._log_variances
         self._ranker = ranker
         self.model, self.tables, self.dense = ranker, ranker.tables, (ranker.head,)
-        self._seen = {name: Histogram() for name in config.named}
+        self._seen = {name: Histogram() for name, task in config.named.items() if task.predicts == "probability"}
+        self.predicts = config.outputs
         self._config, self._batch_size, self._model = config, batch_size, model
         self._valid = opened(data, "valid") if data.has("valid") else None
 
@@ -80,7 +82,8 @@ class Ranking(Objective[LabelledBatch]):
         positive = {name: labels_B > 0.5 for name, labels_B in batch.labels.items()} if self._config.tasks else {}
         for name, logits_B in logits.items():
             labels_B, weights_B = batch.labels[name], batch.weights[name]
-            self._seen[name].add(logits_B, labels_B, _weights_of(self._config, name, positive, weights_B))
+            if name in self._seen:
+                self._seen[name].add(logits_B, labels_B, _weights_of(self._config, name, positive, weights_B))
             learned_B = learned(self._config, name, logits)
             losses_B = _losses(self._losses[name], learned_B, labels_B, weights_B, batch.groups_B)
             total = weighted_sum(losses_B, weights_B, batch.global_rows, world)
@@ -96,12 +99,11 @@ class Ranking(Objective[LabelledBatch]):
     def figures(self, world: World) -> dict[str, float | None]:
         """See `Objective.figures`: the AUC of the rows as they were scored before the model learned from them.
 
-        Of several tasks it is that of the first one, and `auc_NAME` each one's.
+        Of several tasks it is that of the first one, and `auc_NAME` each one's. Values have none.
         """
-        found = {
-            name: {"auc": auc_of_counts(world.sum(seen.take(world.device)).cpu().numpy())}
-            for name, seen in self._seen.items()
-        }
+        found: dict[str, dict[str, float | None]] = {name: {} for name in self._config.named}
+        for name, seen in self._seen.items():
+            found[name]["auc"] = auc_of_counts(world.sum(seen.take(world.device)).cpu().numpy())
         if self._config.task_weights == "uncertainty":
             shares = (-self._log_variances.detach()).exp().tolist()
             for name, share in zip(found, shares, strict=True):
@@ -211,8 +213,14 @@ def _labelled(
     positive = {name: labels_B.cpu().numpy() > 0.5 for name, labels_B in batch.labels.items()}
     found: dict[str, Scored] = {}
     for name, logits_B in logits.items():
-        own = batch.weights[name]
+        own, predicts = batch.weights[name], config.named[name].predicts
         weights = np.ones(len(logits_B)) if own is None else own.double().cpu().numpy()
-        rows, kept = Scored(logits_B.numpy(), positive[name], weights, groups), config.rows_of(name, positive)
+        if predicts == "probability":
+            rows = Scored(logits_B.numpy(), positive[name], weights, groups)
+        else:
+            labels = batch.labels[name].double().cpu().numpy()
+            values = predictions(logits_B, predicts).astype(np.float64)
+            rows = Scored(values, labels, weights, groups, values=True)
+        kept = config.rows_of(name, positive)
         found[name] = rows if kept is None else rows.taken(kept)
     return found

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core import columns, readers
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.ranking import Config
 from recsys_core.ranking.prepare.labels import blocks, naming
 
@@ -21,17 +22,21 @@ _PRIOR_ROWS = 20.0
 class Past(NamedTuple):
     """Weights of past rows: of all and of the positive ones, and both by group and by item, as `key, rows, positives`.
 
-    A table is None where the config names no such column.
+    Of a task of values `positives` are the weighted sums of labels. A table is None where the config names no such
+    column.
     """
 
     rows: float
     positives: float
     groups: pa.Table | None
     items: pa.Table | None
+    predicts: Predicts = "probability"
 
     @property
     def rate(self) -> float:
-        """The share of positives, half a row of each label added, so that it is a probability in any case."""
+        """The share of positives, half a row of each label added, so that it is a probability; or the mean label."""
+        if self.predicts != "probability":
+            return self.positives / self.rows
         return (self.positives + 0.5) / (self.rows + 1)
 
     def item_rates(self, items_B: pa.Array) -> np.ndarray:
@@ -67,7 +72,7 @@ def read(tables: Iterable[readers.Reader], config: Config, task: str) -> Past:
     used = list(dict.fromkeys(filter(None, (*labels_of_it, config.weight_column(task), config.group, config.item))))
     for reader in tables:
         for block, table in enumerate(blocks(reader, used)):
-            labels, weights = positive(table, config.named[task].label), weights_of(table, config, task)
+            labels, weights = labels_of(table, config, task), weights_of(table, config, task)
             if (kept := kept_for(table, config, task)) is not None:
                 # Without a weight a row makes no rate, and its group and its item have been seen all the same.
                 weights = weights * kept
@@ -78,13 +83,21 @@ def read(tables: Iterable[readers.Reader], config: Config, task: str) -> Past:
                 parts.append(_summed(pa.table({"key": column, "rows": weights, "positives": weights * labels})))
     summed = {name: _summed(_united(parts)) if parts else _EMPTY for name, parts in found.items()}
     num_rows, num_positives = totals.tolist()
-    return Past(num_rows, num_positives, summed.get("group"), summed.get("item"))
+    return Past(num_rows, num_positives, summed.get("group"), summed.get("item"), config.named[task].predicts)
 
 
 def positive(table: pa.Table, label: str) -> np.ndarray:
     """Return which rows have a label of 1, bool [B]; a null is none."""
     labels = columns.by_chunk(columns.plain, table.column(label))
     return pc.fill_null(labels.cast(pa.float64()), 0.0).to_numpy() > 0.5
+
+
+def labels_of(table: pa.Table, config: Config, task: str) -> np.ndarray:
+    """Return a task's labels: which rows are positive, bool [B], or values, float64 [B], 0 where there is none."""
+    own = config.named[task]
+    if own.predicts == "probability":
+        return positive(table, own.label)
+    return pc.fill_null(columns.by_chunk(columns.plain, table.column(own.label)).cast(pa.float64()), 0.0).to_numpy()
 
 
 def kept_for(table: pa.Table, config: Config, task: str) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from recsys_core import artifacts, placeholders, readers
 from recsys_core.artifacts import ComponentConfig, ExportedRanker, Frozen, LabelledData
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.lookup import OneOf
 from recsys_core.metrics.ranking import CATALOGUE, always
 from recsys_core.ranking import Config as Ranking
@@ -87,12 +88,16 @@ class EvaluateRequest(artifacts.Request):
 
 
 class ExportRequest(artifacts.Request):
-    """What the export needs; see `retrieval.requests.ExportRequest`. `ranking` names the labels, to measure by."""
+    """What the export needs; see `retrieval.requests.ExportRequest`. `ranking` names the labels, to measure by.
+
+    `predicts` says what the model's outputs stand for; none: all are logits of probabilities.
+    """
 
     UNKEYED: ClassVar[frozenset[str]] = artifacts.Request.UNKEYED | {"engine"}
 
     config: Export
     ranking: Ranking | None = None
+    predicts: tuple[Predicts, ...] = ()
     model: Annotated[ComponentConfig, OneOf("recsys_core.models")]
     data: LabelledData | None = None
     checkpoint: artifacts.Checkpoint

@@ -29,6 +29,7 @@ from recsys_core.artifacts import (
     TrainingData,
     trained_model,
 )
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.artifacts.release import EXPORTED_MODEL, SETTINGS
 from recsys_core.features import Engine
 from recsys_core.registry import versions
@@ -62,6 +63,7 @@ class Trained(NamedTuple):
     product: Product
     model: dict[str, Any]
     features: Path
+    predicts: tuple[Predicts, ...] = ()
 
 
 class RunStages(Frozen):
@@ -137,7 +139,8 @@ class Named:
             product, section = said.product, said.model
         else:
             product, section = model or self._model_of_config(training)
-        return Trained(made, product, section, features or _features(training))
+        predicts = said.predicts if said is not None else ()
+        return Trained(made, product, section, features or _features(training), predicts)
 
     def data(self) -> TrainingData | LabelledData:
         """Return what was trained and measured on."""

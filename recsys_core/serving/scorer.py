@@ -22,9 +22,10 @@ _TOLERANCE = 1e-4  # of the logits' largest number, and of a probability: float3
 class Scorer(base.Service):
     """A bundle with `model.pt` or `model.pt2`, `features/` (fitted engine), and rows with what they were scored."""
 
-    def __init__(self, engine: Engine, ranker: Any, columns: list[tuple[str, str]]) -> None:
+    def __init__(self, engine: Engine, ranker: Any, exported: ExportedRanker) -> None:
         """Use `load`."""
-        self.engine, self._ranker, self.columns = engine, ranker, columns
+        self.engine, self._ranker = engine, ranker
+        self.columns, self.predicted = exported.columns, exported.predicted
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -34,7 +35,7 @@ class Scorer(base.Service):
 
         exported = integrity.read_record(ExportedRanker, directory / EXPORTED_MODEL, path=directory)
         ranker = base.read(module_file(directory), modules.read)
-        return cls(Engine.load(directory / "features"), ranker, exported.columns)
+        return cls(Engine.load(directory / "features"), ranker, exported)
 
     def answer(self, columns: Mapping[str, Iterable[Any]], params: Mapping[str, Any]) -> pa.Table:
         """Return what `score` does, of loose values by column; there are no parameters.
@@ -47,7 +48,7 @@ class Scorer(base.Service):
         return self.score(tables.table(self.engine, _SIDES, columns))
 
     def score(self, table: pa.Table) -> pa.Table:
-        """Return, row by row, `probability` and `score`, the logit; of several tasks, as predictions call them.
+        """Return, row by row, `probability` (or `value`) and `score`, the output; of several tasks, as predictions do.
 
         Where features leave ids out, `out_of_range` says how many of the row's, by feature.
 
@@ -57,16 +58,16 @@ class Scorer(base.Service):
         import torch
 
         from recsys_core.exported.inputs import filled, ranker_inputs
-        from recsys_core.exported.probabilities import probabilities
+        from recsys_core.exported.predictions import predictions
 
         query, item = (self.engine.transform(table, side) for side in _SIDES)
         with torch.inference_mode():
             logits = self._ranker(filled(ranker_inputs(query, item), table.num_rows))[: table.num_rows]
             by_task = logits.reshape(len(logits), len(self.columns)).T.contiguous()
         answers: dict[str, np.ndarray] = {}
-        for (score, probability), logits_B in zip(self.columns, by_task, strict=True):
-            tables.refuse_infinite(logits_B.numpy(), score)
-            answers |= {probability: probabilities(logits_B), score: logits_B.numpy()}
+        for (score, prediction), predicts, output_B in zip(self.columns, self.predicted, by_task, strict=True):
+            tables.refuse_infinite(output_B.numpy(), score)
+            answers |= {prediction: predictions(output_B, predicts), score: output_B.numpy()}
         return tables.with_left_out(pa.table(answers), self.engine, {"query": query, "item": item})
 
     def check_kept(self, directory: Path) -> str:
@@ -74,7 +75,7 @@ class Scorer(base.Service):
         return self.check(pq.read_table(directory / EXAMPLES), pq.read_table(directory / SCORES))
 
     def check(self, rows: pa.Table, scores: pa.Table) -> str:
-        """Score `rows` and compare with `scores`, their `probability` and `score`; say by how much they differ.
+        """Score `rows` and compare with `scores`, their predictions and `score`; say by how much they differ.
 
         Raises:
             ValueError: they differ.
@@ -87,7 +88,6 @@ class Scorer(base.Service):
                 raise ValueError(
                     f"the model gives another {name} than where the day was measured (by {differences[name]:.3g})"
                 )
-        largest = max(differences[probability] for _, probability in self.columns if probability in differences)
-        return (
-            f"{rows.num_rows} rows scored; their probabilities differ from the measured ones by at most {largest:.2g}"
-        )
+        largest = max(differences[prediction] for _, prediction in self.columns if prediction in differences)
+        called = "probabilities" if {*self.predicted} == {"probability"} else "predictions"
+        return f"{rows.num_rows} rows scored; their {called} differ from the measured ones by at most {largest:.2g}"

@@ -18,7 +18,7 @@ def keep(folder: Path, model: ComponentConfig, data: TrainingData | LabelledData
     """Write the section of the model, the fitted features and the first rows into a training's folder."""
     shutil.copytree(data.engine, folder / artifacts.FEATURES, dirs_exist_ok=True)
     product = "retrieval" if isinstance(data, TrainingData) else "ranking"
-    record = TrainedModel(product=product, model=model.model_dump(mode="json"))
+    record = TrainedModel(product=product, model=model.model_dump(mode="json"), predicts=objective.predicts)
     integrity.write_text(folder / artifacts.MODEL, integrity.sealed(record.model_dump(mode="json")))
     sample = folder / artifacts.SAMPLE
     sample.mkdir(exist_ok=True)

@@ -83,8 +83,11 @@ class Config(Frozen):
     early_stopping_patience: int | None = Field(
         default=None, ge=1, description="stop after this many evaluations in a row without a better one; null: never"
     )
-    best_metric: Literal["auc", "gauc", "logloss", "normalized_entropy", "accuracy"] = Field(
-        default="auc", description="the metric by which the best state is chosen"
+    best_metric: Literal[
+        "auc", "gauc", "logloss", "normalized_entropy", "accuracy", "mean_squared_error", "mean_absolute_error"
+    ] = Field(
+        default="auc",
+        description="the metric by which the best state is chosen; of a task that predicts values, one of the errors",
     )
     tensorboard: bool = Field(
         default=False, description="write the curves for TensorBoard too, to train.tensorboard beside the artifact"

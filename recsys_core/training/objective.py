@@ -7,6 +7,7 @@ from typing import Any, Generic
 import torch
 from torch import Tensor, nn
 
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.distributed import World
 from recsys_core.features import Engine
 from recsys_core.loading.batch import B
@@ -26,6 +27,7 @@ class Objective(ABC, Generic[B]):
         model: on the CPU, its tables on the meta device.
         tables: the part of `model` that holds its embedding tables.
         dense: the parts that are called with what the tables give, and hold all other parameters.
+        predicts: what the outputs of a ranker stand for; none where they are logits of probabilities.
     """
 
     engine: Engine
@@ -34,6 +36,7 @@ class Objective(ABC, Generic[B]):
     model: nn.Module
     tables: Embeddings
     dense: tuple[nn.Module, ...]
+    predicts: tuple[Predicts, ...] = ()
 
     @abstractmethod
     def loss(self, model: Callable[..., Any], batch: B, world: World) -> dict[str, Tensor]:

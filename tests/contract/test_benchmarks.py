@@ -34,6 +34,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
         "--cases embed hit_rate details replay --items 500 --requests 200 --replayed 40",
         "replay of 40, the same release",
     ),
+    "tasks": ("--rows-per-day 300 --days 2 --epochs 1 --agreements 0 --seeds 0", "mmoe, agreement 0"),
     "training": ("DATA --cases dlrm two_tower --ranks 1 --precision float32 --steps 1", "two_tower, 1 rank(s)"),
     "warm_start": ("--cases city --scale 0.05", "feature removed: city, carried"),
 }

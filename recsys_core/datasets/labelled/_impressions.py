@@ -15,6 +15,9 @@ shows it, of which its appeal is independent, and what is favoured stands above.
 part where it stood; what a ranker is after is the click probability of all rows at one position, and it is written too,
 where no reader of the rows looks.
 
+With `like_agreement` there is a second label of all rows, `like`, by tastes that agree with those of clicks so far: at
+1 what is clicked is liked, at 0 the one says nothing of the other, at -1 what is clicked is disliked.
+
 A clicked row converts with a probability that falls with the price, the more so for the young.
 
 Each cohort of ids and each part of a day has its own random stream: a longer log begins with the shorter one, and
@@ -45,7 +48,7 @@ _NUM_POSITIONS = 10
 _HOURS_PER_MOMENT, _MOMENT_EFFECT = 6, 0.3
 _BIAS = -1.2
 _NOVELTY_BOOST, _NOVELTY_DAYS = 3.0, 2.0
-_WORLD, _USERS, _ITEMS, _ROWS, _FAVOURS, _POSITIONS = range(6)
+_WORLD, _USERS, _ITEMS, _ROWS, _FAVOURS, _POSITIONS, _LIKES = range(7)
 TRUTH = "_truth"
 
 
@@ -72,6 +75,12 @@ class Config(Frozen):
         le=1,
         description="how far an item's position follows from the item: 0 not at all, 1 it alone decides",
     )
+    like_agreement: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="how far likes go along with clicks, from -1 (against) over 0 (apart) to 1; null: there are none",
+    )
     shuffled_days: frozenset[datetime.date] = Field(
         default=frozenset(), description="their labels are shuffled: what a broken join upstream looks like"
     )
@@ -90,7 +99,8 @@ class Config(Frozen):
 class Attainable(Frozen):
     """One day's rows, and the AUC of their true probabilities: no model can expect a better one; None: not defined.
 
-    `conversion_auc` is over the clicked rows. Shuffled labels follow from nothing, so that theirs is .5.
+    `conversion_auc` is over the clicked rows, `like_auc` None without likes. Shuffled labels follow from nothing, so
+    that theirs is .5.
     """
 
     day: datetime.date
@@ -99,14 +109,15 @@ class Attainable(Frozen):
     num_conversions: int
     auc: float | None
     conversion_auc: float | None
+    like_auc: float | None = None
 
 
 def write(config: Config, root: Path, sink: Sink) -> list[Attainable]:
     """Write `root/ds=YYYY-MM-DD/part-00000.parquet` for each day; what can be attained is in `_attainable.json` too.
 
     Columns: user_id, age, gender, city, device, item_id, category, brand, price, position, hour, timestamp (Unix
-    seconds, ascending), click and conversion (0 or 1). With `position_by_item`, `root/_truth/ds=YYYY-MM-DD/` has
-    `propensity`, the click probability that each row would have at the first position.
+    seconds, ascending), click and conversion (0 or 1), and `like` if there are likes. With `position_by_item`,
+    `root/_truth/ds=YYYY-MM-DD/` has `propensity`, the click probability that each row would have at the first position.
     """
     shop, found = _Shop(config), list[Attainable]()
     for index in range(config.num_days):
@@ -126,7 +137,7 @@ def write(config: Config, root: Path, sink: Sink) -> list[Attainable]:
 class _Truth(NamedTuple):
     """Rows with their true probabilities, float64 [B], and what was drawn by them, bool [B].
 
-    `propensity` is the probability of a click if the item stood first.
+    `propensity` is the probability of a click if the item stood first. Without likes none is liked.
     """
 
     click: np.ndarray
@@ -134,6 +145,8 @@ class _Truth(NamedTuple):
     conversion: np.ndarray
     converted: np.ndarray
     propensity: np.ndarray
+    like: np.ndarray
+    liked: np.ndarray
 
 
 class _Users(NamedTuple):
@@ -175,6 +188,10 @@ class _Shop:
         self._brands = rng.normal(size=(_NUM_CATEGORIES * _BRANDS_PER_CATEGORY, _DIMENSIONS)) * 0.5
         self._qualities = rng.normal(size=len(self._brands))
         self._moments = rng.normal(size=(24 // _HOURS_PER_MOMENT, _NUM_CATEGORIES)) * _MOMENT_EFFECT
+        likes = self._stream(_LIKES)
+        self._liked = tuple(
+            likes.normal(size=styles.shape) * s for styles, s in ((self._categories, 1), (self._brands, 0.5))
+        )
         self._users = [self._new_users(0, config.num_users)]
         self._items = [self._new_items(0, config.num_items)]
 
@@ -213,10 +230,8 @@ class _Shop:
             position_B = self._positions(index, second_B, items.favour[item_B])
         angle = 2 * np.pi * index / self.config.drift_days
         turn = np.array([np.cos(angle), np.sin(angle)])
-        taste_BK = sum(
-            np.tensordot(turn, tastes, 1)[trait[user_B]]
-            for tastes, trait in ((self._ages, users.age), (self._genders, users.gender), (self._cities, users.city))
-        )
+        traits = (self._ages, users.age), (self._genders, users.gender), (self._cities, users.city)
+        taste_BK = np.sum([np.tensordot(turn, tastes, 1)[trait[user_B]] for tastes, trait in traits], axis=0)
         style_BK = self._categories[category_B] + self._brands[brand_B]
         logit_B = (
             _BIAS
@@ -235,6 +250,9 @@ class _Shop:
         if day in self.config.shuffled_days:
             rng.shuffle(clicked_B)
         converted_B = clicked_B & (rng.random(len(user_B)) < conversion_B)
+        like_B = self._likes(taste_BK, style_BK, category_B, brand_B)
+        liked_B = self._stream(_LIKES, index, int(second_B[0])).random(len(user_B)) < like_B
+        likes = {} if self.config.like_agreement is None else {"like": liked_B.astype(np.int8)}
         table = pa.table(
             {
                 "user_id": user_B + 1,
@@ -252,8 +270,20 @@ class _Shop:
                 "click": clicked_B.astype(np.int8),
                 "conversion": converted_B.astype(np.int8),
             }
+            | likes
         )
-        return table, _Truth(click_B, clicked_B, conversion_B, converted_B, propensity_B)
+        return table, _Truth(click_B, clicked_B, conversion_B, converted_B, propensity_B, like_B, liked_B)
+
+    def _likes(
+        self, taste_BK: np.ndarray, style_BK: np.ndarray, category_B: np.ndarray, brand_B: np.ndarray
+    ) -> np.ndarray:
+        """Return the probabilities of likes [B]; 0 without likes."""
+        agreement = self.config.like_agreement
+        if agreement is None:
+            return np.zeros(len(category_B))
+        categories, brands = self._liked
+        liked_BK = agreement * style_BK + np.sqrt(1 - agreement**2) * (categories[category_B] + brands[brand_B])
+        return 1 / (1 + np.exp(-(_BIAS + self.config.signal * (taste_BK * liked_BK).sum(1))))
 
     def _new_users(self, cohort: int, rows: int) -> _Users:
         rng = self._stream(_USERS, cohort)
@@ -303,6 +333,7 @@ def _attainable(day: datetime.date, truth: _Truth) -> Attainable:
         num_conversions=int(truth.converted.sum()),
         auc=_auc(truth.click, clicked),
         conversion_auc=_auc(truth.conversion[clicked], truth.converted[clicked]),
+        like_auc=_auc(truth.like, truth.liked),
     )
 
 

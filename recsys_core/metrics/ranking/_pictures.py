@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys_core.metrics.ranking.base import Scored, sigmoid
+from recsys_core.metrics.ranking.base import Scored
 
 
 def roc(scored: Scored, num_points: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -22,20 +22,23 @@ def roc(scored: Scored, num_points: int = 200) -> tuple[np.ndarray, np.ndarray]:
 
 
 def calibration_bins(scored: Scored, num_bins: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean prediction, share of positives, and rows, of bins with equally many rows by rising prediction."""
+    """Return mean prediction, mean label (the share of positives), and rows, of bins by rising prediction.
+
+    The bins have equally many rows.
+    """
     order = np.argsort(scored.logits, kind="stable")
     bins = [part for part in np.array_split(order, num_bins) if scored.weights[part].sum() > 0]
-    predicted = sigmoid(scored.logits)
     means = [
         np.array([np.average(v[part], weights=scored.weights[part]) for part in bins])
-        for v in (predicted, scored.labels)
+        for v in (scored.predicted, scored.labels)
     ]
     return means[0], means[1], np.array([len(part) for part in bins])
 
 
 def write_pictures(scored: Scored, folder: Path) -> None:
-    """Write what the pictures of an evaluation are drawn from: `roc.parquet` and `calibration.parquet`."""
-    rates = dict(zip(("false_positives", "true_positives"), roc(scored), strict=True))
-    pq.write_table(pa.table(rates), folder / "roc.parquet")
+    """Write what the pictures of an evaluation are drawn from: `calibration.parquet`, and of labels `roc.parquet`."""
+    if not scored.values:
+        rates = dict(zip(("false_positives", "true_positives"), roc(scored), strict=True))
+        pq.write_table(pa.table(rates), folder / "roc.parquet")
     bins = dict(zip(("predicted", "observed", "num_rows"), calibration_bins(scored), strict=True))
     pq.write_table(pa.table(bins), folder / "calibration.parquet")

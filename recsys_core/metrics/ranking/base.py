@@ -17,25 +17,35 @@ from recsys_core.metrics.bootstrap import Resampled
 
 CATALOGUE = "recsys_core.metrics.ranking"
 Direction = Literal["up", "down", "one"]
+_ALWAYS_OF_VALUES = ("mean_squared_error", "mean_absolute_error")
 
 
 class Scored(NamedTuple):
-    """Rows with their logits float64 [B], labels bool [B], weights float64 [B], and group numbers int64 [B] if any."""
+    """Rows with their logits float64 [B], labels bool [B], weights float64 [B], and group numbers int64 [B] if any.
+
+    Of a task of `values` the labels are float64 [B], and in place of logits are the values that are predicted.
+    """
 
     logits: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
     groups: np.ndarray | None
+    values: bool = False
 
     @classmethod
     def joined(cls, parts: "list[Scored]") -> Self:
         """Return all rows of all parts (of batches, of ranks)."""
-        columns = zip(*parts, strict=True)
+        columns = zip(*(part[:4] for part in parts), strict=True)
         logits, labels, weights, groups = (None if c[0] is None else np.concatenate(c) for c in columns)
         assert logits is not None
         assert labels is not None
         assert weights is not None
-        return cls(logits, labels, weights, groups)
+        return cls(logits, labels, weights, groups, parts[0].values)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """What is predicted of each row, float64 [B]: the probability of a label of 1, or the value."""
+        return self.logits if self.values else sigmoid(self.logits)
 
     def metrics(self, others: Sequence[ComponentConfig] = ()) -> LabelledMetrics:
         """Measure the rows, by `others` too.
@@ -45,13 +55,11 @@ class Scored(NamedTuple):
         """
         if not self.weights.sum():
             raise ValueError(f"{len(self.logits)} rows with a total weight of 0: there is nothing to measure")
-        found: dict[str, Any] = {kind: metric.measure(self) for kind, metric in all_of(others).items()}
-        return LabelledMetrics(
-            num_rows=len(self.logits),
-            num_positives=int(self.labels.sum()),
-            others={other.kind: found.pop(other.kind) for other in others},
-            **found,
-        )
+        every = all_of(others, values=self.values)
+        found: dict[str, Any] = {kind: metric.measure(self) for kind, metric in every.items()}
+        fields = {kind: found.pop(kind, None) for kind in always()}
+        num_positives = int((self.labels > 0).sum())
+        return LabelledMetrics(num_rows=len(self.logits), num_positives=num_positives, others=found, **fields)
 
     def by_unit(self, units: np.ndarray, num_units: int, values: np.ndarray | None = None) -> np.ndarray:
         """Return the weighted sum of `values` [B] over the rows of each unit, [num_units]; by default of ones."""
@@ -64,6 +72,7 @@ class Scored(NamedTuple):
             self.labels[kept],
             self.weights[kept],
             None if self.groups is None else self.groups[kept],
+            self.values,
         )
 
 
@@ -72,9 +81,11 @@ class Metric(ABC):
 
     Attributes:
         direction: whether it is better the higher it is (`up`), the lower (`down`), or the nearer to `one`.
+        measures: whether it is of rows with a label of 0 or 1, of rows with a value, or of both.
     """
 
     direction: ClassVar[Direction]
+    measures: ClassVar[Literal["labels", "values", "both"]] = "labels"
 
     def __init__(self, config: Any) -> None:
         """Take the section's options."""
@@ -106,10 +117,13 @@ def always() -> tuple[str, ...]:
     return tuple(kind for kind in lookup.kinds(CATALOGUE) if kind in LabelledMetrics.model_fields)
 
 
-def all_of(others: Sequence[ComponentConfig] = ()) -> dict[str, Metric]:
-    """Return the metrics that every evaluation has, and the `others`, by kind."""
-    own = [lookup.component(CATALOGUE, kind).Config() for kind in always()]
-    return {config.kind: build(config) for config in (*own, *others)}
+def all_of(others: Sequence[ComponentConfig] = (), *, values: bool = False) -> dict[str, Metric]:
+    """Return the metrics that every evaluation has of labels, or of `values`, and of the `others` those of that."""
+    kinds = (*always(), *(_ALWAYS_OF_VALUES if values else ()))
+    own = [lookup.component(CATALOGUE, kind).Config() for kind in kinds]
+    every = {config.kind: build(config) for config in (*own, *others)}
+    unfit = "labels" if values else "values"
+    return {kind: metric for kind, metric in every.items() if metric.measures != unfit}
 
 
 def build(config: ComponentConfig) -> Metric:

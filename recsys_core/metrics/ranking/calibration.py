@@ -1,4 +1,4 @@
-"""Calibration: predicted positives over actual ones."""
+"""Calibration: predicted positives over actual ones, or the sum of predicted values over that of the labels."""
 
 from typing import ClassVar, Literal
 
@@ -19,13 +19,14 @@ class Metric(base.Metric):
     """Above 1 the model promises more than comes; None without positives."""
 
     direction: ClassVar[base.Direction] = "one"
+    measures: ClassVar[Literal["labels", "values", "both"]] = "both"
 
     def measure(self, scored: base.Scored) -> float | None:
         """See `base.Metric.measure`."""
         positive = float(scored.weights @ scored.labels)
-        return float(scored.weights @ base.sigmoid(scored.logits)) / positive if positive else None
+        return float(scored.weights @ scored.predicted) / positive if positive else None
 
     def resampled(self, scored: base.Scored, units: np.ndarray, num_units: int) -> Resampled:
         """See `base.Metric.resampled`."""
-        predicted = scored.by_unit(units, num_units, base.sigmoid(scored.logits))
+        predicted = scored.by_unit(units, num_units, scored.predicted)
         return quotient(predicted, scored.by_unit(units, num_units, scored.labels))

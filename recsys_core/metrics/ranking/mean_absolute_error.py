@@ -1,4 +1,4 @@
-"""Mean absolute error of probabilities against labels: what share of certainty is missing."""
+"""Mean absolute error of what is predicted; of probabilities it is what share of certainty is missing."""
 
 from typing import ClassVar, Literal
 
@@ -16,9 +16,10 @@ class Config(ComponentConfig):
 
 
 class Metric(base.Metric):
-    """The weighted mean of |p - y|."""
+    """The weighted mean of |p - y|, p being the probability or the value."""
 
     direction: ClassVar[base.Direction] = "down"
+    measures: ClassVar[Literal["labels", "values", "both"]] = "both"
 
     def measure(self, scored: base.Scored) -> float | None:
         """See `base.Metric.measure`."""
@@ -30,4 +31,4 @@ class Metric(base.Metric):
 
 
 def _distances(scored: base.Scored) -> np.ndarray:
-    return np.abs(base.sigmoid(scored.logits) - scored.labels)
+    return np.abs(scored.predicted - scored.labels)

@@ -1,4 +1,4 @@
-"""Mean squared error of probabilities against labels, the Brier score (Brier 1950)."""
+"""Mean squared error of what is predicted; of probabilities it is the Brier score (Brier 1950)."""
 
 from typing import ClassVar, Literal
 
@@ -16,9 +16,10 @@ class Config(ComponentConfig):
 
 
 class Metric(base.Metric):
-    """The weighted mean of (p - y)²."""
+    """The weighted mean of (p - y)², p being the probability or the value."""
 
     direction: ClassVar[base.Direction] = "down"
+    measures: ClassVar[Literal["labels", "values", "both"]] = "both"
 
     def measure(self, scored: base.Scored) -> float | None:
         """See `base.Metric.measure`."""
@@ -30,4 +31,4 @@ class Metric(base.Metric):
 
 
 def _squares(scored: base.Scored) -> np.ndarray:
-    return (base.sigmoid(scored.logits) - scored.labels) ** 2
+    return (scored.predicted - scored.labels) ** 2

@@ -73,7 +73,9 @@ def run(request: Request, sink: Sink) -> LabelledData:
         if num_rows != reader.num_rows:
             raise ValueError(f"{places[name]}: {num_rows} rows read of {reader.num_rows}; write the split again")
         checked.append(LabelledSplit(name=name, num_rows=reader.num_rows, num_positives=num_positives))
-    if not 0 < checked[0].num_positives < checked[0].num_rows:
+    # Values may well all be positive.
+    first = next(iter(request.config.named.values()))
+    if first.predicts == "probability" and not 0 < checked[0].num_positives < checked[0].num_rows:
         raise ValueError(
             f"{places['train']}: {checked[0].num_positives} of {checked[0].num_rows} rows are positive; a model learns "
             "from rows of both labels"

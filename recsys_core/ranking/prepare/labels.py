@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys_core import columns, readers
+from recsys_core.artifacts.ranking import Predicts
 from recsys_core.columns import RowError
 from recsys_core.ranking import Config
 
@@ -30,24 +31,25 @@ def blocks(reader: readers.Reader, names: list[str]) -> Iterator[pa.Table]:
 
 
 def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
-    """Return how many rows are positive; of several tasks, of the first one.
+    """Return how many rows have a label above 0; of several tasks, that of the first one.
 
     Raises:
-        ValueError: a label is not 0 or 1, or a weight is none; names the row.
+        ValueError: a label is not 0 or 1, or no number where values are predicted, or a weight is none; names the row.
     """
     positive: dict[str, np.ndarray] = {}
     for name, task in config.named.items():
         labels = columns.by_chunk(columns.plain, table.column(task.label))
         if pa.types.is_boolean(labels.type):
             labels = labels.cast(pa.int8())
-        zero_or_one = pa.array([0, 1]).cast(pa.float64()) if columns.is_number(labels.type) else None
-        held = zero_or_one and pc.is_in(labels.cast(pa.float64(), safe=False), value_set=zero_or_one)
-        remedy, rows = f"a label is 0 or 1 ({config.label_key(name)})", config.rows_of(name, positive)
+        held = _held(labels, task.predicts) if columns.is_number(labels.type) else None
+        words = {"probability": "0 or 1", "value": "a finite number", "amount": "a finite number from 0 on"}
+        remedy, rows = f"a label is {words[task.predicts]} ({config.label_key(name)})", config.rows_of(name, positive)
         if held is not None and rows is not None:
             held = pc.or_(held, pc.and_(labels.is_null(), pa.array(~rows)))
             remedy += f", or null where {task.given} is not 1"
         _require(where, labels, held, f"{task.label!r}", remedy)
-        positive[name] = labels.cast(pa.float64()).fill_null(0).to_numpy() > 0.5
+        least = 0.5 if task.predicts == "probability" else 0
+        positive[name] = labels.cast(pa.float64()).fill_null(0).to_numpy() > least
     for column, key in config.weight_columns.items():
         weights = columns.by_chunk(columns.plain, table.column(column))
         held = None
@@ -55,6 +57,16 @@ def positives(where: readers.Place, table: pa.Table, config: Config) -> int:
             held = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, pa.scalar(0).cast(weights.type)))
         _require(where, weights, held, f"{column!r}", f"a weight is a number from 0 on ({key})")
     return int(next(iter(positive.values())).sum())
+
+
+def _held(labels: pa.ChunkedArray, predicts: Predicts) -> pa.ChunkedArray:
+    numbers = labels.cast(pa.float64(), safe=False)
+    if predicts == "probability":
+        return pc.is_in(numbers, value_set=pa.array([0.0, 1.0]))
+    # A null is no label, wherever there has to be one.
+    numbers = pc.fill_null(numbers, float("nan"))
+    finite = pc.is_finite(numbers)
+    return finite if predicts == "value" else pc.and_(finite, pc.greater_equal(numbers, 0.0))
 
 
 def _require(

@@ -167,7 +167,7 @@ def _shown(
 ) -> tuple[Sequence[Any], Sequence[float], Sequence[Mapping[str, Any]]]:
     """Return the items in the order in which they were shown, their scores, and what the request says of them.
 
-    Items of `/rank` are shown by the first probability, of equals the one that was given first.
+    Items of `/rank` are shown by the first probability or value, of equals the one that was given first.
     """
     if not isinstance(request["user"], dict):
         raise TypeError("user")
@@ -176,7 +176,7 @@ def _shown(
         if len(items) != len(scores):
             raise ValueError("item_ids and scores")
         return items, scores, [_NOTHING] * len(items)
-    scores = answer[next(name for name in [*answer, "probability"] if name.startswith("probability"))]
+    scores = answer[next(name for name in [*answer, "probability"] if name.startswith(("probability", "value")))]
     given = request["items"]
     if len(given) != len(scores):
         raise ValueError("items and probability")

@@ -77,7 +77,7 @@ def check(release: Fetched, url: str | None, token: bytes | None, trained: Train
         made = _of_ranker(loaded, rows, scores.column_names)
         made[_MEASURED] = {name: scores[name].to_numpy() for name in scores.column_names}
         if isinstance(trained, Trained):
-            made[_EAGER] = eager.scores(trained, loaded.columns, rows)
+            made[_EAGER] = eager.scores(trained, loaded.columns, loaded.predicted, rows)
         users, items = (_plain(rows, kinds(loaded.engine)) for kinds in (shapes.user_kinds, shapes.item_kinds))
         asked = [{"user": user, "items": [item]} for user, item in zip(users, items, strict=True)]
         path, tag_of = live.RANK, lambda answer: {name: answer[name] for name in scores.column_names}

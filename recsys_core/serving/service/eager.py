@@ -11,7 +11,8 @@ import torch
 
 from recsys_core import lookup
 from recsys_core.artifacts import ComponentConfig
-from recsys_core.exported.probabilities import probabilities
+from recsys_core.artifacts.ranking import Predicts
+from recsys_core.exported.predictions import predictions
 from recsys_core.features import Engine
 from recsys_core.features.columns import types
 from recsys_core.loading.batch import dense, jagged, numbers
@@ -46,8 +47,10 @@ def vectors(trained: Trained, rows: pa.Table) -> np.ndarray:
     return found[:num_rows].numpy()
 
 
-def scores(trained: Trained, columns: Sequence[tuple[str, str]], rows: pa.Table) -> dict[str, np.ndarray]:
-    """float32 [B] by name: the logit and the probability of each task of raw rows; `columns` are their names.
+def scores(
+    trained: Trained, columns: Sequence[tuple[str, str]], predicted: Sequence[Predicts], rows: pa.Table
+) -> dict[str, np.ndarray]:
+    """float32 [B] by name: each task's output of raw rows, and what it predicts; `columns` are their names.
 
     Raises:
         ValueError: see `vectors`.
@@ -60,8 +63,8 @@ def scores(trained: Trained, columns: Sequence[tuple[str, str]], rows: pa.Table)
         logits = model(jagged(query, item, filled.num_rows), dense(query, item), numbers(query, item))[:num_rows]
         logits_TB = logits.reshape(num_rows, len(columns)).T.contiguous()
     found: dict[str, np.ndarray] = {}
-    for (score, probability), logits_B in zip(columns, logits_TB, strict=True):
-        found |= {probability: probabilities(logits_B), score: logits_B.numpy()}
+    for (score, prediction), predicts, output_B in zip(columns, predicted, logits_TB, strict=True):
+        found |= {prediction: predictions(output_B, predicts), score: output_B.numpy()}
     return found
 
 

@@ -119,6 +119,7 @@ def test_a_metric_says_where_it_is_better():
         "mean_squared_error": "down",
         "normalized_entropy": "down",
         "pr_auc": "up",
+        "xauc": "up",
     }
     assert set(always()) == LabelledMetrics.model_fields.keys() - {"num_rows", "num_positives", "others"}
 
@@ -136,7 +137,7 @@ def test_rows_that_weigh_nothing_cannot_be_measured():
 def test_parts_join_to_the_same_figures_in_any_cut():
     rng = np.random.default_rng(0)
     rows = Scored(rng.normal(size=50).round(1), rng.random(50) < 0.4, rng.random(50), rng.integers(0, 5, 50))
-    parts = [Scored(*(column[a:b] for column in rows)) for a, b in ((0, 7), (7, 7), (7, 50))]
+    parts = [Scored(*(column[a:b] for column in rows[:4])) for a, b in ((0, 7), (7, 7), (7, 50))]
     assert Scored.joined(parts).metrics() == rows.metrics()
 
 

@@ -71,7 +71,7 @@ class World:
         parts = {"rows/part-00000.parquet": scored.slice(0, 130), "rows/part-00001.parquet": scored.slice(130)}
         return self.commit(Predictions, f"score_{name}", parts, source="s", model_digest="m")
 
-    def request(self, *, champion=True, holdout=None, parts=None, **ranking):
+    def request(self, *, champion=True, holdout=None, parts=None, columns=("score",), **ranking):
         last = DAY if holdout else DAY + datetime.timedelta(days=1)
         days = self.days if holdout is None else {day: rows for day, rows in self.days.items() if day < DAY}
         days = days | {last: self.measured}
@@ -105,8 +105,8 @@ class World:
             log=log,
             data=data,
             holdout=holdout or NextDay(),
-            predictions=self.predictions("model"),
-            champion=self.predictions("champion") if champion else None,
+            predictions=self.predictions("model", columns=columns),
+            champion=self.predictions("champion", columns=columns) if champion else None,
             parts=parts or {},
             **COMMON,
         )
@@ -126,6 +126,38 @@ def weighted_auc(scores, rows):
                 pairs += weight * its_weight
                 won += weight * its_weight * (1.0 if score > other else 0.5 if score == other else 0.0)
     return won / pairs
+
+
+def test_values_are_measured_beside_the_past_s_means_and_decided_by(world):
+    rng = np.random.default_rng(3)
+    valued = [rows.set_column(0, "label", pa.array(rng.gamma(2, 3, len(rows)))) for rows in world.days.values()]
+    world.days = dict(zip(world.days, valued, strict=True))
+    truth = rng.gamma(2, 3, len(world.measured))
+    world.measured = world.measured.set_column(0, "label", pa.array(truth))
+    world.scores = {"model": truth + rng.normal(0, 1, 400), "champion": truth + rng.normal(0, 3, 400)}
+    # By `value` they are measured: of an amount it is not the score.
+    asked = world.request(columns=("value",), predicts="amount")
+    found = measure.run(asked, silent)
+
+    def error(predicted):
+        return np.average((predicted - truth) ** 2, weights=world.measured["weight"].to_numpy())
+
+    of_model, of_champion = (error(world.scores[name].astype(np.float32)) for name in ("model", "champion"))
+    assert found.metrics.others["mean_squared_error"] == pytest.approx(of_model)
+    assert found.champion.others["mean_squared_error"] == pytest.approx(of_champion)
+    assert found.differences["mean_squared_error"].high < 0
+    assert found.metrics.auc is None
+    past_rows = pa.concat_tables(world.days.values())
+    mean = np.average(past_rows["label"].to_numpy(), weights=past_rows["weight"].to_numpy())
+    assert found.baselines["rate"].others["mean_squared_error"] == pytest.approx(error(mean))
+    assert found.baselines["item_rate"].others["mean_squared_error"] > of_model
+    assert sorted(path.name for path in asked.output.glob("*.parquet")) == ["calibration.parquet"]
+    limits = {"metric": "mean_squared_error", "maximum": 1.5, "minimum_lift": 2.0, "calibration": (0.9, 1.1)}
+    decision = decide(RankingConfig.model_validate(limits), found)
+    assert decision.passed, decision.reasons
+    refused = decide(RankingConfig.model_validate(limits | {"maximum": 0.5}), found)
+    assert "mean_squared_error is 1." in refused.reasons[0] or "mean_squared_error is 0." in refused.reasons[0]
+    assert measure.loss(asked.ranking, asked.predictions) == pytest.approx(of_model)
 
 
 def test_the_model_and_the_champion_are_measured_on_the_same_rows(world):

@@ -3,7 +3,11 @@
 Legend: see `base`; C cells of an IVF.
 """
 
+import contextlib
+import ctypes
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     import faiss
 
 FILE = "index.faiss"
+DATA = "cells.ivfdata"  # where the cells lie on the disk, and not in it
+_STDOUT, _STDERR = 1, 2
 _PLACE = re.compile(r"^Error in .* at \S+:\d+: (Error: .* failed: )?")
 TARGET = 0.95
 TARGET_IS = "ANN recall to reach, at each of hitrate.ks, of queries of the day"
@@ -109,9 +115,11 @@ class Index(base.Index):
         """See `base.Index.load`."""
         import faiss
 
+        quietly = stdout_is_stderr() if (folder / DATA).exists() else contextlib.nullcontext()
         try:
-            # Cells on disk lie beside it, wherever the folder is now.
-            index = faiss.read_index(str(folder / FILE), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+            with quietly:
+                # Cells on disk lie beside it, wherever the folder is now.
+                index = faiss.read_index(str(folder / FILE), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
         except RuntimeError as error:
             raise ValueError(f"{folder / FILE}: damaged ({integrity.first_line(error)})") from None
         metric = settings.metric or ("l2" if index.metric_type == faiss.METRIC_L2 else "ip")
@@ -295,6 +303,21 @@ class Index(base.Index):
         np.put_along_axis(place_SC, cells_SC, np.arange(nlist)[None], axis=1)
         place_SW = np.take_along_axis(place_SC, cell_I[lists_SW], axis=1)
         return np.where(lists_SW == NO_ITEM, 0, place_SW + 1).max(axis=1)
+
+
+@contextlib.contextmanager
+def stdout_is_stderr() -> Iterator[None]:
+    """Inside, what FAISS prints of the files of cells stands on stderr: on stdout there are results."""
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    kept = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, _STDOUT)
+        os.close(kept)
 
 
 def empty(dim: int, factory: str, metric: base.Metric) -> "faiss.Index":

@@ -6,10 +6,6 @@ reads the cells that it visits, and the system keeps in memory what there is roo
 Legend: see `base`.
 """
 
-import contextlib
-import ctypes
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +18,6 @@ from recsys_core.progress import Event, Sink
 if TYPE_CHECKING:
     import faiss
 
-DATA = "cells.ivfdata"
 # FAISS's k-means takes no more vectors for each cell, and none fewer.
 _MOST_OF_A_CELL, _LEAST_OF_A_CELL = 256, 39
 # The process itself, and the chunks that are read and compared.
@@ -33,7 +28,6 @@ _ID_BYTES = 8
 _FEWEST_ROWS = 65_536
 _ROWS_AT_ONCE = 65_536
 _GB = 1e9
-_STDOUT, _STDERR = 1, 2
 
 
 class Plan(NamedTuple):
@@ -128,29 +122,14 @@ def build(
         shards.append(folder / f"shard-{len(shards):05d}.faiss")
         faiss.write_index(shard, str(shards[-1]))
     sink(event.model_copy(update={"done": num_items, "message": f"merging {len(shards)} shard(s)"}))
-    with _stdout_is_stderr():
-        ondisk.merge_ondisk(index, [str(shard) for shard in shards], str(folder / DATA))
+    with _faiss.stdout_is_stderr():
+        ondisk.merge_ondisk(index, [str(shard) for shard in shards], str(folder / _faiss.DATA))
     for file in (empty, *shards):
         file.unlink()
     found = _faiss.Index(config.kind, metric, ids, index, made.factory)
     if config.value is not None:
         found.visit(config.value)
     return found
-
-
-@contextlib.contextmanager
-def _stdout_is_stderr() -> Iterator[None]:
-    """Inside, what FAISS prints of the file that it resizes stands on stderr: on stdout there are results."""
-    flush = ctypes.CDLL(None).fflush
-    flush(None)
-    kept = os.dup(_STDOUT)
-    os.dup2(_STDERR, _STDOUT)
-    try:
-        yield
-    finally:
-        flush(None)
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
 
 
 def _of_metric(vectors_ND: np.ndarray, metric: base.Metric) -> np.ndarray:

@@ -42,7 +42,7 @@ def table(root: Path) -> ItemTable:
 
 @pytest.mark.parametrize("metric", ["ip", "l2", "cosine"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_shards_answer_as_an_index_in_memory(kind: str, metric: indexes.Metric, tmp_path: Path):
+def test_shards_answer_as_an_index_in_memory(kind: str, metric: indexes.Metric, tmp_path: Path, capfd):
     config, ids = config_of(kind, nprobe=3), pa.array(range(NUM))
     plan = indexes.plan_on_disk(config, NUM, DIM, metric, ids.nbytes, ENOUGH)._replace(shard_rows=250)
     assert "4 shard(s) of 250 items" in plan.describe(NUM)
@@ -57,7 +57,10 @@ def test_shards_answer_as_an_index_in_memory(kind: str, metric: indexes.Metric, 
     assert {file.name for file in (tmp_path / "moved").iterdir()} == {
         "cells.ivfdata", "id_map.parquet", "index.faiss", "index.json"
     }  # fmt: skip
+    capfd.readouterr()
     found = indexes.load(tmp_path / "moved")
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == ""
     assert (found.num_rows, found.value, found.parameter) == (NUM, 3, "nprobe")
     for value in (None, 12):
         scores, rows = found.search(QUERIES, 20, value)

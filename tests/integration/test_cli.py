@@ -36,7 +36,8 @@ def config(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPa
 
 
 def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
-    first = dayline("run", config, "--set", "train.num_epochs=1", "--json")
+    chosen = ("--set", "train.num_epochs=1", "--set", "export.format=pt2")
+    first = dayline("run", config, *chosen, "--json")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert result["day"] == "2024-01-05"
@@ -45,7 +46,7 @@ def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
     assert "Traceback" not in first.stderr
     assert "INFO" not in first.stderr
 
-    second = dayline("run", config, "--day", "2024-01-05", "--set", "train.num_epochs=1")
+    second = dayline("run", config, "--day", "2024-01-05", *chosen)
     assert "train: 10,507 rows, done before" in second.stderr
     assert second.stderr.count("done before") == len(result["stages"])
     assert "started" not in second.stderr
@@ -55,6 +56,12 @@ def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
     listed = dayline("release", "list", config, "--json")
     (release,) = json.loads(listed.stdout)
     assert (release["day"], release["live"], release["run_id"]) == ("2024-01-05", True, result["run_id"])
+    # A program of torch.export is served as a script is, and bit by bit as it was measured.
+    run = config.parent / "runs" / "tiny" / "2024-01-05" / result["run_id"]
+    assert [file.name for file in sorted((run / "export" / "query").iterdir())] == ["model.pt2", "signature.json"]
+    served = dayline("check-serving", "--run", run)
+    assert served.returncode == 0, served.stdout + served.stderr
+    assert served.stdout.count("4 of 4 rows the same") == 2
     back = dayline("release", "rollback", config)
     assert (back.returncode, back.stdout) == (1, "")
     assert (

@@ -23,6 +23,7 @@ from flows import (
     config_commands,
     data_commands,
     demo,
+    describe_command,
     features_commands,
     index_commands,
     kept,
@@ -83,6 +84,7 @@ app.command("odps-emulator")(odps_commands.odps_emulator)
 app.command("index")(index_commands.index)
 app.command("hit-rate")(index_commands.hit_rate)
 app.command("serve")(serve_command.serve)
+app.command("describe")(describe_command.describe)
 app.command("stop")(stop_command.stop)
 app.command("replay")(replay_command.replay)
 app.command("check-serving")(check_serving_command.check_serving)

@@ -17,8 +17,8 @@ NO_RELEASES = (
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and describe configs.")
 
-_Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
-_Overrides = Annotated[
+Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml", show_default=False)]
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "--edit-config-json", metavar="KEY=VALUE|JSON", help="change a key; repeatable"),
 ]
@@ -31,7 +31,7 @@ def load(config: Path, overrides: Sequence[str] | None) -> "RunConfig | RankingC
     try:
         return configs.load(config, overrides or ())
     except ValueError as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
 @contextlib.contextmanager
@@ -55,14 +55,15 @@ def required(loaded: "RunConfig | RankingConfig", config: Path) -> "Iterator[Cal
             except ValueError as error:
                 mistakes.extend(str(error).splitlines())
             if mistakes:
-                _refuse("\n".join(f"{config}: {line}" for line in mistakes))
+                refuse("\n".join(f"{config}: {line}" for line in mistakes))
 
         if mistakes:
             wait()
         yield wait
 
 
-def _refuse(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """Print mistakes, one a line, and exit with code 2."""
     from recsys_core.config import reading
     from recsys_core.redaction import redact
 
@@ -79,7 +80,7 @@ def is_daily(loaded: "RunConfig | RankingConfig") -> bool:
 
 
 @app.command()
-def check(config: _Config, overrides: _Overrides = None) -> None:
+def check(config: Config, overrides: Overrides = None) -> None:
     """Say whether a config is valid, and whether it can run on this machine; every mistake is named at once.
 
     Files that it names are looked for, but not its data, which may be still to come. Building its model takes some
@@ -94,7 +95,7 @@ def check(config: _Config, overrides: _Overrides = None) -> None:
 
 
 @app.command()
-def show(config: _Config, overrides: _Overrides = None) -> None:
+def show(config: Config, overrides: Overrides = None) -> None:
     """Print the whole config as YAML, with every default that it leaves out, and `***` in place of credentials.
 
     Example: `dayline config show configs/demo.yaml > resolved.yaml`

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch._dynamo.utils import counters
 
 from recsys_core import lookup, models
+from recsys_core.config import description
 from recsys_core.exported import scripted
 from recsys_core.exported.inputs import ranker_inputs, tower_inputs
 from recsys_core.features import Config as Features
@@ -208,6 +209,15 @@ def test_the_layout_says_which_columns_read_what(built):
                 elif block.features:
                     assert gradient.any(), (name, block.label)
                 start += size
+
+
+def test_the_parts_of_a_description_have_all_dense_weights(built):
+    model, engine = built
+    parts = description.parts_of(model, engine, entries=3)
+    dense = [weight.numel() for name, weight in model.named_parameters() if not name.startswith("tables.")]
+    assert sum(part.num_parameters for part in parts) == sum(dense)
+    layers = [module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert sum(part.flops for part in parts) >= 2 * sum(layers)
 
 
 def test_scripted_equals_eager(built):

@@ -128,6 +128,21 @@ def check_order(features: Features, model: ComponentConfig, preprocess: Preproce
             )
 
 
+def check_metrics(metrics: Sequence[ComponentConfig], ranking: Ranking) -> None:
+    """Check that each of the `metrics` beside those of every evaluation is one of a task.
+
+    Raises:
+        ValueError: names one that is not.
+    """
+    fit = {kind for task in ranking.named.values() for kind in all_of(metrics, values=task.predicts != "probability")}
+    for metric in metrics:
+        if metric.kind not in fit:
+            predicted = ", ".join(dict.fromkeys(task.predicts for task in ranking.named.values()))
+            raise ValueError(
+                f"evaluate.metrics: {metric.kind} is not measured of tasks that predict: {predicted}; remove it"
+            )
+
+
 def check_best(metric: str, ranking: Ranking) -> None:
     """Check that the first task, by which the best state is chosen, is measured by `metric`.
 

@@ -86,6 +86,7 @@ class RankingConfig(Frozen):
                 f"use_step: {self.use_step} is one of the states that evaluations keep; set train.evaluate_every_steps "
                 "or train.evaluate_every_epochs too, or leave it out"
             )
+        agreement.check_metrics(self.evaluate.metrics, self.ranking)
         if self.train.evaluates:
             agreement.check_best(self.train.best_metric, self.ranking)
         if self.is_daily:

@@ -244,6 +244,10 @@ def test_a_loss_a_metric_and_a_label_fit_each_other():
         with pytest.raises(ValueError, match=message):
             RankingConfig.model_validate(sections | change)
     RankingConfig.model_validate(sections | {"gate": {"metric": "xauc"}, "evaluate": {"metrics": [{"kind": "xauc"}]}})
+    for metric, ranking in (("xauc", {}), ("pr_auc", sections["ranking"])):
+        change = {"ranking": ranking, "gate": {}, "evaluate": {"metrics": [{"kind": metric}]}}
+        with pytest.raises(ValueError, match=f"evaluate.metrics: {metric} is not measured of tasks that predict: "):
+            RankingConfig.model_validate(sections | change)
     once = {name: value for name, value in sections.items() if name != "gate"}
     once |= {"data": {"kind": "splits", "source": "d", "day": "2024-01-01"}, "train": {"evaluate_every_epochs": 1}}
     with pytest.raises(ValueError, match="train.best_metric: auc is not measured of a task that predicts: amount; set"):

@@ -4,12 +4,13 @@ These are the training's own figures on unseen rows, cheap and comparable along 
 measured by `hit_rate`, over the whole item table.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recsys_core import artifacts, distributed, losses, readers
 from recsys_core.artifacts import TrainingData
@@ -29,6 +30,8 @@ from recsys_core.retrieval.requests import EvaluateRequest as Request
 from recsys_core.training import restored
 
 __all__ = ["Config", "Request", "run"]
+
+_BLOCK_NUMBERS = 1 << 24
 
 
 def run(request: Request, sink: Sink) -> artifacts.HeldOut:
@@ -101,18 +104,29 @@ def sums(
         for prepared, _ in feed.batches(shard, epoch=0, step=0, pins=world.device.type == "cuda"):
             batch = moved(prepared, world.device)
             query_BD, item_MD = model(batch.sparse, batch.query_dense_BF, batch.item_dense_MF)
-            no_correction_M = torch.zeros(len(item_MD), device=world.device)
-            positive_B, negative_BN = loss.logits(query_BD, item_MD, batch.item_rows_M, no_correction_M, in_batch=False)
-            rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
-            if loss.logq_correction:
-                correction_M = log_expected[batch.item_rows_M]
-                positive_B = positive_B - correction_M[: len(positive_B)]
-                negative_BN -= correction_M[len(positive_B) :]
-            loss_B = loss.of_logits(positive_B, negative_BN)
-            hits_BK = torch.stack([rank_B < k for k in request.config.ks], dim=1)
-            columns_BX = torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1)
-            totals += columns_BX.double().sum(dim=0)
+            first = len(query_BD)
+            # All items may be negatives: a block of logits at a time.
+            for rows in torch.arange(first, device=world.device).split(max(1, _BLOCK_NUMBERS // feed.num_negatives)):
+                own_M = torch.cat([rows, torch.arange(first, len(item_MD), device=world.device)])
+                asked = query_BD[rows], item_MD[own_M], batch.item_rows_M[own_M]
+                totals += _counted(loss, *asked, log_expected, request.config.ks)
             done += batch.global_rows
             if world.is_first:
                 sink(Event(stage="evaluate", done=done, total=pairs.num_rows, unit="pairs"))
     return totals
+
+
+def _counted(
+    loss: RetrievalLoss, query_BD: Tensor, item_MD: Tensor, rows_M: Tensor, log_expected: Tensor, ks: Sequence[int]
+) -> Tensor:
+    """Return the [pairs, loss, hits at each K] sums of the pairs of B queries and the first B items, float64."""
+    no_correction_M = torch.zeros(len(item_MD), device=item_MD.device)
+    positive_B, negative_BN = loss.logits(query_BD, item_MD, rows_M, no_correction_M, in_batch=False)
+    rank_B = (negative_BN >= positive_B[:, None]).sum(dim=1)
+    if loss.logq_correction:
+        correction_M = log_expected[rows_M]
+        positive_B = positive_B - correction_M[: len(positive_B)]
+        negative_BN -= correction_M[len(positive_B) :]
+    loss_B = loss.of_logits(positive_B, negative_BN)
+    hits_BK = torch.stack([rank_B < k for k in ks], dim=1)
+    return torch.cat([torch.ones_like(loss_B)[:, None], loss_B[:, None], hits_BK], dim=1).double().sum(dim=0)

@@ -120,7 +120,7 @@ def test_the_loss_of_whole_sequences_is_that_of_their_interactions_one_by_one(sh
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_day_goes_on_where_the_day_before_ended(shop, tmp_path):
+def test_a_day_goes_on_where_the_day_before_ended(shop, tmp_path, monkeypatch):
     made = _config(shop)
     data = _data(shop, made, 1, tmp_path / "1")
     first = train.run(_training(made, data, tmp_path / "1", None), silent)
@@ -134,22 +134,10 @@ def test_a_day_goes_on_where_the_day_before_ended(shop, tmp_path):
     assert max(map(max, rows["known"].to_pylist())) == 6
     checkpoint = train.run(_training(made, second, tmp_path / "2", first), silent)
     assert checkpoint.warm_started_from == first.digest
-    held_out = evaluate.run(
-        requests.EvaluateRequest(
-            output=tmp_path / "evaluate",
-            config=made.evaluate,
-            model=made.model,
-            sampler=made.sampler,
-            loss=made.loss,
-            sharding=made.train.sharding,
-            num_ranks=1,
-            seed=0,
-            data=second,
-            checkpoint=checkpoint,
-            **COMMON,
-        ),
-        silent,
-    )
+    held_out = evaluate.run(_measuring(made, second, checkpoint, tmp_path / "evaluate"), silent)
+    monkeypatch.setattr(evaluate, "_BLOCK_NUMBERS", 3 * second.num_items)
+    in_blocks = evaluate.run(_measuring(made, second, checkpoint, tmp_path / "blocks"), silent)
+    assert (in_blocks.loss, in_blocks.sampled_recall) == (pytest.approx(held_out.loss), held_out.sampled_recall)
     # Among all items, of which every pair's own is one.
     assert 0 < held_out.loss < 2 * np.log(second.num_items)
     exported = export.run(
@@ -182,6 +170,22 @@ def _training(made, data, folder, base):
         seed=0,
         data=data,
         base=base,
+        **COMMON,
+    )
+
+
+def _measuring(made, data, checkpoint, output):
+    return requests.EvaluateRequest(
+        output=output,
+        config=made.evaluate,
+        model=made.model,
+        sampler=made.sampler,
+        loss=made.loss,
+        sharding=made.train.sharding,
+        num_ranks=1,
+        seed=0,
+        data=data,
+        checkpoint=checkpoint,
         **COMMON,
     )
 

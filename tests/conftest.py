@@ -132,8 +132,8 @@ def forking() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def kept_checks() -> Iterator[None]:
-    """Let publishing check its bundles where a run does: in processes that have imported what that takes."""
+def kept_ranks() -> Iterator[None]:
+    """Let the stages of a file's tests be done by the same processes, as those of one run or backfill are."""
     with launch.keeping():
         yield
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect.settings import get_current_settings
 from prefect.testing import utilities
 
 from recsys_core import ingest
@@ -97,8 +98,8 @@ def _prefect_database(prefect_home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One temporary Prefect server for all tests: starting it takes long."""
+def prefect_server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One temporary Prefect server for all tests, as starting it takes long; yields the API's address."""
     database = tmp_path_factory.mktemp("prefect-server")
     shutil.copy(prefect_home / "prefect.db", database / "prefect-test.db")
     with contextlib.ExitStack() as started:
@@ -107,7 +108,7 @@ def prefect_server(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory)
             patched.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
             patched.setattr(utilities, "mkdtemp", lambda: str(database))
             started.enter_context(utilities.prefect_test_harness(server_startup_timeout=600))
-        yield
+        yield str(get_current_settings().api.url)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from recsys_core.artifacts import Checkpoint, Embeddings, Learned, TrainingData
 from tasks.report import DayResult
 from tasks.start_run import start_run
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "kept_ranks")
 FIRST = datetime.date(2024, 1, 1)
 DAYS = [FIRST + datetime.timedelta(days=number) for number in range(1, 4)]
 ABSORBS = ["publish.absorb=true"]

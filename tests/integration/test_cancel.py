@@ -17,7 +17,6 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.settings import get_current_settings
 from prefect.states import Cancelling
 
 from recsys_core import checkpoint
@@ -45,12 +44,11 @@ def client() -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def worker(client: SyncPrefectClient, tmp_path: Path) -> Iterator[psutil.Process]:
+def worker(client: SyncPrefectClient, prefect_server: str, tmp_path: Path) -> Iterator[psutil.Process]:
     """A worker of the pool that the deployment of this repository is for, and the deployment."""
-    url = get_current_settings().api.url
     # What is measured is no matter here, and all of it is faster without.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")} | {
-        "PREFECT_API_URL": str(url),
+        "PREFECT_API_URL": prefect_server,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

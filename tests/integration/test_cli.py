@@ -35,7 +35,7 @@ def config(write_config: Callable[[Path], Path], tmp_path_factory: pytest.TempPa
     return write_config(tmp_path_factory.mktemp("cli"))
 
 
-def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
+def test_a_day_twice_then_its_release(dayline: Callable, config: Path, prefect_server: str) -> None:
     chosen = ("--set", "train.num_epochs=1", "--set", "export.format=pt2")
     first = dayline("run", config, *chosen, "--json")
     assert first.returncode == 0, first.stderr
@@ -46,7 +46,7 @@ def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
     assert "Traceback" not in first.stderr
     assert "INFO" not in first.stderr
 
-    second = dayline("run", config, "--day", "2024-01-05", *chosen)
+    second = dayline("run", config, "--day", "2024-01-05", *chosen, PREFECT_API_URL=prefect_server)
     assert "train: 10,507 rows, done before" in second.stderr
     assert second.stderr.count("done before") == len(result["stages"])
     assert "started" not in second.stderr
@@ -80,9 +80,9 @@ def test_a_day_twice_then_its_release(dayline: Callable, config: Path) -> None:
     ],
 )
 def test_an_error_is_one_line_and_nothing_is_left(
-    dayline: Callable, config: Path, arguments: list[str], code: int, expected: str
+    dayline: Callable, config: Path, prefect_server: str, arguments: list[str], code: int, expected: str
 ) -> None:
-    done = dayline("run", config, *arguments)
+    done = dayline("run", config, *arguments, PREFECT_API_URL=prefect_server)
     assert (done.returncode, done.stdout) == (code, "")
     assert expected in done.stderr
     assert "Traceback" not in done.stderr

@@ -23,6 +23,7 @@ from recsys_core.artifacts import Checkpoint, ReplayedLog
 from recsys_core.serving.service.recorder import Options, Recorder
 from tasks.report_ranking_day import RankingDay
 
+pytestmark = pytest.mark.usefixtures("prefect_server", "kept_ranks")
 ROWS = 4_000
 FIRST, LAST = date(2024, 1, 2), date(2024, 1, 4)
 
@@ -33,7 +34,7 @@ def config(write_ctr_config: Callable[[Path], Path], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def days(prefect_server: None, config: Path) -> list[RankingDay]:
+def days(config: Path) -> list[RankingDay]:
     return backfill(str(config), FIRST, LAST)
 
 
@@ -128,7 +129,7 @@ def test_a_release_answers_as_the_state_that_it_was_exported_from(days: list[Ran
     assert eager["max_difference"] <= eager["tolerance"]
 
 
-def test_the_newest_day_that_can_be_run_needs_the_day_after(prefect_server: None, ctr: Path, config: Path) -> None:
+def test_the_newest_day_that_can_be_run_needs_the_day_after(ctr: Path, config: Path) -> None:
     shutil.copytree(ctr / "ds=2024-01-05", config.parent / "later" / "ds=2024-01-05")
     with pytest.raises(ValueError, match="there are no two days in a row"):
         daily_ranking(str(config), None, [f"data.source={config.parent / 'later'}"])
@@ -161,7 +162,7 @@ def test_a_state_that_passed_absorbs_the_rows_that_it_was_measured_on(days: list
 
 
 def test_clicks_and_conversions_of_clicks_are_learned_daily_by_one_model(
-    prefect_server: None, ctr: Path, write_ctr_config: Callable[[Path], Path], tmp_path: Path
+    ctr: Path, write_ctr_config: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     config = write_ctr_config(tmp_path)
     sections = yaml.safe_load(config.read_text())

@@ -39,7 +39,7 @@ def service(shop: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]
 
 
 def test_a_day_in_and_out_of_maxcompute(
-    service: tuple[Path, dict[str, str]], write_config: Callable[[Path], Path], tmp_path: Path
+    service: tuple[Path, dict[str, str]], write_config: Callable[[Path], Path], prefect_server: str, tmp_path: Path
 ) -> None:
     folder, variables = service
     # As the tutorial of another tool has it: one file, which odpscmd reads, too.
@@ -62,7 +62,7 @@ def test_a_day_in_and_out_of_maxcompute(
     run = subprocess.run(
         [*_COMMAND, "run", str(config), "--json", *(part for change in changes for part in ("--set", change))],
         cwd=ROOT,
-        env=environment | {"PREFECT_API_URL": "", "NO_PROXY": "127.0.0.1"},
+        env=environment | {"PREFECT_API_URL": prefect_server, "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
         check=False,
@@ -121,7 +121,9 @@ def _labelled(folder: Path, num_rows: int, seed: int) -> None:
     pq.write_table(pa.table(columns), folder / "a.parquet", row_group_size=90)
 
 
-def test_scores_of_a_table_go_back_to_a_table(service: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_scores_of_a_table_go_back_to_a_table(
+    service: tuple[Path, dict[str, str]], prefect_server: str, tmp_path: Path
+) -> None:
     folder, variables = service
     for day, num_rows in (("2024-01-01", 50), ("2024-01-02", 700)):
         _labelled(folder / "shop" / "rows" / f"ds={day}", num_rows, 1)
@@ -136,7 +138,7 @@ def test_scores_of_a_table_go_back_to_a_table(service: tuple[Path, dict[str, str
         "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true",
         "ODPS_ENDPOINT": variables["ODPS_ENDPOINT"],
         "NO_PROXY": "127.0.0.1",
-        "PREFECT_API_URL": "",
+        "PREFECT_API_URL": prefect_server,
     }
 
     def command(*arguments: str) -> str:

@@ -78,7 +78,7 @@ def _write(table: str, rows: pa.Table) -> None:
     target.commit(state, [part.close()])
 
 
-def test_the_page_s_tables_train_and_are_scored(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_page_s_tables_train_and_are_scored(prefect_server: str, tmp_path: Path, monkeypatch: Any) -> None:
     folder = tmp_path / "odps"
     (folder / "rec_template").mkdir(parents=True)
     with Emulator(folder, [KEYS]) as running:
@@ -106,7 +106,7 @@ def test_the_page_s_tables_train_and_are_scored(tmp_path: Path, monkeypatch: Any
         run = subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", "run", str(config), "--json", *changes],
             cwd=ROOT,
-            env=os.environ | environment | {"PREFECT_API_URL": ""},
+            env=os.environ | environment | {"PREFECT_API_URL": prefect_server},
             capture_output=True,
             text=True,
             check=False,

@@ -24,7 +24,7 @@ from recsys_core.serving.service.recorder import Options, Recorder
 from tasks.report import DayResult
 from tasks.start_run import start_run
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("prefect_server", "kept_ranks")
 FIRST_DAY = datetime.date(2024, 1, 1)
 DAYS = [FIRST_DAY + datetime.timedelta(days=number) for number in (2, 3)]
 STAGES = ["ingest", "check", "preprocess", "train", "evaluate", "export", "embed", "index", "hitrate", "publish"]

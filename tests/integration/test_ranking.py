@@ -14,6 +14,8 @@ from flows.ranking import ranking
 from recsys_core import tracking
 from recsys_core.artifacts import Checkpoint, RankingEvaluation
 
+pytestmark = pytest.mark.usefixtures("prefect_server", "kept_ranks")
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -62,7 +64,7 @@ def config(tmp_path_factory):
     return path
 
 
-def test_a_ranking_run_learns_is_recorded_and_is_not_done_twice(prefect_server, config):
+def test_a_ranking_run_learns_is_recorded_and_is_not_done_twice(config):
     result = ranking(str(config))
     # A tenth of the labels is wrong, so .9 is nearly what can be had.
     assert 0.85 < result.metrics.auc < 0.95

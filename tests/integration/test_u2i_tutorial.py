@@ -26,7 +26,9 @@ def _commands() -> list[list[str]]:
     return [shlex.split(line)[2:] for line in lines if line.startswith("$ dayline ")]
 
 
-def test_from_tables_of_examples_to_released_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_tables_of_examples_to_released_models(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(ROOT / "configs", "configs")
@@ -35,7 +37,7 @@ def test_from_tables_of_examples_to_released_models(tmp_path: Path, monkeypatch:
     for command in _commands():
         done = subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *command],
-            env=os.environ | {"PREFECT_API_URL": ""},
+            env=os.environ | {"PREFECT_API_URL": prefect_server},
             capture_output=True,
             text=True,
             check=False,

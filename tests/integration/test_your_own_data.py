@@ -18,7 +18,9 @@ def _blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_from_csv_files_to_a_released_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_csv_files_to_a_released_model(
+    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (program,) = _blocks("From CSV files", "python")
     (config,) = _blocks("From CSV files", "yaml")
@@ -31,7 +33,7 @@ def test_from_csv_files_to_a_released_model(tmp_path: Path, monkeypatch: pytest.
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-c", "from flows.cli import main; main()", *command.split()],
-            env=os.environ | {"PREFECT_API_URL": ""},
+            env=os.environ | {"PREFECT_API_URL": prefect_server},
             capture_output=True,
             text=True,
             check=False,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import psutil
 import yaml
 
@@ -28,6 +29,7 @@ NUM_KILLS = int(os.environ.get("DAYLINE_KILLS", "6"))
 SEED = os.environ.get("DAYLINE_KILL_SEED", "7")
 VICTIMS: tuple[str, ...] = ("flow", "rank", "torchrun", "prefect", "mlflow")
 SECOND = " of the second day"
+_RUNS = ("flow_run", "task_run")
 _DAY: dict[str, tuple[str | None, bool]] = {
     "ingest": (None, False),
     "check": (None, False),
@@ -102,12 +104,16 @@ def draw() -> dict[str, list[list[Kill]]]:
 
 @dataclass
 class Place:
-    """A config with a home for its runs, a Prefect home, and a mark that all processes of its commands carry."""
+    """A config with a home for its runs, a Prefect home, and a mark that all processes of its commands carry.
+
+    Its commands start a Prefect server of their own, unless `api` is the address of one.
+    """
 
     config: Path
     mark: str
     changes: tuple[str, ...] = ()
     days: tuple[datetime.date, ...] = (DAY,)
+    api: str = ""
 
     @property
     def home(self) -> Path:
@@ -133,10 +139,14 @@ class Place:
 
     def left_running(self) -> dict[str, int]:
         """Return how many runs Prefect shows as running."""
+        states = ("RUNNING", "PENDING", "CANCELLING")
+        if self.api:
+            asked = {"state": {"type": {"any_": states}}}
+            counts = {one: httpx.post(f"{self.api}/{one}s/count", json={f"{one}s": asked}) for one in _RUNS}
+            return {one: count.raise_for_status().json() for one, count in counts.items()}
         with contextlib.closing(sqlite3.connect(self.home / "prefect" / "prefect.db")) as database:
-            count = "select count(*) from {} where state_type in ('RUNNING', 'PENDING', 'CANCELLING')"
-            tables = ("flow_run", "task_run")
-            return {table: database.execute(count.format(table)).fetchone()[0] for table in tables}
+            count = f"select count(*) from {{}} where state_type in {states}"
+            return {table: database.execute(count.format(table)).fetchone()[0] for table in _RUNS}
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes that began below a command of ours."""
@@ -165,7 +175,7 @@ class Command:
         self.place, self.output = place, place.home / "output"
         changes = [word for change in (*OVERRIDES, *place.changes) for word in ("--set", change)]
         arguments = [*place.arguments, "--json", *changes]
-        environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": ""}
+        environment = {"PREFECT_HOME": str(place.home / "prefect"), "PREFECT_API_URL": place.api}
         with self.output.open("w") as output, (place.home / "result").open("w") as result:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _MAIN, *arguments],

@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,15 @@ import pytest
 from flows import server
 
 
+@pytest.fixture(scope="module")
+def home(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of Prefect whose database has no runs."""
+    return shutil.copytree(prefect_home, tmp_path_factory.mktemp("prefect") / "home")
+
+
 @pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
+def _no_server(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(home))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 

@@ -16,7 +16,7 @@ from recsys_core import launch, registry, tracking
 from recsys_core.artifacts import ExportedRanker, Learned, Release
 from recsys_core.ranking import publish
 
-pytestmark = pytest.mark.usefixtures("kept_checks")
+pytestmark = pytest.mark.usefixtures("kept_ranks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 # Publishes the request in a file. When it would move the aliases it says so, and waits for a line.

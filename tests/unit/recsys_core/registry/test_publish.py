@@ -12,7 +12,7 @@ from recsys_core.retrieval import publish
 from recsys_core.serving.service import Registered
 from recsys_core.serving.service.watch import Watched, Watcher, fetched, found
 
-pytestmark = pytest.mark.usefixtures("kept_checks")
+pytestmark = pytest.mark.usefixtures("kept_ranks")
 FIRST = datetime.date(2024, 3, 1)
 CONFIG = tracking.Config.model_validate({"system_metrics": False})
 
@@ -227,7 +227,7 @@ class _Client:
 
 
 @pytest.fixture(scope="module")
-def disturbed(run_root, made_day, kept_checks):
+def disturbed(run_root, made_day, kept_ranks):
     shop = Shop(run_root, "disturbed", made_day)
     shop.publish(shop.request(1))
     return shop

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ from retrieval_day import make_day
 
 from recsys_core import launch, tracking
 
+# What modules and collected tests are made of stays; looking through it for what can be freed takes long.
+gc.disable()
+
 # A busy machine is slow: no test fails for the time that an example takes.
 settings.register_profile("dayline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dayline")
@@ -37,6 +41,14 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 _DATA = Path(os.environ.get("RECSYS_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop() -> Iterator[None]:
+    """Let garbage be looked for from now on, and not in what was collected."""
+    gc.freeze()
+    gc.enable()
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

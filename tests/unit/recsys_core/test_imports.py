@@ -6,10 +6,9 @@ from recsys_core.imports import importing
 
 
 @pytest.fixture(autouse=True)
-def _thawed():
+def _collected():
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def test_what_is_imported_is_not_collected_then_or_later():

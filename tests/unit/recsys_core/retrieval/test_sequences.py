@@ -14,7 +14,7 @@ from recsys_core.datasets import synthetic
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine
 from recsys_core.loading.epoch_order import EpochOrder
-from recsys_core.loading.rank_batches import RankBatches, Rows
+from recsys_core.loading.rank_batches import CostLimit, RankBatches, Rows
 from recsys_core.progress import silent
 from recsys_core.retrieval import embed, evaluate, export, preprocess, requests, train
 from recsys_core.retrieval.feed import ItemTable, SequenceFeed
@@ -260,10 +260,13 @@ def test_a_model_without_states_trains_on_no_whole_sequences(shop, tmp_path):
         Retrieval(two_tower, None, made.loss, data, batch_size=16, seed=0, world=world)
 
 
-def test_every_row_of_an_epoch_is_read_once(shop, tmp_path):
+def test_batches_are_bounded_by_their_targets(shop, tmp_path):
     made = _config(shop)
     data = _data(shop, made, 1, tmp_path)
     reader = readers.opened(data.examples)
     order = EpochOrder(reader.block_rows, seed=0, epoch=0, shuffle_rows=100, rows_per_turn=16)
-    shard = RankBatches(reader, order, ["targets"], batch_size=16, rank=0, num_ranks=1)
-    assert sum(len(row) for part in shard for row in part.batch["targets"]) == data.num_targets
+    limit = CostLimit("targets", 30)
+    shard = RankBatches(reader, order, ["targets"], batch_size=16, rank=0, num_ranks=1, budget=limit)
+    counts = [sum(map(len, part.batch["targets"])) for part in shard]
+    assert sum(counts) == data.num_targets
+    assert max(counts) <= 30

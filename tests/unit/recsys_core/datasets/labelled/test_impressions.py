@@ -89,3 +89,27 @@ def test_days_that_are_not_made_cannot_be_shuffled_and_a_calendar_ends():
         _impressions.Config.model_validate({"shuffled_days": ["2024-02-01"]})
     with pytest.raises(ValidationError, match="num_days: 1 days are left from 9999-12-31"):
         _impressions.Config.model_validate({"first_day": "9999-12-31"})
+
+
+def test_likes_go_along_with_clicks_as_far_as_asked_and_change_nothing_else(tmp_path):
+    """Compared are rates by age, city and brand: what tastes and styles are made of."""
+    found = {}
+    for agreement in (None, -1.0, 0.0, 1.0):
+        shop = {"like_agreement": agreement, "signal": 2, "position_effect": 0, "rows_per_day": 40_000}
+        made, tables = _written(tmp_path / str(agreement), **shop)
+        if agreement is None:
+            plain = tables
+            assert made[0].like_auc is None
+            assert "like" not in tables[0].column_names
+            continue
+        assert [table.drop_columns("like") for table in tables] == plain
+        assert made[0].like_auc > 0.8
+        keys = [tables[0][name].to_numpy() for name in ("age", "city", "brand")]
+        _, cell = np.unique(np.array(["".join(key) for key in zip(*keys, strict=True)]), return_inverse=True)
+        counts = np.bincount(cell)
+        rates = [np.bincount(cell, tables[0][name].to_numpy()) / counts for name in ("click", "like")]
+        common = counts >= 30
+        found[agreement] = np.corrcoef(rates[0][common], rates[1][common])[0, 1]
+    assert found[1.0] > 0.8
+    assert found[-1.0] < -0.6
+    assert abs(found[0.0]) < 0.4

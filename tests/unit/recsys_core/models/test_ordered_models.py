@@ -223,3 +223,16 @@ def test_a_model_without_its_sequence_is_refused(query, item, message):
 def test_heads_divide_a_state(kind):
     with pytest.raises(ValueError, match=r"model\.num_heads: 3 heads, and model\.output_dim is 4, of which each has"):
         _model(kind, num_heads=3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_states_are_the_same(kind):
+    """They are of one block as wide as rows may be, where the others are of one for each length."""
+    model = _model(kind)
+    rows_T, known_T = torch.tensor([0, 0, 3, 2, 1]), torch.tensor([0, 3, 2, 1, 0])
+    none = torch.zeros(len(ROWS), 0)
+    with torch.no_grad():
+        expected, _ = model(_batch(ROWS), none, none, rows_T, known_T)
+        model.query.compile(dynamic=True, backend="aot_eager")
+        found, _ = model(_batch(ROWS), none, none, rows_T, known_T)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,14 +6,16 @@ the imports of torch, MLflow and Prefect, with which most processes of the tests
 
 import importlib.machinery
 import sys
+import sysconfig
 import types
 from collections.abc import Sequence
 
-_MEASURED = {"recsys_core", "tasks", "flows"}
+# Where Python's own modules and the installed packages are. None of them imports ours when it is imported.
+_OTHERS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 class _Untraced:
-    """Finds modules as Python does; while one is executed that is not measured, coverage's tracer of the thread is off.
+    """Finds others' modules as Python does; while one is executed, coverage's tracer of the thread is off.
 
     What imports it is traced before and after: the tracer sees its frames begin and end.
     """
@@ -22,12 +24,11 @@ class _Untraced:
     def find_spec(
         name: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        tracer = sys.gettrace()
-        # Inside of an import that is untraced there is none.
-        if type(tracer).__name__ != "CTracer" or name.partition(".")[0] in _MEASURED:
+        # Inside of an import that is untraced there is no tracer.
+        if type(sys.gettrace()).__name__ != "CTracer":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is None or spec.loader is None:
+        if spec is None or spec.loader is None or not (spec.origin or "").startswith(_OTHERS):
             return None
         execute = spec.loader.exec_module
 

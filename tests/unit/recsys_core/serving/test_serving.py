@@ -309,7 +309,7 @@ def test_fields_of_other_items_are_not_served(directory, made):
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
-def test_a_row_gets_the_same_bits_whoever_it_is_asked_with(directory, made, kind):
+def test_a_row_gets_the_same_bits_whatever_it_is_asked_with(directory, made, kind):
     unseal(directory)
     items = pq.read_table(made["embeddings"].items)
     faiss.write_index(_make_index(kind, _vectors(items)), str(directory / "index" / "index.faiss"))

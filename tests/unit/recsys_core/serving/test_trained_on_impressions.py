@@ -1,6 +1,6 @@
 """From a service's log to a model: lists that were served, joined to clicks, are a day that a daily ranker learns from.
 
-Users click items by their number, whoever they are. The service is asked today; its log is given times of two days.
+Whether an item is clicked depends on its number alone. The service is asked today; its log is given times of two days.
 """
 
 import datetime

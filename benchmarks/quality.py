@@ -199,7 +199,9 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every shipped config with a published figure")
     parser.add_argument("--work", type=Path, help="folder to keep things in; by default they are deleted")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings; default: 0")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of the config"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too, after each config")
     arguments = parser.parse_args()
     if arguments.all == bool(arguments.names):

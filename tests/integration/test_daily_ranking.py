@@ -129,6 +129,20 @@ def test_a_release_answers_as_the_state_that_it_was_exported_from(days: list[Ran
     assert eager["max_difference"] <= eager["tolerance"]
 
 
+def test_a_release_is_measured_by_hand_on_a_later_day(days: list[RankingDay], config: Path, ctr: Path) -> None:
+    where = ["--release", "tiny_ctr@champion", "--run-root", str(config.parent / "runs"), "--config", str(config)]
+    later = ["--input", str(ctr / "ds=2024-01-05")]
+    found = _json("evaluate", *where, *later, "--json")
+    assert found["num_rows"] == ROWS
+    assert found["metrics"]["auc"] == pytest.approx(days[-1].metrics.auc, abs=1e-6)
+    invoke: Callable[..., Any] = CliRunner().invoke
+    refused = invoke(cli.app, ["evaluate", *where, *later, "--split", "test"])
+    assert (refused.exit_code, "--split is of --data" in refused.stderr) == (2, True)
+    shown = invoke(cli.app, ["features", "show", str(config)], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    assert "item_id" in shown.stdout
+
+
 def test_the_newest_day_that_can_be_run_needs_the_day_after(ctr: Path, config: Path) -> None:
     shutil.copytree(ctr / "ds=2024-01-05", config.parent / "later" / "ds=2024-01-05")
     with pytest.raises(ValueError, match="there are no two days in a row"):

@@ -13,8 +13,9 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.states import Cancelling, Completed, Running, StateType
+from typer.testing import CliRunner
 
-from flows import liveness
+from flows import cli, liveness
 from flows.daily import backfill, daily_retrain
 from recsys_core import config as configs
 from recsys_core import liveness as process
@@ -235,3 +236,12 @@ def test_flow_runs_whose_process_died_are_ended_and_those_of_others_stay(tmp_pat
         assert {str(runs["alive"]), ".hidden"} <= left
         assert not left & {str(runs[name]) for name in ("dead", "asked to end", "done")}
         assert len(left) == 3
+
+
+def test_a_rollback_says_what_is_live_and_another_goes_forward_again(days: list[DayResult], config: Path) -> None:
+    live, previous = (next(i.version for i in releases(config) if getattr(i, one)) for one in ("live", "previous"))
+    back = CliRunner().invoke(cli.app, ["release", "rollback", str(config), "--json"], catch_exceptions=False)
+    assert json.loads(back.stdout)["version"] == previous
+    forward = CliRunner().invoke(cli.app, ["release", "rollback", str(config), "--version", str(live)])
+    assert forward.stdout == f"tiny: version {live} of {DAYS[1]} is live\n"
+    assert [info.version for info in releases(config) if info.live] == [live]

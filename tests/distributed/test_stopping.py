@@ -4,6 +4,7 @@ They wait at the steps at which they are disturbed until they are, so that no tr
 `DAYLINE_KILLS` is how many ranks are killed one after the other by signal, and `DAYLINE_SEED` chooses where.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -83,7 +84,10 @@ class At:
             self.steps.append(event.step)
         if event.step is not None and event.step >= self._step and not self.processes:
             for process in psutil.Process().children(recursive=True):
-                if "holding" in (line := process.cmdline()):
+                line: list[str] = []
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, and is a zombie until it is waited for
+                    line = process.cmdline()
+                if "holding" in line:
                     number = -1 if "torch.distributed.run" in line else int(process.environ()["RANK"])
                     self.processes[number] = process
             # Where this raises, the ranks go on by the signal that they get for it.

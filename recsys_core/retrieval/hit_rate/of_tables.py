@@ -93,7 +93,7 @@ def run(request: Request, sink: Sink) -> Measured:
         if request.folder is not None:
             loaded = indexes.load(request.folder)
             if loaded.is_on_disk:
-                # Of so many items the vectors are no more to be held in memory than those of the index.
+                # Of so many items neither the vectors nor the index fit in memory.
                 place = tempfile.TemporaryDirectory(prefix=f".{request.folder.name}.", dir=request.folder.parent)
                 aside = Path(inside.enter_context(place)) / "vectors"
         items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2", aside=aside)

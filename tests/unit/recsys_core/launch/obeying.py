@@ -45,6 +45,11 @@ def starts_of(directory: Path) -> list[int]:
     return [len(file.read_text()) for file in sorted(directory.glob("starts-*"))]
 
 
+def attempts_of(directory: Path) -> set[str]:
+    """Return at which restarts of the group a rank began the stage; where one fails, others may not have begun."""
+    return {number for file in directory.glob("starts-*") for number in file.read_text()}
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + 600

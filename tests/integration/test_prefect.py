@@ -239,9 +239,9 @@ def test_flow_runs_whose_process_died_are_ended_and_those_of_others_stay(tmp_pat
 
 
 def test_a_rollback_says_what_is_live_and_another_goes_forward_again(days: list[DayResult], config: Path) -> None:
-    live, previous = (next(i.version for i in releases(config) if getattr(i, one)) for one in ("live", "previous"))
+    live, previous = (next(info for info in releases(config) if getattr(info, one)) for one in ("live", "previous"))
     back = CliRunner().invoke(cli.app, ["release", "rollback", str(config), "--json"], catch_exceptions=False)
-    assert json.loads(back.stdout)["version"] == previous
-    forward = CliRunner().invoke(cli.app, ["release", "rollback", str(config), "--version", str(live)])
-    assert forward.stdout == f"tiny: version {live} of {DAYS[1]} is live\n"
-    assert [info.version for info in releases(config) if info.live] == [live]
+    assert json.loads(back.stdout)["version"] == previous.version
+    forward = CliRunner().invoke(cli.app, ["release", "rollback", str(config), "--version", str(live.version)])
+    assert forward.stdout == f"tiny: version {live.version} of {live.day} is live\n"
+    assert [info.version for info in releases(config) if info.live] == [live.version]

@@ -5,8 +5,9 @@
 
 DATA is a folder of Parquet tables: `criteo_train` (13 numbers, 26 ids), `dssm_train` (positives of queries and items)
 and `din_train` (labelled, with click sequences), and an `_eval` of each. Batches have 8,192 rows per machine: two ranks
-take half each. The loop reads, shuffles, encodes, waits and updates, as a run does, over every row; the floor takes the
-same batches from memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
+take half each. SASRec learns from whole click sequences, 256 a batch, packed: each click but the first is a target. The
+loop reads, shuffles, encodes, waits and updates, as a run does, over every row; the floor takes the same batches from
+memory and makes the same updates. Then the trained model evaluates: a ranker scores labelled rows,
 two towers rank each positive among 1,024 sampled negatives. `wait` is the share of the loop's time in which it waits
 for a batch, `cpu` the cores that the first rank keeps busy, `peak` its memory, `GEMM` the rate of a tower's product on
 this machine right after the case, in GFLOP/s of float32.
@@ -106,9 +107,10 @@ def _missing(way: Way) -> str | None:
 
 def _rows(way: Way, found: dict[str, float]) -> list[dict[str, Any]]:
     """Return the figures of a case, each with what it is compared with."""
-    on_peer = {name: value * found["gemm"] / _PEER_GEMM for name, value in _PEER[way.case].items()}
+    on_peer = {name: value * found["gemm"] / _PEER_GEMM for name, value in _PEER.get(way.case, {}).items()}
     compared: list[tuple[str, str, str, float | None]] = [
-        ("training", "loop", "examples/s", on_peer["training"]),
+        ("training", "loop", "examples/s", on_peer.get("training")),
+        ("targets", "targets", "targets/s", None),
         ("loop over floor", "loop", "examples/s", found["floor"]),
         ("evaluation", "evaluation", "examples/s", on_peer.get("evaluation")),
         ("data wait", "data_wait_share", "share", None),

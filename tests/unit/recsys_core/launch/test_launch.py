@@ -19,6 +19,17 @@ from recsys_core.launch import processes
 from recsys_core.progress import Event, silent
 
 
+def test_a_rank_keeps_what_is_compiled_for_few_sizes_and_what_the_user_has_set_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    for name in kept:
+        monkeypatch.delenv(name, raising=False)
+    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["32", "32"]
+    monkeypatch.setenv(kept[0], "256")
+    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["256", "32"]
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_it_returns_the_artifact_and_forwards_events(
     stage: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int

@@ -25,8 +25,8 @@ _WAITING = {"GOMP_SPINCOUNT": "1000"}
 # the kernel and get it again page by page, zeroed: half the time of a step with attention over sequences.
 _KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 # oneDNN and torch keep what was compiled for a product of matrices, of 1,024 sizes each. Where each batch has sizes of
-# its own (packed sequences), that grows to gigabytes, and hardly any of it is used again; compiling what is missed takes
-# less than shows in a step's time.
+# its own (packed sequences), that grows to gigabytes, and hardly any of it is used again; compiling what is missed
+# takes less than shows in a step's time.
 _COMPILED = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 # torchrun keeps one store for all restarts, where ranks would find the addresses of those before them. With this the
 # first rank opens a new store each time.

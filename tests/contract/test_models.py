@@ -74,11 +74,12 @@ NEEDED |= {
 TO_CPP = ("dien", "dlrm", "multi_tower_din", "two_tower")
 _ORDERED = {"output_dim": 6, "max_length": 3, "dropout": 0.0}
 NEEDED |= {
+    "fuxi": {**_ORDERED, "num_heads": 2, "forward_dim": 5},
     "gru4rec": {**_ORDERED, "num_layers": 2},
     "hstu": {**_ORDERED, "num_heads": 2},
     "sasrec": {**_ORDERED, "num_heads": 2, "forward_dim": 5},
 }
-POOLING = dict.fromkeys(("multi_tower_din", "bst", "dien", "dmin", "sim", "gru4rec", "hstu", "sasrec"), "none")
+POOLING = dict.fromkeys(("multi_tower_din", "bst", "dien", "dmin", "sim", "fuxi", "gru4rec", "hstu", "sasrec"), "none")
 ROWS = pa.table(
     {
         "user": ["a", "b", None, "a"],

@@ -25,6 +25,7 @@ CITIES = [0, 1, 2, 1, 0]
 
 
 SECTIONS = {
+    "fuxi": {"num_blocks": 2, "num_heads": 2, "forward_dim": 5},
     "gru4rec": {"num_layers": 2},
     "hstu": {"num_blocks": 2, "num_heads": 2},
     "sasrec": {"num_blocks": 2, "num_heads": 2, "forward_dim": 5},
@@ -61,8 +62,8 @@ def _batch(rows, cities=None):
 
 
 def _norm(layer, vector):
-    mean = sum(vector.tolist()) / DIM
-    variance = sum((number - mean) ** 2 for number in vector.tolist()) / DIM
+    mean = sum(vector.tolist()) / len(vector)
+    variance = sum((number - mean) ** 2 for number in vector.tolist()) / len(vector)
     return (vector - mean) / math.sqrt(variance + 1e-5) * layer.weight + layer.bias
 
 
@@ -115,6 +116,29 @@ def hstu(encoder, tokens):
     return [_norm(encoder.norm, token) for token in tokens]
 
 
+def fuxi(encoder, tokens):
+    """Likewise. Rows have four tokens at most."""
+    tokens = [2 * vector for vector in tokens]
+    for block in encoder.blocks:
+        read = [_silu(_affine(block.read[0], _norm(block.norm, token))) for token in tokens]
+        queries, keys, values, gates = (
+            [one[at:end] for one in read] for at, end in ((0, 4), (4, 8), (8, 12), (12, 20))
+        )
+        made = []
+        for place, token in enumerate(tokens):
+            content, distance = [], []
+            for head in (slice(0, 2), slice(2, 4)):
+                known = [(at, values[at][head]) for at in range(place + 1)]
+                content.append(sum(_silu(queries[place][head] @ keys[at][head]) / 4 * value for at, value in known))
+                distance.append(sum(block.bias[place - at] * value for at, value in known))
+            found = _norm(block.found_norm, torch.cat([*content, *distance])) * gates[place]
+            attended = token + _affine(block.write[0], found)
+            wide = _affine(block.widen[0], _norm(block.forward_norm, attended))
+            made.append(attended + _affine(block.narrow[0], _silu(wide[:5]) * wide[5:]))
+        tokens = made
+    return [_norm(encoder.norm, token) for token in tokens]
+
+
 def gru4rec(encoder, tokens):
     """Likewise."""
     tokens = [2 * vector for vector in tokens]
@@ -132,7 +156,7 @@ def gru4rec(encoder, tokens):
     return [_affine(encoder.write, token) for token in tokens]
 
 
-REFERENCES = {"gru4rec": gru4rec, "hstu": hstu, "sasrec": sasrec}
+REFERENCES = {"fuxi": fuxi, "gru4rec": gru4rec, "hstu": hstu, "sasrec": sasrec}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +243,7 @@ def test_a_model_without_its_sequence_is_refused(query, item, message):
         _model(query=query, item=item)
 
 
-@pytest.mark.parametrize("kind", ["hstu", "sasrec"])
+@pytest.mark.parametrize("kind", ["fuxi", "hstu", "sasrec"])
 def test_heads_divide_a_state(kind):
     with pytest.raises(ValueError, match=r"model\.num_heads: 3 heads, and model\.output_dim is 4, of which each has"):
         _model(kind, num_heads=3)

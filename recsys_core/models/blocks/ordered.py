@@ -14,6 +14,7 @@ states, T states that are asked for.
 
 import operator
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import torch
@@ -103,6 +104,26 @@ class ItemTower(nn.Module):
         if self.normalise:
             output = functional.normalize(output, dim=1)
         return output
+
+
+class Stack(nn.Module):
+    """(tokens [X, D], blocks' rows, blocks' widths) → states [X, D]: an encoder of layers, one behind the other."""
+
+    def __init__(self, config: Ordered, layers: Iterable[nn.Module]) -> None:
+        """`layers`: (tokens [X, D], blocks' rows, blocks' widths) → tokens [X, D], causal."""
+        super().__init__()
+        self.scale: float = config.output_dim**0.5
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(config.output_dim)
+
+    def forward(self, tokens: Tensor, rows: list[int], widths: list[int]) -> Tensor:
+        """Return the state behind each token."""
+        # Rows of a table are small, as they are what states are multiplied with.
+        tokens = self.dropout(tokens * self.scale)
+        for block in self.blocks:
+            tokens = block(tokens, rows, widths)
+        return self.norm(tokens)
 
 
 class OrderedModel(base.SequenceModel, Generic[Settings]):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys_core.models.blocks.mlp import mlp
-from recsys_core.models.blocks.ordered import OrderedModel, require_heads
+from recsys_core.models.blocks.ordered import OrderedModel, Stack, require_heads
 from recsys_core.models.blocks.packing import heads, sizes
 from recsys_core.models.fuxi import Config
 
@@ -58,26 +58,6 @@ class Block(nn.Module):
         return tokens + self.dropout(self.narrow(functional.silu(gates) * wide))
 
 
-class Encoder(nn.Module):
-    """(tokens [X, D], blocks' rows, blocks' widths) → states [X, D]."""
-
-    def __init__(self, config: Config) -> None:
-        """Take the section's options."""
-        super().__init__()
-        self.scale: float = config.output_dim**0.5
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
-        self.norm = nn.LayerNorm(config.output_dim)
-
-    def forward(self, tokens: Tensor, rows: list[int], widths: list[int]) -> Tensor:
-        """Return the state behind each token."""
-        # Rows of a table are small, as they are what states are multiplied with.
-        tokens = self.dropout(tokens * self.scale)
-        for block in self.blocks:
-            tokens = block(tokens, rows, widths)
-        return self.norm(tokens)
-
-
 class Model(OrderedModel[Config]):
     """See `OrderedModel`."""
 
@@ -88,4 +68,4 @@ class Model(OrderedModel[Config]):
             ValueError: heads that do not divide a state.
         """
         require_heads(config.output_dim, config.num_heads)
-        return Encoder(config)
+        return Stack(config, (Block(config) for _ in range(config.num_blocks)))

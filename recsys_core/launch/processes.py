@@ -24,10 +24,10 @@ _WAITING = {"GOMP_SPINCOUNT": "1000"}
 # A step allocates and frees the same hundreds of megabytes as the last one. glibc would give each large block back to
 # the kernel and get it again page by page, zeroed: half the time of a step with attention over sequences.
 _KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-# oneDNN and torch keep what was compiled for a product of matrices, of 1,024 sizes each. Where each batch has sizes of
-# its own (packed sequences), that grows to gigabytes, and hardly any of it is used again; compiling what is missed
-# takes less than shows in a step's time.
-_COMPILED = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
+# oneDNN and torch each keep what was compiled for a product of matrices, of 1,024 sizes. Where each batch has sizes of
+# its own (packed sequences), that grows to gigabytes. What torch keeps is made again at once, and a product of float32
+# too; one of bfloat16 takes milliseconds, so that oneDNN keeps more than a step has (SASRec's, between 128 and 256).
+_COMPILED = {"LRU_CACHE_CAPACITY": "32", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
 # torchrun keeps one store for all restarts, where ranks would find the addresses of those before them. With this the
 # first rank opens a new store each time.
 RESTARTING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

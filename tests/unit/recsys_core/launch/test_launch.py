@@ -25,9 +25,9 @@ def test_a_rank_keeps_what_is_compiled_for_few_sizes_and_what_the_user_has_set_c
     kept = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     for name in kept:
         monkeypatch.delenv(name, raising=False)
-    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["32", "32"]
-    monkeypatch.setenv(kept[0], "256")
-    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["256", "32"]
+    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["32", "256"]
+    monkeypatch.setenv(kept[0], "64")
+    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["64", "256"]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])

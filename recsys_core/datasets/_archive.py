@@ -61,6 +61,17 @@ class Archive:
         """Whether a member is called `name`, compressed or not."""
         return bool(self._find(name))
 
+    def num_bytes(self, name: str) -> int | None:
+        """Return the size of member `name`; None if it is compressed, and so not known before it is read.
+
+        Raises:
+            ValueError: no such member, or several of them.
+        """
+        member = self._one(name)
+        if member.endswith(".gz"):
+            return None
+        return self._zip.getinfo(member).file_size if self._zip else (self.source / member).stat().st_size
+
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """Open member `name`, or `name`.gz or `name`.tar.gz, for reading in order.

@@ -57,6 +57,37 @@ def test_generate_ctr_makes_days_of_impressions_and_says_what_can_be_attained(tm
     assert "goes with --days" in _unwrapped(alone.output)
 
 
+def test_criteo_s_shape_is_made_and_imported(tmp_path: Path):
+    raw = ["generate", "--shape", "criteo", "--out", str(tmp_path / "raw"), "--rows", "700"]
+    shown = CliRunner().invoke(app, raw, catch_exceptions=False)
+    assert shown.stdout.startswith(f"{tmp_path / 'raw'}: 700 rows, ")
+    made = json.loads(CliRunner().invoke(app, [*raw, "--overwrite", "--json"], catch_exceptions=False).stdout)
+    assert f"{made['num_clicks']} clicks, best attainable AUC {made['auc']:.4f}" in shown.stdout
+    arguments = ["import", "criteo", str(tmp_path / "raw")]
+    splits = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "splits")], catch_exceptions=False)
+    assert splits.stdout == f"{tmp_path / 'splits'}: 600 rows of train, 50 rows of valid, 50 rows of test\n"
+    assert f"--set data.kind=splits --set data.source={tmp_path / 'splits'}" in splits.stderr
+    by_day = ["--by-day", "--set", "ids=hash", "--set", "num_embeddings=99", "--out", str(tmp_path / "days")]
+    days = CliRunner().invoke(app, [*arguments, *by_day], catch_exceptions=False)
+    assert "100 rows of ds=2014-06-24, " in days.stdout
+    assert "data.kind=labelled_days" in days.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "--shape", "criteo", "--users", "5"], "are of a shop"),
+        (["generate", "--rows", "5"], "--rows and --json are of --shape criteo"),
+        (["import", "criteo", "raw", "--day", "2024-01-01"], "are of other kinds than criteo"),
+        (["import", "interactions", "raw", "--by-day"], "--by-day is of criteo"),
+    ],
+)
+def test_options_of_another_shape_are_refused(tmp_path: Path, arguments: list[str], message: str):
+    refused = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 2
+    assert message in _unwrapped(refused.output)
+
+
 def test_import_takes_plain_text_and_leaves_nothing_of_a_bad_file(tmp_path: Path):
     source, out = tmp_path / "lines.txt", tmp_path / "log"
     source.write_text("1 5 946684800\n2 x 946684801\n")

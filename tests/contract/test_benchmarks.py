@@ -30,6 +30,7 @@ PROGRAMS: dict[str, tuple[str, str]] = {
     ),
     "reading": ("--rows 4096 --files 1 --batch-size 512", "lists, shuffled"),
     "retrieval": ("--items 500 --queries 50 --dim 8", "item_item_cosine"),
+    "scale": ("--rows 2000 3000", "criteo, 2,000 rows"),
     "serving": (
         "--cases embed hit_rate details replay --items 500 --requests 200 --replayed 40",
         "replay of 40, the same release",

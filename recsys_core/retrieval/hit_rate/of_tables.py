@@ -288,11 +288,14 @@ class Details:
         with np.errstate(invalid="ignore"):
             rates = hits[max(self._ks)] / truth.lengths
         offsets = _offsets(filled_QK.sum(axis=1))
-        scores = scores_QK[filled_QK]
+        # Lists are hardly ever short, and choosing takes as long as compressing what was chosen.
+        ids, scores = (
+            (ids_QK.ravel(), scores_QK.ravel()) if filled_QK.all() else (ids_QK[filled_QK], scores_QK[filled_QK])
+        )
         found = self._items.ids.take(pa.array(truth.values[ranks_N <= max(self._ks)]))
         made = [
             some.ids,
-            pa.ListArray.from_arrays(offsets, self._items.ids.take(pa.array(ids_QK[filled_QK]))),
+            pa.ListArray.from_arrays(offsets, self._items.ids.take(pa.array(ids))),
             pa.ListArray.from_arrays(offsets, pa.array(-scores if self._metric == "l2" else scores)),
             *(pa.array(counts.astype(np.int32)) for counts in hits.values()),
             pa.array(rates, mask=truth.lengths == 0),

@@ -118,7 +118,8 @@ def days_table(results: Sequence["DayResult"], k: str | None = None) -> None:
     shown = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, caption=f"hit rate@{k}; the model's by exact search and by the index"
     )
-    for name in ("day", "rows", "examples/s", "loss", "exact", "approximate", "popularity", "item-item", "gate"):
+    baselines = ["popularity", *results[0].metrics.baselines.of_log]
+    for name in ("day", "rows", "examples/s", "loss", "exact", "approximate", *baselines, "gate"):
         shown.add_column(name, justify="left" if name in ("day", "gate") else "right", no_wrap=True)
     shown.add_column("release", no_wrap=True)
     for result in results:
@@ -127,7 +128,7 @@ def days_table(results: Sequence["DayResult"], k: str | None = None) -> None:
             metrics.hit_rate[k],
             metrics.approximate_hit_rate[k],
             metrics.baselines.popularity[k],
-            metrics.baselines.item_item[k] if metrics.baselines.item_item else None,
+            *(found and found[k] for found in metrics.baselines.of_log.values()),
         )
         shown.add_row(
             str(result.day),

@@ -21,7 +21,10 @@ def rows(result: DayResult) -> list[dict[str, Any]]:
             "approximate": round(metrics.approximate_hit_rate[k], 4),
             "live model": round(metrics.champion_hit_rate[k], 4) if metrics.champion_hit_rate else None,
             "popularity": round(metrics.baselines.popularity[k], 4),
-            "item-item": round(metrics.baselines.item_item[k], 4) if metrics.baselines.item_item else "no log",
+            **{
+                name: "no log" if found is None else round(found[k], 4)
+                for name, found in metrics.baselines.of_log.items()
+            },
             "recall": round(metrics.recall[k], 4),
             "NDCG": round(metrics.ndcg[k], 4),
             "ANN recall": round(metrics.ann_recall[k], 4),

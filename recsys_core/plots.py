@@ -28,7 +28,9 @@ _CONTENDERS = {
     "approximate": ("two-tower, approximate search", "#4fa3d9", "s"),
     "champion": ("live model, exact search", "#d9822b", "D"),
     "item_item": ("item-item baseline", "#3d9970", "^"),
-    "popularity": ("popularity baseline", _GREY, "v"),
+    "markov": ("Markov baseline", "#8e5ea2", "P"),
+    "recent_popularity": ("popularity of the last days", "#5a5a5a", "<"),
+    "popularity": ("popularity of the whole log", _GREY, "v"),
 }
 _SHADES = ("#9ecae1", "#4fa3d9", "#1f5fa8", "#0b2f5c")
 
@@ -58,7 +60,7 @@ def loss_curve(checkpoint: Checkpoint, loss_name: str) -> Figure:
 
 
 def hit_rate_by_k(evaluation: Evaluation) -> Figure:
-    """Hit rate against K: exact, approximate, the live model, and both baselines."""
+    """Hit rate against K: exact, approximate, the live model, and the baselines."""
     figure, axes = _figure(f"Hit rate by K on {evaluation.ground_truth_day}", _protocol(evaluation))
     rankings = _rankings(evaluation)
     ks = _ks(rankings["exact"].hit_rate)

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from recsys_core.artifacts import DataCheck, Evaluation, Frozen, HeldOut, Release, write_text
+from recsys_core.artifacts import DataCheck, Evaluation, Frozen, HeldOut, Release, RetrievalMetrics, write_text
 from recsys_core.contract import report as contract
 from recsys_core.gate import Decision
 from recsys_core.tracking import records
@@ -20,10 +20,17 @@ RESULT = "result.json"
 
 
 class Baselines(Frozen):
-    """Hit rate by K of what costs nothing to train; `item_item` is null where there is no log to learn it from."""
+    """Hit rate by K of what costs nothing to train; all but `popularity` are null where there is no log."""
 
     popularity: dict[str, float]
+    recent_popularity: dict[str, float] | None = None
     item_item: dict[str, float] | None
+    markov: dict[str, float] | None = None
+
+    @property
+    def of_log(self) -> dict[str, dict[str, float] | None]:
+        """Those that learn from the log, by what tables call them."""
+        return {"recent popularity": self.recent_popularity, "item-item": self.item_item, "Markov": self.markov}
 
 
 class Metrics(Frozen):
@@ -119,7 +126,9 @@ def report(
         champion_hit_rate=evaluation.champion.hit_rate if evaluation.champion else None,
         baselines=Baselines(
             popularity=evaluation.popularity.hit_rate,
-            item_item=evaluation.item_item.hit_rate if evaluation.item_item else None,
+            recent_popularity=_hit_rate(evaluation.recent_popularity),
+            item_item=_hit_rate(evaluation.item_item),
+            markov=_hit_rate(evaluation.markov),
         ),
         num_examples=candidate.data.num_rows,
         examples_per_second=candidate.checkpoint.examples_per_second,
@@ -146,3 +155,7 @@ def _track(run: Run, candidate: Candidate, held_out: HeldOut, evaluation: Evalua
     parameter = json.loads((evaluation.path / "sweep.json").read_text())["parameter"]
     if evaluation.ann_recall_by_nprobe:
         run.tracker.log_figure(plots.ann_recall(evaluation, parameter), "ann_recall")
+
+
+def _hit_rate(found: RetrievalMetrics | None) -> dict[str, float] | None:
+    return None if found is None else found.hit_rate

@@ -158,7 +158,8 @@ class Evaluation(Artifact):
     """Metrics of one day's ground truth. `protocol` states how they were measured; `sweep.json` has the ANN sweep.
 
     `differences` are those of `exact` to the champion by metric and K (`hit_rate@50`), with intervals over users;
-    `slices` are parts of the ground truth, by name. `item_item` is None where there is no log.
+    `slices` are parts of the ground truth, by name. `popularity` is that of the item table's counts, and
+    `recent_popularity` that of the log's last days; this one, `item_item` and `markov` are None where there is no log.
     """
 
     stage: ClassVar[str] = "hitrate"
@@ -174,6 +175,8 @@ class Evaluation(Artifact):
     approximate: RetrievalMetrics
     popularity: RetrievalMetrics
     item_item: RetrievalMetrics | None
+    recent_popularity: RetrievalMetrics | None = None
+    markov: RetrievalMetrics | None = None
     champion: RetrievalMetrics | None
     ann_recall: dict[str, float]
     ann_recall_by_nprobe: dict[str, dict[str, float]]

@@ -102,12 +102,17 @@ _UNMEASURED = (
 RETRIEVAL = Without(dict.fromkeys(_EVALUATING, _UNMEASURED))
 _NO_HOLDOUT = "ready-made examples (data.kind: examples) have evaluation rows of their own to be measured on; remove it"
 _NO_LOG = "ready-made examples (data.kind: examples) are as they are, and nothing reads it; remove it"
-_NO_BASELINE = "ready-made examples (data.kind: examples) have no log, and so no item-item baseline; remove it"
+_NO_BASELINE = (
+    "ready-made examples (data.kind: examples) have no log, and so no baseline that learns from one; remove it"
+)
 EXAMPLES: Remedies = {
     ("holdout",): _NO_HOLDOUT,
     **{("preprocess", key): _NO_LOG for key in ("history", "catalogue", "popularity_days", "examples")},
     ("sampler", "weights"): "the negatives of ready-made examples (data.kind: examples) are data.source.negatives",
-    **{("hitrate", key): _NO_BASELINE for key in ("item_item_history", "item_item_interactions")},
+    **{
+        ("hitrate", key): _NO_BASELINE
+        for key in ("item_item_history", "item_item_interactions", "popularity_days", "markov_span", "markov_decay")
+    },
     ("publish", "absorb"): "nothing is learned from evaluation rows, which data.kind: examples has; remove it",
 }
 RANKING_SPLITS: Remedies = {

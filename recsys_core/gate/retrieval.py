@@ -18,7 +18,10 @@ class Config(Common):
     minimum: float | None = Field(default=None, ge=0, le=1, description="the metric's floor")
     maximum_drop: float | None = Field(default=0.1, ge=0, le=1, description=MAXIMUM_DROP)
     minimum_lift: float | None = Field(
-        default=1.0, ge=0, description="the metric over the popularity baseline's, a ratio"
+        default=1.0,
+        ge=0,
+        description="the metric over that of the popularity of the last days (hitrate.popularity_days), a ratio; "
+        "without a log over that of the item table's counts",
     )
     minimum_ann_recall: float | None = Field(
         default=0.9, ge=0, le=1, description="how much of the exact top k the index has to return"
@@ -47,7 +50,9 @@ def conditions(config: Config, evaluation: Evaluation) -> list[Condition]:
     if config.minimum is not None:
         found.append(bound(measured, config.minimum))
     if config.minimum_lift is not None:
-        found.append(lift(measured, "popularity", _at(evaluation.popularity, config), config.minimum_lift))
+        recent = evaluation.recent_popularity
+        name, baseline = ("popularity", evaluation.popularity) if recent is None else ("recent popularity", recent)
+        found.append(lift(measured, name, _at(baseline, config), config.minimum_lift))
     if config.maximum_drop is not None:
         found.append(drop(measured, config.maximum_drop, config.confidence))
     for part in config.slices:

@@ -1,6 +1,12 @@
-"""What a model must beat: the day's most popular items, and item-item cosine over the training log's histories."""
+"""What a model must beat: popular items, of the whole log and of its last days, and what items say of each other.
+
+Of the latter there are two: the cosine of items over the users who took them, and how often one is taken soon after the
+other.
+"""
 
 import datetime
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +15,7 @@ from scipy import sparse
 
 from recsys_core import holdout, splits
 from recsys_core.artifacts import Dataset, Holdout, NextDay, Split
-from recsys_core.datasets import _rows, daily
+from recsys_core.datasets import _rows, base, daily
 
 _NEXT_DAY = NextDay()
 # A query's scores are made as a whole row of the item table from this share of additions per item on: below, most of
@@ -35,38 +41,16 @@ class Popularity:
         return np.broadcast_to(self._order[:width], shape), np.broadcast_to(self._scores[:width], shape)
 
 
-class ItemItem:
-    """Cosine between items over the users who interacted with them; a query's score is the sum over its history.
+class ItemToItem:
+    """A sparse table of what items say of each other; a query's scores are the weighted sum of its history's rows.
 
-    With c(i, j) the number of users with both items and c(i) with item i: s(i, j) = c(i, j) / sqrt(c(i) c(j)), and
-    s(i, i) = 0. An item that shares no user with the history scores 0 and is not recommended, so a query without
-    history finds nothing: nothing else stands in for it.
+    An item of which the history says nothing scores 0 and is not recommended, so a query without history finds nothing:
+    nothing else stands in for it.
     """
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, num_items: int, max_history: int) -> None:
-        """Count the pairs of one log.
-
-        Args:
-            users: int [N], codes from 0, one per interaction, oldest first.
-            items: int [N], likewise, below `num_items`.
-            num_items: size of the item table.
-            max_history: only each user's last interactions, this many, count. A user costs the square of these.
-        """
-        order = np.argsort(users, kind="stable")
-        users, items = users[order], items[order]
-        num_users = int(users[-1]) + 1 if len(users) else 0
-        ends = np.searchsorted(users, users, side="right")
-        recent = ends - np.arange(len(users)) <= max_history
-        # Sorted and compared: numpy's `unique` takes many times as long for millions of keys.
-        keys = np.sort(users[recent] * num_items + items[recent])
-        users, items = np.divmod(keys[np.concatenate([np.ones(len(keys[:1]), bool), keys[1:] != keys[:-1]])], num_items)
-        weights = (1 / np.sqrt(np.bincount(items, minlength=num_items)[items])).astype(np.float32)
-        matrix = sparse.csr_array((weights, _narrow(users, items)), shape=(num_users, num_items))
-        similarity = sparse.csr_array(matrix.T @ matrix)
-        # An item is not similar to itself.
-        similarity.data[similarity.indices == np.repeat(np.arange(num_items), np.diff(similarity.indptr))] = 0
-        similarity.eliminate_zeros()
-        self.similarity_II = similarity
+    def __init__(self, similarity_II: sparse.csr_array) -> None:
+        """Row i of `similarity_II`, float32, is what item i in a history adds to the score of every item."""
+        self.similarity_II = similarity_II
 
     def costs(self, history_QI: sparse.csr_array) -> np.ndarray:
         """int64 [Q]: how much memory `find` takes for each query, in cells of a retrieved list."""
@@ -115,6 +99,7 @@ class ItemItem:
         for start in range(0, num_rows, _ROWS_AT_ONCE):
             few = history_BI[start : start + _ROWS_AT_ONCE]
             terms = self.similarity_II[few.indices]
+            terms.data *= np.repeat(few.data, np.diff(terms.indptr))
             # The terms of a query's whole history as one row, in which an item stands several times: they are summed.
             summed = sparse.csr_array((terms.data, terms.indices, terms.indptr[few.indptr]), shape=few.shape)
             summed.toarray(out=scores_BI[start : start + _ROWS_AT_ONCE])
@@ -127,6 +112,83 @@ class ItemItem:
             least_B = np.maximum(least_B, highest)
         at = np.flatnonzero(scores_BI >= least_B[:, None])
         return at // num_items, at % num_items, scores_BI.reshape(-1)[at]
+
+
+class ItemItem(ItemToItem):
+    """Cosine between items over the users who interacted with them.
+
+    With c(i, j) the number of users with both items and c(i) with item i: s(i, j) = c(i, j) / sqrt(c(i) c(j)), and
+    s(i, i) = 0.
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, num_items: int, max_history: int) -> None:
+        """Count the pairs of one log.
+
+        Args:
+            users: int [N], codes from 0, one per interaction, oldest first.
+            items: int [N], likewise, below `num_items`.
+            num_items: size of the item table.
+            max_history: only each user's last interactions, this many, count. A user costs the square of these.
+        """
+        order = np.argsort(users, kind="stable")
+        users, items = users[order], items[order]
+        num_users = int(users[-1]) + 1 if len(users) else 0
+        ends = np.searchsorted(users, users, side="right")
+        recent = ends - np.arange(len(users)) <= max_history
+        # Sorted and compared: numpy's `unique` takes many times as long for millions of keys.
+        keys = np.sort(users[recent] * num_items + items[recent])
+        users, items = np.divmod(keys[np.concatenate([np.ones(len(keys[:1]), bool), keys[1:] != keys[:-1]])], num_items)
+        weights = (1 / np.sqrt(np.bincount(items, minlength=num_items)[items])).astype(np.float32)
+        matrix = sparse.csr_array((weights, _narrow(users, items)), shape=(num_users, num_items))
+        similarity = sparse.csr_array(matrix.T @ matrix)
+        # An item is not similar to itself.
+        similarity.data[similarity.indices == np.repeat(np.arange(num_items), np.diff(similarity.indptr))] = 0
+        similarity.eliminate_zeros()
+        super().__init__(similarity)
+
+
+class Markov(ItemToItem):
+    """How often item j is taken after item i, by what comes soonest: a Markov chain that looks past the next item.
+
+    t(i, j) is the sum of decay^(d - 1) over all times that a user took j as the d-th item after i, d up to `span`,
+    divided by how often i was taken. Ludewig & Jannach 2018, Evaluation of Session-based Recommendation Algorithms
+    (section 3.1: Markov chains are `span` 1; Sequential Rules have 1 / d in place of the power).
+    """
+
+    def __init__(self, users: np.ndarray, items: np.ndarray, num_items: int, span: int, decay: float) -> None:
+        """Count what follows what in one log; arguments are those of `ItemItem`, and the class's."""
+        order = np.argsort(users, kind="stable")
+        users, items = users[order], items[order]
+        counts = np.bincount(items, minlength=num_items).astype(np.float32)
+        table = sparse.csr_array((num_items, num_items), dtype=np.float32)
+        for distance in range(1, min(span, max(len(users) - 1, 0)) + 1):
+            same = users[distance:] == users[:-distance]
+            before, after = items[:-distance][same], items[distance:][same]
+            weights = np.float32(decay ** (distance - 1)) / counts[before]
+            # Of the same pair several times the weights are summed.
+            table += sparse.csr_array((weights, _narrow(before, after)), shape=table.shape)
+        super().__init__(sparse.csr_array(table))
+
+
+def last_items(history: "History", queries: pa.Array, num_items: int, span: int, decay: float) -> sparse.csr_array:
+    """Return each query's last items, [Q, num_items]: decay^p of the item that is p before the last, p below `span`.
+
+    `queries` are users; one that the history does not have has none.
+    """
+    order = np.argsort(history.users, kind="stable")
+    users, items = history.users[order], history.items[order]
+    back = np.searchsorted(users, users, side="right") - 1 - np.arange(len(users))
+    recent = back < span
+    weights = np.power(np.float32(decay), back[recent], dtype=np.float32)
+    shape = (len(history.user_ids), num_items)
+    by_user = sparse.csr_array((weights, (users[recent], items[recent])), shape=shape)
+    at = pc.index_in(queries, value_set=history.user_ids.cast(queries.type))
+    there = np.flatnonzero(at.is_valid().to_numpy(zero_copy_only=False))
+    rows = by_user[at.drop_null().to_numpy()]
+    lengths = np.zeros(len(queries), np.int64)
+    lengths[there] = np.diff(rows.indptr)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return sparse.csr_array((rows.data, rows.indices, indptr), shape=(len(queries), num_items))
 
 
 def _shape(matrix: sparse.csr_array) -> tuple[int, int]:
@@ -172,45 +234,97 @@ def _padded(values: np.ndarray, lengths: np.ndarray, longest: int) -> np.ndarray
     return padded
 
 
+class History(NamedTuple):
+    """Interactions, oldest first: `users` int [N], codes of `user_ids`, and `items` int [N], rows of the item table."""
+
+    users: np.ndarray
+    items: np.ndarray
+    user_ids: pa.Array
+
+
 def read_history(
     dataset: Dataset, day: datetime.date, items: pa.Array, max_interactions: int, held_out: Holdout = _NEXT_DAY
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read the log's most recent interactions up to the end of `day` but those that are held out, oldest first.
+) -> History:
+    """Read the log's most recent interactions up to the end of `day` but those that are held out.
 
     Whole days are read, newest first, until there are `max_interactions`; items outside `items` are left out. Where a
     split of the whole log holds out, all of it is read, and the newest of what is left are returned.
-
-    Returns:
-        users and items, int [N]: users as codes from 0, items as positions in `items`.
     """
-    tables, num_rows = [], 0
-    files = daily.partitions(dataset.root, "interactions")
     split = held_out if isinstance(held_out, Split) else None
-    for partition in sorted(dataset.days, key=lambda count: count.day, reverse=True):
-        enough = num_rows >= max_interactions and split is None
-        if partition.day > day or enough or not partition.num_interactions:
-            continue
-        columns = ["user_id", "item_id", "timestamp"]
-        paths = files.get(partition.day, [])
-        read = [rows for path in paths for rows in _rows.read(dataset.root, "interactions", path, columns)]
-        table = pa.concat_tables(read) if read else pa.table({name: [] for name in columns})
-        daily.require_rows(dataset, "interactions", partition, table.num_rows)
-        if partition.day == day and split is None and not isinstance(held_out, NextDay):
-            table = table.filter(pa.array(~holdout.selected(held_out, table, day, "timestamp")))
+    tables, num_rows = [], 0
+    for _, table in _newest_first(dataset, day, ["user_id", "item_id", "timestamp"], held_out):
         tables.append(table.take(pc.sort_indices(table["timestamp"])))
         num_rows += len(table)
+        if num_rows >= max_interactions and split is None:
+            break
     if not tables:
         raise ValueError(f"{dataset.root}: no interactions up to {day}, so there is no history to compare with")
     log = pa.concat_tables(tables[::-1])
     if split is not None:
         log = _known(split, log)
         log = log.slice(max(len(log) - max_interactions, 0))
-    if log["item_id"].type != items.type:
-        raise ValueError(f"{dataset.root}: item_id is {log['item_id'].type} where the item table has {items.type}")
-    at = pc.index_in(log["item_id"], value_set=items)
+    at = _places(dataset, log["item_id"], items)
     known = pc.is_valid(at)
-    users = log["user_id"].filter(known).combine_chunks().dictionary_encode().indices
-    return users.to_numpy().astype(np.int64), at.filter(known).to_numpy().astype(np.int64)
+    users = log["user_id"].filter(known).combine_chunks().dictionary_encode()
+    return History(
+        users.indices.to_numpy().astype(np.int64), at.filter(known).to_numpy().astype(np.int64), users.dictionary
+    )
+
+
+def count_recent(
+    dataset: Dataset, day: datetime.date, items: pa.Array, num_days: int, held_out: Holdout = _NEXT_DAY
+) -> np.ndarray:
+    """Count each item's interactions on the last days up to `day` but those that are held out; int64 [I].
+
+    Where a split of the whole log holds out, the last days are those before the newest interaction that is left.
+    """
+    split = held_out if isinstance(held_out, Split) else None
+    of_items = split is None and isinstance(held_out, NextDay)
+    counts, tables = np.zeros(len(items), np.int64), list[pa.Table]()
+
+    def count(table: pa.Table) -> None:
+        nonlocal counts
+        places = _places(dataset, table["item_id"], items).drop_null().to_numpy()
+        counts += np.bincount(places, minlength=len(items))
+
+    columns = ["item_id"] if of_items else ["user_id", "item_id", "timestamp"]
+    for at, table in _newest_first(dataset, day, columns, held_out):
+        if split is not None:
+            tables.append(table.take(pc.sort_indices(table["timestamp"])))
+        elif (day - at).days < num_days:
+            count(table)
+        else:
+            break
+    if split is not None and tables:
+        log = _known(split, pa.concat_tables(tables[::-1]))
+        seconds = log["timestamp"].to_numpy()
+        count(log.filter(pa.array(seconds > seconds.max(initial=0) - num_days * base.DAY_SECONDS)))
+    return counts
+
+
+def _newest_first(
+    dataset: Dataset, day: datetime.date, columns: list[str], held_out: Holdout
+) -> Iterator[tuple[datetime.date, pa.Table]]:
+    """Yield the rows of each day up to `day` that has some, without those held out by anything but a split."""
+    files = daily.partitions(dataset.root, "interactions")
+    for partition in sorted(dataset.days, key=lambda count: count.day, reverse=True):
+        if partition.day > day or not partition.num_interactions:
+            continue
+        paths = files.get(partition.day, [])
+        read = [rows for path in paths for rows in _rows.read(dataset.root, "interactions", path, columns)]
+        table = pa.concat_tables(read) if read else pa.table({name: [] for name in columns})
+        daily.require_rows(dataset, "interactions", partition, table.num_rows)
+        # Of a split it follows from the whole log which rows are held out.
+        if partition.day == day and not isinstance(held_out, Split | NextDay):
+            table = table.filter(pa.array(~holdout.selected(held_out, table, day, "timestamp")))
+        yield partition.day, table
+
+
+def _places(dataset: Dataset, found: pa.ChunkedArray, items: pa.Array) -> pa.ChunkedArray:
+    """Return where each of the log's items stands in `items`; null of one that is not there."""
+    if found.type != items.type:
+        raise ValueError(f"{dataset.root}: item_id is {found.type} where the item table has {items.type}")
+    return pc.index_in(found, value_set=items)
 
 
 def _known(split: Split, log: pa.Table) -> pa.Table:

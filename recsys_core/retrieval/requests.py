@@ -143,9 +143,19 @@ class HitRateConfig(Frozen):
         default=None, description="one of ks: the K of the hit rate by popularity bucket; null: the middle one"
     )
     num_popularity_buckets: int = Field(default=5, ge=2, description="buckets of equal interaction mass")
+    popularity_days: int = Field(
+        default=7, ge=1, description="days of the recent popularity, over which gate.minimum_lift is"
+    )
+    markov_span: int = Field(
+        default=10,
+        ge=1,
+        le=1_000,
+        description="how many items after an item count as following it, and how many of a user's last are asked",
+    )
+    markov_decay: float = Field(default=0.8, gt=0, le=1, description="what following one item later weighs, a ratio")
     item_item_history: int = Field(default=200, ge=1, description="interactions of a user that count, the most recent")
     item_item_interactions: int = Field(
-        default=10_000_000, ge=1, description="interactions of the log that count, newest days"
+        default=10_000_000, ge=1, description="interactions of the log that count, newest days; of Markov's too"
     )
 
     @field_validator("ks", "sweep")
@@ -163,9 +173,9 @@ class HitRateConfig(Frozen):
 
 
 class HitRateRequest(artifacts.Request):
-    """What measuring a model needs; `dataset` is the log that item-item learns from, `champion` what is live.
+    """What measuring a model needs; `dataset` is the log that baselines learn from, `champion` what is live.
 
-    Without a log there is no item-item baseline.
+    Without a log there is no baseline but the popularity that the item table tells.
     `holdout` says which rows of the log are the ground truth.
     `parts` are those of the ground truth that are measured too, and `confidence` is that of the intervals.
     """

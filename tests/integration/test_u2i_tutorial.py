@@ -68,7 +68,7 @@ def test_from_tables_of_examples_to_released_models(
     for day in (first, second):
         evaluation = day["evaluation"]
         assert evaluation.item_item is None
-        assert "item-item: none, as there is no log" in evaluation.protocol
+        assert "the other baselines: none, as there is no log" in evaluation.protocol
         assert evaluation.exact.hit_rate["50"] > 1.2 * evaluation.popularity.hit_rate["50"]
         assert day["result"]["metrics"]["baselines"]["item_item"] is None
 

@@ -1,7 +1,8 @@
 """The hit rate stage: a model's full ranking of one day's ground truth, next to what it must beat.
 
 Measured on the same queries, the same items and the same mask: the model by exact search and by the index that would
-go live, the popularity and item-item baselines, and the champion's vectors by exact search.
+go live, the baselines (popularity of the whole log and of its last days, item-item cosine, what follows what), and the
+champion's vectors by exact search.
 """
 
 import json
@@ -13,7 +14,7 @@ from recsys_core.artifacts import Evaluation, Index, Split, TrainingData
 from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
-from recsys_core.retrieval.baselines import ItemItem, read_history
+from recsys_core.retrieval.baselines import ItemItem, Markov, count_recent, last_items, read_history
 from recsys_core.retrieval.hit_rate import contenders as _day
 from recsys_core.retrieval.hit_rate.contenders import Block, Day
 from recsys_core.retrieval.hit_rate.parts import differences, entries, part
@@ -37,7 +38,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
     index = _read_index(request.index, items)
     num_interactions = _num_interactions(request.data, items)
     num_queries, num_items = len(queries.users), len(items.ids)
-    total = num_queries * (3 + (request.dataset is not None) + (request.champion is not None))
+    total = num_queries * (3 + 3 * (request.dataset is not None) + (request.champion is not None))
     done = 0
 
     def tick(phase: str, num_rows: int) -> None:
@@ -63,7 +64,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
         )
         artifacts.write_text(aside.path / "sweep.json", json.dumps(swept, indent=2))
         popularity = day.measure(_day.popularity(num_interactions, num_queries), "popularity")
-        item_item, learned_from = _item_item(request, day)
+        learned, learned_from = _of_log(request, day)
         champion = day.measure(_day.of_champion(request.champion, day), "champion") if request.champion else None
         live, slices = champion.ranked if champion else None, {}
         for name, asked in request.parts.items():
@@ -83,7 +84,9 @@ def run(request: Request, sink: Sink) -> Evaluation:
             exact=exact.metrics(),
             approximate=approximate.metrics(),
             popularity=popularity.metrics(),
-            item_item=item_item.metrics() if item_item else None,
+            item_item=learned["item_item"].metrics() if learned else None,
+            recent_popularity=learned["recent_popularity"].metrics() if learned else None,
+            markov=learned["markov"].metrics() if learned else None,
             champion=champion.metrics() if champion else None,
             ann_recall=day.means(recalls),
             ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in swept["points"]},
@@ -96,20 +99,29 @@ def run(request: Request, sink: Sink) -> Evaluation:
     return evaluation
 
 
-def _item_item(request: Request, day: Day) -> tuple[Tally | None, str]:
-    """Measure the item-item baseline, and say what it has learned from; None: there is no log to learn from."""
-    config = request.config
+def _of_log(request: Request, day: Day) -> tuple[dict[str, Tally], str]:
+    """Measure the baselines that learn from the log, by their fields of `Evaluation`, and say what they learned."""
+    config, num_items = request.config, len(day.items)
     if request.dataset is None:
-        return None, "item-item: none, as there is no log"
-    users, clicked = read_history(
-        request.dataset, request.data.day, day.items, config.item_item_interactions, request.holdout
+        return {}, "the other baselines: none, as there is no log"
+    dataset, at, held_out = request.dataset, request.data.day, request.holdout
+    counts = count_recent(dataset, at, day.items, config.popularity_days, held_out)
+    history = read_history(dataset, at, day.items, config.item_item_interactions, held_out)
+    cosine = ItemItem(history.users, history.items, num_items, config.item_item_history)
+    markov = Markov(history.users, history.items, num_items, config.markov_span, config.markov_decay)
+    last = last_items(history, day.queries.users, num_items, config.markov_span, config.markov_decay)
+    found = {
+        "recent_popularity": day.measure(_day.popularity(counts, len(day.queries.users)), "recent popularity"),
+        "item_item": day.measure(_day.item_item(cosine, day.queries.seen, num_items), "item-item"),
+        "markov": day.measure(_day.by_history(markov, last), "Markov"),
+    }
+    return found, (
+        f"recent popularity: interactions of the last {config.popularity_days} days; item-item: cosine over users of "
+        f"the log ({len(history.users)} interactions, each user's last {config.item_item_history}), summed over the "
+        f"query's seen items, and nothing for a query without any; Markov: what of these interactions followed an item "
+        f"within {config.markov_span}, weighted by {config.markov_decay}^(distance - 1), summed over the user's last "
+        f"{config.markov_span} items by the same weights"
     )
-    baseline = ItemItem(users, clicked, len(day.items), config.item_item_history)
-    learned_from = (
-        f"item-item: cosine over users of the log ({len(users)} interactions, each user's last "
-        f"{config.item_item_history}), summed over the query's seen items, and nothing for a query without any"
-    )
-    return day.measure(_day.item_item(baseline, day.queries.seen, len(day.items)), "item-item"), learned_from
 
 
 def _exact(day: Day, items: Items, details: Details, rows: np.ndarray) -> tuple[Tally, Cut, np.ndarray]:

@@ -71,10 +71,11 @@ def ground_truth_digest(folder: Path) -> str:
     return content.hexdigest()
 
 
-def protocol(day: Day, split: str, search: str, item_item: str) -> str:
+def protocol(day: Day, split: str, search: str, of_log: str) -> str:
     """Say how the figures were measured, in words that can stand beside them.
 
-    `split` says how the ground truth was divided from what was learned, `item_item` what that baseline has learned.
+    `split` says how the ground truth was divided from what was learned, `of_log` what the baselines that learn from
+    the log have learned.
     """
     truth = day.queries.truth
     masked = "items that the user interacted with before are masked" if len(day.mask.values) else "nothing is masked"
@@ -84,5 +85,5 @@ def protocol(day: Day, split: str, search: str, item_item: str) -> str:
         f"{day.num_masked} are masked: they stay in the denominators and cannot be found. Ties count against the "
         f"model: an item's rank is the last among its equals. hit rate: hits over ground-truth items, both summed; "
         f"recall: mean over queries of found over relevant; ANN recall: share of the exact top K that {search} "
-        f"returns. popularity: the item table's num_interactions; {item_item}. Baselines' ties stand in a fixed order."
+        f"returns. popularity: the item table's num_interactions; {of_log}. Baselines' ties stand in a fixed order."
     )

@@ -23,7 +23,7 @@ def result(**changed: Any) -> DayResult:
     metrics = {
         **dict.fromkeys(("hit_rate", "recall", "ndcg", "mrr", "coverage", "ann_recall", "approximate_hit_rate"), by_k),
         "champion_hit_rate": None,
-        "baselines": Baselines(popularity=by_k, item_item=by_k),
+        "baselines": Baselines(popularity=by_k, item_item=by_k, recent_popularity=by_k),
         "num_examples": 12_345,
         "examples_per_second": 6_789.4,
         "loss": 4.3219,
@@ -50,7 +50,7 @@ def test_the_table_is_on_stdout_and_whole_in_a_pipe(capsys: pytest.CaptureFixtur
     assert err == ""
     words = [line.split() for line in out.splitlines() if line.strip()]
     assert words[0][:4] == ["day", "rows", "examples/s", "loss"]
-    assert words[2] == ["2024-01-15", "12,345", "6,789", "4.322", *["0.2500"] * 4, "passed", "v3", "live"]
+    assert words[2] == ["2024-01-15", "12,345", "6,789", "4.322", *["0.2500"] * 5, "no", "log", "passed", "v3", "live"]
     assert words[3][-2:] == ["rejected", "none"]
     assert "hit rate@50" in out
 

@@ -24,6 +24,7 @@ def evaluation(
     ann: float = 0.95,
     spread: tuple[float, float] | None = (0.0, 0.0),
     slices: Mapping = {},
+    recent: float | None = None,
 ):
     """The interval of the difference is `spread` around it; None: too few users for one."""
     difference = exact - (champion or 0)
@@ -52,12 +53,20 @@ def evaluation(
         approximate=ranking(exact),
         popularity=ranking(popularity),
         item_item=ranking(popularity),
+        recent_popularity=None if recent is None else ranking(recent),
         champion=None if champion is None else ranking(champion),
         ann_recall={"20": ann, "50": ann},
         ann_recall_by_nprobe={},
         hit_rate_by_popularity={},
         differences={} if champion is None else differences,
         slices=dict(slices),
+    )
+
+
+def test_the_lift_is_over_the_popularity_of_the_last_days_where_there_is_a_log():
+    decision = decide(Config(minimum_lift=2), evaluation(recent=0.15))
+    assert decision.reasons == (
+        "hit_rate@50 is 0.2000, 1.33 times the recent popularity baseline's 0.1500, below the lift of 2.00 asked for.",
     )
 
 

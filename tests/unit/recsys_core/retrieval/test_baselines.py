@@ -1,4 +1,4 @@
-"""Popularity and item-item cosine: by hand, against a dense oracle, and on real data against known figures."""
+"""Popularity, item-item cosine and Markov: by hand, against dense oracles, and on real data against known figures."""
 
 import datetime
 import os
@@ -15,7 +15,7 @@ from scipy import sparse
 from recsys_core.artifacts import Dataset, DayCount, Tail
 from recsys_core.metrics.retrieval import Lists
 from recsys_core.retrieval import baselines
-from recsys_core.retrieval.baselines import ItemItem, Popularity, read_history
+from recsys_core.retrieval.baselines import ItemItem, Markov, Popularity, count_recent, last_items, read_history
 from recsys_core.retrieval.hit_rate.contenders import Day, item_item, popularity
 from recsys_core.retrieval.vectors import Queries
 
@@ -150,7 +150,7 @@ def test_history_is_read_up_to_the_day_oldest_first_without_unknown_items(tmp_pa
         tmp_path,
         {1: [("b", "x", 5), ("a", "y", 3)], 2: [], 3: [("a", "new", 9), ("c", "x", 11)], 4: [("a", "x", 20)]},
     )
-    users, items = read_history(log, datetime.date(2024, 1, 3), pa.array(["x", "y"]), 100)
+    users, items, _ = read_history(log, datetime.date(2024, 1, 3), pa.array(["x", "y"]), 100)
     assert users.tolist() == [0, 1, 2]
     assert items.tolist() == [1, 0, 0]
 
@@ -159,13 +159,76 @@ def test_history_has_nothing_that_is_held_out(tmp_path: Path):
     midnight = 1_704_153_600  # 2024-01-02 in Unix seconds
     days = {1: [("a", "x", midnight - 9)], 2: [("b", "y", midnight + 9), ("c", "x", midnight + 80_000)]}
     log = dataset(tmp_path, days)
-    users, items = read_history(log, datetime.date(2024, 1, 2), pa.array(["x", "y"]), 100, Tail(hours=2))
+    users, items, _ = read_history(log, datetime.date(2024, 1, 2), pa.array(["x", "y"]), 100, Tail(hours=2))
     assert (users.tolist(), items.tolist()) == ([0, 1], [0, 1])
+
+
+def test_what_follows_what_by_hand():
+    # user 0: 0 1 2, user 1: 0 2. Of item 0, taken twice: 1 follows once at once, 2 once at once and once a step later.
+    baseline = Markov(np.array([0, 1, 0, 0, 1]), np.array([0, 0, 1, 2, 2]), 4, span=2, decay=0.5)
+    expected = [[0, 1 / 2, (1 + 0.5) / 2, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert baseline.similarity_II.toarray() == pytest.approx(np.array(expected))
+    ids, scores = baseline.find(history([0], [2], num_items=4), 3)
+    assert ids.tolist() == [[2, 1, -1], [-1, -1, -1]]
+    assert scores[0, :2] == pytest.approx([0.75, 0.5])
+
+
+@pytest.mark.parametrize("dense", [0, 10_000], ids=["never a whole row", "always"])
+@given(
+    log=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=30),
+    span=st.integers(1, 9),
+    width=st.integers(1, 9),
+)
+def test_markov_is_the_slow_loop(dense: int, log: list[tuple[int, int]], span: int, width: int):
+    decay, table, taken = 0.7, np.zeros((7, 7)), np.zeros(7)
+    lists = {user: [item for who, item in log if who == user] for user in range(4)}
+    for items in lists.values():
+        for at, item in enumerate(items):
+            taken[item] += 1
+            for distance, follower in enumerate(items[at + 1 : at + 1 + span], 1):
+                table[item, follower] += decay ** (distance - 1)
+    table /= np.maximum(taken, 1)[:, None]
+    users, items = np.array(log).T
+    codes = pa.array(["a", "b", "c", "d"])
+    queries = pa.array(["c", "nobody", "a"])
+    asked = last_items(baselines.History(users, items, codes), queries, 7, span, decay)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "_DENSE", dense)
+        ids, scores = Markov(users, items, 7, span, decay).find(asked, width)
+    for query, user in enumerate((2, None, 0)):
+        recent = [] if user is None else lists[user][::-1][:span]
+        whole = sum((decay**back * table[item] for back, item in enumerate(recent)), np.zeros(7))
+        positive = np.sort(whole[whole > 0])[::-1][:width]
+        kept = ids[query] >= 0
+        assert scores[query][kept] == pytest.approx(positive, rel=1e-5)
+        assert whole[ids[query][kept]] == pytest.approx(positive, rel=1e-5)
+
+
+def test_an_empty_log_has_nothing_that_follows():
+    baseline = Markov(np.empty(0, np.int64), np.empty(0, np.int64), 3, 2, 0.5)
+    assert baseline.find(history([1], num_items=3), 2)[0].tolist() == [[-1, -1]]
+
+
+def test_recent_interactions_are_those_of_the_last_days_that_are_not_held_out(tmp_path: Path):
+    midnight = 1_704_240_000  # 2024-01-03 in Unix seconds
+    days = {
+        1: [("a", "x", midnight - 90_000)],
+        2: [("b", "y", midnight - 9), ("c", "x", midnight - 8), ("c", "new", midnight - 7)],
+        3: [("a", "y", midnight + 9), ("d", "x", midnight + 80_000)],
+        4: [("a", "x", midnight + 90_000)],
+    }
+    log, items, day = dataset(tmp_path, days), pa.array(["x", "y"]), datetime.date(2024, 1, 3)
+    assert count_recent(log, day, items, 1).tolist() == [1, 1]
+    assert count_recent(log, day, items, 2).tolist() == [2, 2]
+    assert count_recent(log, day, items, 9).tolist() == [3, 2]
+    assert count_recent(log, day, items, 2, Tail(hours=2)).tolist() == [1, 2]
+    with pytest.raises(ValueError, match="item_id is string where the item table has int64"):
+        count_recent(log, day, pa.array([1]), 2)
 
 
 def test_history_stops_at_the_newest_days_that_suffice(tmp_path: Path):
     log = dataset(tmp_path, {1: [(1, 7, 0)], 2: [(2, 7, 0), (3, 8, 1)]})
-    users, items = read_history(log, datetime.date(2024, 1, 2), pa.array([8, 7]), 2)
+    users, items, _ = read_history(log, datetime.date(2024, 1, 2), pa.array([8, 7]), 2)
     assert (users.tolist(), items.tolist()) == ([0, 1], [1, 0])
 
 

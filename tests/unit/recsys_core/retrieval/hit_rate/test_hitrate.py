@@ -254,16 +254,30 @@ def test_the_baselines_are_the_slow_oracles(world: World):
     matrix[tuple(np.array(world.log).T)] = 1
     norms = np.sqrt(np.maximum(matrix.sum(0), 1))
     similar = matrix @ ((matrix / norms).T @ (matrix / norms) * (1 - np.eye(NUM_ITEMS)))
+    clicks = np.bincount([item for _, item in world.log], minlength=NUM_ITEMS)
+    recent = np.tile(-np.argsort(np.argsort(-clicks, kind="stable")).astype(np.float64), (NUM_USERS, 1))
+    table, following = np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_USERS, NUM_ITEMS))
+    for items in world.seen:
+        for at, item in enumerate(items):
+            for distance, follower in enumerate(items[at + 1 : at + 11], 1):
+                table[item, follower] += 0.8 ** (distance - 1) / clicks[item]
+    for user, items in enumerate(world.seen):
+        for back, item in enumerate(items[::-1][:10]):
+            following[user] += 0.8**back * table[item]
     for k in KS:
         assert evaluation.popularity.hit_rate[str(k)] == pytest.approx(world.hit_rate(popular, k))
         assert evaluation.item_item is not None
         assert evaluation.item_item.hit_rate[str(k)] == pytest.approx(world.hit_rate(similar, k))
+        assert evaluation.recent_popularity is not None
+        assert evaluation.recent_popularity.hit_rate[str(k)] == pytest.approx(world.hit_rate(recent, k))
+        assert evaluation.markov is not None
+        assert evaluation.markov.hit_rate[str(k)] == pytest.approx(world.hit_rate(following, k))
 
 
-def test_without_a_log_there_is_no_item_item_baseline(world: World):
+def test_without_a_log_there_is_no_baseline_of_one(world: World):
     evaluation = hitrate.run(world.request().model_copy(update={"dataset": None}), silent)
-    assert evaluation.item_item is None
-    assert "item-item: none, as there is no log. Baselines' ties" in evaluation.protocol
+    assert (evaluation.item_item, evaluation.recent_popularity, evaluation.markov) == (None, None, None)
+    assert "the other baselines: none, as there is no log. Baselines' ties" in evaluation.protocol
     assert Evaluation.load(evaluation.path) == evaluation
 
 
@@ -520,7 +534,7 @@ def test_the_same_request_makes_the_same_bytes(tmp_path: Path):
 def test_progress_counts_every_pass_over_the_queries(world: World, champion: bool):
     events: list[Event] = []
     evaluation = hitrate.run(world.request(champion=champion), events.append)
-    total = NUM_USERS * (5 if champion else 4)
+    total = NUM_USERS * (7 if champion else 6)
     assert [event.done for event in events] == sorted(event.done for event in events)
     assert (events[-1].done, events[-1].total) == (total, total)
     assert events[-1].metrics["hit_rate_at_5"] == evaluation.exact.hit_rate["5"]

@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from recsys_core.datasets import daily
 from recsys_core.features import Config as Features
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import preprocess
-from recsys_core.retrieval.baselines import read_history
+from recsys_core.retrieval.baselines import count_recent, read_history
 
 FIRST, LAST = datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)
 MIDNIGHT = 1_704_067_200
@@ -121,12 +122,14 @@ def test_the_newest_interactions_of_all_users_are_measured_on(log: Path) -> None
 def test_item_item_learns_from_what_is_known_and_nothing_else(log: Path, held_out: Holdout) -> None:
     dataset = ingested(log, held_out)
     items = pa.array(["a", "b", "c", "d", "e"])
-    users, taken = read_history(dataset, LAST, items, 100, held_out)
+    users, taken, _ = read_history(dataset, LAST, items, 100, held_out)
     data = made(log, held_out)
     assert sorted(rows(data.items, "item_id", "num_interactions")) == [
         (item, int((taken == at).sum())) for at, item in enumerate(items.to_pylist())
     ]
-    few_users, few = read_history(dataset, LAST, items, 3, held_out)
+    counts = count_recent(dataset, LAST, items, 1_000, held_out)
+    assert counts.tolist() == np.bincount(taken, minlength=len(items)).tolist()
+    few_users, few, _ = read_history(dataset, LAST, items, 3, held_out)
     assert (few.tolist(), len(few_users)) == (taken[-3:].tolist(), 3)
     assert len(users) == data.num_rows + (2 if held_out == LeaveOneOut() else 0)
 

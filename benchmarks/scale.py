@@ -2,13 +2,18 @@
 
     python benchmarks/scale.py [--cases criteo ...] [--rows N ...] [--work DIR] [--json FILE] [--plot FILE.png]
 
-    criteo    the text of Criteo's logs becomes encoded rows in splits, by `dayline data import criteo`; the reference
-              is Arrow's CSV reader, which reads the same text into columns and throws them away
+    preprocess  a log of ten days, with a user for each 20 rows and an item for each 100, becomes the examples of a cold
+                start with histories of up to 50 items, the item table, the ground truth and fitted features; the
+                reference is the same by the whole log in memory
+
+    criteo      the text of Criteo's logs becomes encoded rows in splits, by `dayline data import criteo`; the reference
+                is Arrow's CSV reader, which reads the same text into columns and throws them away
 
 Each size is made first, and then worked on in a process of its own. Ratios of memory are to that of the smallest size.
 """
 
 import argparse
+import datetime
 import json
 import multiprocessing
 import resource
@@ -20,11 +25,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from recsys_core import ingest
+from recsys_core.datasets import base, daily
 from recsys_core.datasets.labelled import _criteo_made, criteo
+from recsys_core.features import Config as Features
 from recsys_core.progress import silent
+from recsys_core.retrieval import preprocess
+from recsys_core.retrieval.preprocess import by_day
 
 Work = Callable[[Path], None]
 
@@ -57,7 +68,68 @@ def scan_criteo(folder: Path) -> None:
         pass
 
 
-CASES = {"criteo": Case(make_criteo, import_criteo, scan_criteo)}
+_FIRST_DAY, _NUM_DAYS = datetime.date(2024, 1, 1), 10
+_ROWS_PER_USER, _ROWS_PER_ITEM = 20, 100
+
+
+def make_log(folder: Path, num_rows: int) -> None:
+    """Write a log, most interactions with some of the users and items."""
+    rng, per_day = np.random.default_rng(0), num_rows // _NUM_DAYS
+    num_users, num_items = max(num_rows // _ROWS_PER_USER, 1), max(num_rows // _ROWS_PER_ITEM, 1)
+
+    def write(table: str, day: datetime.date, columns: dict[str, np.ndarray]) -> None:
+        base.write_parquet(folder / table / base.partition(day) / "part-00000.parquet", [pa.table(columns)])
+
+    write("users", _FIRST_DAY, {"user_id": np.arange(num_users), "city": np.arange(num_users) % 50})
+    write("items", _FIRST_DAY, {"item_id": np.arange(num_items), "category": np.arange(num_items) % 200})
+    for number in range(_NUM_DAYS):
+        day = _FIRST_DAY + datetime.timedelta(days=number)
+        columns = {
+            "user_id": (num_users * rng.random(per_day) ** 1.5).astype(np.int64),
+            "item_id": (num_items * rng.random(per_day) ** 2).astype(np.int64),
+            "timestamp": np.sort(rng.integers(0, base.DAY_SECONDS, per_day)) + base.day_number(day) * base.DAY_SECONDS,
+        }
+        write("interactions", day, columns)
+
+
+def preprocess_log(folder: Path) -> None:
+    """Check the log, and make the training data of its last day but one."""
+    day, config = _FIRST_DAY + datetime.timedelta(days=_NUM_DAYS - 2), daily.Config(source=str(folder))
+    out = folder.with_name(f"{folder.name}-preprocessed")
+    common: dict[str, Any] = {"config_hash": "benchmark", "code_version": "benchmark"}
+    imported = ingest.Request(
+        output=out / "ingest", config=config, day=day, import_root=out, fingerprint=ingest.fingerprint(config, day),
+        **common,
+    )  # fmt: skip
+    features = {
+        "embedding_dim": 16,
+        "query": [
+            {"kind": "id", "name": "city", "num_embeddings": 64},
+            {"kind": "sequence", "name": "history__item_id", "table": "item_id"},
+        ],
+        "item": [
+            {"kind": "id", "name": "item_id", "num_embeddings": 10_000_000},
+            {"kind": "id", "name": "category", "num_embeddings": 256},
+        ],
+    }
+    asked = preprocess.Request(
+        output=out / "preprocess", dataset=ingest.run(imported, silent), day=day, config=preprocess.Config(),
+        features=Features.model_validate(features), **common,
+    )  # fmt: skip
+    preprocess.run(asked, silent)
+    shutil.rmtree(out)
+
+
+def preprocess_whole(folder: Path) -> None:
+    """Do the same with all days in memory."""
+    by_day.serves = lambda *_: False
+    preprocess_log(folder)
+
+
+CASES = {
+    "criteo": Case(make_criteo, import_criteo, scan_criteo),
+    "preprocess": Case(make_log, preprocess_log, preprocess_whole),
+}
 
 
 def measured(work: Work, folder: Path) -> tuple[float, int]:
@@ -90,14 +162,15 @@ def measure(name: str, sizes: list[int], work: Path) -> list[dict[str, Any]]:
         folder = work / f"{name}-{num_rows}"
         CASES[name].make(folder, num_rows)
         seconds, peak = measured(CASES[name].ours, folder)
-        scanned, _ = measured(CASES[name].reference, folder)
+        reference, _ = measured(CASES[name].reference, folder)
         shutil.rmtree(folder)
         smallest = smallest or peak
         case = f"{name}, {num_rows:,} rows"
-        rows.append(_row(case, "rows per second", num_rows / seconds, "1/s", num_rows / scanned))
+        rows.append(_row(case, "rows per second", num_rows / seconds, "1/s", num_rows / reference))
         rows.append(_row(case, "peak memory", peak, "bytes", smallest))
         print(
-            f"{case:<28} {num_rows / seconds:>12,.0f} {num_rows / scanned:>12,.0f} {scanned / seconds:>6.2f} ", end=""
+            f"{case:<28} {num_rows / seconds:>12,.0f} {num_rows / reference:>12,.0f} {reference / seconds:>6.2f} ",
+            end="",
         )
         print(f"{peak / 1e9:>8.2f} GB {peak / smallest:>6.2f}", flush=True)
     return rows

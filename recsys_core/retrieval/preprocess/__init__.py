@@ -4,8 +4,9 @@ It writes `examples/` (what a user was like just before each interaction, and th
 there is to recommend), `ground_truth/` (the next day's users as they were when it began, what they then took and what
 they had seen) and `features/`, the feature engine fitted on the first two.
 
-Memory: the interactions of all days up to the ground truth's, 28 bytes each (36 in mode `others`), about 100 while they
-are being read and sorted, more with ids of text; and all versions of users and items. Histories are made in chunks.
+Memory: the interactions of one day, 4 bytes for each of the last `history.max_length` items of each user (`by_day`),
+and all versions of users and items. Mode `others`, sequences and splits of the whole log need all days: 28 bytes for
+each interaction (36 in mode `others`), and about 100 while they are read and sorted, more with ids of text.
 """
 
 import datetime
@@ -22,16 +23,17 @@ from pydantic import Field, PositiveInt, model_validator
 from recsys_core import artifacts, holdout
 from recsys_core.artifacts import HISTORY, Dataset, Frozen, Holdout, Learned, NextDay, Split, TrainingData
 from recsys_core.datasets import _ids
-from recsys_core.datasets.base import day_number, day_of, days_before
+from recsys_core.datasets.base import DAY_SECONDS, day_number, day_of, days_before
 from recsys_core.features import Config as Features
 from recsys_core.features import Engine, unknown
 from recsys_core.features.base import Jagged, is_list
 from recsys_core.gate import Values
 from recsys_core.holdout import Part
 from recsys_core.progress import Event, Sink
-from recsys_core.retrieval.preprocess import division, fitting
+from recsys_core.retrieval.preprocess import by_day, division, fitting
+from recsys_core.retrieval.preprocess.by_day import DailyLog
 from recsys_core.retrieval.preprocess.fitting import CHUNK_ROWS, counted, written
-from recsys_core.retrieval.preprocess.log import Items, Log, Mode, Segments, Users
+from recsys_core.retrieval.preprocess.log import Chunk, Items, Log, Mode, Segments, Users
 from recsys_core.samplers import _weights, impressions
 
 _STAGE = fitting.STAGE
@@ -125,7 +127,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
         ValueError: a day without interactions where some are needed, a column that neither the log nor this stage
             has, a log that contradicts itself, or a base engine that is not the one of the digest.
     """
-    config, day, dataset = request.config, request.day, request.dataset
+    day, dataset = request.day, request.dataset
     parts, held_out, learned = _division(request)
     last = day if held_out is None else held_out.day
     sliced = fitting.sliced(request.sliced_by, dataset.columns["users"], dataset.columns["items"])
@@ -137,26 +139,29 @@ def run(request: Request, sink: Sink) -> TrainingData:
     for name, values in request.sliced_by.items():
         table = users.schema if values.column in sliced else items.table.schema
         values.require(table.field(values.column).type, f"gate.slices.{name}")
-    divide = division.of(held_out, users)
-    log = Log(dataset, last, users, items, config.history.mode, config.history.max_length, divide)
-    rows = division.examples(log, users, parts)
-    segments = log.segments(rows) if config.examples == "sequences" else None
-    num_rows = len(rows) if segments is None else len(segments.users)
+    past = _past(request, users, items, parts, held_out)
     if held_out is not None:
-        division.require_rows(log, rows, request.holdout, day)
-    ranked = _ranked_items(items, log, request)
-    tables = _Tables(log, users, items, columns)
+        division.require_rows(past.num_measured, past.num_targets, request.holdout, day)
+    tables = _Tables(past.log, users, items, columns)
+    ranked: list[pa.Table] = []
+
+    def rank() -> Iterator[pa.Table]:
+        # How often items were taken may be known only once the examples were made.
+        ranked.append(_ranked_items(items, past.log.counts(), request))
+        yield ranked[0]
+
     with artifacts.pending(request.output) as out:
-        num_items = sum(table.num_rows for table in written([ranked], out.path / "items"))
-        made = tables.examples(rows) if segments is None else tables.sequences(segments)
+        num_rows = past.num_rows
+        made = tables.examples(past.examples) if past.segments is None else tables.sequences(past.segments)
         examples = written(counted(made, num_rows, sink), out.path / "examples")
         features = out.path / "features"
         assert num_rows or request.base_engine, "only where a release is continued there can be no examples"
-        engine = fitting.fitted(engine, examples, ranked, features, None if num_rows else request.base_engine)
-        num_queries, num_ground_truth = _write_ground_truth(request, log, tables, last, out.path / "ground_truth")
+        engine = fitting.fitted(engine, examples, rank(), features, None if num_rows else request.base_engine)
+        num_items = sum(table.num_rows for table in written(ranked or rank(), out.path / "items"))
+        num_queries, num_ground_truth = _write_ground_truth(request, tables, last, out.path / "ground_truth")
         num_tied = None if request.measured is None else request.measured.num_tied
         if held_out is not None and isinstance(request.holdout, Split):
-            num_tied = log.num_tied
+            num_tied = past.num_tied
             sink(Event(stage=_STAGE, message=division.in_words(request.holdout, num_ground_truth, num_tied)))
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
         sink(Event(stage=_STAGE, done=num_rows, total=num_rows, metrics=filled))
@@ -165,7 +170,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
             request,
             num_rows=num_rows,
             day=day,
-            first_day=day_of(int(log.days(rows[:1])[0])) if num_rows else day,
+            first_day=past.first_day or day,
             ground_truth_day=last,
             num_items=num_items,
             num_queries=num_queries,
@@ -173,9 +178,47 @@ def run(request: Request, sink: Sink) -> TrainingData:
             engine_digest=engine.digest,
             learned=learned,
             num_tied=num_tied,
-            num_targets=None if segments is None else len(rows),
-            most_targets=None if segments is None else int(segments.lengths.max(initial=0)),
+            num_targets=None if past.segments is None else past.num_targets,
+            most_targets=None if past.segments is None else int(past.segments.lengths.max(initial=0)),
         )
+
+
+class _Past(NamedTuple):
+    """What is known and what is learned from: examples, of which there are `num_rows`, or segments of sequences."""
+
+    log: Log | DailyLog
+    examples: Iterator[Chunk]
+    segments: Segments | None
+    num_rows: int
+    num_targets: int
+    first_day: datetime.date | None
+    num_measured: int
+    num_tied: int
+
+
+def _past(request: Request, users: Users, items: Items, parts: Sequence[Part], held_out: Part | None) -> _Past:
+    """Read the log day by day where that gives the same examples, and as a whole where it does not."""
+    config, dataset, day = request.config, request.dataset, request.day
+    days, mode, length = config.popularity_days, config.history.mode, config.history.max_length
+    since = None if days is None else days_before(day, days - 1)
+    last = day if held_out is None else held_out.day
+    if config.examples == "interactions" and by_day.serves(mode, parts, held_out):
+        log = DailyLog(dataset, last, users, items, (mode, length), parts, held_out, since)
+        number = log.num_examples
+        return _Past(log, log.examples(CHUNK_ROWS), None, number, number, log.first_day, log.num_measured, 0)
+    whole = Log(dataset, last, users, items, mode, length, division.of(held_out, users), since)
+    rows = division.examples(whole, users, parts)
+    segments = whole.segments(rows) if config.examples == "sequences" else None
+    return _Past(
+        whole,
+        whole.examples(rows, CHUNK_ROWS),
+        segments,
+        len(rows) if segments is None else len(segments.users),
+        len(rows),
+        day_of(int(whole.days(rows[:1])[0])) if len(rows) else None,
+        len(whole.seconds) - whole.num_past,
+        whole.num_tied,
+    )
 
 
 def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]:
@@ -190,14 +233,12 @@ def _division(request: Request) -> tuple[tuple[Part, ...], Part | None, Learned]
     return parts, None, learned
 
 
-def _write_ground_truth(
-    request: Request, log: Log, tables: "_Tables", day: datetime.date, directory: Path
-) -> tuple[int, int]:
+def _write_ground_truth(request: Request, tables: "_Tables", day: datetime.date, directory: Path) -> tuple[int, int]:
     """Return how many queries and how many of their items there are."""
     if (measured := request.measured) is not None:
         shutil.copytree(measured.ground_truth, directory)
         return measured.num_queries, measured.num_ground_truth
-    queries, truth = log.ground_truth()
+    queries, truth = tables.log.ground_truth()
     tables_written = written(tables.ground_truth(queries, truth, day), directory)
     return sum(table.num_rows for table in tables_written), len(truth.values)
 
@@ -212,29 +253,25 @@ class _Columns(NamedTuple):
 class _Tables:
     """Makes the tables to be written, chunk by chunk."""
 
-    def __init__(self, log: Log, users: Users, items: Items, columns: _Columns) -> None:
-        self._log, self._users, self._columns = log, users, columns
+    def __init__(self, log: Log | DailyLog, users: Users, items: Items, columns: _Columns) -> None:
+        self.log, self._users, self._columns = log, users, columns
         self._ids = items.table["item_id"].combine_chunks()
         self._fields = {name: items.table[name].combine_chunks() for name in columns.history}
 
-    def examples(self, rows: np.ndarray) -> Iterator[pa.Table]:
-        """Yield user_id, item_id, timestamp and the query's columns of these rows [E] of the past.
-
-        There is one table at least, which may be empty.
-        """
-        log = self._log
-        for start in range(0, max(len(rows), 1), CHUNK_ROWS):
-            chunk = rows[start : start + CHUNK_ROWS]
-            query = self._query(log.users[chunk], log.days(chunk), log.before(chunk))
-            query = query.add_column(1, "item_id", self._ids.take(pa.array(log.items[chunk])))
-            yield query.add_column(2, "timestamp", pa.array(log.seconds[chunk]))
+    def examples(self, chunks: Iterator[Chunk]) -> Iterator[pa.Table]:
+        """Yield user_id, item_id, timestamp and the query's columns of examples of the past."""
+        for users, items, seconds, history in chunks:
+            query = self._query(users, seconds // DAY_SECONDS, history)
+            query = query.add_column(1, "item_id", self._ids.take(pa.array(items)))
+            yield query.add_column(2, "timestamp", pa.array(seconds))
 
     def sequences(self, segments: Segments) -> Iterator[pa.Table]:
         """Yield user_id, timestamp, the query's columns, targets and known; users as on the day of the first target.
 
         There is one table at least, which may be empty.
         """
-        log, lengths = self._log, segments.lengths
+        log, lengths = self.log, segments.lengths
+        assert isinstance(log, Log), "segments are of the whole log"
         for start in range(0, max(len(lengths), 1), CHUNK_ROWS):
             chunk = np.arange(start, min(start + CHUNK_ROWS, len(lengths)))
             targets = Jagged(segments.rows, lengths).take(chunk)
@@ -253,9 +290,9 @@ class _Tables:
         for start in range(0, len(users), CHUNK_ROWS):
             rows = np.arange(start, min(start + CHUNK_ROWS, len(users)))
             chunk = users[rows]
-            query = self._query(chunk, np.full(len(rows), day_number(day)), self._log.at_end(chunk))
+            query = self._query(chunk, np.full(len(rows), day_number(day)), self.log.at_end(chunk))
             query = query.append_column("gt_items", _gather(self._ids, truth.take(rows)))
-            yield query.append_column("seen_items", _gather(self._ids, self._log.seen(chunk)))
+            yield query.append_column("seen_items", _gather(self._ids, self.log.seen(chunk)))
 
     def _query(self, users: np.ndarray, days: np.ndarray, history: Jagged) -> pa.Table:
         table = self._users.on(users, days)
@@ -301,21 +338,18 @@ def _plan(features: Features, dataset: Dataset, live: Sequence[str] = ()) -> _Co
     return _Columns(user, [column.removeprefix(HISTORY) for column in query if column not in fields])
 
 
-def _ranked_items(items: Items, log: Log, request: Request) -> pa.Table:
+def _ranked_items(items: Items, counts: np.ndarray, request: Request) -> pa.Table:
     """Return the item table, with how often each was taken and how often it should be drawn."""
-    config, day = request.config, request.day
-    days = config.popularity_days
-    first = 0 if days is None else log.first_row(days_before(day, days - 1))
+    config = request.config
     num_items = items.num_known if config.catalogue == "known" else items.table.num_rows
-    taken = log.items[first : log.num_past]
-    assert taken.max() < num_items, "ingest lets no item be taken before the day on which it is known"
-    counts = np.bincount(taken, minlength=num_items)
+    assert not counts[num_items:].any(), "ingest lets no item be taken before the day on which it is known"
+    counts = counts[:num_items]
     ids = items.table["item_id"].slice(0, num_items).combine_chunks()
     if request.weights is None:
         weights = counts**config.sampling.alpha + config.sampling.smoothing
     else:
         weights = _weights.of_items(request.weights, ids)
     if request.shown is not None:
-        weights = impressions.mixed(request.shown, day, ids, weights)
+        weights = impressions.mixed(request.shown, request.day, ids, weights)
     table = items.table.slice(0, num_items).append_column("num_interactions", pa.array(counts))
     return table.append_column("sampling_weight", pa.array(weights))

@@ -28,7 +28,7 @@ def of(part: Part | None, users: Users) -> Divide:
         roles = np.full(len(seconds), splits.LEARNED, dtype=np.int8)
         if part is not None:
             first, stop = np.searchsorted(seconds, [_begin(part.day), _begin(part.day) + DAY_SECONDS])
-            roles[first:stop][_kept(part, seconds[first:stop], codes[first:stop], users)] = splits.MEASURED
+            roles[first:stop][kept(part, seconds[first:stop], codes[first:stop], users)] = splits.MEASURED
         return Division(roles, 0)
 
     return divide
@@ -42,7 +42,7 @@ def examples(log: Log, users: Users, parts: Iterable[Part]) -> np.ndarray:
         if isinstance(part.but, Split):
             rows = rows[log.learnable[rows]]
         elif not part.is_whole:
-            rows = rows[_kept(part, log.seconds[rows], log.users[rows], users)]
+            rows = rows[kept(part, log.seconds[rows], log.users[rows], users)]
         found.append(rows)
     return np.sort(np.concatenate(found))
 
@@ -79,7 +79,7 @@ def plan(dataset: Dataset, kind: Holdout, day: datetime.date, base: Learned | No
     return holdout.plan(kind, day, there, base, window)
 
 
-def require_rows(log: Log, rows: np.ndarray, kind: Holdout, day: datetime.date) -> None:
+def require_rows(num_measured: int, num_learned: int, kind: Holdout, day: datetime.date) -> None:
     """Refuse a holdout that holds out nothing, or everything.
 
     Raises:
@@ -88,17 +88,17 @@ def require_rows(log: Log, rows: np.ndarray, kind: Holdout, day: datetime.date) 
     if isinstance(kind, NextDay):
         return
     if isinstance(kind, LeaveOneOut):
-        if log.num_past == len(log.seconds):
+        if not num_measured:
             raise ValueError(
                 f"day {day}: no user has {splits.FEWEST} interactions, of which holdout.kind: leave_one_out could hold "
                 "out the last; take a later day, or another holdout"
             )
-        assert len(rows), "and one of them is learned from"
+        assert num_learned, "and one of them is learned from"
         return
     limit = "holdout.hours" if isinstance(kind, Tail) else "holdout.share"
-    if log.num_past == len(log.seconds):
+    if not num_measured:
         raise ValueError(f"day {day}: no interaction is held out, on which the run is to be measured; raise {limit}")
-    if not len(rows):
+    if not num_learned:
         raise ValueError(f"day {day}: all interactions are held out, so that none is left to learn from; lower {limit}")
 
 
@@ -111,7 +111,8 @@ def in_words(split: LeaveOneOut | Temporal, num_ground_truth: int, num_tied: int
     return f"warning: {message}" if num_tied else message
 
 
-def _kept(part: Part, seconds: np.ndarray, codes: np.ndarray, users: Users) -> np.ndarray:
+def kept(part: Part, seconds: np.ndarray, codes: np.ndarray, users: Users) -> np.ndarray:
+    """Return which rows [N] of the part's day are of the part, bool."""
     table = pa.table({"user_id": users.ids.take(pa.array(codes)), TIME: pa.array(seconds)})
     return holdout.kept(part, table, TIME)
 

@@ -113,7 +113,7 @@ def run(request: Request, sink: Sink) -> TrainingData:
         num_items = sum(table.num_rows for table in written([ranked], out.path / "items"))
         rows = counted(_rows(examples, query, engine), examples.num_rows, sink)
         rows = written(rows, out.path / "examples")
-        engine = fitting.fitted(engine, rows, ranked, out.path / "features", None, reader.locate)
+        engine = fitting.fitted(engine, rows, [ranked], out.path / "features", None, reader.locate)
         num_queries = sum(table.num_rows for table in written(_chunks(queries), out.path / "ground_truth"))
         filled = {f"{kind}/{name}": float(n) for name, kinds in engine.report.items() for kind, n in kinds.items()}
         sink(Event(stage=STAGE, done=examples.num_rows, total=examples.num_rows, metrics=filled))

@@ -2,7 +2,9 @@
 
 import itertools
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,18 +18,21 @@ from recsys_core.writers.parquet import Writer
 
 STAGE = "preprocess"
 CHUNK_ROWS = 16_384
+_AHEAD = 2  # tables that wait to be written
 COMPUTED = ("num_interactions", "sampling_weight")
 
 
 def fitted(
     engine: Engine,
     examples: Iterable[pa.Table],
-    ranked: pa.Table,
+    ranked: Iterable[pa.Table],
     directory: Path,
     base_engine: Path | None,
     locate: Callable[[int], Place] | None = None,
 ) -> Engine:
-    """Fit and save the engine; or, where there is nothing new to learn, keep that of `base_engine` as it is.
+    """Fit the engine on examples and then on the items `ranked`, and save it; or keep that of `base_engine` as it is.
+
+    The latter is for where there is nothing new to learn.
 
     `locate` says where a row of the examples is the user's own; None: they were made here.
 
@@ -47,7 +52,7 @@ def fitted(
         of_items = True
 
     try:
-        engine.fit(query_first(), [ranked])
+        engine.fit(query_first(), ranked)
     except RowError as error:
         if locate is None:
             raise ValueError(error.reason) from None
@@ -87,13 +92,18 @@ def sliced(asked: Mapping[str, Values], fields: Mapping[str, str], item_fields: 
 
 
 def written(tables: Iterable[pa.Table], directory: Path) -> Iterator[pa.Table]:
-    """Write the tables (one or more, of one schema) as one Parquet file, and pass each on once it is written."""
+    """Write the tables (one or more, of one schema) as one Parquet file, and pass each on while it is written."""
     remaining = iter(tables)
     first = next(remaining)
-    with Writer(directory, 0, first.schema, CHUNK_ROWS) as writer:
+    with Writer(directory, 0, first.schema, CHUNK_ROWS) as writer, ThreadPoolExecutor(1) as pool:
+        waiting = deque[Future[None]]()
         for table in itertools.chain([first], remaining):
-            writer.write(table)
+            waiting.append(pool.submit(writer.write, table))
             yield table
+            if len(waiting) > _AHEAD:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
 
 
 def counted(tables: Iterable[pa.Table], total: int, sink: Sink) -> Iterator[pa.Table]:

@@ -5,7 +5,7 @@ a code: its row in `Users.ids` or in the table of items.
 """
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Users:
 
     def __init__(self, dataset: Dataset, until: datetime.date, fields: list[str]) -> None:
         """Read `fields` of the partitions up to and with `until`."""
-        rows, days = _read(dataset, "users", until, ["user_id", *fields])
+        rows, days = read(dataset, "users", until, ["user_id", *fields])
         encoded = _distinct(rows["user_id"])
         codes = encoded.indices.to_numpy()
         # Stable, so that a user's rows stay in the order of days, in which they were read.
@@ -45,12 +45,17 @@ class Users:
         self._num_days = day_number(until) - self._first_day + 1
         self._keys = codes[order].astype(np.int64) * self._num_days + (days[order] - self._first_day)
         self._rows, self.schema = rows.take(pa.array(order)), rows.schema
+        self._lengths = np.bincount(codes, minlength=len(self.ids))
+        self._starts = np.cumsum(self._lengths) - self._lengths
 
     def on(self, users: np.ndarray, days: np.ndarray) -> pa.Table:
         """Return user_id and fields of users [B] as each was on its day [B] (day numbers): its last row till then."""
         wanted = users.astype(np.int64) * self._num_days + (days - self._first_day)
-        rows = np.searchsorted(self._keys, wanted, side="right") - 1
-        unknown = (rows < 0) | (self._keys[rows] // self._num_days != users)
+        rows = self._starts[users]
+        # Most users have one row, which need not be searched for.
+        several = self._lengths[users] > 1
+        rows[several] = np.searchsorted(self._keys, wanted[several], side="right") - 1
+        unknown = (self._keys[rows] > wanted) | (self._keys[rows] // self._num_days != users) | (rows < 0)
         if unknown.any():
             first = int(np.argmax(unknown))
             raise ValueError(
@@ -70,13 +75,32 @@ class Items:
 
     def __init__(self, dataset: Dataset, day: datetime.date, until: datetime.date) -> None:
         """Read the partitions up to and with `until`."""
-        rows, days = _read(dataset, "items", until, list(dataset.columns["items"]))
+        rows, days = read(dataset, "items", until, list(dataset.columns["items"]))
         known = rows.slice(0, int(np.searchsorted(days, day_number(day), side="right")))
         tables = [_last_rows(known), _last_rows(rows.slice(known.num_rows))]
         new = pc.index_in(ids(tables[1]["item_id"]), value_set=ids(tables[0]["item_id"])).is_null()
         self.num_known = tables[0].num_rows
         self.table = pa.concat_tables([tables[0], tables[1].filter(new)]).combine_chunks()
         self.ids = self.table["item_id"].combine_chunks()
+
+
+class Chunk(NamedTuple):
+    """Some examples: users and items, int32 codes [B], Unix seconds, int64 [B], and histories, item codes."""
+
+    users: np.ndarray
+    items: np.ndarray
+    seconds: np.ndarray
+    history: Jagged
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Chunk]") -> "Chunk":
+        """Return the examples of all parts, one or more."""
+        if len(parts) == 1:
+            return parts[0]
+        users, items, seconds, histories = zip(*parts, strict=True)
+        values, lengths = ([getattr(own, name) for own in histories] for name in ("values", "lengths"))
+        history = Jagged(np.concatenate(values), np.concatenate(lengths))
+        return cls(np.concatenate(users), np.concatenate(items), np.concatenate(seconds), history)
 
 
 class Segments(NamedTuple):
@@ -115,18 +139,19 @@ class Log:
         mode: Mode,
         max_length: int,
         divide: Divide,
+        popular_since: datetime.date | None,
     ) -> None:
         """Read the partitions up to and with `until`, and sort.
 
         `mode` and `max_length` say what a history is, see `preprocess.History`; `divide` says what each row is for, of
-        seconds, users and items [R] in the order of time.
+        seconds, users and items [R] in the order of time. Items are counted from `popular_since` on, or over all.
 
         Raises:
             ValueError: an interaction's user or item is not in the log's users or items.
         """
-        rows, _ = _read(dataset, "interactions", until, ["user_id", "item_id", "timestamp"])
-        seconds, codes = rows["timestamp"].to_numpy(), _codes(rows["user_id"], users.ids, "users")
-        taken = _codes(rows["item_id"], items.ids, "items")
+        rows, _ = read(dataset, "interactions", until, ["user_id", "item_id", "timestamp"])
+        seconds, codes = rows["timestamp"].to_numpy(), codes_of(rows["user_id"], users.ids, "users")
+        taken = codes_of(rows["item_id"], items.ids, "items")
         order = np.argsort(seconds, kind="stable")
         roles, self.num_tied = divide(seconds[order], codes[order], taken[order])
         is_past = (roles == splits.LEARNED) | (roles == splits.KNOWN)
@@ -136,7 +161,7 @@ class Log:
         self.seconds, self.users, self.items = seconds[order], codes[order], taken[order]
         # Half of what is held here, and not needed while sorting.
         del rows, seconds, codes, taken, order, roles, is_past
-        self._mode, self._max_length = mode, max_length
+        self._mode, self._max_length, self._popular_since = mode, max_length, popular_since
         self._num_items = items.table.num_rows
         self._sort_by_user(len(users.ids))
 
@@ -147,6 +172,17 @@ class Log:
     def days(self, rows: np.ndarray) -> np.ndarray:
         """Return the day numbers of these rows [B]."""
         return self.seconds[rows] // DAY_SECONDS
+
+    def counts(self) -> np.ndarray:
+        """Return how often each item was taken, int64 [I], from `popular_since` on."""
+        first = 0 if self._popular_since is None else self.first_row(self._popular_since)
+        return np.bincount(self.items[first : self.num_past], minlength=self._num_items)
+
+    def examples(self, rows: np.ndarray, size: int) -> Iterator[Chunk]:
+        """Yield the examples of these rows [E], `size` at a time; one chunk at least."""
+        for start in range(0, max(len(rows), 1), size):
+            own = rows[start : start + size]
+            yield Chunk(self.users[own], self.items[own], self.seconds[own], self.before(own))
 
     def before(self, rows: np.ndarray) -> Jagged:
         """Return the histories, item codes, that the examples of these rows [B] may know."""
@@ -214,10 +250,7 @@ class Log:
 
     def ground_truth(self) -> tuple[np.ndarray, Jagged]:
         """Return the users [B] of the ground truth, by rising code, and the distinct items of each."""
-        users, items = self.users[self.num_past :], self.items[self.num_past :]
-        order = np.argsort(users, kind="stable")
-        present, lengths = np.unique(users, return_counts=True)
-        return present, distinct(Jagged(items[order], lengths.astype(np.int32)))
+        return grouped(self.users[self.num_past :], self.items[self.num_past :])
 
     def _last(self, starts: np.ndarray, ends: np.ndarray) -> Jagged:
         starts = np.maximum(starts, ends - self._max_length)
@@ -253,6 +286,13 @@ class Log:
         self._ends[order] = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
 
 
+def grouped(users: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, Jagged]:
+    """Return the users [B] of these rows, by rising code, and the distinct items of each, by rising code."""
+    order = np.argsort(users, kind="stable")
+    present, lengths = np.unique(users, return_counts=True)
+    return present, distinct(Jagged(items[order], lengths.astype(np.int32)))
+
+
 def distinct(jagged: Jagged) -> Jagged:
     """Return each row's distinct values, rising."""
     rows = np.repeat(np.arange(len(jagged.lengths)), jagged.lengths)
@@ -263,7 +303,7 @@ def distinct(jagged: Jagged) -> Jagged:
     return Jagged(values[first], np.bincount(rows[first], minlength=len(jagged.lengths)).astype(np.int32))
 
 
-def _read(dataset: Dataset, table: str, until: datetime.date, columns: list[str]) -> tuple[pa.Table, np.ndarray]:
+def read(dataset: Dataset, table: str, until: datetime.date, columns: list[str]) -> tuple[pa.Table, np.ndarray]:
     """Return the rows of the partitions up to `until`, in the order of days and files, and the day number of each.
 
     Raises:
@@ -299,7 +339,12 @@ def _last_rows(table: pa.Table) -> pa.Table:
     return table.take(pa.array(last))
 
 
-def _codes(values: pa.ChunkedArray, known: pa.Array, table: str) -> np.ndarray:
+def codes_of(values: pa.ChunkedArray, known: pa.Array, table: str) -> np.ndarray:
+    """Return the codes of ids, int32.
+
+    Raises:
+        ValueError: one is not in the log's `table`; names it.
+    """
     codes = pc.index_in(ids(values), value_set=ids(known))
     if codes.null_count:
         first = values.filter(codes.is_null())[0]

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from recsys_core.metrics.retrieval import Lists, Tally, keep_unseen
 from recsys_core.retrieval.baselines import ItemItem
-from recsys_core.retrieval.hit_rate.contenders import exact, item_item
+from recsys_core.retrieval.hit_rate.contenders import Held, exact, item_item
 from recsys_core.retrieval.vectors import masked_lists
 
 K = 200
@@ -53,7 +53,7 @@ class World:
 
 def exact_search(world: World) -> tuple[Callable, Callable]:
     """Unmasked top K: blocks through FAISS against a matrix product and a full sort of every row."""
-    search = exact(world.items, world.queries)
+    search = exact(Held.of(world.items), world.queries)
     nothing = Lists(np.empty(0, np.int64), np.zeros(len(world.queries) + 1, np.int64))
 
     def ours() -> np.ndarray:

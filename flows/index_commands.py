@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recsys_core.artifacts import Index, Request
     from recsys_core.progress import Sink
     from recsys_core.retrieval.hit_rate.of_tables import Measured
+    from recsys_core.retrieval.hit_rate.of_tables import Request as HitRateRequest
 
     R = TypeVar("R", bound=Request)
 
@@ -192,6 +193,17 @@ def hit_rate(
     details: Annotated[
         str | None, typer.Option(metavar="PATH", help="table to write each request's list and hits to")
     ] = None,
+    num_ranks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="processes of an exact search, each with its share of the items")
+    ] = 1,
+    memory_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GB",
+            help="of each such process, at most; vectors that do not fit are searched in a file",
+            show_default=False,
+        ),
+    ] = None,
     seed: _Seed = 0,
     as_json: _AsJson = False,
 ) -> None:
@@ -201,6 +213,8 @@ def hit_rate(
 
     `dayline hit-rate --queries odps://p/tables/users --items odps://p/tables/items --index ivf_flat --nprobe 64
     --top-k 200 --output odps://p/tables/total --details odps://p/tables/details`
+
+    `dayline hit-rate --queries users.parquet --items items.parquet --num-ranks 4 --memory-gb 3 --json`
 
     Names that end in `.csv`, `.tsv` or `.orc` are folders of such files, other folders hold Parquet.
     """
@@ -245,9 +259,40 @@ def hit_rate(
         details=details,
         **chosen,
     )
+    if num_ranks > 1 or memory_gb is not None:
+        if index != "flat":
+            alone.refuse(
+                f"--num-ranks and --memory-gb are of an exact search, and --index is {index}; leave one of them out"
+            )
+        _print(_by_processes(request, num_ranks, memory_gb), as_json=as_json)
+        return
     with alone.refusing(), console.progress() as sink:
         measured = of_tables.run(request, sink)
     _print(measured, as_json=as_json)
+
+
+def _by_processes(request: "HitRateRequest", num_ranks: int, memory_gb: float | None) -> "Measured":
+    """Search exactly in processes that each hold a share of the items, and measure what they have found."""
+    from flows import console
+    from recsys_core import launch
+    from recsys_core.retrieval.hit_rate import of_tables, shares
+
+    with alone.refusing():
+        asked = shares.Request.of(
+            request.items,
+            request.requests,
+            num_ranks,
+            alone.cache(),
+            width=max(request.ks) + 1,
+            metric=request.metric,
+            memory_bytes=None if memory_gb is None else int(memory_gb * 1e9),
+        )
+        # A command that was killed finds what its processes have made, and goes on with what is left.
+        work = alone.cache() / f"hit-rate-{asked.key[:16]}"
+        with alone.working(work), console.progress() as sink:
+            asked = asked.model_copy(update={"output": work / "lists"})
+            launch.do("hitrate_lists", asked, alone.paced(sink), launch.Config(num_ranks=asked.num_shares))
+            return of_tables.run_lists(request, shares.Lists(asked), sink)
 
 
 def _made(request: "R", work: "Callable[[R, Sink], Index]") -> "Index":

@@ -32,6 +32,7 @@ STAGES = {
     "embed_table": "exported.tables",
     "index": "retrieval.index",
     "hitrate": "retrieval.hit_rate",
+    "hitrate_lists": "retrieval.hit_rate.shares",
     "rank_train": "ranking.train",
     "rank_measure": "ranking.measure",
     "rank_evaluate": "ranking.evaluate",

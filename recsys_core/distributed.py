@@ -1,4 +1,4 @@
-"""Ranks and devices. The only file of the core that reads them from the environment and starts process groups."""
+"""Ranks and devices. The only file of the core that starts process groups."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from recsys_core import variables
 from recsys_core.variables import STAGE_NUMBER
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def world(device: str = "auto") -> Iterator[World]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("the device asked for is cuda, but torch sees no GPU; set it to auto or cpu")
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    rank, num_ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, num_ranks = variables.rank()
     target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(target)

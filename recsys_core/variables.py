@@ -1,5 +1,6 @@
-"""The environment of processes that are started: without the credentials that they have no use for."""
+"""The environment of processes that are started: which rank one is, and no credentials that it has no use for."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -24,6 +25,11 @@ _FAMILIES = {
     "hdfs": ("HADOOP_", "HDFS_", "KRB5"),
 }
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+
+
+def rank() -> tuple[int, int]:
+    """Return which rank torchrun has started this process as, and of how many; without it, the only one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def without_credentials(environ: Mapping[str, str], reads: Iterable[str] = ()) -> dict[str, str]:

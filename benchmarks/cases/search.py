@@ -120,7 +120,6 @@ def _measure_details(folder: Path, num_items: int, num_requests: int) -> list[di
     from recsys_core.retrieval.hit_rate import of_tables
     from recsys_core.retrieval.hit_rate.contenders import Block
     from recsys_core.retrieval.own_tables import ItemTable, Requests, RequestTable
-    from recsys_core.retrieval.vectors import Items
 
     rng = np.random.default_rng(0)
     ids_QK = rng.integers(num_items, size=(num_requests, K + 1))
@@ -140,7 +139,7 @@ def _measure_details(folder: Path, num_items: int, num_requests: int) -> list[di
             ks=(20, 50, K),
             details=str(folder / name),
         )
-        with of_tables.details(request, Items(ids, np.empty((0, DIM)))) as made:
+        with of_tables.details(request, ids) as made:
             assert made is not None
             made.begin(some)(Block(np.arange(num_requests), ids_QK, scores_QK, np.empty(0)))
             made.end(some, none_found)

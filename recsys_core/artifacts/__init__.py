@@ -47,6 +47,7 @@ from recsys_core.artifacts.retrieval import (
     RecallPoint,
     RetrievalMetrics,
     RetrievalSlice,
+    ShareOfLists,
     TableRows,
 )
 from recsys_core.artifacts.training import (
@@ -121,6 +122,7 @@ __all__ = [
     "RetrievalMetrics",
     "RetrievalSlice",
     "Rows",
+    "ShareOfLists",
     "Split",
     "TableRows",
     "Tail",

@@ -52,6 +52,20 @@ class TableRows(Artifact):
     columns: dict[str, str]
 
 
+class ShareOfLists(Artifact):
+    """Lists of every request over a share of the items: `ids`, rows of the share, and `scores`, without a header.
+
+    `longest` is the length of its longest vector.
+    """
+
+    stage: ClassVar[str] = "hitrate"
+
+    first_item: int
+    num_items: int
+    embedding_dim: int
+    longest: float
+
+
 class Embeddings(Artifact):
     """Vectors of one model: `items/` (item_id, embedding) and `queries/` (user_id, gt_items, seen_items, embedding).
 

@@ -24,7 +24,7 @@ from recsys_core.readers import Reader
 from recsys_core.retrieval import vectors
 from recsys_core.retrieval.vectors import Items
 
-_CHUNK_ROWS = 32_768
+CHUNK_ROWS = 32_768
 
 
 class ItemTable(Frozen):
@@ -67,9 +67,15 @@ class Requests(NamedTuple):
 
 
 def read_items(
-    table: ItemTable, sink: Sink, *, allow_zero: bool, unique: bool = True, aside: Path | None = None
+    table: ItemTable,
+    sink: Sink,
+    *,
+    allow_zero: bool,
+    unique: bool = True,
+    aside: Path | None = None,
+    share: range | None = None,
 ) -> Items:
-    """Read the vectors of all items; a zero vector, which has no direction, only where `allow_zero`.
+    """Read the vectors of all items, or of the rows `share`; a zero vector, which has no direction, if `allow_zero`.
 
     With `aside`, a file to make, they lie there and are mapped: for more of them than fit in memory.
 
@@ -78,22 +84,23 @@ def read_items(
             length than the others', not finite or zero; names the item or its row.
     """
     reader = opened(table.path, [table.id_column, table.vector_column])
+    share = range(reader.num_rows) if share is None else share
     ids: list[pa.Array] = []
     made: np.ndarray | None = None
     done = 0
-    for rows in _blocks(reader, [table.id_column, table.vector_column]):
-        named = _ids(rows.column(table.id_column), f"{table.path}: {table.id_column}", done)
+    for rows in _blocks(reader, [table.id_column, table.vector_column], share):
+        named = _ids(rows.column(table.id_column), f"{table.path}: {table.id_column}", share.start + done)
         what = f"{table.path}: {table.vector_column}"
         numbers, lengths = _numbers(rows.column(table.vector_column), table.separator, what, named)
         if made is None:
-            shape = (reader.num_rows, int(lengths[0]))
+            shape = (len(share), int(lengths[0]))
             made = np.empty(shape, np.float32) if aside is None else _mapped(aside, shape)
         _refuse(lengths != made.shape[1], named, what, f"a vector of another length than {made.shape[1]}, the first's")
         made[done : done + len(named)] = numbers.reshape(-1, made.shape[1])
         _refuse_unfit(made[done : done + len(named)], named, what, allow_zero=allow_zero)
         ids.append(named)
         done += len(named)
-        sink(Event(stage="read items", done=done, total=reader.num_rows))
+        sink(Event(stage="read items", done=done, total=len(share)))
     assert made is not None
     joined = _joined(ids, table.path)
     return Items(vectors.unique(joined, table.path, table.id_column) if unique else joined, made)
@@ -114,6 +121,11 @@ def shape(table: ItemTable) -> tuple[int, int, int]:
     return reader.num_rows, int(lengths[0]), named.nbytes * reader.num_rows // len(named)
 
 
+def most_rows(table: ItemTable) -> int:
+    """Return how many rows of a table are read at once at most."""
+    return CHUNK_ROWS + int(opened(table.path, [table.id_column, table.vector_column]).block_rows.max())
+
+
 def _mapped(file: Path, shape: tuple[int, int]) -> np.ndarray:
     free, wanted = shutil.disk_usage(file.parent).free, 4 * shape[0] * shape[1]
     if free < wanted:
@@ -132,8 +144,8 @@ def read_ids(table: ItemTable) -> pa.Array:
     return vectors.unique(named, table.path, table.id_column)
 
 
-def read_requests(table: RequestTable, items: Items, *, allow_zero: bool) -> Iterator[Requests]:
-    """Read requests in their order, some tens of thousands at a time.
+def read_requests(table: RequestTable, items: pa.Array, dim: int, *, allow_zero: bool) -> Iterator[Requests]:
+    """Read requests in their order, some tens of thousands at a time; `items` are the ids, `dim` is of their vectors.
 
     Raises:
         ValueError: as `read_items`, for what is named there; an item twice in one list of ground truth.
@@ -143,7 +155,7 @@ def read_requests(table: RequestTable, items: Items, *, allow_zero: bool) -> Ite
     reader = opened(table.path, wanted)
     done = 0
     for rows in _blocks(reader, wanted):
-        yield _requests(rows, table, items, done, allow_zero=allow_zero)
+        yield _requests(rows, table, items, dim, done, allow_zero=allow_zero)
         done += rows.num_rows
 
 
@@ -169,11 +181,12 @@ def opened(path: str, wanted: Sequence[str]) -> Reader:
     return reader
 
 
-def _requests(rows: pa.Table, table: RequestTable, items: Items, start: int, *, allow_zero: bool) -> Requests:
+def _requests(
+    rows: pa.Table, table: RequestTable, items: pa.Array, dim: int, start: int, *, allow_zero: bool
+) -> Requests:
     named = _ids(rows.column(table.id_column), f"{table.path}: {table.id_column}", start)
     what = f"{table.path}: {table.vector_column}"
     numbers, lengths = _numbers(rows.column(table.vector_column), table.separator, what, named)
-    dim = items.vectors.shape[1]
     counts = np.full(len(named), table.num_interests, np.int64)
     if table.interests_column is not None:
         counts = _counts(rows.column(table.interests_column), f"{table.path}: {table.interests_column}", named)
@@ -193,19 +206,26 @@ def _requests(rows: pa.Table, table: RequestTable, items: Items, start: int, *, 
     what = f"{table.path}: {table.truth_column}"
     truth = _lists(rows.column(table.truth_column), table.separator, items, what)
     _refuse(vectors.repeats(truth), named, what, "the same item twice")
-    found = vectors.lists(truth, items.ids, what)
+    found = vectors.lists(truth, items, what)
     masked = Lists(np.empty(0, np.int64), np.zeros(len(named) + 1, np.int64))
     if table.seen_column is not None:
         what = f"{table.path}: {table.seen_column}"
-        masked = vectors.lists(_lists(rows.column(table.seen_column), table.separator, items, what), items.ids, what)
+        masked = vectors.lists(_lists(rows.column(table.seen_column), table.separator, items, what), items, what)
     return Requests(named, vectors_VD, offsets, found, masked)
 
 
-def _blocks(reader: Reader, wanted: Sequence[str]) -> Iterator[pa.Table]:
+def _blocks(reader: Reader, wanted: Sequence[str], share: range | None = None) -> Iterator[pa.Table]:
+    """Yield the rows `share`, None: all, some tens of thousands at a time."""
     held: list[pa.Table] = []
-    for block in range(len(reader.block_rows)):
-        held.append(reader.read(block, wanted))
-        if sum(table.num_rows for table in held) >= _CHUNK_ROWS:
+    share = range(reader.num_rows) if share is None else share
+    stop = 0
+    for block, num_rows in enumerate(reader.block_rows):
+        start, stop = stop, stop + num_rows
+        if stop <= share.start or start >= share.stop:
+            continue
+        first = max(share.start - start, 0)
+        held.append(reader.read(block, wanted).slice(first, min(share.stop, stop) - start - first))
+        if sum(table.num_rows for table in held) >= CHUNK_ROWS:
             yield pa.concat_tables(held).combine_chunks()
             held = []
     if held:
@@ -277,11 +297,11 @@ def _counts(column: pa.ChunkedArray, what: str, named: pa.Array) -> np.ndarray:
     return counts
 
 
-def _lists(column: pa.ChunkedArray, separator: str, items: Items, what: str) -> pa.ListArray:
+def _lists(column: pa.ChunkedArray, separator: str, items: pa.Array, what: str) -> pa.ListArray:
     """Return a column of lists of ids, of the type that the items' have where texts say the same; null is empty."""
     values = _whole(column)
     if pa.types.is_null(values.type):
-        return pa.nulls(len(values), pa.list_(items.ids.type))
+        return pa.nulls(len(values), pa.list_(items.type))
     if pa.types.is_string(values.type):
         values = _split(values, separator, what)
     elif not columns.is_list(values.type):
@@ -289,7 +309,7 @@ def _lists(column: pa.ChunkedArray, separator: str, items: Items, what: str) -> 
     lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
     try:
         flat = columns.ids(values.flatten())
-        if pa.types.is_integer(items.ids.type) and pa.types.is_string(flat.type):
+        if pa.types.is_integer(items.type) and pa.types.is_string(flat.type):
             flat = columns.integers(flat)
     except ValueError as error:
         reason = error.reason if isinstance(error, RowError) else str(error)

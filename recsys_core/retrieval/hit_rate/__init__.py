@@ -138,7 +138,11 @@ def _exact(day: Day, items: Items, details: Details, rows: np.ndarray) -> tuple[
         kept = at[block.rows] >= 0
         lists[at[block.rows[kept]]] = block.ids[kept]
 
-    return day.measure(_day.exact(items.vectors, day.queries.vectors), "exact search", observe), cut, lists
+    return (
+        day.measure(_day.exact(_day.Held.of(items.vectors), day.queries.vectors), "exact search", observe),
+        cut,
+        lists,
+    )
 
 
 def _approximate(day: Day, index: indexes.Index, items: Items, exact: Tally, cut: Cut) -> tuple[Tally, np.ndarray]:

@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from recsys_core import indexes
 from recsys_core.artifacts import Embeddings
-from recsys_core.indexes import Index, flat
+from recsys_core.indexes import Index, Metric, flat
 from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
-from recsys_core.progress import silent
 from recsys_core.retrieval import recall, vectors
 from recsys_core.retrieval.baselines import ItemToItem, Popularity
 from recsys_core.retrieval.vectors import Queries, Search
@@ -100,23 +98,28 @@ def by_index(index: Index, held: Held, queries_QD: np.ndarray, value: int | None
         scores, ids = index.search(queries_QD[rows], width, value)
         return ids, scores
 
-    lengths_Q = np.linalg.norm(queries_QD, axis=1)
-    largest_Q = {
-        "ip": held.longest * lengths_Q,
-        "cosine": np.ones_like(lengths_Q),
-        "l2": (held.longest + lengths_Q) ** 2,
-    }
-
     def rescore(rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
         return recall.similarity(held.vectors, queries_QD[rows], ids, index.metric)
 
-    return Search(find, ROUNDING * largest_Q[index.metric], rescore=rescore if index.is_lossy else None)
+    equal_Q = tolerance(held.longest, queries_QD, index.metric)
+    return Search(find, equal_Q, rescore=rescore if index.is_lossy else None)
 
 
-def exact(items_ID: np.ndarray, queries_QD: np.ndarray) -> Search:
-    """Score every item for every query."""
-    ids = pa.array(np.arange(len(items_ID)))
-    return by_index(indexes.build(flat.Config(), items_ID, ids, "ip", 0, silent), Held.of(items_ID), queries_QD)
+def tolerance(longest: np.floating, queries_QD: np.ndarray, metric: Metric) -> np.ndarray:
+    """float32 [Q]: how much scores of equal items may differ by rounding; no vector of theirs is above `longest`."""
+    lengths_Q = np.linalg.norm(queries_QD, axis=1)
+    largest_Q = {"ip": longest * lengths_Q, "cosine": np.ones_like(lengths_Q), "l2": (longest + lengths_Q) ** 2}
+    return ROUNDING * largest_Q[metric]
+
+
+def exact(held: Held, queries_QD: np.ndarray, metric: Metric = "ip") -> Search:
+    """Score every item for every query, some items at a time; nothing is copied."""
+
+    def find(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        scores, ids = flat.search(held.vectors, queries_QD[rows], width, metric)
+        return ids, scores
+
+    return Search(find, tolerance(held.longest, queries_QD, metric))
 
 
 def popularity(num_interactions_I: np.ndarray, num_queries: int) -> Search:
@@ -154,7 +157,7 @@ def of_champion(champion: Embeddings, day: Day) -> Search:
     queries = vectors.read_queries(champion.queries, items.ids)
     item_rows = align(items.ids, day.items, f"{champion.items}: the champion's items")
     query_rows = align(queries.users, day.queries.users, f"{champion.queries}: the champion's queries")
-    return exact(items.vectors[item_rows], queries.vectors[query_rows])
+    return exact(Held.of(items.vectors[item_rows]), queries.vectors[query_rows])
 
 
 def align(found: pa.Array, wanted: pa.Array, what: str) -> np.ndarray:

@@ -3,13 +3,13 @@
 The same lists, ties and metrics as of a day's evaluation. A request that wants nothing counts in no figure; it has a
 row in the details.
 
-Shapes: Q requests, V vectors of all of them, J most interests of a request, B requests of one block, W width of a list.
+Shapes: Q requests, B requests of one block.
 """
 
 import contextlib
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -23,15 +23,17 @@ from recsys_core.artifacts import Frozen
 from recsys_core.indexes import Config as Indexing
 from recsys_core.indexes import Index, Metric, flat
 from recsys_core.lookup import OneOf
-from recsys_core.metrics.retrieval import NO_ITEM, Lists, Ranked, keep_unseen
+from recsys_core.metrics.retrieval import NO_ITEM, Lists, Ranked
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import own_tables, recall, vectors
-from recsys_core.retrieval.hit_rate.contenders import Block, Day, Held, Observe, by_index
+from recsys_core.retrieval.hit_rate import interests, shares
+from recsys_core.retrieval.hit_rate.contenders import Block, Day, Held, Observe, by_index, exact
 from recsys_core.retrieval.own_tables import ItemTable, Requests, RequestTable
 from recsys_core.retrieval.vectors import Items, Queries, Search
 
 _SHOWN = ("hit_rate", "recall", "ndcg")
 _WRITTEN_AHEAD = 2
+_FLAT = "Flat"
 _TOTALS = pa.schema(
     [
         ("k", pa.int64()),
@@ -82,6 +84,20 @@ class Measured(NamedTuple):
     layout: str
 
 
+class _Ranking(NamedTuple):
+    """How the items `ids`, with vectors of `dim` numbers, are ranked for some requests.
+
+    `search` masks what they have seen where `masks` says so.
+    """
+
+    ids: pa.Array
+    dim: int
+    kind: str
+    layout: str
+    search: Callable[[Requests], Search]
+    masks: bool = False
+
+
 def run(request: Request, sink: Sink) -> Measured:
     """Measure, and write what is to be written; that appears whole when all is measured, or not at all.
 
@@ -97,13 +113,35 @@ def run(request: Request, sink: Sink) -> Measured:
                 place = tempfile.TemporaryDirectory(prefix=f".{request.folder.name}.", dir=request.folder.parent)
                 aside = Path(inside.enter_context(place)) / "vectors"
         items = own_tables.read_items(request.items, sink, allow_zero=request.metric == "l2", aside=aside)
+        held, num_keep = Held.of(items.vectors), max(request.ks) + 1
+        if loaded is None and isinstance(request.index, flat.Config):
+
+            def search(some: Requests) -> Search:
+                return interests.by_request(exact(held, some.vectors, request.metric), some, num_keep)
+
+            return _measured(request, _Ranking(items.ids, items.vectors.shape[1], "flat", _FLAT, search), sink)
         index = _built(request, items, sink) if loaded is None else _checked(request, items, loaded)
-        return _measured(request, items, index, sink)
+        rows = _rows(index, items)
+
+        def search_index(some: Requests) -> Search:
+            return interests.by_request(_search(index, rows, held, some), some, num_keep)
+
+        ranking = _Ranking(items.ids, items.vectors.shape[1], index.kind, index.layout, search_index)
+        return _measured(request, ranking, sink)
 
 
-def _measured(request: Request, items: Items, index: Index, sink: Sink) -> Measured:
+def run_lists(request: Request, lists: shares.Lists, sink: Sink) -> Measured:
+    """Measure exact lists that processes have made, as `run` does.
+
+    Raises:
+        ValueError: an item is there twice, or `run`'s.
+    """
+    ids = own_tables.read_ids(request.items)
+    return _measured(request, _Ranking(ids, lists.dim, "flat", _FLAT, lists.search, masks=True), sink)
+
+
+def _measured(request: Request, ranking: _Ranking, sink: Sink) -> Measured:
     allow_zero = request.metric == "l2"
-    rows, held = _rows(index, items), Held.of(items.vectors)
     total = own_tables.num_rows(request.requests.path, [request.requests.id_column])
     sums = _Sums(request.ks)
     done = 0
@@ -113,10 +151,12 @@ def _measured(request: Request, items: Items, index: Index, sink: Sink) -> Measu
         done += num_rows
         sink(Event(stage="hit rate", done=done, total=total, message=phase))
 
-    with details(request, items) as made:
-        for some in own_tables.read_requests(request.requests, items, allow_zero=allow_zero):
-            day = Day(request.ks, items.ids, Queries(some.ids, some.vectors, some.truth, some.seen), some.seen, tick)
-            tally = day.measure(_search(index, rows, held, some, request.ks), index.kind, made and made.begin(some))
+    with details(request, ranking.ids) as made:
+        for some in own_tables.read_requests(request.requests, ranking.ids, ranking.dim, allow_zero=allow_zero):
+            nothing = Lists(np.empty(0, np.int64), np.zeros(len(some.ids) + 1, np.int64))
+            mask = nothing if ranking.masks else some.seen
+            day = Day(request.ks, ranking.ids, Queries(some.ids, some.vectors, some.truth, some.seen), mask, tick)
+            tally = day.measure(ranking.search(some), ranking.kind, made and made.begin(some))
             sums.add(tally.ranked)
             sums.count(some.truth)
             if made:
@@ -125,14 +165,15 @@ def _measured(request: Request, items: Items, index: Index, sink: Sink) -> Measu
         if request.output is not None:
             with writers.written(request.output, _TOTALS) as part:
                 part.write(_totals(figures))
-    return Measured(figures, len(items.ids), sums.num_unknown, sums.num_empty, index.layout)
+    return Measured(figures, len(ranking.ids), sums.num_unknown, sums.num_empty, ranking.layout)
 
 
 def _built(request: Request, items: Items, sink: Sink) -> Index:
     index = indexes.build(request.index, items.vectors, items.ids, request.metric, request.seed, sink)
     if index.parameter is not None and request.index.value is None:
         allow_zero = request.metric == "l2"
-        some = next(own_tables.read_requests(request.requests, items, allow_zero=allow_zero)).vectors
+        dim = items.vectors.shape[1]
+        some = next(own_tables.read_requests(request.requests, items.ids, dim, allow_zero=allow_zero)).vectors
         rows = recall.sample(len(some), *items.vectors.shape)
         found = recall.choose(request.index, index, items.vectors, some[rows], request.ks, sink)
         sink(Event(stage="index", done=index.num_rows, total=index.num_rows, message=f"plan: {found.reason}"))
@@ -157,7 +198,7 @@ def _rows(index: Index, items: Items) -> np.ndarray:
     return np.append(vectors.positions(index.ids, items.ids, "the index"), NO_ITEM)
 
 
-def _search(index: Index, rows: np.ndarray, held: Held, some: Requests, ks: tuple[int, ...]) -> Search:
+def _search(index: Index, rows: np.ndarray, held: Held, some: Requests) -> Search:
     one = by_index(index, held, some.vectors)
     search = one.find
     if not np.array_equal(rows[:-1], np.arange(len(rows) - 1)):
@@ -167,41 +208,7 @@ def _search(index: Index, rows: np.ndarray, held: Held, some: Requests, ks: tupl
             return rows[ids], scores
 
         one = one._replace(find=renamed)
-    counts_Q = np.diff(some.offsets)
-    if (counts_Q == 1).all():
-        return one
-    interests = Lists(np.arange(len(some.vectors)), some.offsets)
-
-    def find(rows_B: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-        ids_VW, scores_VW = one.find(interests.take(rows_B).values, width)
-        return merged(ids_VW, scores_VW, counts_Q[rows_B])
-
-    # An item may come of any interest.
-    tolerance_Q = np.maximum.reduceat(one.tolerance, some.offsets[:-1])
-    return Search(find, tolerance_Q, counts_Q * (max(ks) + 1 + some.seen.lengths))
-
-
-def merged(ids_VW: np.ndarray, scores_VW: np.ndarray, counts_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one list for each request, ids and scores [B, W], of the lists of its interests, behind each other.
-
-    An item's score is its best by any interest.
-    """
-    width = ids_VW.shape[1]
-    inside_BJ = np.arange(counts_B.max()) < counts_B[:, None]
-    ids = np.full((*inside_BJ.shape, width), NO_ITEM, np.int64)
-    scores = np.full((*inside_BJ.shape, width), -np.inf, np.float32)
-    ids[inside_BJ], scores[inside_BJ] = ids_VW, scores_VW
-    ids, scores = ids.reshape(len(ids), -1), scores.reshape(len(ids), -1)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ids, scores = np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    # Of equal ids the first has the best score, and a stable sort keeps it there.
-    by_id = np.argsort(ids, axis=1, kind="stable")
-    sorted_ids = np.take_along_axis(ids, by_id, axis=1)
-    again = np.zeros(ids.shape, bool)
-    np.put_along_axis(again, by_id[:, 1:], sorted_ids[:, 1:] == sorted_ids[:, :-1], axis=1)
-    ids[again] = NO_ITEM
-    nothing = Lists(np.empty(0, np.int64), np.zeros(len(ids) + 1, np.int64))
-    return keep_unseen(ids, scores, nothing, width)
+    return one
 
 
 class _Sums:
@@ -250,7 +257,7 @@ class Details:
     """
 
     def __init__(
-        self, ks: tuple[int, ...], items: Items, metric: Metric, schema: pa.Schema, part: writers.Writer
+        self, ks: tuple[int, ...], items: pa.Array, metric: Metric, schema: pa.Schema, part: writers.Writer
     ) -> None:
         self._ks, self._items, self._metric, self._schema, self._part = ks, items, metric, schema, part
         self._pool, self._written = ThreadPoolExecutor(1), deque[Future[None]]()
@@ -292,10 +299,10 @@ class Details:
         ids, scores = (
             (ids_QK.ravel(), scores_QK.ravel()) if filled_QK.all() else (ids_QK[filled_QK], scores_QK[filled_QK])
         )
-        found = self._items.ids.take(pa.array(truth.values[ranks_N <= max(self._ks)]))
+        found = self._items.take(pa.array(truth.values[ranks_N <= max(self._ks)]))
         made = [
             some.ids,
-            pa.ListArray.from_arrays(offsets, self._items.ids.take(pa.array(ids))),
+            pa.ListArray.from_arrays(offsets, self._items.take(pa.array(ids))),
             pa.ListArray.from_arrays(offsets, pa.array(-scores if self._metric == "l2" else scores)),
             *(pa.array(counts.astype(np.int32)) for counts in hits.values()),
             pa.array(rates, mask=truth.lengths == 0),
@@ -305,8 +312,8 @@ class Details:
 
 
 @contextlib.contextmanager
-def details(request: Request, items: Items) -> Iterator["Details | None"]:
-    """Open the table of details, if there is to be one; it appears when the context ends well."""
+def details(request: Request, items: pa.Array) -> Iterator["Details | None"]:
+    """Open the table of details of the items `items`, if there is to be one; it appears when the context ends well."""
     if request.details is None:
         yield None
         return
@@ -314,11 +321,11 @@ def details(request: Request, items: Items) -> Iterator["Details | None"]:
     schema = pa.schema(
         [
             pa.field("request_id", columns.id_type(requests.schema.field(request.requests.id_column).type)),
-            pa.field("topk_ids", pa.list_(items.ids.type)),
+            pa.field("topk_ids", pa.list_(items.type)),
             pa.field("topk_dists", pa.list_(pa.float32())),
             *(pa.field(f"hits_at_{k}", pa.int32()) for k in request.ks),
             pa.field("hit_rate", pa.float64()),
-            pa.field("hit_ids", pa.list_(items.ids.type)),
+            pa.field("hit_ids", pa.list_(items.type)),
         ]
     )
     with writers.written(request.details, schema) as part:

@@ -192,3 +192,28 @@ def test_a_hit_rate_that_is_killed_leaves_the_tables_that_were_there(tables: Pat
     assert run(*again).exit_code == 0
     assert {file.name for file in there.iterdir()} == {"_manifest.json", "part-00000.parquet"}
     assert sorted(path.name for path in tables.iterdir()) == ["items.parquet", "requests.parquet", "there"]
+
+
+def test_processes_that_share_the_items_find_what_one_finds(tables: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tables / "cache"))
+    vectors = np.random.default_rng(1).normal(size=(1_100, 4)).astype(np.float32)
+    few = pq.read_table(tables / "items.parquet")
+    ids = pa.array([f"other{item}" for item in range(1_100)])
+    many = pa.table([ids, pa.array(list(vectors), few.schema.field("emb").type)], names=["id", "emb"])
+    pq.write_table(pa.concat_tables([many, few]), tables / "items.parquet")
+    alone = run("hit-rate", *of_requests(tables), "--top-k", "1,7", "--json")
+    for asked, plan in (
+        (["--num-ranks", "2"], "plan: 2 process(es), each with 1,024 of 1,150 items in memory, at most 0."),
+        (["--memory-gb", "2"], "plan: 1 process(es), each with 1,150 of 1,150 items in memory, at most 0."),
+    ):
+        found = run("hit-rate", *of_requests(tables), "--top-k", "1,7", "--json", *asked)
+        assert found.stdout == alone.stdout, found.stderr
+        assert plan in found.stderr
+        assert not list((tables / "cache").rglob("hit-rate-*"))
+    refused = run("hit-rate", *of_requests(tables), "--memory-gb", "0.1")
+    assert refused.exit_code == 2
+    assert "error: to search 1,150 items of 4 dimensions takes a process at least 0." in refused.stderr
+    assert not list((tables / "cache").rglob("hit-rate-*"))
+    of_graphs = run("hit-rate", *of_requests(tables), "--num-ranks", "2", "--index", "hnsw")
+    assert of_graphs.exit_code == 2
+    assert "--num-ranks and --memory-gb are of an exact search, and --index is hnsw" in of_graphs.stderr

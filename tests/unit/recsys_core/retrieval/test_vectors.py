@@ -10,7 +10,7 @@ import pytest
 
 from recsys_core.metrics.retrieval import Lists
 from recsys_core.retrieval import vectors
-from recsys_core.retrieval.hit_rate.contenders import exact
+from recsys_core.retrieval.hit_rate.contenders import Held, exact
 from recsys_core.retrieval.vectors import masked_lists, positions, read_items, read_queries
 
 ITEMS = pa.array(["a", "b", "c"])
@@ -113,7 +113,7 @@ def test_masked_search_finds_what_a_full_sort_finds_in_blocks_of_any_size(monkey
     for cells, num_threads in ((1, 1), (100, 1), (1 << 21, 1), (1, 2), (100, 3), (1 << 21, 8)):
         monkeypatch.setattr(vectors, "_BLOCK_CELLS", cells)
         found = np.full((num_queries, keep), -2)
-        search = exact(items, asked)._replace(num_threads=num_threads)
+        search = exact(Held.of(items), asked)._replace(num_threads=num_threads)
         for rows, ids, _ in masked_lists(search, lists, num_items, keep):
             assert (found[rows] == -2).all()
             found[rows] = ids

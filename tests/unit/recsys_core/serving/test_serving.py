@@ -414,7 +414,7 @@ def test_the_mask_is_that_of_the_hit_rate(directory, made):
         vectors.lists(users["gt_items"].combine_chunks(), items["item_id"].combine_chunks(), "truth"),
         vectors.lists(users["history__item_id"].combine_chunks(), items["item_id"].combine_chunks(), "seen"),
     )
-    search = contenders.exact(_vectors(items), queries.vectors)
+    search = contenders.exact(contenders.Held.of(_vectors(items)), queries.vectors)
     expected = {}
     for rows, ids, _ in vectors.masked_lists(search, queries.seen, items.num_rows, 7):
         expected |= {

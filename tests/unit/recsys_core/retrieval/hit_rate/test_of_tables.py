@@ -15,7 +15,8 @@ import pytest
 from recsys_core import indexes, lookup, readers
 from recsys_core.progress import silent
 from recsys_core.retrieval.hit_rate import of_tables
-from recsys_core.retrieval.hit_rate.of_tables import Request, merged
+from recsys_core.retrieval.hit_rate.interests import merged
+from recsys_core.retrieval.hit_rate.of_tables import Request
 from recsys_core.retrieval.own_tables import ItemTable, RequestTable
 
 NUM_ITEMS, NUM_REQUESTS, DIM = 90, 40, 4

@@ -19,6 +19,7 @@ _CATALOGUES = (
     "writers",
     "features",
     "indexes",
+    "launch.launchers",
     "models",
     "losses",
     "metrics.ranking",

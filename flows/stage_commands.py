@@ -185,7 +185,7 @@ def _apply(
     from recsys_core import readers
     from recsys_core.artifacts import TableRows, code_version, digest_of
     from recsys_core.exported.requests import TableRequest
-    from recsys_core.launch import Config as Launch
+    from recsys_core.launch import Local
     from recsys_core.writers import Destination
 
     reserved, columns = asked["reserved_columns"], asked["output_columns"]
@@ -209,7 +209,7 @@ def _apply(
             model=model,
             **request,
         )
-        done = alone.perform(f"{stage}_table", TableRows, made, Launch(num_ranks=num_ranks))
+        done = alone.perform(f"{stage}_table", TableRows, made, Local(num_ranks=num_ranks))
     written: TableRows = done.artifact
     alone.summary(
         f"{written.table}: {written.num_rows:,} rows in {done.seconds:.1f} s ({done.rows_per_second:,}/s), "

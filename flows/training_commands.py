@@ -147,7 +147,7 @@ def evaluate(
     with alone.refusing():
         from recsys_core.artifacts import HeldOut, RankingEvaluation
         from recsys_core.config import RankingConfig
-        from recsys_core.launch import Config as Launch
+        from recsys_core.launch import Local
 
         if (data is None) == (source is None):
             raise ValueError("name what is measured on by one of --data and --input")
@@ -164,7 +164,7 @@ def evaluate(
                 alone.require_ours(out, HeldOut, RankingEvaluation)
                 output = inside.enter_context(alone.making(out))
             request = _evaluate_request(stage)(output=output, **_common(loaded.hash), **fields)
-            done = alone.perform(stage, record, request, Launch(num_ranks=num_ranks))
+            done = alone.perform(stage, record, request, Local(num_ranks=num_ranks))
     figures = _figures(done.artifact)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
     alone.summary(
@@ -211,7 +211,7 @@ def export(
     """
     with alone.refusing():
         from recsys_core.artifacts import ExportedModel, ExportedRanker
-        from recsys_core.launch import Config as Launch
+        from recsys_core.launch import Local
         from recsys_core.registry import named
 
         alone.require_ours(out, ExportedModel, ExportedRanker)
@@ -233,7 +233,7 @@ def export(
         stage, record = ("rank_export", ExportedRanker) if is_ranking else ("export", ExportedModel)
         with alone.making(out) as output:
             request = _export_request(stage)(output=output, **_common(""), **fields)
-            done = alone.perform(stage, record, request, Launch())
+            done = alone.perform(stage, record, request, Local())
     made = done.artifact
     cost = "" if made.cost is None else f", {made.cost.metric} {made.cost.trained:.4f} → {made.cost.exported:.4f}"
     alone.summary(

@@ -34,6 +34,7 @@ _CONTENTS = {
     "recsys_core.datasets.labelled": "write",
     "recsys_core.features": "Feature",
     "recsys_core.indexes": "Index",
+    "recsys_core.launch.launchers": "Launcher",
     "recsys_core.losses": "Loss",
     "recsys_core.metrics.ranking": "Metric",
     "recsys_core.models": "Model",

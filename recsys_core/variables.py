@@ -34,7 +34,7 @@ def rank() -> tuple[int, int]:
 
 def without_credentials(environ: Mapping[str, str], reads: Iterable[str] = ()) -> dict[str, str]:
     """Return `environ` without credentials, but for those by which the addresses in the texts `reads` are opened."""
-    schemes = {scheme for text in reads for scheme in _SCHEME.findall(text)}
+    schemes = schemes_of(reads)
     needed = [prefix for scheme in schemes for prefix in (*_FAMILIES.get(scheme, ()), f"FSSPEC_{scheme.upper()}_")]
     if schemes & {*_FAMILIES, "http", "https"}:
         needed += ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
@@ -43,6 +43,11 @@ def without_credentials(environ: Mapping[str, str], reads: Iterable[str] = ()) -
         for name, value in environ.items()
         if name.upper().startswith(tuple(needed)) or not _is_of_no_use(name, value)
     }
+
+
+def schemes_of(texts: Iterable[str]) -> set[str]:
+    """Return the schemes of the addresses in `texts`, such as `s3`."""
+    return {scheme for text in texts for scheme in _SCHEME.findall(text)}
 
 
 def _is_of_no_use(name: str, value: str) -> bool:

@@ -18,7 +18,9 @@ from recsys_core.gate import Config as Gate
 from recsys_core.indexes import Config as Index
 from recsys_core.indexes.ivf_flat import Config as IvfFlat
 from recsys_core.ingest import Config as Data
+from recsys_core.launch import CATALOGUE as LAUNCHERS
 from recsys_core.launch import Config as Launch
+from recsys_core.launch import Local
 from recsys_core.lookup import OneOf
 from recsys_core.losses.sampled_softmax import Config as SampledSoftmax
 from recsys_core.redaction import redacted
@@ -59,7 +61,7 @@ class RunConfig(Frozen):
     gate: Gate = Gate()
     publish: Publish = Publish()
     tracking: Tracking = Tracking()
-    launch: Launch = Launch()
+    launch: Annotated[Launch, OneOf(LAUNCHERS, default="local")] = Local()
 
     @model_validator(mode="before")
     @classmethod

@@ -41,6 +41,11 @@ def check(config: RunConfig | RankingConfig) -> int:
         model = _retrieval(config, engine) if isinstance(config, RunConfig) else _ranking(config, engine)
     dense_bytes = _dense_bytes(model)
     limits.check_dense(dense_bytes)
+    if config.launch.kind != "local":
+        # The machines that it runs on are not seen from here.
+        if config.train.sharding.device == "cpu":
+            _on_cpu(config.train, engine)
+        return 0
     gpus = _gpus(config)
     if not gpus:
         _on_cpu(config.train, engine)

@@ -11,7 +11,9 @@ from recsys_core.contract import Config as Contract
 from recsys_core.datasets.labelled import base, labelled_days
 from recsys_core.features import Config as Features
 from recsys_core.gate import RankingConfig as Gate
+from recsys_core.launch import CATALOGUE as LAUNCHERS
 from recsys_core.launch import Config as Launch
+from recsys_core.launch import Local
 from recsys_core.lookup import OneOf
 from recsys_core.losses.binary_cross_entropy import Config as BinaryCrossEntropy
 from recsys_core.ranking import Config as Ranking
@@ -56,7 +58,7 @@ class RankingConfig(Frozen):
     gate: Gate = Gate()
     publish: Publish = Publish()
     tracking: Tracking = Tracking()
-    launch: Launch = Launch()
+    launch: Annotated[Launch, OneOf(LAUNCHERS, default="local")] = Local()
 
     @model_validator(mode="before")
     @classmethod

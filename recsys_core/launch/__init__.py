@@ -1,5 +1,8 @@
 """Starts a stage on its ranks, follows their events, and leaves no process behind, whichever process dies first.
 
+Where the ranks run is the matter of a launcher, one kind per file of `launchers`. What follows is of those on this
+machine; see `node` for those of a scheduler.
+
 The launcher alone holds the write end of the ranks' standard input. When its process dies, even by SIGKILL, the kernel
 closes that end, every rank reads the end of the file and exits, and torchrun ends with them. When torchrun dies, the
 launcher closes it. Ranks have sessions of their own, so no process group would reach them all.
@@ -18,7 +21,6 @@ import errno
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import time
@@ -27,16 +29,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from recsys_core import lookup
 from recsys_core.artifacts import Artifact, Request, write_text
 from recsys_core.fault import Fault
-from recsys_core.launch import kept, processes
+from recsys_core.launch import processes
 from recsys_core.launch.config import Config, alone
 from recsys_core.launch.kept import begin, keeping, prepare
+from recsys_core.launch.launchers.base import Launcher, Stage, Started
+from recsys_core.launch.launchers.local import Config as Local
 from recsys_core.launch.processes import environment
 from recsys_core.progress import Event, Sink, Stopped
 
 __all__ = [
+    "CATALOGUE",
     "Config",
+    "Local",
     "OutOfTimeError",
     "alone",
     "begin",
@@ -51,6 +58,7 @@ __all__ = [
 
 A = TypeVar("A", bound=Artifact)
 
+CATALOGUE = "recsys_core.launch.launchers"
 _LOG_LINES = 20
 _FULL_DISK_BYTES = 1 << 20
 _FRAME = re.compile(r"(\[rank\d+\]: ?)?(Traceback \(most recent call last\):| +File \".*\", line \d+| {4})")
@@ -83,18 +91,17 @@ def do(stage: str, request: Request, sink: Sink, config: Config) -> None:
     write_text(asked, request.model_dump_json(indent=2))
     events.unlink(missing_ok=True)
     fault_file(asked).unlink(missing_ok=True)
-    with log.open("w") as output:
-        ranks = kept.ranks_for(stage, config)
-        if ranks is None:
-            ranks = _started(stage, asked, events, request, sink, config, output.fileno())
-        else:
-            ranks.ask(stage, asked, events, log, environment(config, _reads(request)))
-        tail = _Tail(events, sink)
-        try:
-            exit_code = _follow(stage, ranks, tail, config)
-        finally:
-            ranks.stop(config.stop_grace_seconds)
-            tail.forward()
+    reads = tuple(_reads(request))
+    launcher: Launcher[Config] = lookup.content(CATALOGUE, config.kind)(config)
+    ranks = launcher.start(
+        Stage(name=stage, key=request.key, request=asked, events=events, log=log, reads=reads, sink=sink)
+    )
+    tail = _Tail(events, sink)
+    try:
+        exit_code = _follow(stage, ranks, tail, config)
+    finally:
+        ranks.stop(config.stop_grace_seconds)
+        tail.forward()
     if exit_code:
         if shutil.disk_usage(log.parent).free < _FULL_DISK_BYTES:
             raise OSError(errno.ENOSPC, f"{stage}: no space left", str(log.parent))
@@ -116,19 +123,6 @@ def exit_with_starter() -> None:
     while os.read(0, 1024):
         pass
     os._exit(143)
-
-
-def _started(
-    stage: str, asked: Path, events: Path, request: Request, sink: Sink, config: Config, output: int
-) -> processes.Ranks:
-    """Start ranks for one stage alone."""
-    arguments = ["-m", processes.MODULE, stage, "--request", str(asked), "--events", str(events)]
-    starter = processes.starter(config, request.key)
-    if config.num_nodes > 1:
-        restarting = [f"{name}={value}" for name, value in processes.RESTARTING.items()] if config.max_restarts else []
-        there = shlex.join([*(["env", *restarting] if restarting else []), "python", *starter, *arguments])
-        sink(Event(stage=stage, message=f"waiting for {config.num_nodes - 1} more nodes; on each of them run: {there}"))
-    return processes.Ranks([*starter, *arguments, "--watch-stdin"], environment(config, _reads(request)), output)
 
 
 class _Tail:
@@ -161,12 +155,14 @@ class _Tail:
             self._sink(event)
 
 
-def _follow(stage: str, ranks: processes.Ranks | kept.KeptRanks, tail: _Tail, config: Config) -> int | None:
+def _follow(stage: str, ranks: Started, tail: _Tail, config: Config) -> int | None:
     """Return the exit code; None of ranks that are to be stopped, as torchrun would start them again for nothing."""
     allowed = config.stage_timeout_seconds
     deadline = time.monotonic() + allowed if allowed else math.inf
     while (exit_code := ranks.poll()) is None and not (config.max_restarts and tail.has_ended):
         tail.forward()
+        if ranks.is_queued and allowed:
+            deadline = time.monotonic() + allowed
         left = deadline - time.monotonic()
         if left <= 0:
             raise OutOfTimeError(f"{stage}: not done after launch.stage_timeout_seconds = {allowed:g}; stopped")

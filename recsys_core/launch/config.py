@@ -1,23 +1,16 @@
-"""The section `launch`."""
+"""The section `launch`: what every kind of launcher reads of it."""
 
-from typing import Self
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
-from recsys_core.artifacts import Frozen
+from recsys_core.artifacts import ComponentConfig
 
 
-class Config(Frozen):
-    """YAML section `launch`: on how many processes the ranked stages run."""
+class Config(ComponentConfig):
+    """YAML section `launch`: where the ranked stages run, and on how many processes."""
 
     num_ranks: int = Field(default=1, ge=1, description="processes per node; one per GPU, or a few per CPU")
     num_nodes: int = Field(default=1, ge=1, description="nodes that share the run directory")
-    rendezvous_endpoint: str | None = Field(
-        default=None,
-        pattern=r"^([^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$",
-        description="host:port on one of the nodes; needed with several",
-    )
-    threads_per_rank: int | None = Field(default=None, ge=1, description="null: this machine's cores shared out")
+    threads_per_rank: int | None = Field(default=None, ge=1, description="null: the machine's cores shared out")
     max_restarts: int = Field(
         default=0,
         ge=0,
@@ -33,14 +26,6 @@ class Config(Frozen):
         description="what training that is asked to stop has for its last checkpoint; Prefect's cancellation gives 30",
     )
 
-    @model_validator(mode="after")
-    def _meets(self) -> Self:
-        if self.num_nodes > 1 and self.rendezvous_endpoint is None:
-            raise ValueError("rendezvous_endpoint: missing; with launch.num_nodes > 1 it is host:port on one of them")
-        if self.num_nodes == 1 and self.rendezvous_endpoint is not None:
-            raise ValueError("rendezvous_endpoint: one node meets no other; remove it, or set launch.num_nodes")
-        return self
-
     @property
     def world_size(self) -> int:
         """Ranks on all nodes."""
@@ -50,5 +35,5 @@ class Config(Frozen):
 def alone(config: Config) -> Config:
     """Return `config` for a stage that runs as one process, with all the threads that the ranks would have had."""
     threads = config.threads_per_rank and config.threads_per_rank * config.num_ranks
-    one = {"num_ranks": 1, "num_nodes": 1, "rendezvous_endpoint": None, "max_restarts": 0}
-    return config.model_copy(update=one | {"threads_per_rank": threads})
+    one = {"num_ranks": 1, "num_nodes": 1, "rendezvous_endpoint": None, "max_restarts": 0, "threads_per_rank": threads}
+    return config.model_copy(update={key: value for key, value in one.items() if key in type(config).model_fields})

@@ -48,6 +48,8 @@ class Asked(Frozen):
 class KeptRanks:
     """The processes of one group of stages: what `processes.Ranks` are to one, for as long as each stage ends well."""
 
+    is_queued = False
+
     def __init__(self, config: Config, group: str) -> None:
         """Start them; they are ready when all of them are connected."""
         self._num_ranks = config.num_ranks
@@ -60,7 +62,7 @@ class KeptRanks:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._output = os.memfd_create("output")
         command = ["-m", processes.MODULE, COMMAND, group, "--socket", name, "--watch-stdin"]
-        starter = processes.starter(config, "")
+        starter = processes.starter(config)
         forking = None if starter else _forking(group)
         self._processes = processes.Ranks([*starter, *command], self._environment, self._output, forking)
         self._connections: list[socket.socket] = []
@@ -204,7 +206,7 @@ def _ranks(config: Config, group: str) -> KeptRanks | None:
     kept = _kept.get()
     # Other nodes' ranks are started by hand for each stage, and torchrun restarts ranks with their stage's command. A
     # GPU cannot be used after a fork once a library has looked for one, as those do that are imported.
-    if kept is None or config.num_nodes > 1 or config.max_restarts or _has_gpu():
+    if kept is None or config.kind != "local" or config.num_nodes > 1 or config.max_restarts or _has_gpu():
         return None
     # How long a stage may take is no matter of the processes.
     which = (config.model_copy(update={"stage_timeout_seconds": None}), group)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -35,6 +36,8 @@ RESTARTING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 class Ranks:
     """The started processes: torchrun and the ranks below it, or the only rank."""
+
+    is_queued = False
 
     def __init__(
         self, command: list[str], environment: dict[str, str], output: int, forking: list[str] | None = None
@@ -103,10 +106,15 @@ def _forked(
     return forked
 
 
-def starter(config: Config, key: str) -> list[str]:
+def stage_arguments(stage: str, request: Path, events: Path, module: str | None = None) -> list[str]:
+    """Return what starts a rank of a stage, after `python` or what `starter` returns."""
+    return ["-m", module or MODULE, stage, "--request", str(request), "--events", str(events)]
+
+
+def starter(config: Config, meeting: Sequence[str] = ()) -> list[str]:
     """Return what comes before `-m recsys_core`; one process alone needs no torchrun, which takes seconds to start.
 
-    Unless it is to be restarted.
+    Unless it is to be restarted. `meeting` are torchrun's options by which several nodes find each other.
     """
     if config.world_size == 1 and not config.max_restarts:
         return []
@@ -115,13 +123,7 @@ def starter(config: Config, key: str) -> list[str]:
     torchrun += [f"--shutdown-timeout={math.ceil(config.stop_grace_seconds)}"]
     if config.num_nodes == 1:
         return [*torchrun, "--standalone"]
-    return [
-        *torchrun,
-        f"--nnodes={config.num_nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-id={key}",
-        f"--rdzv-endpoint={config.rendezvous_endpoint}",
-    ]
+    return [*torchrun, f"--nnodes={config.num_nodes}", "--rdzv-backend=c10d", *meeting]
 
 
 def environment(config: Config, reads: Iterable[str] = ()) -> dict[str, str]:

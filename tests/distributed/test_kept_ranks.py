@@ -62,16 +62,16 @@ def test_kept_ranks_make_to_the_bit_what_others_make(
 ) -> None:
     def by_itself(stage: str, record: type[A], request: Request, num_ranks: int) -> A:
         if stage == "export":
-            return launch.run(stage, record, request, silent, launch.Config(threads_per_rank=1))
+            return launch.run(stage, record, request, silent, launch.Local(threads_per_rank=1))
         codes, log = ranks.stage(stage, request, num_ranks)
         assert not any(codes), log
         return record.load(request.output)
 
-    config = launch.Config(num_ranks=num_ranks, threads_per_rank=1)
+    config = launch.Local(num_ranks=num_ranks, threads_per_rank=1)
     starts: set[int] = set()
 
     def kept(stage: str, record: type[A], request: Request, num_ranks: int) -> A:
-        one = launch.Config(threads_per_rank=1)
+        one = launch.Local(threads_per_rank=1)
         made = launch.run(stage, record, request, silent, config if num_ranks > 1 else one)
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended, and is a zombie until it is waited for

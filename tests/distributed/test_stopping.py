@@ -22,7 +22,7 @@ from recsys_core.artifacts import Checkpoint
 from recsys_core.launch import processes
 from recsys_core.progress import STOPPED_EXIT_CODE, Event, Stopped
 
-_RANKS = launch.Config(num_ranks=2, threads_per_rank=1)
+_RANKS = launch.Local(num_ranks=2, threads_per_rank=1)
 _CONFIG = {"batch_size": 64, "num_epochs": 12, "log_every_steps": 2, "checkpoint_every_steps": 25}
 _NUM_STEPS = 12 * 16
 

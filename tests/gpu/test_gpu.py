@@ -124,7 +124,7 @@ def test_what_a_gpu_trained_a_cpu_measures_alike_and_exports(ranking_request, da
 def test_fifty_steps_on_two_gpus_end_as_on_one(ranking_request, same_weights, sharding):
     one = rank_train.run(ranking_request("one"), silent)
     request = ranking_request("two", 2, sharding={"sharding_types": [sharding]})
-    two = launch.run("rank_train", Checkpoint, request, silent, launch.Config(num_ranks=2))
+    two = launch.run("rank_train", Checkpoint, request, silent, launch.Local(num_ranks=2))
     assert two.num_steps == one.num_steps == 50
     assert two.loss == pytest.approx(one.loss, rel=1e-4)
     same_weights(one, two, 1e-4)

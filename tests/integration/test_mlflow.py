@@ -59,7 +59,7 @@ def released(server, run_root, made_day):
             run_root=run_root,
             **made,
         )
-        release = publish.run(request, run, launch.Config())
+        release = publish.run(request, run, launch.Local())
     assert release.decision == "live"
     return run, request
 

@@ -177,7 +177,7 @@ def test_one_that_does_not_start_forks_nothing(tmp_path: Path) -> None:
 
 
 def test_the_ranks_of_several_commands_are_forked_by_one_process(stage: Path) -> None:
-    config, places = launch.Config(), [stage.with_name(name) for name in ("first", "second")]
+    config, places = launch.Local(), [stage.with_name(name) for name in ("first", "second")]
     forkers, ranks = [], []
     for place in places:
         with launch.keeping():

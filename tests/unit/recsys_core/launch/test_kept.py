@@ -16,7 +16,7 @@ from recsys_core.progress import Event, silent
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_kept_ranks_do_one_stage_after_another(stage: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
-    config, events = launch.Config(num_ranks=num_ranks, threads_per_rank=3), []
+    config, events = launch.Local(num_ranks=num_ranks, threads_per_rank=3), []
     first, second = stage.with_name("first"), stage.with_name("second")
     others = psutil.Process().children()  # such as servers of other tests
     with launch.keeping():
@@ -56,7 +56,7 @@ class DisturbedError(Exception):
 def test_a_stage_that_does_not_end_well_ends_its_ranks_and_the_next_gets_others(
     stage: Path, does: str, num_ranks: int, error: str
 ) -> None:
-    config = launch.Config(num_ranks=num_ranks)
+    config = launch.Local(num_ranks=num_ranks)
     places = [stage.with_name(name) for name in ("before", "at", "after")]
 
     def disturb(_: Event) -> None:
@@ -77,7 +77,7 @@ def test_a_stage_that_does_not_end_well_ends_its_ranks_and_the_next_gets_others(
 
 
 def test_processes_that_are_lost_between_stages_are_replaced(stage: Path) -> None:
-    places, config = [stage.with_name(name) for name in ("first", "second")], launch.Config()
+    places, config = [stage.with_name(name) for name in ("first", "second")], launch.Local()
     with launch.keeping():
         for place in places:
             launch.run("note", Note, request(place, "write"), silent, config)
@@ -95,7 +95,7 @@ def test_a_rank_or_its_parent_that_is_killed_ends_both(stage: Path, victim: str)
         psutil.Process(pid).kill()
 
     with launch.keeping(), pytest.raises(RuntimeError, match="^note: its process was killed by SIGKILL; the end of"):
-        launch.run("note", Note, request(stage, "sleep"), kill, launch.Config())
+        launch.run("note", Note, request(stage, "sleep"), kill, launch.Local())
     assert not any(psutil.pid_exists(pid) for pid in (*ranks_of(stage), *parents_of(stage)))
 
 
@@ -104,14 +104,14 @@ def test_a_rank_that_is_stopped_by_a_signal_to_its_parent_says_so(stage: Path) -
         psutil.Process(*parents_of(stage)).terminate()
 
     with launch.keeping(), pytest.raises(RuntimeError, match="^note: its process was killed by SIGTERM; the end of"):
-        launch.run("note", Note, request(stage, "sleep"), stop, launch.Config())
+        launch.run("note", Note, request(stage, "sleep"), stop, launch.Local())
     assert not any(psutil.pid_exists(pid) for pid in (*ranks_of(stage), *parents_of(stage)))
 
 
 def test_ranks_that_are_not_needed_end_before_they_are_ready(stage: Path) -> None:
     others = psutil.Process().children()
     with launch.keeping():
-        launch.begin(launch.Config(num_ranks=2), "notes")
+        launch.begin(launch.Local(num_ranks=2), "notes")
         (begun,) = (one for one in psutil.Process().children() if one not in others)
     assert not begun.is_running()
 
@@ -123,7 +123,7 @@ def test_ranks_that_wait_for_a_stage_end_with_the_launcher(stage: Path) -> None:
         "from obeying import Request, Note, request;"
         f"processes.MODULE = 'stand_in_stage'; kept.GROUPS['notes'] = ('note',); home = pathlib.Path({str(stage)!r});"
         "inside = launch.keeping(); inside.__enter__();"
-        "launch.run('note', Note, request(home, 'write'), progress.silent, launch.Config(num_ranks=2));"
+        "launch.run('note', Note, request(home, 'write'), progress.silent, launch.Local(num_ranks=2));"
         "(home / 'waiting').touch(); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])

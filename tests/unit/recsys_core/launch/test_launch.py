@@ -25,9 +25,9 @@ def test_a_rank_keeps_what_is_compiled_for_few_sizes_and_what_the_user_has_set_c
     kept = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     for name in kept:
         monkeypatch.delenv(name, raising=False)
-    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["32", "256"]
+    assert [launch.environment(launch.Local()).get(name) for name in kept] == ["32", "256"]
     monkeypatch.setenv(kept[0], "64")
-    assert [launch.environment(launch.Config()).get(name) for name in kept] == ["64", "256"]
+    assert [launch.environment(launch.Local()).get(name) for name in kept] == ["64", "256"]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
@@ -35,7 +35,7 @@ def test_it_returns_the_artifact_and_forwards_events(
     stage: Path, monkeypatch: pytest.MonkeyPatch, num_ranks: int
 ) -> None:
     events: list[Event] = []
-    config = launch.Config(num_ranks=num_ranks, threads_per_rank=3)
+    config = launch.Local(num_ranks=num_ranks, threads_per_rank=3)
     for name in ("TRY_PASSWORD", "TRY_TOKEN", "TRY_ADDRESS", "TRY_PLAIN"):
         monkeypatch.setenv(name, "http://u:s3cret@h" if name == "TRY_ADDRESS" else "s3cret")
     note = launch.run("note", Note, request(stage, "write"), events.append, config)
@@ -47,26 +47,26 @@ def test_it_returns_the_artifact_and_forwards_events(
 
 def test_of_a_failure_the_error_is_shown_and_no_traceback(stage: Path) -> None:
     with pytest.raises(RuntimeError, match=r"note: its process ended with code 1; the end of .*note\.log:\n") as error:
-        launch.run("note", Note, request(stage, "fail"), silent, launch.Config())
+        launch.run("note", Note, request(stage, "fail"), silent, launch.Local())
     assert str(error.value).splitlines()[1:] == ["  RuntimeError: lost"]
     assert "Traceback" in (stage / "note.log").read_text()
 
 
 def test_refused_input_is_a_value_error_with_the_stages_own_words(stage: Path) -> None:
     with pytest.raises(ValueError, match=r"^column 'x' is missing; add it$"):
-        launch.run("note", Note, request(stage, "refuse"), silent, launch.Config())
+        launch.run("note", Note, request(stage, "refuse"), silent, launch.Local())
     assert not (stage / "note").exists()
 
 
 def test_a_crash_names_the_file_with_the_traceback_of_the_first_rank(stage: Path) -> None:
     with pytest.raises(Fault, match=r"^note: a fault of Dayline, written to .*/note\.fault\.txt: KeyError: 'bug'$"):
-        launch.run("note", Note, request(stage, "crash"), silent, launch.Config(num_ranks=2))
+        launch.run("note", Note, request(stage, "crash"), silent, launch.Local(num_ranks=2))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
     events: list[Event] = []
-    config = launch.Config(num_ranks=num_ranks, max_restarts=1)
+    config = launch.Local(num_ranks=num_ranks, max_restarts=1)
     assert launch.run("note", Note, request(stage, "die once"), events.append, config).world_size == num_ranks
     # The last rank, which is killed, has emitted nothing but that it began.
     assert starts_of(stage) == [2] * num_ranks
@@ -75,7 +75,7 @@ def test_a_lost_rank_is_made_up_for(stage: Path, num_ranks: int) -> None:
 
 def test_more_lost_ranks_than_restarts_are_an_error_that_ends_with_the_last(stage: Path) -> None:
     with pytest.raises(RuntimeError, match=r"note: its process ended with code 1(.|\n)*RuntimeError: lost") as error:
-        launch.run("note", Note, request(stage, "fail"), silent, launch.Config(num_ranks=2, max_restarts=1))
+        launch.run("note", Note, request(stage, "fail"), silent, launch.Local(num_ranks=2, max_restarts=1))
     assert "(exitcode: 1)" in str(error.value).splitlines()[-1]
     assert attempts_of(stage) == {"0", "1"}
     assert max(starts_of(stage)) <= 2
@@ -84,7 +84,7 @@ def test_more_lost_ranks_than_restarts_are_an_error_that_ends_with_the_last(stag
 
 def test_a_refusal_is_not_tried_again(stage: Path) -> None:
     with pytest.raises(ValueError, match=r"^column 'x' is missing; add it$"):
-        launch.run("note", Note, request(stage, "refuse"), silent, launch.Config(num_ranks=2, max_restarts=1_000))
+        launch.run("note", Note, request(stage, "refuse"), silent, launch.Local(num_ranks=2, max_restarts=1_000))
     # torchrun may have begun to start them again before it was stopped.
     assert max(starts_of(stage)) < 10
     assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
@@ -98,7 +98,7 @@ def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
     begun: list[Event] = []
     monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=lambda: 21.0 * (len(begun) == 2)))
     asked = request(stage, "sleep", deaf=True)
-    config = launch.Config(num_ranks=2, stage_timeout_seconds=20, stop_grace_seconds=1)
+    config = launch.Local(num_ranks=2, stage_timeout_seconds=20, stop_grace_seconds=1)
     with pytest.raises(launch.OutOfTimeError, match="note: not done after launch.stage_timeout_seconds = 20"):
         launch.run("note", Note, asked, begun.append, config)
     assert len(ranks_of(stage)) == 2
@@ -107,7 +107,7 @@ def test_a_stage_over_its_time_is_killed_even_if_nothing_of_it_listens(
 
 def test_several_nodes_need_a_place_to_meet() -> None:
     with pytest.raises(ValueError, match="rendezvous_endpoint: missing"):
-        launch.Config(num_nodes=2)
+        launch.Local(num_nodes=2)
 
 
 @pytest.mark.parametrize(("does", "num_ranks", "max_restarts"), [("write", 2, 0), ("die once", 1, 1)])
@@ -124,7 +124,7 @@ def test_another_node_joins_by_the_command_that_is_shown(
             command[command.index("python")] = sys.executable
             joined.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
 
-    config = launch.Config(num_nodes=2, num_ranks=num_ranks, rendezvous_endpoint=endpoint, max_restarts=max_restarts)
+    config = launch.Local(num_nodes=2, num_ranks=num_ranks, rendezvous_endpoint=endpoint, max_restarts=max_restarts)
     note = launch.run("note", Note, request(stage, does), join, config)
     assert note.world_size == 2 * num_ranks
     assert joined[0].wait(300) == 0
@@ -132,14 +132,14 @@ def test_another_node_joins_by_the_command_that_is_shown(
 
 
 def test_one_process_gets_the_threads_of_all_ranks() -> None:
-    assert launch.alone(launch.Config(num_ranks=4, threads_per_rank=2)) == launch.Config(threads_per_rank=8)
-    assert launch.alone(launch.Config(num_ranks=4, max_restarts=2)) == launch.Config()
+    assert launch.alone(launch.Local(num_ranks=4, threads_per_rank=2)) == launch.Local(threads_per_rank=8)
+    assert launch.alone(launch.Local(num_ranks=4, max_restarts=2)) == launch.Local()
 
 
 def test_a_full_disk_is_named(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_FULL_DISK_BYTES", 1 << 60)
     with pytest.raises(OSError, match="note: no space left"):
-        launch.run("note", Note, request(stage, "crash"), silent, launch.Config())
+        launch.run("note", Note, request(stage, "crash"), silent, launch.Local())
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def launcher(stage: Path, max_restarts: int) -> Iterator[subprocess.Popen[bytes]
         "launch.processes.MODULE = 'stand_in_stage';"
         f"asked = Request.model_validate_json(pathlib.Path({str(request_file)!r}).read_text());"
         "launch.run('note', Note, asked, progress.silent, "
-        f"launch.Config(num_ranks=2, max_restarts={max_restarts}))"
+        f"launch.Local(num_ranks=2, max_restarts={max_restarts}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     wait_for(lambda: len(ranks_of(stage)) == 2)

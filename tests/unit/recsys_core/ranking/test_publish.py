@@ -38,7 +38,7 @@ identity = tracking.Identity(
 )
 config = tracking.Config.model_validate({"system_metrics": False})
 with tracking.open_run(config, request.run_root, identity, {}) as tracker:
-    print(publish.run(request, tracker, launch.Config()).decision, flush=True)
+    print(publish.run(request, tracker, launch.Local()).decision, flush=True)
 """
 
 
@@ -78,7 +78,7 @@ def _publish(request: publish.Request) -> Release:
         name=request.name, day=request.day, run_id=request.run_id, config_hash="h", code_version="v"
     )
     with tracking.open_run(CONFIG, request.run_root, identity, {}) as tracker:
-        return publish.run(request, tracker, launch.Config())
+        return publish.run(request, tracker, launch.Local())
 
 
 def test_days_go_live_and_are_rolled_back(made, tmp_path):

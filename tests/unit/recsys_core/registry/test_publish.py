@@ -57,7 +57,7 @@ class Shop:
             client = tracker.client
             tracker.client = wrap(client)
             try:
-                return publish.run(request, tracker, launch.Config())
+                return publish.run(request, tracker, launch.Local())
             finally:
                 tracker.client = client
 

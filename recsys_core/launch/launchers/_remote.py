@@ -76,6 +76,7 @@ class Job(ABC):
         self._ended_since: float | None = None
         self._said = ""
         self._codes: dict[int, int] = {}
+        self._lost: set[int] = set()
 
     @abstractmethod
     def look(self) -> Status:
@@ -127,7 +128,7 @@ class Job(ABC):
         if not self._has_ended:
             self._meeting.end()
             until = time.monotonic() + grace_seconds + _GRACE_SECONDS
-            begun = set(self._pulses)
+            begun = set(self._pulses) - self._lost
             while begun - set(self._meeting.exit_codes()) and time.monotonic() < until:
                 time.sleep(processes.POLL_SECONDS)
         try:
@@ -158,6 +159,7 @@ class Job(ABC):
                 self._say(f"node {node} runs on {place.partition(' ')[0]}")
         for node, pulse in self._pulses.items():
             if node not in self._codes and pulse.is_gone():
+                self._lost.add(node)
                 raise RuntimeError(f"{self._stage.name}: node {node} of {self.name} is lost: it shows no sign of life")
 
     def _ask(self) -> None:
@@ -189,6 +191,7 @@ class Job(ABC):
             self._ended_since = now
         if now - self._ended_since < SETTLE_SECONDS:
             return
+        self._lost.update(self._pulses)
         output = self.output()
         if output:
             with self._stage.log.open("a") as log:

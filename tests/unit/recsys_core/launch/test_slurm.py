@@ -5,9 +5,10 @@ from pathlib import Path
 import fake_slurm
 import psutil
 import pytest
-from obeying import Note, ranks_of, request, starts_of
+from obeying import Note, ranks_of, request, starts_of, wait_for
 
 from recsys_core import launch
+from recsys_core.launch import meeting
 from recsys_core.launch.launchers import _remote, slurm
 from recsys_core.progress import Event, silent
 
@@ -121,15 +122,13 @@ def test_a_machine_without_slurm_is_named(stage: Path, monkeypatch: pytest.Monke
 
 
 def test_a_node_that_shows_no_sign_of_life_is_lost(stage: Path, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recsys_core.launch import meeting
-
     def silence(event: Event) -> None:
         if event.done:
             monkeypatch.setattr(meeting, "SILENT_SECONDS", -1.0)
 
     with pytest.raises(RuntimeError, match=r"node 0 of Slurm job \d+ is lost: it shows no sign of life"):
         launch.run("note", Note, request(stage, "sleep"), silence, slurm.Config())
-    assert not any(psutil.pid_exists(pid) for pid in ranks_of(stage))
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in ranks_of(stage)))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +30,8 @@ from flows import (
     odps_commands,
     release_commands,
     replay_command,
+    running,
+    search_command,
     serve_command,
     stage_commands,
     stop_command,
@@ -41,7 +43,6 @@ from recsys_core.redaction import redact
 
 if TYPE_CHECKING:
     from recsys_core.config import RankingConfig, RunConfig
-    from recsys_core.progress import Sink
     from tasks.report import DayResult
     from tasks.report_ranking import RankingResult
     from tasks.report_ranking_day import RankingDay
@@ -86,6 +87,7 @@ app.command("hit-rate")(index_commands.hit_rate)
 app.command("serve")(serve_command.serve)
 app.command("describe")(describe_command.describe)
 app.command("stop")(stop_command.stop)
+app.command("search")(search_command.search)
 app.command("replay")(replay_command.replay)
 app.command("check-serving")(check_serving_command.check_serving)
 
@@ -141,7 +143,7 @@ def run(
     `dayline run configs/demo.yaml --set train.batch_size=512 --set launch.num_ranks=2 --json | jq .metrics.hit_rate`
     """
     kept.hand_over(lambda: config_commands.load(config, overrides))
-    with _flows(config, overrides, day and day.date()) as (loaded, path, changes):
+    with running.ready(config, overrides, day and day.date()) as (loaded, path, changes):
         result = _flow_of_a_day(loaded)(path, day and day.date(), changes)
     _print([result], as_json=as_json, single=True)
 
@@ -167,7 +169,7 @@ def backfill(
 
     kept.hand_over(lambda: _load_daily(config, overrides))
     _load_daily(config, overrides)
-    with _flows(config, overrides, first.date()) as (loaded, path, changes):
+    with running.ready(config, overrides, first.date()) as (loaded, path, changes):
         results = _flow_of_days(loaded)(path, first.date(), last.date(), changes)
     _print(results, as_json=as_json)
 
@@ -188,7 +190,7 @@ def run_demo() -> None:
     """
     demo.require()
     kept.hand_over(lambda: config_commands.load(demo.CONFIG, None))
-    with _flows(demo.CONFIG, None, prepare=demo.generate) as (_, path, changes):
+    with running.ready(demo.CONFIG, None, prepare=demo.generate) as (_, path, changes):
         from flows import daily
 
         first, last = demo.days()
@@ -282,62 +284,6 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     # Unlike death by the signal itself this unwinds.
     sys.exit(128 + number)
-
-
-@contextlib.contextmanager
-def _flows(
-    config: Path,
-    overrides: Sequence[str] | None,
-    day: date | None = None,
-    *,
-    prepare: "Callable[[Sink], None] | None" = None,
-) -> "Iterator[tuple[RunConfig | RankingConfig, str, list[str]]]":
-    """Check the config, start a Prefect server if none is there, and let flows run, their progress shown.
-
-    Yields the config, and what a flow is given of it: its path, and the changes.
-
-    `prepare` makes the data, which are looked for otherwise.
-    """
-    changes = list(overrides or ())
-    loaded = config_commands.load(config, changes)
-
-    with contextlib.ExitStack() as inside:
-        model_passed = inside.enter_context(config_commands.required(loaded, config))
-        from flows import console, server
-        from recsys_core.config import preflight
-
-        if prepare is None:
-            preflight.check_data(loaded, day)
-        temporary = inside.enter_context(server.temporary(kept.lent()))
-        sink = inside.enter_context(console.progress())
-        _import_flows(loaded)
-        model_passed()
-        if prepare is not None:
-            prepare(sink)
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
-        from tasks.hidden import hide
-        from tasks.perform import listening
-
-        # Their messages are on their own pages or in the error that is raised; elsewhere they would bury it.
-        for name in ("prefect", "mlflow"):
-            logging.getLogger(name).propagate = False
-            logging.getLogger(name).addHandler(logging.NullHandler())
-        if temporary is not None:
-            inside.enter_context(temporary_settings({PREFECT_API_URL: temporary.address()}))
-        inside.enter_context(listening(sink))
-        yield loaded, str(config), hide(changes)
-
-
-def _import_flows(loaded: "RunConfig | RankingConfig") -> None:
-    """Import what the flow is going to need, which takes seconds, as Prefect's server does to start."""
-    from recsys_core.imports import importing
-
-    with importing():
-        from flows import daily, daily_ranking, ranking  # noqa: F401
-        from recsys_core import tracking
-
-        tracking.import_client(tracking.location(loaded.tracking, loaded.run_root))
 
 
 def _flow_of_a_day(loaded: "RunConfig | RankingConfig") -> "Callable[..., DayResult | RankingDay | RankingResult]":

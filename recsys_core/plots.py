@@ -3,7 +3,8 @@
 A colour means the same in every picture, and lines differ in their markers too, for colour-blind readers.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import pyarrow.parquet as pq
 from matplotlib.axes import Axes
@@ -226,6 +227,37 @@ def _figure(title: str, subtitle: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def search_history(values: Sequence[tuple[int, float, bool]], metric: str, direction: str) -> Figure:
+    """Each trial's value, as (number, value, whether it ran to its end), and the best until then."""
+    figure, axes = _figure(f"Search by {metric}", f"{len(values)} trials, to {direction}")
+    better = max if direction == "maximize" else min
+    whole = [(number, value) for number, value, is_whole in values if is_whole]
+    pruned = [(number, value) for number, value, is_whole in values if not is_whole]
+    best = list(itertools.accumulate((value for _, value in whole), better))
+    axes.plot([number for number, _ in whole], best, color=_CONTENDERS["exact"][1], label="best until then")
+    for label, points, colour, marker in (
+        ("trial", whole, _CONTENDERS["approximate"][1], "o"),
+        ("ended early", pruned, _GREY, "x"),
+    ):
+        axes.scatter(
+            [number for number, _ in points], [value for _, value in points], c=colour, marker=marker, label=label
+        )
+    axes.set(xlabel="trial", ylabel=metric)
+    axes.legend(loc="best")
+    return figure
+
+
+def search_importances(importances: Mapping[str, float], metric: str) -> Figure:
+    """How much of the metric's variation over the trials each key explains, the most important first."""
+    figure, axes = _figure("What the searched keys matter", f"share of the variation of {metric} that each explains")
+    keys = sorted(importances, key=lambda key: importances[key])
+    bars = axes.barh(range(len(keys)), [importances[key] for key in keys], color=_CONTENDERS["exact"][1])
+    axes.bar_label(bars, labels=[f"{importances[key]:.0%}" for key in keys], padding=3, fontsize=9)
+    axes.set_yticks(range(len(keys)), keys)
+    axes.set(xlabel="share", xlim=(0, 1.1))
+    return figure
 
 
 def _rankings(evaluation: Evaluation) -> dict[str, RetrievalMetrics]:

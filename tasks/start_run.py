@@ -188,7 +188,7 @@ def _open(loaded: RunConfig | RankingConfig, day: date, fingerprint: str, base: 
     run_id = digest_of([loaded.hash, str(day), version, fingerprint, continued, files])[:_ID_DIGITS]
     directory = root / loaded.name / str(day) / run_id
     with contextlib.ExitStack() as closing:
-        closing.enter_context(_locked(directory))
+        closing.enter_context(locked(directory))
         write_text(directory / RUN_CONFIG, configs.show(loaded))
         identity = tracking.Identity(
             name=loaded.name,
@@ -338,7 +338,7 @@ def contender(
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """Hold the run's directory. The lock ends with the process, however that ends."""
     with contextlib.ExitStack() as holding:
         try:

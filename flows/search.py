@@ -16,8 +16,7 @@ from flows import liveness
 from recsys_core import config as configs
 from recsys_core import launch, plots
 from recsys_core.artifacts import digest_of, write_text
-from recsys_core.config import RankingConfig, RunConfig, space
-from recsys_core.metrics import ranking as ranking_metrics
+from recsys_core.config import RankingConfig, space
 from recsys_core.progress import Event
 from tasks.check_data import check_data
 from tasks.embed import embed
@@ -50,22 +49,6 @@ _PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
 _PRUNED, _REFUSED = "pruned_at_step", "refused"
 
 
-def metric_of(config: RunConfig | RankingConfig) -> tuple[str, str]:
-    """Return what a search of this config is by, and whether it is to be maximized or minimized.
-
-    Raises:
-        ValueError: nothing is measured while or after training that is not the test's.
-    """
-    if isinstance(config, RunConfig):
-        return f"{config.gate.metric}@{config.gate.k}", "maximize"
-    if config.is_daily:
-        raise ValueError("a search trains a ranking model on splits, by their validation rows; name a config of splits")
-    if not config.train.evaluates:
-        raise ValueError("train.evaluate_every_steps: a search is by the split valid; set how often it is measured")
-    metric = config.train.best_metric
-    return metric, "maximize" if ranking_metrics.direction(metric) == "up" else "minimize"
-
-
 @flow(name="search", flow_run_name=lambda: Path(flow_run.parameters["config"]).stem, on_running=[liveness.begin])
 def search(
     config: str,
@@ -93,7 +76,7 @@ def search(
     changes = reveal(overrides)
     loaded, wanted = configs.load(Path(config), changes), space.read(Path(space_file))
     space.check(Path(config), changes, wanted)
-    metric, direction = metric_of(loaded)
+    metric, direction = space.metric_of(loaded)
     at = loaded.split_data.day if isinstance(loaded, RankingConfig) else day
     if at is None:
         raise ValueError("day: a search of a retrieval model is of one day; name it")
@@ -147,7 +130,7 @@ def _ranking_trial(one: optuna.Trial, config: str, changes: list[str], own: Sear
     """
     with start_ranking_run(config, None, changes) as run:
         _adopt(run, one, own)
-        metric, outer = f"valid_{metric_of(run.config)[0]}", listener()
+        metric, outer = f"valid_{space.metric_of(run.config)[0]}", listener()
 
         def receive(event: Event) -> None:
             outer(event)

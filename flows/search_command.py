@@ -69,8 +69,9 @@ def _require(config: Path, overrides: list[str] | None, space: Path) -> None:
     """Check the config, the space, and that they go together, before anything is started."""
     from recsys_core.config import space as spaces
 
-    config_commands.load(config, overrides)
+    loaded = config_commands.load(config, overrides)
     try:
+        spaces.metric_of(loaded)
         spaces.check(config, overrides or [], spaces.read(space))
     except ValueError as error:
         for line in str(error).splitlines():

@@ -9,7 +9,8 @@ from pydantic import Field, RootModel, model_validator
 
 from recsys_core import config as configs
 from recsys_core.artifacts import Frozen
-from recsys_core.config import parsing, reading
+from recsys_core.config import RankingConfig, RunConfig, parsing, reading
+from recsys_core.metrics import ranking as ranking_metrics
 
 
 class Float(Frozen):
@@ -69,6 +70,22 @@ def read(path: Path) -> Space:
         ValueError: it is none; one line for each mistake.
     """
     return parsing.validate(Space, reading.read(path), path, {})
+
+
+def metric_of(config: RunConfig | RankingConfig) -> tuple[str, str]:
+    """Return what a search of this config is by, and whether it is to be maximized or minimized.
+
+    Raises:
+        ValueError: nothing is measured while or after training that is not the test's.
+    """
+    if isinstance(config, RunConfig):
+        return f"{config.gate.metric}@{config.gate.k}", "maximize"
+    if config.is_daily:
+        raise ValueError("a search trains a ranking model on splits, by their validation rows; name a config of splits")
+    if not config.train.evaluates:
+        raise ValueError("train.evaluate_every_steps: a search is by the split valid; set how often it is measured")
+    metric = config.train.best_metric
+    return metric, "maximize" if ranking_metrics.direction(metric) == "up" else "minimize"
 
 
 def change(key: str, value: Any) -> str:

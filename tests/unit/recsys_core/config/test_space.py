@@ -55,3 +55,24 @@ def test_a_space_that_is_none_is_refused(tmp_path: Path, text: str, message: str
 def test_keys_and_values_that_the_config_does_not_take_are_refused(tmp_path: Path, text: str, message: str):
     with pytest.raises(ValueError, match=message):
         space.check(CONFIG, [], _read(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "found"),
+    [
+        ("dlrm_criteo_sample", [], ("logloss", "minimize")),
+        ("dlrm_frappe", [], ("auc", "maximize")),
+        ("demo", ["gate.metric=ndcg"], ("ndcg@50", "maximize")),
+    ],
+)
+def test_a_search_is_by_what_decides_elsewhere_too(config: str, changes: list[str], found: tuple[str, str]):
+    assert space.metric_of(configs.load(Path(f"configs/{config}.yaml"), changes)) == found
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("ctr_daily", "name a config of splits"), ("dlrm_criteo_kaggle", "a search is by the split")],
+)
+def test_what_nothing_is_measured_of_but_the_test_rows_is_not_searched(config: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        space.metric_of(configs.load(Path(f"configs/{config}.yaml")))

@@ -29,6 +29,7 @@ _CONTENDERS = {
     "approximate": ("two-tower, approximate search", "#4fa3d9", "s"),
     "champion": ("live model, exact search", "#d9822b", "D"),
     "item_item": ("item-item baseline", "#3d9970", "^"),
+    "ease": ("EASE", "#b5651d", "X"),
     "markov": ("Markov baseline", "#8e5ea2", "P"),
     "recent_popularity": ("popularity of the last days", "#5a5a5a", "<"),
     "popularity": ("popularity of the whole log", _GREY, "v"),

@@ -26,11 +26,13 @@ class Baselines(Frozen):
     recent_popularity: dict[str, float] | None = None
     item_item: dict[str, float] | None
     markov: dict[str, float] | None = None
+    ease: dict[str, float] | None = None
 
     @property
     def of_log(self) -> dict[str, dict[str, float] | None]:
         """Those that learn from the log, by what tables call them."""
-        return {"recent popularity": self.recent_popularity, "item-item": self.item_item, "Markov": self.markov}
+        found = {"recent popularity": self.recent_popularity, "item-item": self.item_item, "Markov": self.markov}
+        return found if self.ease is None else found | {"EASE": self.ease}
 
 
 class Metrics(Frozen):
@@ -129,6 +131,7 @@ def report(
             recent_popularity=_hit_rate(evaluation.recent_popularity),
             item_item=_hit_rate(evaluation.item_item),
             markov=_hit_rate(evaluation.markov),
+            ease=_hit_rate(evaluation.ease),
         ),
         num_examples=candidate.data.num_rows,
         examples_per_second=candidate.checkpoint.examples_per_second,

@@ -173,7 +173,8 @@ class Evaluation(Artifact):
 
     `differences` are those of `exact` to the champion by metric and K (`hit_rate@50`), with intervals over users;
     `slices` are parts of the ground truth, by name. `popularity` is that of the item table's counts, and
-    `recent_popularity` that of the log's last days; this one, `item_item` and `markov` are None where there is no log.
+    `recent_popularity` that of the log's last days. This one, `item_item` and `markov` are None where there is no log,
+    and `ease` where it was not asked for, too.
     """
 
     stage: ClassVar[str] = "hitrate"
@@ -191,6 +192,7 @@ class Evaluation(Artifact):
     item_item: RetrievalMetrics | None
     recent_popularity: RetrievalMetrics | None = None
     markov: RetrievalMetrics | None = None
+    ease: RetrievalMetrics | None = None
     champion: RetrievalMetrics | None
     ann_recall: dict[str, float]
     ann_recall_by_nprobe: dict[str, dict[str, float]]

@@ -111,7 +111,14 @@ EXAMPLES: Remedies = {
     ("sampler", "weights"): "the negatives of ready-made examples (data.kind: examples) are data.source.negatives",
     **{
         ("hitrate", key): _NO_BASELINE
-        for key in ("item_item_history", "item_item_interactions", "popularity_days", "markov_span", "markov_decay")
+        for key in (
+            "item_item_history",
+            "item_item_interactions",
+            "popularity_days",
+            "markov_span",
+            "markov_decay",
+            "ease",
+        )
     },
     ("publish", "absorb"): "nothing is learned from evaluation rows, which data.kind: examples has; remove it",
 }

@@ -128,6 +128,15 @@ class IndexRequest(artifacts.Request):
     recall_ks: tuple[int, ...] = (50,)
 
 
+class EaseConfig(Frozen):
+    """The baseline EASE: a table of all pairs of items, solved for each time."""
+
+    regularization: float = Field(default=250.0, gt=0, description="the larger, the less rare items say")
+    max_items: int = Field(
+        default=10_000, ge=1, description="of a larger item table it is not measured: it takes 24 bytes a pair of items"
+    )
+
+
 class HitRateConfig(Frozen):
     """YAML section `hitrate`."""
 
@@ -153,6 +162,9 @@ class HitRateConfig(Frozen):
         description="how many items after an item count as following it, and how many of a user's last are asked",
     )
     markov_decay: float = Field(default=0.8, gt=0, le=1, description="what following one item later weighs, a ratio")
+    ease: EaseConfig | None = Field(
+        default=None, description="measure the linear model EASE too, which takes seconds for thousands of items"
+    )
     item_item_history: int = Field(default=200, ge=1, description="interactions of a user that count, the most recent")
     item_item_interactions: int = Field(
         default=10_000_000, ge=1, description="interactions of the log that count, newest days; of Markov's too"

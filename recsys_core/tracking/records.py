@@ -64,7 +64,16 @@ def metrics(data: TrainingData, checkpoint: Checkpoint, held_out: HeldOut, evalu
         "examples_per_second": checkpoint.examples_per_second,
     }
     found |= _by_k("held_out/sampled_recall", held_out.sampled_recall)
-    for contender in ("exact", "approximate", "popularity", "recent_popularity", "item_item", "markov", "champion"):
+    for contender in (
+        "exact",
+        "approximate",
+        "popularity",
+        "recent_popularity",
+        "item_item",
+        "markov",
+        "ease",
+        "champion",
+    ):
         ranking = getattr(evaluation, contender)
         for metric in type(ranking).model_fields if ranking else ():
             found |= _by_k(f"{contender}/{metric}", getattr(ranking, metric))

@@ -15,11 +15,13 @@ from recsys_core.metrics.retrieval import Cut, Lists, Tally, popularity_buckets
 from recsys_core.progress import Event, Sink
 from recsys_core.retrieval import vectors
 from recsys_core.retrieval.baselines import ItemItem, Markov, count_recent, last_items, read_history
+from recsys_core.retrieval.ease import Ease
 from recsys_core.retrieval.hit_rate import contenders as _day
 from recsys_core.retrieval.hit_rate.contenders import Block, Day
 from recsys_core.retrieval.hit_rate.parts import differences, entries, part
 from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
 from recsys_core.retrieval.hit_rate.sweep import Exact, rows_of, sweep
+from recsys_core.retrieval.requests import EaseConfig
 from recsys_core.retrieval.requests import HitRateConfig as Config
 from recsys_core.retrieval.requests import HitRateRequest as Request
 from recsys_core.retrieval.vectors import Items
@@ -38,7 +40,9 @@ def run(request: Request, sink: Sink) -> Evaluation:
     index = _read_index(request.index, items)
     num_interactions = _num_interactions(request.data, items)
     num_queries, num_items = len(queries.users), len(items.ids)
-    total = num_queries * (3 + 3 * (request.dataset is not None) + (request.champion is not None))
+    with_ease = config.ease is not None and num_items <= config.ease.max_items
+    of_log = 0 if request.dataset is None else 3 + with_ease
+    total = num_queries * (3 + of_log + (request.champion is not None))
     done = 0
 
     def tick(phase: str, num_rows: int) -> None:
@@ -87,6 +91,7 @@ def run(request: Request, sink: Sink) -> Evaluation:
             item_item=learned["item_item"].metrics() if learned else None,
             recent_popularity=learned["recent_popularity"].metrics() if learned else None,
             markov=learned["markov"].metrics() if learned else None,
+            ease=learned["ease"].metrics() if "ease" in learned else None,
             champion=champion.metrics() if champion else None,
             ann_recall=day.means(recalls),
             ann_recall_by_nprobe={str(point["value"]): point["ann_recall"] for point in swept["points"]},
@@ -115,12 +120,19 @@ def _of_log(request: Request, day: Day) -> tuple[dict[str, Tally], str]:
         "item_item": day.measure(_day.item_item(cosine, day.queries.seen, num_items), "item-item"),
         "markov": day.measure(_day.by_history(markov, last), "Markov"),
     }
+    ease = ""
+    if config.ease is not None and num_items > config.ease.max_items:
+        ease = f"; EASE: none, as there are {num_items} items and hitrate.ease.max_items is {config.ease.max_items}"
+    elif config.ease is not None:
+        table = Ease(history.users, history.items, num_items, config.ease.regularization)
+        found["ease"] = day.measure(_day.item_item(table, day.queries.seen, num_items), "EASE")
+        ease = f"; EASE: of the same interactions, regularization {config.ease.regularization:g}"
     return found, (
         f"recent popularity: interactions of the last {config.popularity_days} days; item-item: cosine over users of "
         f"the log ({len(history.users)} interactions, each user's last {config.item_item_history}), summed over the "
         f"query's seen items, and nothing for a query without any; Markov: what of these interactions followed an item "
         f"within {config.markov_span}, weighted by {config.markov_decay}^(distance - 1), summed over the user's last "
-        f"{config.markov_span} items by the same weights"
+        f"{config.markov_span} items by the same weights{ease}"
     )
 
 

@@ -13,6 +13,7 @@ from recsys_core.indexes import Index, Metric, flat
 from recsys_core.metrics.retrieval import NO_TIES, ROUNDING, Cut, Lists, Tally, ann_recall
 from recsys_core.retrieval import recall, vectors
 from recsys_core.retrieval.baselines import ItemToItem, Popularity
+from recsys_core.retrieval.ease import Ease
 from recsys_core.retrieval.vectors import Queries, Search
 
 
@@ -128,7 +129,7 @@ def popularity(num_interactions_I: np.ndarray, num_queries: int) -> Search:
     return Search(lambda rows, width: baseline.find(len(rows), width), np.full(num_queries, NO_TIES))
 
 
-def item_item(baseline: ItemToItem, seen: Lists, num_items: int) -> Search:
+def item_item(baseline: ItemToItem | Ease, seen: Lists, num_items: int) -> Search:
     """Rank by similarity to what each query has seen; equal scores stand as in `popularity`."""
     known = seen.known()
     shape = (len(known.lengths), num_items)
@@ -136,7 +137,7 @@ def item_item(baseline: ItemToItem, seen: Lists, num_items: int) -> Search:
     return by_history(baseline, history_QI)
 
 
-def by_history(baseline: ItemToItem, history_QI: sparse.csr_array) -> Search:
+def by_history(baseline: ItemToItem | Ease, history_QI: sparse.csr_array) -> Search:
     """Rank by what the items of each query's history, which have weights, say of all items."""
     costs_Q = baseline.costs(history_QI)
     return Search(

@@ -274,6 +274,37 @@ def test_the_baselines_are_the_slow_oracles(world: World):
         assert evaluation.markov.hit_rate[str(k)] == pytest.approx(world.hit_rate(following, k))
 
 
+def test_ease_is_the_slow_oracle_where_it_is_asked_for(world: World):
+    asked = world.request()
+    with_ease = asked.config.model_copy(update={"ease": hitrate.EaseConfig(regularization=3.0)})
+    evaluation = hitrate.run(asked.model_copy(update={"config": with_ease}), silent)
+    matrix = np.zeros((NUM_USERS, NUM_ITEMS))
+    matrix[tuple(np.array(world.log).T)] = 1
+    # Each item's weights by themselves: a ridge regression on the others.
+    table = np.zeros((NUM_ITEMS, NUM_ITEMS))
+    for item in range(NUM_ITEMS):
+        others = np.arange(NUM_ITEMS) != item
+        own = matrix[:, others]
+        table[others, item] = np.linalg.solve(own.T @ own + 3.0 * np.eye(NUM_ITEMS - 1), own.T @ matrix[:, item])
+    scores = np.where(matrix.any(axis=1, keepdims=True), matrix @ table, -np.inf)
+    assert evaluation.ease is not None
+    for k in KS:
+        assert evaluation.ease.hit_rate[str(k)] == pytest.approx(world.hit_rate(scores, k))
+    assert "EASE: of the same interactions, regularization 3" in evaluation.protocol
+
+
+def test_ease_is_not_measured_of_more_items_than_it_may_hold(world: World):
+    asked, few = world.request(), hitrate.EaseConfig(max_items=NUM_ITEMS - 1)
+    asked = asked.model_copy(update={"config": asked.config.model_copy(update={"ease": few})})
+    events: list[Event] = []
+    evaluation = hitrate.run(asked, events.append)
+    assert evaluation.ease is None
+    assert f"EASE: none, as there are {NUM_ITEMS} items and hitrate.ease.max_items is {NUM_ITEMS - 1}" in (
+        evaluation.protocol
+    )
+    assert events[-1].done == events[-1].total
+
+
 def test_without_a_log_there_is_no_baseline_of_one(world: World):
     evaluation = hitrate.run(world.request().model_copy(update={"dataset": None}), silent)
     assert (evaluation.item_item, evaluation.recent_popularity, evaluation.markov) == (None, None, None)

@@ -21,7 +21,6 @@ from recsys_core.retrieval.hit_rate.contenders import Block, Day
 from recsys_core.retrieval.hit_rate.parts import differences, entries, part
 from recsys_core.retrieval.hit_rate.records import Details, ground_truth_digest, protocol
 from recsys_core.retrieval.hit_rate.sweep import Exact, rows_of, sweep
-from recsys_core.retrieval.requests import EaseConfig
 from recsys_core.retrieval.requests import HitRateConfig as Config
 from recsys_core.retrieval.requests import HitRateRequest as Request
 from recsys_core.retrieval.vectors import Items

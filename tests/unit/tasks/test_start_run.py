@@ -130,7 +130,7 @@ def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
     held = forking.Event()
 
     def hold() -> None:
-        with start_run._locked(tmp_path):
+        with start_run.locked(tmp_path):
             held.set()
             signal.pause()
 
@@ -139,12 +139,12 @@ def test_a_run_that_is_in_progress_is_not_started_twice(tmp_path: Path) -> None:
     assert held.wait(600)
     with (
         pytest.raises(ValueError, match=f"{tmp_path}: process {holder.pid} is at this run; wait for it, or end it"),
-        start_run._locked(tmp_path),
+        start_run.locked(tmp_path),
     ):
         pass
     holder.kill()
     holder.join()
-    with start_run._locked(tmp_path):
+    with start_run.locked(tmp_path):
         pass
 
 

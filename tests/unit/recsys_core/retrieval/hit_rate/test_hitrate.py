@@ -30,6 +30,7 @@ from recsys_core.gate import Part
 from recsys_core.progress import Event, silent
 from recsys_core.retrieval import hit_rate as hitrate
 from recsys_core.retrieval import index
+from recsys_core.retrieval.requests import EaseConfig
 from recsys_core.retrieval.requests import HitRateConfig as Config
 
 DAY = datetime.date(2024, 1, 3)
@@ -276,7 +277,7 @@ def test_the_baselines_are_the_slow_oracles(world: World):
 
 def test_ease_is_the_slow_oracle_where_it_is_asked_for(world: World):
     asked = world.request()
-    with_ease = asked.config.model_copy(update={"ease": hitrate.EaseConfig(regularization=3.0)})
+    with_ease = asked.config.model_copy(update={"ease": EaseConfig(regularization=3.0)})
     evaluation = hitrate.run(asked.model_copy(update={"config": with_ease}), silent)
     matrix = np.zeros((NUM_USERS, NUM_ITEMS))
     matrix[tuple(np.array(world.log).T)] = 1
@@ -294,7 +295,7 @@ def test_ease_is_the_slow_oracle_where_it_is_asked_for(world: World):
 
 
 def test_ease_is_not_measured_of_more_items_than_it_may_hold(world: World):
-    asked, few = world.request(), hitrate.EaseConfig(max_items=NUM_ITEMS - 1)
+    asked, few = world.request(), EaseConfig(max_items=NUM_ITEMS - 1)
     asked = asked.model_copy(update={"config": asked.config.model_copy(update={"ease": few})})
     events: list[Event] = []
     evaluation = hitrate.run(asked, events.append)

@@ -23,3 +23,20 @@ def test_lists_are_sorted_and_padded_and_a_query_without_history_finds_nothing()
     assert scores[0, :3] == pytest.approx(ease.table_II[0, [1, 0, 2]])
     assert np.isneginf(scores[1]).all()
     assert ease.costs(history).tolist() == [3, 3]
+
+
+def test_the_table_is_a_ridge_regression_of_each_item_on_all_others():
+    rng = np.random.default_rng(5)
+    num_users, num_items, regularization = 40, 9, 2.5
+    users, items = rng.integers(num_users, size=300), rng.integers(num_items, size=300)
+    taken_UI = np.zeros((num_users, num_items))
+    taken_UI[users, items] = 1
+    expected = np.zeros((num_items, num_items))
+    for item in range(num_items):
+        others = np.arange(num_items) != item
+        # Rows of sqrt(λ) below the users' make least squares pay λ times the weights' squares.
+        rows = np.concatenate([taken_UI[:, others], np.sqrt(regularization) * np.eye(num_items - 1)])
+        target = np.concatenate([taken_UI[:, item], np.zeros(num_items - 1)])
+        expected[others, item] = np.linalg.lstsq(rows, target)[0]
+    table = Ease(users, items, num_items, regularization).table_II
+    np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)

@@ -2,7 +2,7 @@
 
 Steck 2019, Embarrassingly Shallow Autoencoders for Sparse Data (equations 3 and 8): with the users' binary matrix X
 [U, I], P = (Xᵀ X + λ 1)⁻¹ and B(i, j) = -P(i, j) / P(j, j), B(j, j) = 0. A query's scores are the sum of its history's
-rows of B. The whole table is held, 24 bytes for each pair of items while it is solved, and solving takes I³ steps: it
+rows of B. The whole table is held, 32 bytes for each pair of items while it is solved, and solving takes I³ steps: it
 is for thousands of items.
 """
 

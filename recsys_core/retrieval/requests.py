@@ -133,7 +133,7 @@ class EaseConfig(Frozen):
 
     regularization: float = Field(default=250.0, gt=0, description="the larger, the less rare items say")
     max_items: int = Field(
-        default=10_000, ge=1, description="of a larger item table it is not measured: it takes 24 bytes a pair of items"
+        default=10_000, ge=1, description="of a larger item table it is not measured: it takes 32 bytes a pair of items"
     )
 
 

@@ -72,7 +72,7 @@ def measure(way: Way, data: Path, prepared: Path, num_steps: int) -> dict[str, f
         command += [__file__, str(data), "--worker", way.case, "--prepared", str(prepared / way.case), "--work", work]
         command += ["--steps", str(num_steps), "--devices", way.device, "--precision", way.precision]
         command += ["--compile"] if way.compiled else []
-        environment = launch.environment(launch.Config(num_ranks=way.num_ranks))
+        environment = launch.environment(launch.Local(num_ranks=way.num_ranks))
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

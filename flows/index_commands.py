@@ -291,7 +291,7 @@ def _by_processes(request: "HitRateRequest", num_ranks: int, memory_gb: float | 
         work = alone.cache() / f"hit-rate-{asked.key[:16]}"
         with alone.working(work), console.progress() as sink:
             asked = asked.model_copy(update={"output": work / "lists"})
-            launch.do("hitrate_lists", asked, alone.paced(sink), launch.Config(num_ranks=asked.num_shares))
+            launch.do("hitrate_lists", asked, alone.paced(sink), launch.Local(num_ranks=asked.num_shares))
             return of_tables.run_lists(request, shares.Lists(asked), sink)
 
 

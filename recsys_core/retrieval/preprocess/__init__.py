@@ -197,12 +197,14 @@ class _Past(NamedTuple):
 
 
 def _past(request: Request, users: Users, items: Items, parts: Sequence[Part], held_out: Part | None) -> _Past:
-    """Read the log day by day where that gives the same examples, and as a whole where it does not."""
+    """Read the log day by day where that gives the same examples in less memory, and else as a whole."""
     config, dataset, day = request.config, request.dataset, request.day
     days, mode, length = config.popularity_days, config.history.mode, config.history.max_length
     since = None if days is None else days_before(day, days - 1)
     last = day if held_out is None else held_out.day
-    if config.examples == "interactions" and by_day.serves(mode, parts, held_out):
+    num_rows = sum(count.num_interactions for count in dataset.days if count.day <= last)
+    one_by_one = config.examples == "interactions" and by_day.serves(mode, parts, held_out)
+    if one_by_one and by_day.takes_less(len(users.ids), length, num_rows):
         log = DailyLog(dataset, last, users, items, (mode, length), parts, held_out, since)
         number = log.num_examples
         return _Past(log, log.examples(CHUNK_ROWS), None, number, number, log.first_day, log.num_measured, 0)

@@ -23,6 +23,8 @@ from recsys_core.retrieval.preprocess.log import Chunk, Items, Mode, Users, code
 
 # A table of the codes of all whole numbers up to the largest id takes this many times the memory of the ids at most.
 _SPARSEST = 8
+# Bytes of an interaction where the whole log is held, while it is sorted.
+_OF_INTERACTION = 100
 
 
 class _Rows(NamedTuple):
@@ -41,6 +43,11 @@ def serves(mode: Mode, parts: Sequence[Part], held_out: Part | None) -> bool:
     """Whether what is learned from and measured on can be made day by day."""
     kinds = [*(part.but for part in parts), held_out.only if held_out else None]
     return mode != "others" and not any(isinstance(kind, Split) for kind in kinds)
+
+
+def takes_less(num_users: int, max_length: int, num_interactions: int) -> bool:
+    """Whether what is carried of users takes less memory than the whole log; of long histories it may not."""
+    return num_users * max_length * np.dtype(np.int32).itemsize <= num_interactions * _OF_INTERACTION
 
 
 class DailyLog:

@@ -50,12 +50,20 @@ def test_files_are_those_of_the_whole_log(
         {"history": history, "window_days": window, "popularity_days": popular, "catalogue": "all"}
     )
     own, other = (make_request(log, 3, tmp_path / name, holdout=held_out, config=config) for name in ("own", "whole"))
+    assert by_day.takes_less(29, 4, 90)
     made = preprocess.run(own, silent)
     monkeypatch.setattr(by_day, "serves", lambda *_: False)
     whole = preprocess.run(other, silent)
     assert made.num_rows > 20
     assert files(made.path) == files(whole.path)
     assert made.first_day == whole.first_day
+
+
+def test_what_is_carried_is_held_only_where_it_takes_less_than_the_log() -> None:
+    # 1,000 users of 50 items, 4 bytes each, are 200,000 bytes, and so are 2,000 interactions of 100 bytes.
+    assert by_day.takes_less(1_000, 50, 2_000)
+    assert not by_day.takes_less(1_000, 50, 1_999)
+    assert not by_day.takes_less(1_000, 2_000, 10_000)
 
 
 def test_distinct_numbers_of_parts_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,7 @@ def test_compiled_equals_eager_and_other_sizes_of_batches_compile_nothing(built,
             gradients.append({name: weight.grad for name, weight in one.named_parameters()} | {"loss": loss.detach()})
         # Kernels that sum in another order round as the largest numbers do.
         size = max(1.0, *(float(gradient.abs().max()) for gradient in gradients[1].values()))
-        torch.testing.assert_close(*gradients, rtol=1e-5, atol=4e-6 * size)
+        torch.testing.assert_close(*gradients, rtol=5e-5, atol=4e-6 * size)
         graphs.append(counters["stats"]["unique_graphs"])
     # Of two rows one has an empty sequence, and the other all elements there are: still the same graph.
     assert graphs[0] == graphs[-1] > 0

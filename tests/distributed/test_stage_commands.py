@@ -103,6 +103,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_2_and_leaves_nothing(
 ):
     # Releases are looked for below the working folder, and who runs the tests may have some there.
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine").touch()

@@ -49,7 +49,7 @@ def test_from_tables_of_examples_to_released_models(
     assert "data/u2i: " in printed["data"]
     assert "u2i_examples.yaml: valid" in printed["config"]
     assert "clicked_items" in printed["features"]
-    assert printed["backfill"].count("no log") == 2
+    assert printed["backfill"].count("no log") == 6
     assert "v2 live" in printed["backfill"]
     assert "2024-01-05" in printed["release"]
     assert "index: HNSW" in printed["index"]

@@ -139,7 +139,7 @@ class Log:
         mode: Mode,
         max_length: int,
         divide: Divide,
-        popular_since: datetime.date | None,
+        popular_since: datetime.date | None = None,
     ) -> None:
         """Read the partitions up to and with `until`, and sort.
 

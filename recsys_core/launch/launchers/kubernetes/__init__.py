@@ -15,7 +15,7 @@ class SecretVariable(Frozen):
     """A variable of the stages' processes that a Secret of the namespace holds."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    secret: str = Field(pattern=_NAME, description="name of the Secret")
+    object: str = Field(pattern=_NAME, description="name of the Secret")
     key: str = Field(description="which of its keys holds the value")
 
 
@@ -41,7 +41,9 @@ class PyTorchJob(Frozen):
     kind: Literal["pytorchjob"] = "pytorchjob"
     claims: tuple[Claim, ...] = Field(min_length=1, description="the storage of the run directory, and of the data")
     service_account: str | None = Field(default=None, pattern=_NAME)
-    image_pull_secret: str | None = Field(default=None, pattern=_NAME, description="name of the registry's Secret")
+    registry_account: str | None = Field(
+        default=None, pattern=_NAME, description="name of the Secret by which the image is pulled"
+    )
     node_selector: dict[str, str] = Field(default={}, description="labels of the machines that may be taken")
 
 
@@ -58,18 +60,19 @@ class Config(_remote.Config):
     cpus_per_node: int | None = Field(default=None, ge=1)
     memory_per_node: str | None = Field(default=None, pattern=_QUANTITY, description="such as 64Gi")
     gpus_per_node: int | None = Field(default=None, ge=1, description="as nvidia.com/gpu")
-    secrets: tuple[SecretVariable, ...] = Field(default=(), description="variables that Secrets hold")
+    # Not `secrets`: what such a key holds is masked in the configs that are kept, and these are names.
+    environment_from: tuple[SecretVariable, ...] = Field(default=(), description="variables that Secrets hold")
     queue: str | None = Field(default=None, pattern=_NAME, description="Kueue's local queue")
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        names = [secret.name for secret in self.secrets]
+        names = [one.name for one in self.environment_from]
         twice = next((name for name in names if names.count(name) > 1 or name in self.environment), None)
         if twice is not None:
-            raise ValueError(f"secrets: {twice} is set twice, here or in launch.environment; keep one")
+            raise ValueError(f"environment_from: {twice} is set twice, here or in launch.environment; keep one")
         return self
 
     @classmethod
     def where_secrets_go(cls) -> str:
         """See `_remote.Config`."""
-        return "put it into a Secret of the namespace and name that in launch.secrets"
+        return "put it into a Secret of the namespace and name that in launch.environment_from"

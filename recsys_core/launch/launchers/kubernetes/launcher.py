@@ -16,7 +16,7 @@ _HOPELESS = {
     "ImagePullBackOff": "set launch.image to one that the cluster can pull, and name its registry's Secret",
     "InvalidImageName": "set launch.image to the name of an image",
     "ErrImageNeverPull": "set launch.image to one that is on the machines, or may be pulled",
-    "CreateContainerConfigError": "look at launch.secrets: does each Secret exist, with that key?",
+    "CreateContainerConfigError": "look at launch.environment_from: does each Secret exist, with that key?",
     "CreateContainerError": "look at the image and the volumes",
     "RunContainerError": "is Dayline installed in launch.image?",
 }

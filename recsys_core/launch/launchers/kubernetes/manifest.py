@@ -234,8 +234,8 @@ def _pytorch_job(config: Config, job: PyTorchJob, command: list[str]) -> PyTorch
     )
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
-    if job.image_pull_secret:
-        pod["imagePullSecrets"] = [Reference(name=job.image_pull_secret)]
+    if job.registry_account:
+        pod["imagePullSecrets"] = [Reference(name=job.registry_account)]
     if job.node_selector:
         pod["nodeSelector"] = job.node_selector
     replicas = {"Master": 1} | ({"Worker": config.num_nodes - 1} if config.num_nodes > 1 else {})
@@ -252,8 +252,8 @@ def _pytorch_job(config: Config, job: PyTorchJob, command: list[str]) -> PyTorch
 def _variables(config: Config) -> list[Variable]:
     """Return those that Secrets hold; the others are in the order that the nodes read."""
     return [
-        Variable(name=one.name, valueFrom=ValueFrom(secretKeyRef=SecretKey(name=one.secret, key=one.key)))
-        for one in config.secrets
+        Variable(name=one.name, valueFrom=ValueFrom(secretKeyRef=SecretKey(name=one.object, key=one.key)))
+        for one in config.environment_from
     ]
 
 

@@ -30,7 +30,7 @@ PYTORCH_JOB = {
         {"claim": "runs", "mount_path": "/data", "read_only": True},
     ],
     "service_account": "trainer",
-    "image_pull_secret": "registry",
+    "registry_account": "registry",
     "node_selector": {"zone": "a"},
 }
 JOBS = [TRAIN_JOB, PYTORCH_JOB]
@@ -55,10 +55,10 @@ def test_two_pods_meet_on_loopback_and_their_progress_comes_back(
     stage: Path, cluster: Cluster, job: dict[str, Any]
 ) -> None:
     events: list[Event] = []
-    secrets = [{"name": "AWS_SECRET_ACCESS_KEY", "secret": "shop-s3", "key": "secret"}]
+    secrets = [{"name": "AWS_SECRET_ACCESS_KEY", "object": "shop-s3", "key": "secret"}]
     asked = config(
-        job, num_nodes=2, cpus_per_node=6, memory_per_node="64Gi", gpus_per_node=1, queue="night", secrets=secrets,
-        environment={"TRY_PLAIN": "1"},
+        job, num_nodes=2, cpus_per_node=6, memory_per_node="64Gi", gpus_per_node=1, queue="night",
+        environment={"TRY_PLAIN": "1"}, environment_from=secrets,
     )  # fmt: skip
     note = launch.run("note", Note, request(stage, "write", reads="s3://bucket/log"), events.append, asked)
     assert note.world_size == 2
@@ -95,7 +95,7 @@ def test_what_the_stage_refuses_comes_back(stage: Path, cluster: Cluster) -> Non
     ("reason", "remedy"),
     [
         ("ImagePullBackOff", "set launch.image to one that the cluster can pull"),
-        ("CreateContainerConfigError", "launch.secrets"),
+        ("CreateContainerConfigError", "launch.environment_from"),
     ],
 )
 def test_a_pod_that_waits_for_what_does_not_come_is_an_error(
@@ -229,7 +229,7 @@ def test_storage_that_the_pods_do_not_see_is_named(
         ({"rendezvous_endpoint": "a:1"}, "rendezvous_endpoint"),
         ({"memory_per_node": "64 GB"}, "memory_per_node"),
         ({"environment": {"API_TOKEN": "x"}}, "put it into a Secret of the namespace"),
-        ({"environment": {"A": "x"}, "secrets": [{"name": "A", "secret": "s", "key": "k"}]}, "A is set twice"),
+        ({"environment": {"A": "x"}, "environment_from": [{"name": "A", "object": "s", "key": "k"}]}, "A is set twice"),
     ],
 )
 def test_keys_that_are_not_read_or_not_taken_are_refused(keys: dict[str, Any], message: str) -> None:
@@ -238,8 +238,8 @@ def test_keys_that_are_not_read_or_not_taken_are_refused(keys: dict[str, Any], m
 
 
 def test_no_secret_is_in_a_manifest() -> None:
-    secrets = [{"name": "AWS_SECRET_ACCESS_KEY", "secret": "shop-s3", "key": "secret"}]
-    job = manifest(config(PYTORCH_JOB, secrets=secrets), "train", "abc", ["python"])
+    secrets = [{"name": "AWS_SECRET_ACCESS_KEY", "object": "shop-s3", "key": "secret"}]
+    job = manifest(config(PYTORCH_JOB, environment_from=secrets), "train", "abc", ["python"])
     pod = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
     (variable,) = pod["containers"][0]["env"]
     assert variable == {

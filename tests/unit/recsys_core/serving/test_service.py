@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from flows import cli
@@ -502,6 +503,17 @@ def test_a_service_whose_lines_are_read_by_no_one_ends_too(folders):
         assert process.wait(600) == 0
 
 
+def _rounds_rows_alike() -> bool:
+    """Whether this processor multiplies a row to the same bits alone and among others."""
+    layers = [torch.nn.Linear(width, 8) for width in (8, 24, 40)]
+    for layer in layers:
+        rows = torch.linspace(-1, 1, 12 * layer.in_features).view(12, -1).sin()
+        with torch.no_grad():
+            if not torch.equal(layer(rows), torch.cat([layer(row) for row in rows.split(1)])):
+                return False
+    return True
+
+
 def test_every_way_gives_the_same_bits(service, folders, run_service, tmp_path):
     url = f"http://127.0.0.1:{service.port}"
     arguments = ["check-serving", "--json", "--release"]
@@ -516,14 +528,18 @@ def test_every_way_gives_the_same_bits(service, folders, run_service, tmp_path):
     ranking = run_service({"release": folders["ctr"]}, token=TOKEN.encode())
     (tmp_path / "token").write_text(TOKEN)
     options = ["--url", f"http://127.0.0.1:{ranking.port}", "--token-file", str(tmp_path / "token")]
+    # Some processors' products round otherwise by how many rows they are of; then the command says how far off.
+    expected = 0 if _rounds_rows_alike() else 1
     ended = CliRunner().invoke(cli.app, [*arguments[:1], "--release", str(folders["ctr"]), *options])
-    assert ended.exit_code == 0, ended.output
+    assert ended.exit_code in (0, expected), ended.output
     assert "ctr/folder, probability, service: 12 of 12 rows the same" in ended.stdout
     assert "eager: not compared (the folder of a bundle has no training beside it; name one with" in ended.stderr
     training = folders["ctr"].parent / "ctr-run" / "train"
     ended = CliRunner().invoke(cli.app, [*arguments, str(folders["ctr"]), "--checkpoint", str(training)])
-    assert ended.exit_code == 0, ended.output
+    assert ended.exit_code in (0, expected), ended.output
     found = json.loads(ended.stdout)
+    for name in ("score", "probability"):
+        assert max(one["max_difference"] for one in found["ways"][name].values()) <= 1e-6
     assert found["left_out"] == {"service": "no --url"}
     for name in ("score", "probability"):
         assert found["ways"][name]["eager"]["max_difference"] <= found["ways"][name]["eager"]["tolerance"]
